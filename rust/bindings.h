@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What bindgen reads: the kernel's headers and the module's own helpers. Which of their names are
+ * generated is said in bindings.names.
+ */
+
+#include <linux/hrtimer_types.h>
+
+#include <linux/blkdev.h>
+#include <linux/configfs.h>
+#include <linux/dax.h>
+#include <linux/fs.h>
+#include <linux/ftrace.h>
+#include <linux/huge_mm.h>
+#include <linux/iomap.h>
+#include <linux/memremap.h>
+#include <linux/mm.h>
+#include <linux/mm_types.h>
+#include <linux/module.h>
+#include <linux/pagemap.h>
+#include <linux/percpu.h>
+#include <linux/rmap.h>
+#include <linux/uio.h>
+#include <linux/vmstat.h>
+#include <linux/wait.h>
+#include <linux/wait_bit.h>
+#include <linux/writeback.h>
+#include <linux/xarray.h>
+
+#include "helpers.h"

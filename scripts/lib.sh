@@ -12,6 +12,7 @@ export LC_ALL=C
 SERIES=7.3
 
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+# shellcheck disable=SC2034
 checkout=$(dirname "$scripts")
 
 if [ -n "${RDAX_CACHE:-}" ]; then
@@ -34,8 +35,8 @@ need_root() {
 	[ "$(id -u)" = 0 ] || die "${0##*/} must run as root (it makes a root file system and mounts it)"
 }
 
-# Key of a set of files: their contents and nothing else.
-key_of() { cat "$@" | sha256sum | cut -c1-12; }
+# Key of a set of files: what they say, comments aside.
+key_of() { sed '/^[[:space:]]*\(#.*\)\?$/d' "$@" | sha256sum | cut -c1-12; }
 
 # A kernel's key names everything it was made from, the root file system first.
 root_key() { key_of "$scripts/packages" "$scripts/make-root"; }

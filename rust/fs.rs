@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Inodes, their address spaces, and positions in a file.
+//!
+//! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
+//! [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h)
+
+use super::{
+    bdev::OnSuperBlock,
+    bindings,
+    order::Order,
+    page::Pfn,
+    xa::{Tree, TreeGuard}, //
+};
+use core::{
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering},
+};
+use kernel::{
+    error::{to_result, Error, Result},
+    types::Opaque, //
+};
+
+/// A position in a file, in pages.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct PageIndex(usize);
+
+impl PageIndex {
+    /// The last index that a file can have.
+    pub(crate) const MAX: Self = Self(usize::MAX >> Order::PAGE_SHIFT);
+
+    #[inline]
+    pub(crate) const fn new(index: usize) -> Self {
+        Self(index)
+    }
+
+    /// The page that the byte at `pos` is in.
+    #[inline]
+    pub(crate) const fn of_byte(pos: u64) -> Self {
+        Self((pos >> Order::PAGE_SHIFT) as usize)
+    }
+
+    #[inline]
+    pub(crate) const fn get(self) -> usize {
+        self.0
+    }
+
+    /// The position in the file of the page's first byte.
+    #[inline]
+    pub(crate) const fn to_byte(self) -> u64 {
+        (self.0 as u64) << Order::PAGE_SHIFT
+    }
+
+    /// The index `pages` further on, or the last there is.
+    #[inline]
+    pub(crate) const fn offset(self, pages: usize) -> Self {
+        Self(self.0.saturating_add(pages))
+    }
+}
+
+/// A range of pages of a file, both ends included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PageRange {
+    pub(crate) first: PageIndex,
+    pub(crate) last: PageIndex,
+}
+
+impl PageRange {
+    /// All of a file.
+    pub(crate) const ALL: Self = Self {
+        first: PageIndex::new(0),
+        last: PageIndex::MAX,
+    };
+
+    /// The pages that the bytes from `start` to `end`, both included, are in. An end below the
+    /// start of the file (callers say -1) or past its largest size means all the rest.
+    pub(crate) fn of_bytes(start: i64, end: i64) -> Self {
+        Self {
+            first: PageIndex::of_byte(start.max(0) as u64),
+            last: if end < 0 || end == i64::MAX {
+                PageIndex::MAX
+            } else {
+                PageIndex::of_byte(end as u64)
+            },
+        }
+    }
+
+    /// The pages that `len` bytes (at least one) from `pos` on are in.
+    pub(crate) fn of_len(pos: u64, len: u64) -> Self {
+        Self {
+            first: PageIndex::of_byte(pos),
+            last: PageIndex::of_byte(pos.saturating_add(len.max(1) - 1)),
+        }
+    }
+
+    /// The number of pages.
+    pub(crate) fn pages(self) -> usize {
+        (self.last.get() - self.first.get()).saturating_add(1)
+    }
+}
+
+/// A file's contents: its tree of entries and the mappings of it.
+#[repr(transparent)]
+pub(crate) struct Mapping(Opaque<bindings::address_space>);
+
+impl Mapping {
+    /// # Safety
+    ///
+    /// The address space stays alive for `'a`.
+    #[inline]
+    pub(crate) unsafe fn from_raw<'a>(mapping: NonNull<bindings::address_space>) -> &'a Self {
+        // SAFETY: The type is transparent; the caller vouches for the lifetime.
+        unsafe { mapping.cast::<Self>().as_ref() }
+    }
+
+    #[inline]
+    pub(crate) fn as_ptr(&self) -> *mut bindings::address_space {
+        self.0.get()
+    }
+
+    /// The inode that the contents belong to.
+    #[inline]
+    pub(crate) fn host(&self) -> &Inode {
+        // SAFETY: The host of an inode's address space is that inode and lives as long.
+        unsafe { Inode::from_raw(NonNull::new_unchecked((*self.as_ptr()).host)) }
+    }
+
+    /// The tree of entries (`i_pages`).
+    #[inline]
+    pub(crate) fn tree(&self) -> &Tree {
+        // SAFETY: The tree is a field of the address space and lives as long.
+        unsafe { Tree::from_raw(NonNull::new_unchecked(&raw mut (*self.as_ptr()).i_pages)) }
+    }
+
+    /// Whether there is no entry at all. Needs no lock; the answer may be outdated at once.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        // SAFETY: The pointer is valid, and the head is read atomically.
+        let head = unsafe { AtomicPtr::from_ptr(&raw mut (*self.as_ptr()).i_pages.xa_head) };
+        head.load(Ordering::Relaxed).is_null()
+    }
+
+    /// Counts the pages of an entry that was added to the tree (spec, R6).
+    #[inline]
+    pub(crate) fn add_pages(&self, _guard: &TreeGuard<'_>, pages: usize) {
+        self.nrpages().fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// Stops counting the pages of an entry that was removed from the tree (spec, R6).
+    #[inline]
+    pub(crate) fn sub_pages(&self, _guard: &TreeGuard<'_>, pages: usize) {
+        self.nrpages().fetch_sub(pages, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn nrpages(&self) -> &AtomicUsize {
+        // SAFETY: The pointer is valid; the field changes under the tree's lock only, and is read
+        // without it.
+        unsafe { AtomicUsize::from_ptr((&raw mut (*self.as_ptr()).nrpages).cast()) }
+    }
+
+    /// Removes the pages from all page tables. Sleeps.
+    #[inline]
+    pub(crate) fn unmap(&self, range: PageRange) {
+        let pages = if range.last == PageIndex::MAX {
+            // Means everything from the first page on.
+            0
+        } else {
+            range.pages()
+        };
+        // SAFETY: The address space is alive.
+        unsafe {
+            bindings::unmap_mapping_pages(self.as_ptr(), range.first.get() as _, pages as _, false)
+        };
+    }
+
+    /// Write-protects all shared mappings, by entries of the last two levels, of `pages` pages
+    /// from `index` on, which lie at `pfn`. Sleeps.
+    #[inline]
+    pub(crate) fn write_protect(&self, index: PageIndex, pfn: Pfn, pages: usize) {
+        // SAFETY: The address space is alive; the range is compared with page-table entries only.
+        unsafe {
+            bindings::mapping_wrprotect_range(
+                self.as_ptr(),
+                index.get() as _,
+                pfn.to_bits() as _,
+                pages as _,
+            )
+        };
+    }
+
+    /// Marks the dirty entries of the range as those that this write-back has to do. Sleeps.
+    pub(crate) fn tag_for_writeback(&self, range: PageRange) {
+        // SAFETY: The address space is alive.
+        unsafe {
+            bindings::tag_pages_for_writeback(
+                self.as_ptr(),
+                range.first.get() as _,
+                range.last.get() as _,
+            )
+        };
+    }
+
+    /// Keeps an error of write-back for the next `fsync`.
+    pub(crate) fn set_error(&self, error: Error) {
+        // SAFETY: The address space is alive.
+        unsafe { bindings::rdax_mapping_set_error(self.as_ptr(), error.to_errno()) };
+    }
+
+    /// The number that waiters for an entry of this file use for it.
+    #[inline]
+    pub(crate) fn key(&self) -> usize {
+        ptr::from_ref(self) as usize
+    }
+}
+
+/// An inode.
+#[repr(transparent)]
+pub(crate) struct Inode(Opaque<bindings::inode>);
+
+impl Inode {
+    /// # Safety
+    ///
+    /// The inode stays alive for `'a`.
+    #[inline]
+    pub(crate) unsafe fn from_raw<'a>(inode: NonNull<bindings::inode>) -> &'a Self {
+        // SAFETY: The type is transparent; the caller vouches for the lifetime.
+        unsafe { inode.cast::<Self>().as_ref() }
+    }
+
+    #[inline]
+    pub(crate) fn as_ptr(&self) -> *mut bindings::inode {
+        self.0.get()
+    }
+
+    /// The inode's contents.
+    #[inline]
+    pub(crate) fn mapping(&self) -> &Mapping {
+        // SAFETY: An inode always has an address space, which lives as long as it does: for a
+        // regular file on a block device it is `i_data`.
+        unsafe { Mapping::from_raw(NonNull::new_unchecked((*self.as_ptr()).i_mapping)) }
+    }
+
+    /// The file's size in bytes.
+    #[inline]
+    pub(crate) fn size(&self) -> u64 {
+        // SAFETY: The inode is alive. On a 64-bit machine the size is read in one go.
+        let size = unsafe { AtomicUsize::from_ptr((&raw mut (*self.as_ptr()).i_size).cast()) };
+        size.load(Ordering::Acquire) as u64
+    }
+
+    /// The file's size, rounded up to pages.
+    #[inline]
+    pub(crate) fn size_pages(&self) -> usize {
+        (self.size() as usize).div_ceil(Order::PTE.bytes())
+    }
+
+    #[inline]
+    fn flags(&self) -> u32 {
+        // SAFETY: The inode is alive; the word is read atomically.
+        let flags = unsafe { AtomicU32::from_ptr((&raw mut (*self.as_ptr()).i_flags).cast()) };
+        flags.load(Ordering::Relaxed)
+    }
+
+    /// Whether the file's contents are accessed directly (`S_DAX`).
+    #[inline]
+    pub(crate) fn is_dax(&self) -> bool {
+        self.flags() & bindings::S_DAX != 0
+    }
+
+    /// Log2 of the filesystem's block size in bytes.
+    #[inline]
+    pub(crate) fn block_bits(&self) -> u32 {
+        // SAFETY: The inode is alive; the field does not change while the file is in use.
+        unsafe { (*self.as_ptr()).i_blkbits.into() }
+    }
+
+    /// Whether the file has no name left and goes away with its last user.
+    pub(crate) fn is_unlinked(&self) -> bool {
+        // SAFETY: The inode is alive; the word is read atomically.
+        let links =
+            unsafe { AtomicU32::from_ptr((&raw mut (*self.as_ptr()).__bindgen_anon_1).cast()) };
+        links.load(Ordering::Relaxed) == 0
+    }
+
+    /// Notes that the file has dirty entries (`I_DIRTY_PAGES`). May sleep.
+    #[inline]
+    pub(crate) fn mark_dirty_pages(&self) {
+        // SAFETY: The inode is alive.
+        unsafe {
+            bindings::__mark_inode_dirty(
+                self.as_ptr(),
+                bindings::inode_state_flags_enum_I_DIRTY_PAGES as _,
+            )
+        };
+    }
+}
+
+/// An open file.
+#[repr(transparent)]
+pub(crate) struct File(Opaque<bindings::file>);
+
+impl File {
+    /// # Safety
+    ///
+    /// The file stays open for `'a`.
+    #[inline]
+    pub(crate) unsafe fn from_raw<'a>(file: NonNull<bindings::file>) -> &'a Self {
+        // SAFETY: The type is transparent; the caller vouches for the lifetime.
+        unsafe { file.cast::<Self>().as_ref() }
+    }
+
+    /// The contents that the file gives access to.
+    #[inline]
+    pub(crate) fn mapping(&self) -> &Mapping {
+        // SAFETY: An open file has an address space, which lives as long as the file is open.
+        unsafe { Mapping::from_raw(NonNull::new_unchecked((*self.0.get()).f_mapping)) }
+    }
+
+    /// Makes the bytes from `start` to `end`, both included, durable, with the metadata that is
+    /// needed to find them. Sleeps.
+    pub(crate) fn sync_range(&self, start: u64, end: u64) -> Result {
+        // SAFETY: The file is open.
+        to_result(unsafe { bindings::vfs_fsync_range(self.0.get(), start as _, end as _, 1) })
+    }
+}
+
+// SAFETY: An inode that is alive is of a filesystem whose superblock is.
+unsafe impl OnSuperBlock for Inode {
+    #[inline]
+    fn super_block(&self) -> NonNull<bindings::super_block> {
+        // SAFETY: The inode is alive; the field does not change and is never NULL.
+        unsafe { NonNull::new_unchecked((*self.as_ptr()).i_sb) }
+    }
+}

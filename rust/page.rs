@@ -1,0 +1,488 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages and folios of filesystem DAX memory (`MEMORY_DEVICE_FS_DAX`).
+//!
+//! C headers: [`include/linux/mm_types.h`](srctree/include/linux/mm_types.h),
+//! [`include/linux/page-flags.h`](srctree/include/linux/page-flags.h)
+//!
+//! Lock order: the tree's lock, then a region's lock ([`Region`]); nothing is taken below it.
+
+use super::{
+    bindings,
+    fs::{Mapping, PageIndex},
+    order::Order, //
+};
+use core::{
+    marker::PhantomData,
+    mem::{offset_of, size_of},
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicI32, AtomicUsize, Ordering},
+};
+use kernel::types::NotThreadSafe;
+
+/// A page frame number of DAX memory.
+///
+/// # Invariants
+///
+/// The frame has a `struct page` in a device page map, or the value came out of an entry that was
+/// made from such a page. Page maps outlive every filesystem on their device, and entries live in
+/// the trees of such filesystems only.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pfn(usize);
+
+impl Pfn {
+    /// What a tree's entry keeps of a frame. The inverse of [`Pfn::to_bits`], whose results are
+    /// the only values that this may be given.
+    #[inline]
+    pub(crate) const fn from_bits(bits: usize) -> Self {
+        Self(bits)
+    }
+
+    /// The frame's number.
+    #[inline]
+    pub(crate) const fn to_bits(self) -> usize {
+        self.0
+    }
+
+    /// Whether a folio of `order` can begin here.
+    #[inline]
+    pub(crate) const fn is_aligned(self, order: Order) -> bool {
+        self.0 & (order.pages() - 1) == 0
+    }
+
+    /// The frame `pages` further on in the same extent.
+    #[inline]
+    pub(crate) const fn offset(self, pages: usize) -> Self {
+        Self(self.0.wrapping_add(pages))
+    }
+}
+
+/// The word of `struct page` that holds the page map, or in a tail the way to its head.
+const INFO: usize = offset_of!(bindings::page, __bindgen_anon_1);
+const WORD: usize = size_of::<usize>();
+const SECOND: usize = INFO + WORD;
+const MAPPING: usize = INFO + 2 * WORD;
+const INDEX: usize = INFO + 3 * WORD;
+const PRIVATE: usize = INFO + 4 * WORD;
+const MAPCOUNT: usize = offset_of!(bindings::page, __bindgen_anon_2);
+const REFCOUNT: usize = offset_of!(bindings::page, _refcount);
+
+const FLAG_HEAD: usize = 1 << bindings::pageflags_PG_head;
+const FLAG_HWPOISON: usize = 1 << bindings::pageflags_PG_hwpoison;
+/// The low byte of the second page's flags holds the order of a large folio.
+const ORDER_MASK: usize = 0xff;
+
+/// A page of filesystem DAX memory.
+///
+/// # Invariants
+///
+/// The pointer is to the `struct page` of a [`Pfn`]; it is valid as long as the device's page map,
+/// which every user of this type outlives no further than the filesystem call it serves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DevPage(NonNull<bindings::page>);
+
+impl DevPage {
+    /// The page of a frame.
+    #[inline]
+    pub(crate) fn of(pfn: Pfn) -> Self {
+        // SAFETY: The virtual memory map is one linear array; by the invariant of `Pfn` the frame
+        // has an element in it, so the pointer is not NULL.
+        let page = unsafe {
+            NonNull::new_unchecked(
+                (bindings::vmemmap_base as *mut bindings::page).wrapping_add(pfn.0),
+            )
+        };
+        Self(page)
+    }
+
+    /// # Safety
+    ///
+    /// `page` is a page of filesystem DAX memory whose page map stays for as long as the result is
+    /// used.
+    #[inline]
+    pub(crate) unsafe fn from_raw(page: NonNull<bindings::page>) -> Self {
+        Self(page)
+    }
+
+    /// The page's frame.
+    #[inline]
+    pub(crate) fn pfn(self) -> Pfn {
+        // SAFETY: Only a variable of the kernel is read; it does not change after boot.
+        let base = unsafe { bindings::vmemmap_base } as usize;
+        Pfn((self.0.as_ptr() as usize - base) / size_of::<bindings::page>())
+    }
+
+    #[inline]
+    pub(crate) fn as_ptr(self) -> *mut bindings::page {
+        self.0.as_ptr()
+    }
+
+    #[inline]
+    fn word(&self, offset: usize) -> &AtomicUsize {
+        // SAFETY: `offset` is one of the offsets above, inside `struct page` and aligned; the
+        // kernel accesses these words atomically too.
+        unsafe { AtomicUsize::from_ptr(self.0.as_ptr().byte_add(offset).cast()) }
+    }
+
+    #[inline]
+    fn count(&self, offset: usize) -> &AtomicI32 {
+        // SAFETY: As for `word`.
+        unsafe { AtomicI32::from_ptr(self.0.as_ptr().byte_add(offset).cast()) }
+    }
+
+    #[inline]
+    fn flags(&self) -> &AtomicUsize {
+        self.word(0)
+    }
+
+    #[inline]
+    fn next(self, pages: usize) -> Self {
+        // The virtual memory map is linear, so this is the page of the frame `pages` further on.
+        Self(NonNull::new(self.0.as_ptr().wrapping_add(pages)).unwrap_or(self.0))
+    }
+
+    /// Whether the memory of this page is known to be bad.
+    #[inline]
+    pub(crate) fn is_poisoned(self) -> bool {
+        self.flags().load(Ordering::Relaxed) & FLAG_HWPOISON != 0
+    }
+
+    /// The folio that this page is part of.
+    #[inline]
+    pub(crate) fn folio(self) -> DevFolio {
+        let info = self.word(INFO).load(Ordering::Acquire);
+        if info & 1 == 0 {
+            return DevFolio(self);
+        }
+        let head = if tails_hold_mask() {
+            self.0.as_ptr() as usize & info
+        } else {
+            info - 1
+        };
+        // SAFETY: A tail leads to its head, a page of the same page map.
+        DevFolio(Self(unsafe {
+            NonNull::new_unchecked(head as *mut bindings::page)
+        }))
+    }
+
+    /// The kernel's address of the page's memory.
+    #[inline]
+    pub(crate) fn address(self) -> NonNull<u8> {
+        // SAFETY: The memory of filesystem DAX devices is in the kernel's direct map.
+        unsafe {
+            NonNull::new_unchecked(
+                (bindings::page_offset_base as usize)
+                    .wrapping_add(self.pfn().0 << Order::PAGE_SHIFT) as *mut u8,
+            )
+        }
+    }
+}
+
+impl DevPage {
+    /// Writes the cache lines of `bytes` bytes, from `offset` on after the page's begin, back to
+    /// the device, whether or not it has a cache that can be lost.
+    #[inline]
+    pub(crate) fn write_back(self, offset: usize, bytes: usize) {
+        // SAFETY: The memory is the page's and that of those behind it in its entry. Writing back
+        // cache lines changes nothing.
+        unsafe {
+            bindings::arch_wb_cache_pmem(
+                self.address().as_ptr().wrapping_add(offset).cast(),
+                bytes as _,
+            )
+        };
+    }
+}
+
+/// Whether a tail holds a mask to find its head with, instead of the head's address.
+#[inline]
+const fn tails_hold_mask() -> bool {
+    cfg!(CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP) && size_of::<bindings::page>().is_power_of_two()
+}
+
+/// The first page of a folio of filesystem DAX memory, large or not.
+///
+/// The accessors of the owner ([`DevFolio::owner`], [`DevFolio::share`] and their setters) are
+/// coherent only under the lock of the folio's [`Region`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DevFolio(DevPage);
+
+impl DevFolio {
+    /// # Safety
+    ///
+    /// As for [`DevPage::from_raw`], and `folio` is a folio.
+    #[inline]
+    pub(crate) unsafe fn from_raw(folio: NonNull<bindings::folio>) -> Self {
+        // SAFETY: Passed on to the caller.
+        Self(unsafe { DevPage::from_raw(folio.cast()) })
+    }
+
+    /// The folio's first page.
+    #[inline]
+    pub(crate) fn head(self) -> DevPage {
+        self.0
+    }
+
+    #[inline]
+    pub(crate) fn as_ptr(self) -> *mut bindings::folio {
+        self.0 .0.as_ptr().cast()
+    }
+
+    #[inline]
+    fn is_large(self) -> bool {
+        self.0.flags().load(Ordering::Relaxed) & FLAG_HEAD != 0
+    }
+
+    /// The folio's order.
+    #[inline]
+    pub(crate) fn order(self) -> Order {
+        if !self.is_large() {
+            return Order::PTE;
+        }
+        let flags = self.0.next(1).flags().load(Ordering::Relaxed);
+        Order::from_bits(flags & ORDER_MASK)
+    }
+
+    /// References to the folio; 0 means idle (spec, R1).
+    #[inline]
+    pub(crate) fn refcount(self) -> i32 {
+        self.0.count(REFCOUNT).load(Ordering::Acquire)
+    }
+
+    /// Page-table entries of any size that map the folio or a part of it.
+    #[inline]
+    pub(crate) fn mapcount(self) -> i32 {
+        let count = if self.is_large() {
+            // The large map count is the first of the words that overlay the second page.
+            self.0.next(1).count(SECOND).load(Ordering::Relaxed)
+        } else {
+            self.0.count(MAPCOUNT).load(Ordering::Relaxed)
+        };
+        count + 1
+    }
+
+    /// Takes a reference, also on an idle folio. The holder of the locked entry that points to the
+    /// folio does this to insert it into a page table.
+    #[inline]
+    pub(crate) fn get(self) -> FolioRef {
+        self.0.count(REFCOUNT).fetch_add(1, Ordering::AcqRel);
+        FolioRef(self)
+    }
+
+    /// The address of the `address_space` that owns the folio, 0 if none does.
+    #[inline]
+    pub(crate) fn owner(self) -> usize {
+        self.0.word(MAPPING).load(Ordering::Acquire)
+    }
+
+    /// The page index of the folio in its owner.
+    #[inline]
+    pub(crate) fn index(self) -> PageIndex {
+        PageIndex::new(self.0.word(INDEX).load(Ordering::Relaxed))
+    }
+
+    /// The number of entries that point to a folio without an owner.
+    #[inline]
+    pub(crate) fn share(self) -> usize {
+        self.0.word(INDEX).load(Ordering::Relaxed)
+    }
+
+    /// Gives the folio to one file.
+    #[inline]
+    pub(crate) fn set_owner(self, _region: &Region<'_>, mapping: &Mapping, index: PageIndex) {
+        self.0.word(INDEX).store(index.get(), Ordering::Relaxed);
+        self.0
+            .word(MAPPING)
+            .store(ptr::from_ref(mapping) as usize, Ordering::Release);
+    }
+
+    /// Makes the folio one that `share` entries point to and no file owns; with 0, one that nobody
+    /// uses.
+    #[inline]
+    pub(crate) fn set_share(self, _region: &Region<'_>, share: usize) {
+        self.0.word(MAPPING).store(0, Ordering::Relaxed);
+        self.0.word(INDEX).store(share, Ordering::Release);
+    }
+
+    /// Makes one folio of `order` of the pages from `first` on, with refcount 0 and no owner.
+    ///
+    /// False, and nothing is changed, when one of the pages is in use: it has an owner, a
+    /// reference, or is part of a large folio.
+    ///
+    /// `order` is at most [`Region::ORDER`] and `first` aligned to it.
+    pub(crate) fn form(_region: &Region<'_>, first: DevPage, order: Order) -> bool {
+        let pages = order.pages();
+        let pgmap = first.word(INFO).load(Ordering::Relaxed);
+        if order == Order::PTE || order > Region::ORDER || pgmap & 1 != 0 || !first.is_free(pgmap) {
+            return false;
+        }
+        let info = tail_info(first, order);
+        let mut page = first;
+        for done in 1..pages {
+            page = page.next(1);
+            if !page.is_free(pgmap) {
+                for undone in 1..done {
+                    let page = first.next(undone);
+                    page.word(MAPPING).store(0, Ordering::Relaxed);
+                    page.word(INFO).store(pgmap, Ordering::Relaxed);
+                }
+                return false;
+            }
+            page.word(MAPPING).store(TAIL_MAPPING, Ordering::Relaxed);
+            page.word(INFO).store(info, Ordering::Relaxed);
+        }
+        first.flags().fetch_or(FLAG_HEAD, Ordering::Relaxed);
+        Self(first).init_large(order);
+        true
+    }
+
+    /// Sets what the core keeps of a large folio in its second and third page, as for a fresh one.
+    fn init_large(self, order: Order) {
+        let second = self.0.next(1);
+        let flags = second.flags().load(Ordering::Relaxed);
+        second
+            .flags()
+            .store(flags & !ORDER_MASK | order.bits(), Ordering::Relaxed);
+        let folio = self.as_ptr();
+        // SAFETY: A large folio has at least two pages, and these fields lie in its second one.
+        // Nobody else looks at them while the refcount is 0.
+        unsafe {
+            let two = &raw mut (*folio).__bindgen_anon_2.__bindgen_anon_1;
+            #[cfg(any(CONFIG_MEMCG, CONFIG_SLAB_OBJ_EXT))]
+            (&raw mut (*two)._nr_pages).write(order.pages() as _);
+            let counts = &raw mut (*two).__bindgen_anon_1.__bindgen_anon_1;
+            (&raw mut (*counts)._large_mapcount.counter).write(-1);
+            (&raw mut (*counts)._nr_pages_mapped.counter).write(0);
+            (&raw mut (*counts)._entire_mapcount.counter).write(-1);
+            (&raw mut (*counts)._pincount.counter).write(0);
+            (&raw mut (*counts).__bindgen_anon_1._mm_ids).write(0);
+            (&raw mut (*counts)._mm_id_mapcount).write([-1i32 as _; 2]);
+        }
+        if order.bits() > 1 {
+            // SAFETY: The folio has a third page, and the list head lies in it.
+            unsafe {
+                let list = &raw mut (*folio).__bindgen_anon_3.__bindgen_anon_1._deferred_list;
+                (&raw mut (*list).next).write(list);
+                (&raw mut (*list).prev).write(list);
+            }
+        }
+    }
+
+    /// Takes a large folio that is idle and owned by nobody apart into pages of their own.
+    pub(crate) fn take_apart(self, _region: &Region<'_>) {
+        let order = self.order();
+        if order == Order::PTE {
+            return;
+        }
+        let head = self.0;
+        let pgmap = head.word(INFO).load(Ordering::Relaxed);
+        let second = head.next(1);
+        let flags = second.flags().load(Ordering::Relaxed);
+        second.flags().store(flags & !ORDER_MASK, Ordering::Relaxed);
+        #[cfg(any(CONFIG_MEMCG, CONFIG_SLAB_OBJ_EXT))]
+        // SAFETY: The field lies in the second page of a folio that nobody uses.
+        unsafe {
+            (&raw mut (*self.as_ptr()).__bindgen_anon_2.__bindgen_anon_1._nr_pages).write(0);
+        }
+        // The second and third page held more than a tail's words.
+        for page in [second, head.next(2)].into_iter().take(order.pages() - 1) {
+            page.word(SECOND).store(0, Ordering::Relaxed);
+            page.word(INDEX).store(0, Ordering::Relaxed);
+            page.word(PRIVATE).store(0, Ordering::Relaxed);
+        }
+        head.flags().fetch_and(!FLAG_HEAD, Ordering::Relaxed);
+        let mut page = head;
+        for _ in 1..order.pages() {
+            page = page.next(1);
+            page.word(MAPPING).store(0, Ordering::Relaxed);
+            page.word(INFO).store(pgmap, Ordering::Release);
+        }
+    }
+}
+
+impl DevPage {
+    /// Whether this is a page of its own that nobody uses, of the page map `pgmap`.
+    #[inline]
+    fn is_free(self, pgmap: usize) -> bool {
+        let used = self.word(MAPPING).load(Ordering::Relaxed)
+            | (self.word(INFO).load(Ordering::Relaxed) ^ pgmap)
+            | self.count(REFCOUNT).load(Ordering::Relaxed) as usize;
+        used == 0
+    }
+}
+
+/// What a tail's `mapping` holds.
+const TAIL_MAPPING: usize =
+    (bindings::TAIL_MAPPING_HIGH as usize) << 32 | bindings::TAIL_MAPPING_LOW as usize;
+
+/// What the tails of a folio of `order` that begins at `head` hold to find it.
+#[inline]
+fn tail_info(head: DevPage, order: Order) -> usize {
+    if tails_hold_mask() {
+        let shift = order.bits() as u32 + size_of::<bindings::page>().trailing_zeros();
+        (usize::MAX << shift) | 1
+    } else {
+        head.0.as_ptr() as usize | 1
+    }
+}
+
+/// A reference to a folio, dropped like any other: the last one tells those who wait for the folio
+/// to become idle.
+pub(crate) struct FolioRef(DevFolio);
+
+impl FolioRef {
+    /// Leaves the reference to whoever was given the folio.
+    #[inline]
+    pub(crate) fn into_raw(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for FolioRef {
+    #[inline]
+    fn drop(&mut self) {
+        let count = self.0 .0.count(REFCOUNT);
+        if count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // SAFETY: The last reference is gone, which is what the core asks of the caller.
+            unsafe { bindings::__folio_put(self.0.as_ptr()) };
+        }
+    }
+}
+
+/// The lock of an aligned stretch of DAX memory, under which the owners, share counts and sizes of
+/// its folios change (spec, section 2). Interrupts are off while it is held.
+///
+/// It nests inside the tree's lock and does not sleep.
+pub(crate) struct Region<'a> {
+    slot: usize,
+    flags: usize,
+    _lock: PhantomData<&'a ()>,
+    _not_send: NotThreadSafe,
+}
+
+impl Region<'_> {
+    /// The largest folio that lies in one region whole.
+    pub(crate) const ORDER: Order = Order::PMD;
+
+    /// Locks the region of a page.
+    #[inline]
+    pub(crate) fn lock(page: DevPage) -> Self {
+        let slot = page.pfn().0 >> Self::ORDER.bits();
+        // SAFETY: The helper takes any number.
+        let flags = unsafe { bindings::rdax_region_lock(slot as _) } as usize;
+        Self {
+            slot,
+            flags,
+            _lock: PhantomData,
+            _not_send: NotThreadSafe,
+        }
+    }
+}
+
+impl Drop for Region<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: This value stands for the lock that `lock` took.
+        unsafe { bindings::rdax_region_unlock(self.slot as _, self.flags as _) };
+    }
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Waiting: for an entry of a tree, by a key in a hashed table, and for a folio to become idle.
+//!
+//! C headers: [`include/linux/wait.h`](srctree/include/linux/wait.h),
+//! [`include/linux/wait_bit.h`](srctree/include/linux/wait_bit.h)
+
+use super::{
+    bindings,
+    fs::{Inode, Mapping, PageIndex},
+    page::DevFolio,
+    xa::{Tree, TreeGuard}, //
+};
+use core::{ffi::c_void, ptr::NonNull};
+use kernel::{
+    error::{to_result, Result},
+    ffi::{c_int, c_uint},
+    sync::rcu, //
+};
+
+/// What an entry's waiters wait for: a tree and the first index of an entry in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EntryKey {
+    tree: usize,
+    index: usize,
+}
+
+impl EntryKey {
+    #[inline]
+    pub(crate) fn new(mapping: &Mapping, first: PageIndex) -> Self {
+        Self {
+            tree: mapping.key(),
+            index: first.get(),
+        }
+    }
+
+    #[inline]
+    fn queue(self) -> *mut bindings::wait_queue_head {
+        let hash = (self.tree >> 6) ^ self.index ^ (self.index >> 9);
+        // SAFETY: The helper takes any number.
+        unsafe { bindings::rdax_entry_queue(hash as _) }
+    }
+}
+
+/// Whom to wake.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// One of those who will lock or look at the entry, and all who will not.
+    One,
+    /// Everybody: the entry is gone or has another shape.
+    All,
+}
+
+#[repr(C)]
+struct EntryWaiter {
+    wait: bindings::wait_queue_entry,
+    key: EntryKey,
+}
+
+/// Wakes a waiter if the key is its own.
+///
+/// # Safety
+///
+/// Called by the wait queue: `wait` is the first field of an [`EntryWaiter`], `key` points to an
+/// [`EntryKey`].
+unsafe extern "C" fn wake_entry(
+    wait: *mut bindings::wait_queue_entry,
+    mode: c_uint,
+    sync: c_int,
+    key: *mut c_void,
+) -> c_int {
+    // SAFETY: By this function's safety requirements; the waiter is on the queue and thus alive.
+    let same = unsafe { (*wait.cast::<EntryWaiter>()).key == *key.cast::<EntryKey>() };
+    if !same {
+        return 0;
+    }
+    // SAFETY: As for this function.
+    unsafe { bindings::autoremove_wake_function(wait, mode, sync, key) }
+}
+
+/// Waits until somebody wakes `key`, as one of those who are woken one at a time: the caller looks
+/// at the tree again and wakes the next when it is done. The tree's lock is dropped only when the
+/// caller is sure to be woken. Uninterruptible (spec, section 3).
+pub(crate) fn wait_for_entry(guard: TreeGuard<'_>, key: EntryKey) {
+    sleep_on_entry(guard, key, true, || ());
+}
+
+/// Puts the task on the queue of `key`, drops the lock, calls `unlocked`, and sleeps.
+fn sleep_on_entry(guard: TreeGuard<'_>, key: EntryKey, exclusive: bool, unlocked: impl FnOnce()) {
+    let mut waiter = EntryWaiter {
+        wait: pin_init::zeroed(),
+        key,
+    };
+    let queue = key.queue();
+    // SAFETY: The waiter stays where it is until `finish_wait` has taken it off the queue.
+    unsafe {
+        bindings::init_wait_entry(&mut waiter.wait, 0);
+        waiter.wait.func = Some(wake_entry);
+        if exclusive {
+            bindings::prepare_to_wait_exclusive(
+                queue,
+                &mut waiter.wait,
+                bindings::TASK_UNINTERRUPTIBLE as _,
+            );
+        } else {
+            bindings::prepare_to_wait(queue, &mut waiter.wait, bindings::TASK_UNINTERRUPTIBLE as _);
+        }
+    }
+    drop(guard);
+    unlocked();
+    // SAFETY: The task may sleep here: the locks were dropped. The waiter is on the queue.
+    unsafe {
+        bindings::schedule();
+        bindings::finish_wait(queue, &mut waiter.wait);
+    }
+}
+
+/// The address space that owns a folio, kept from being freed by RCU alone: it may be on its way
+/// out.
+pub(crate) struct OwnerGuard {
+    mapping: NonNull<bindings::address_space>,
+    rcu: rcu::Guard,
+}
+
+impl OwnerGuard {
+    /// The folio's owner at this moment, if it has one.
+    pub(crate) fn of(folio: DevFolio) -> Option<Self> {
+        let rcu = rcu::read_lock();
+        let mapping = NonNull::new(folio.owner() as *mut bindings::address_space)?;
+        Some(Self { mapping, rcu })
+    }
+
+    /// The owner.
+    pub(crate) fn mapping(&self) -> &Mapping {
+        // SAFETY: An inode, and the address space in it, is freed after a grace period of RCU; it
+        // was the owner when the read lock was held already.
+        unsafe { Mapping::from_raw(self.mapping) }
+    }
+
+    /// Takes the owner's tree lock.
+    pub(crate) fn lock(self) -> LockedOwner {
+        // SAFETY: The result drops the lock before it drops RCU's.
+        let tree: &'static Tree =
+            unsafe { Tree::from_raw(NonNull::from(self.mapping().tree()).cast()) };
+        LockedOwner {
+            guard: tree.lock(),
+            owner: self,
+        }
+    }
+}
+
+/// A folio's owner with its tree locked.
+pub(crate) struct LockedOwner {
+    // Dropped in this order.
+    guard: TreeGuard<'static>,
+    owner: OwnerGuard,
+}
+
+impl LockedOwner {
+    /// The owner.
+    pub(crate) fn mapping(&self) -> &Mapping {
+        self.owner.mapping()
+    }
+
+    /// The lock of the owner's tree.
+    pub(crate) fn guard(&self) -> &TreeGuard<'_> {
+        &self.guard
+    }
+
+    /// Whether the folio is the owner's now that the tree is locked.
+    pub(crate) fn still_owns(&self, folio: DevFolio) -> bool {
+        folio.owner() == self.owner.mapping.as_ptr() as usize
+    }
+
+    /// Waits until somebody wakes `key`, without touching the tree again, which may be gone by
+    /// then. Uninterruptible.
+    pub(crate) fn wait(self, key: EntryKey) {
+        let rcu = self.owner.rcu;
+        sleep_on_entry(self.guard, key, false, move || drop(rcu));
+    }
+}
+
+/// Wakes those who wait for an entry. The change that they wait for was made under the tree's
+/// lock, by this task.
+#[inline]
+pub(crate) fn wake_entry_waiters(key: EntryKey, wake: Wake) {
+    let queue = key.queue();
+    // SAFETY: The queue is one of the table's. Waiters put themselves on it under the tree's lock,
+    // which this task has held since: it sees them.
+    if unsafe { bindings::rdax_queue_is_empty(queue) } {
+        return;
+    }
+    let mut key = key;
+    let number = if wake == Wake::All { 0 } else { 1 };
+    // SAFETY: As above; the callback reads the key.
+    unsafe {
+        bindings::__wake_up(
+            queue,
+            bindings::TASK_NORMAL as _,
+            number,
+            (&raw mut key).cast(),
+        )
+    };
+}
+
+/// A filesystem's way to wait for a page: drops its locks, sleeps, takes them again.
+pub(crate) type WaitCallback = unsafe extern "C" fn(inode: *mut bindings::inode);
+
+/// How to sleep until a folio is idle.
+#[derive(Clone, Copy)]
+pub(crate) enum Sleep<'a> {
+    /// By the filesystem's callback; any signal ends it.
+    Callback(&'a Inode, WaitCallback),
+    /// A fatal signal ends it.
+    Killable,
+    /// Nothing ends it.
+    Uninterruptible,
+}
+
+/// Waits until the folio has no reference, or a signal that the way of sleeping allows.
+///
+/// The core wakes the waiters on the folio's address when the last reference is dropped (spec,
+/// section 2).
+pub(crate) fn wait_until_idle(folio: DevFolio, how: Sleep<'_>) -> Result {
+    let state = match how {
+        Sleep::Callback(..) => bindings::TASK_INTERRUPTIBLE,
+        Sleep::Killable => bindings::TASK_KILLABLE,
+        Sleep::Uninterruptible => bindings::TASK_UNINTERRUPTIBLE,
+    };
+    let var: *mut c_void = folio.as_ptr().cast();
+    let mut waiter: bindings::wait_bit_queue_entry = pin_init::zeroed();
+    let mut result = Ok(());
+    // SAFETY: The waiter stays where it is until `finish_wait` has taken it off the queue; the
+    // address is only compared. The task may sleep: no lock of ours is held here.
+    unsafe {
+        let queue = bindings::__var_waitqueue(var);
+        bindings::init_wait_var_entry(&mut waiter, var, 0);
+        loop {
+            let signal =
+                bindings::prepare_to_wait_event(queue, &mut waiter.wq_entry, state as c_int);
+            if folio.refcount() == 0 {
+                break;
+            }
+            if signal != 0 {
+                result = to_result(signal as c_int);
+                break;
+            }
+            match how {
+                Sleep::Callback(inode, callback) => callback(inode.as_ptr()),
+                _ => bindings::schedule(),
+            }
+        }
+        bindings::finish_wait(queue, &mut waiter.wq_entry);
+    }
+    result
+}

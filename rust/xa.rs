@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A file's tree of entries: an XArray with multi-index value entries, walked with a cursor.
+//!
+//! C header: [`include/linux/xarray.h`](srctree/include/linux/xarray.h)
+
+use super::{
+    bindings,
+    fs::PageIndex,
+    order::Order, //
+};
+use core::{
+    marker::PhantomData,
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicPtr, Ordering},
+};
+use kernel::types::{NotThreadSafe, Opaque};
+
+/// A mark that an entry can carry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// User space may have written to the pages (`PAGECACHE_TAG_DIRTY`).
+    Dirty = 0,
+    /// Write-back has this entry before it (`PAGECACHE_TAG_TOWRITE`).
+    ToWrite = 2,
+}
+
+/// The XArray of an address space.
+#[repr(transparent)]
+pub(crate) struct Tree(Opaque<bindings::xarray>);
+
+impl Tree {
+    /// # Safety
+    ///
+    /// The array stays alive for `'a`, is one whose lock is taken with interrupts off, and holds
+    /// no other entries than values.
+    #[inline]
+    pub(crate) unsafe fn from_raw<'a>(tree: NonNull<bindings::xarray>) -> &'a Self {
+        // SAFETY: The type is transparent; the caller vouches for the lifetime.
+        unsafe { tree.cast::<Self>().as_ref() }
+    }
+
+    /// Takes the tree's lock (`xa_lock_irq`). Does not sleep. Not with interrupts off.
+    #[inline]
+    pub(crate) fn lock(&self) -> TreeGuard<'_> {
+        // SAFETY: The array is alive.
+        unsafe { bindings::rdax_xa_lock_irq(self.0.get()) };
+        TreeGuard {
+            tree: self,
+            _not_send: NotThreadSafe,
+        }
+    }
+}
+
+/// The tree's lock, held with interrupts off.
+#[must_use = "the lock is dropped at once"]
+pub(crate) struct TreeGuard<'a> {
+    tree: &'a Tree,
+    _not_send: NotThreadSafe,
+}
+
+impl Drop for TreeGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: This value stands for the lock that `Tree::lock` took.
+        unsafe { bindings::rdax_xa_unlock_irq(self.tree.0.get()) };
+    }
+}
+
+/// A value of the tree, odd as every XArray value.
+pub(crate) type RawValue = usize;
+
+/// A place in a tree.
+///
+/// It can be moved and read only by who shows the tree's lock. After the lock was dropped, it must
+/// be set anew ([`Cursor::set`], [`Cursor::pause`]) before it is used again.
+pub(crate) struct Cursor<'a> {
+    xas: bindings::xa_state,
+    _tree: PhantomData<&'a Tree>,
+}
+
+/// XAS_RESTART: the next use walks down from the root.
+const RESTART: *mut bindings::xa_node = ptr::without_provenance_mut(3);
+
+impl<'a> Cursor<'a> {
+    /// A cursor for what covers `index`.
+    #[inline]
+    pub(crate) fn new(tree: &'a Tree, index: PageIndex) -> Self {
+        Self::with_order(tree, index, Order::PTE)
+    }
+
+    /// A cursor for an entry of `order` that covers `index`.
+    #[inline]
+    pub(crate) fn with_order(tree: &'a Tree, index: PageIndex, order: Order) -> Self {
+        let sibs = order.bits() % bindings::XA_CHUNK_SHIFT as usize;
+        Self {
+            xas: bindings::xa_state {
+                xa: tree.0.get(),
+                xa_index: order.first(index).get() as _,
+                xa_shift: (order.bits() - sibs) as u8,
+                xa_sibs: ((1usize << sibs) - 1) as u8,
+                xa_offset: 0,
+                xa_pad: 0,
+                xa_node: RESTART,
+                xa_alloc: ptr::null_mut(),
+                xa_update: None,
+                xa_lru: ptr::null_mut(),
+            },
+            _tree: PhantomData,
+        }
+    }
+
+    #[inline]
+    fn check(&self, guard: &TreeGuard<'_>) {
+        debug_assert!(ptr::eq(self.xas.xa, guard.tree.0.get()));
+    }
+
+    #[inline]
+    fn value(entry: *mut core::ffi::c_void) -> Option<RawValue> {
+        let entry = entry as usize;
+        // Nodes and other internal entries are even.
+        (entry & 1 != 0).then_some(entry)
+    }
+
+    /// The value that covers the cursor's index.
+    #[inline]
+    pub(crate) fn load(&mut self, guard: &TreeGuard<'_>) -> Option<RawValue> {
+        self.check(guard);
+        // SAFETY: The cursor's tree is alive and locked.
+        Self::value(unsafe { bindings::xas_load(&mut self.xas) }.cast())
+    }
+
+    /// The next value at or after the cursor that begins at or before `last`.
+    #[inline]
+    pub(crate) fn find(&mut self, guard: &TreeGuard<'_>, last: PageIndex) -> Option<RawValue> {
+        self.check(guard);
+        // SAFETY: The cursor's tree is alive and locked.
+        Self::value(unsafe { bindings::xas_find(&mut self.xas, last.get() as _) }.cast())
+    }
+
+    /// The next value with a mark.
+    #[inline]
+    pub(crate) fn find_marked(
+        &mut self,
+        guard: &TreeGuard<'_>,
+        last: PageIndex,
+        mark: Mark,
+    ) -> Option<RawValue> {
+        self.check(guard);
+        // SAFETY: The cursor's tree is alive and locked.
+        Self::value(
+            unsafe {
+                bindings::xas_find_marked(
+                    &mut self.xas,
+                    last.get() as _,
+                    mark as bindings::xa_mark_t,
+                )
+            }
+            .cast(),
+        )
+    }
+
+    /// Any value in the stretch that a cursor with an order stands for.
+    #[inline]
+    pub(crate) fn conflict(&mut self, guard: &TreeGuard<'_>) -> Option<RawValue> {
+        self.check(guard);
+        // SAFETY: The cursor's tree is alive and locked.
+        Self::value(unsafe { bindings::xas_find_conflict(&mut self.xas) }.cast())
+    }
+
+    /// The index that the walk has come to.
+    #[inline]
+    pub(crate) fn index(&self) -> PageIndex {
+        PageIndex::new(self.xas.xa_index as usize)
+    }
+
+    /// Goes on at `index`.
+    #[inline]
+    pub(crate) fn set(&mut self, index: PageIndex) {
+        self.xas.xa_index = index.get() as _;
+        self.xas.xa_node = RESTART;
+    }
+
+    /// Makes the walk go on behind the present entry after the lock was dropped.
+    #[inline]
+    pub(crate) fn pause(&mut self) {
+        // SAFETY: The cursor is valid; the lock is still held by a caller that walks.
+        unsafe { bindings::xas_pause(&mut self.xas) };
+    }
+
+    /// Stores a value over the stretch that the cursor stands for, over what it covers. Every mark
+    /// stays as it is. False when there is no memory: see [`Cursor::allocate`].
+    #[inline]
+    #[must_use]
+    pub(crate) fn store(&mut self, guard: &TreeGuard<'_>, value: RawValue) -> bool {
+        self.check(guard);
+        debug_assert!(value & 1 != 0);
+        // SAFETY: The cursor's tree is alive and locked; `value` is an XArray value.
+        unsafe { bindings::xas_store(&mut self.xas, value as *mut _) };
+        !self.has_failed()
+    }
+
+    /// Removes the value that the cursor was walked to, with its marks.
+    #[inline]
+    pub(crate) fn erase(&mut self, guard: &TreeGuard<'_>) {
+        self.check(guard);
+        // SAFETY: The cursor's tree is alive and locked. Removing needs no memory.
+        unsafe { bindings::xas_store(&mut self.xas, ptr::null_mut()) };
+    }
+
+    /// Writes another value over the one that the cursor was walked to, of the same size. Marks
+    /// stay.
+    #[inline]
+    pub(crate) fn overwrite(&mut self, guard: &TreeGuard<'_>, value: RawValue) {
+        self.check(guard);
+        debug_assert!(value & 1 != 0);
+        let node = self.xas.xa_node;
+        if node as usize & 3 != 0 {
+            // Not walked to anything: a mistake of ours, harmless as nothing is changed.
+            return;
+        }
+        let slot: *mut *mut core::ffi::c_void = if node.is_null() {
+            // SAFETY: The array is alive.
+            unsafe { (&raw mut (*self.xas.xa).xa_head).cast() }
+        } else {
+            // SAFETY: A cursor that was walked under the lock, which is still held, stands at a
+            // slot of a live node; an offset is below the number of slots.
+            unsafe {
+                (&raw mut (*node).slots)
+                    .cast::<*mut core::ffi::c_void>()
+                    .add(usize::from(self.xas.xa_offset))
+            }
+        };
+        // SAFETY: The slot is aligned, and read concurrently under RCU only, atomically.
+        unsafe { AtomicPtr::from_ptr(slot) }.store(value as *mut _, Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn set_mark(&mut self, guard: &TreeGuard<'_>, mark: Mark) {
+        self.check(guard);
+        // SAFETY: The cursor's tree is alive and locked.
+        unsafe { bindings::xas_set_mark(&self.xas, mark as bindings::xa_mark_t) };
+    }
+
+    #[inline]
+    pub(crate) fn clear_mark(&mut self, guard: &TreeGuard<'_>, mark: Mark) {
+        self.check(guard);
+        // SAFETY: The cursor's tree is alive and locked.
+        unsafe { bindings::xas_clear_mark(&self.xas, mark as bindings::xa_mark_t) };
+    }
+
+    #[inline]
+    pub(crate) fn has_mark(&self, guard: &TreeGuard<'_>, mark: Mark) -> bool {
+        self.check(guard);
+        // SAFETY: The cursor's tree is alive and locked.
+        unsafe { bindings::xas_get_mark(&self.xas, mark as bindings::xa_mark_t) }
+    }
+
+    #[inline]
+    fn has_failed(&self) -> bool {
+        self.xas.xa_node as usize & 3 == 2
+    }
+
+    /// Gets the memory that a [`Cursor::store`] lacked, and sets the cursor anew. False when there
+    /// is none. Without the tree's lock. Sleeps.
+    #[must_use]
+    pub(crate) fn allocate(&mut self) -> bool {
+        // SAFETY: The cursor's tree is alive; the lock is not held by us (a guard cannot be passed
+        // on to here by accident: it is not an argument).
+        unsafe { bindings::xas_nomem(&mut self.xas, bindings::GFP_KERNEL) }
+    }
+}
+
+impl Drop for Cursor<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.xas.xa_alloc.is_null() {
+            // SAFETY: Frees what `xas_nomem` allocated and no store took.
+            unsafe { bindings::xas_destroy(&mut self.xas) };
+        }
+    }
+}

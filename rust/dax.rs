@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! DAX devices: from a place on a device to its memory.
+//!
+//! C header: [`include/linux/dax.h`](srctree/include/linux/dax.h)
+
+use super::{
+    bindings,
+    iov::IovIter,
+    order::Order,
+    page::{DevPage, Pfn}, //
+};
+use core::ptr::NonNull;
+use kernel::{
+    error::{code::*, to_result, Error, Result},
+    types::Opaque, //
+};
+
+/// A DAX device, which a filesystem holds while it is mounted.
+#[repr(transparent)]
+pub(crate) struct DaxDevice(Opaque<bindings::dax_device>);
+
+/// Keeps devices from being torn down (`dax_read_lock`, SRCU: its holder may sleep).
+#[must_use = "the lock is dropped at once"]
+pub(crate) struct DaxReadGuard(i32);
+
+impl DaxReadGuard {
+    /// Takes the lock. Does not sleep.
+    #[inline]
+    pub(crate) fn new() -> Self {
+        // SAFETY: There is nothing to be held.
+        Self(unsafe { bindings::dax_read_lock() })
+    }
+}
+
+impl Drop for DaxReadGuard {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: The number is what `dax_read_lock` returned.
+        unsafe { bindings::dax_read_unlock(self.0) };
+    }
+}
+
+/// What the memory is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// To be read, written or mapped; poison is an error.
+    Normal,
+    /// To be overwritten by [`Memory::recover`], poison and all.
+    Recovery,
+}
+
+/// A stretch of a device's memory, whole pages of it, while a [`DaxReadGuard`] is held.
+#[derive(Clone, Copy)]
+pub(crate) struct Memory<'a> {
+    device: &'a DaxDevice,
+    page_offset: usize,
+    address: NonNull<u8>,
+    pfn: Pfn,
+    pages: usize,
+}
+
+impl DaxDevice {
+    /// # Safety
+    ///
+    /// The device stays alive for `'a`.
+    #[inline]
+    pub(crate) unsafe fn from_raw<'a>(device: NonNull<bindings::dax_device>) -> &'a Self {
+        // SAFETY: The type is transparent; the caller vouches for the lifetime.
+        unsafe { device.cast::<Self>().as_ref() }
+    }
+
+    #[inline]
+    fn as_ptr(&self) -> *mut bindings::dax_device {
+        self.0.get()
+    }
+
+    /// The memory of up to `pages` pages at page `page_offset` of the device; less when less is
+    /// contiguous.
+    ///
+    /// Errors: `EHWPOISON` for poisoned memory, `ENXIO` when the device is gone, others of the
+    /// driver.
+    #[inline]
+    pub(crate) fn access<'a>(
+        &'a self,
+        _alive: &'a DaxReadGuard,
+        page_offset: usize,
+        pages: usize,
+        access: Access,
+    ) -> Result<Memory<'a>> {
+        let mut address = core::ptr::null_mut();
+        let mut pfn = 0;
+        // SAFETY: The device is alive, the read lock is held, the pointers are to locals.
+        let got = unsafe {
+            bindings::dax_direct_access(
+                self.as_ptr(),
+                page_offset as _,
+                pages as _,
+                match access {
+                    Access::Normal => bindings::dax_access_mode_DAX_ACCESS,
+                    Access::Recovery => bindings::dax_access_mode_DAX_RECOVERY_WRITE,
+                },
+                &mut address,
+                &mut pfn,
+            )
+        };
+        if got < 0 {
+            return Err(Error::from_errno(got as i32));
+        }
+        let address = NonNull::new(address.cast::<u8>()).ok_or(EIO)?;
+        if got == 0 {
+            return Err(EIO);
+        }
+        Ok(Memory {
+            device: self,
+            page_offset,
+            address,
+            // The frame is one of the device's page map: the driver made both.
+            pfn: Pfn::from_bits(pfn as usize),
+            pages: pages.min(got as usize),
+        })
+    }
+
+    /// Zeroes whole pages and writes the zeroes back. Clears poison where the driver can.
+    pub(crate) fn zero_pages(
+        &self,
+        _alive: &DaxReadGuard,
+        page_offset: usize,
+        pages: usize,
+    ) -> Result {
+        // SAFETY: The device is alive and the read lock held.
+        to_result(unsafe {
+            bindings::dax_zero_page_range(self.as_ptr(), page_offset as _, pages as _)
+        })
+    }
+
+    /// Writes the cache lines of a page's memory, `bytes` from `offset` on, back to the device.
+    #[inline]
+    pub(crate) fn flush(&self, page: DevPage, offset: usize, bytes: usize) {
+        // SAFETY: The device is alive; the memory is the page's and those that follow it in its
+        // folio or extent. Writing back cache lines changes nothing.
+        unsafe {
+            bindings::dax_flush(
+                self.as_ptr(),
+                page.address().as_ptr().wrapping_add(offset).cast(),
+                bytes as _,
+            )
+        };
+    }
+}
+
+impl<'a> Memory<'a> {
+    /// The first page's frame.
+    #[inline]
+    pub(crate) fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// Contiguous pages, at least one.
+    #[inline]
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Contiguous bytes.
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.pages << Order::PAGE_SHIFT
+    }
+
+    /// Whether one of the pages that `bytes` bytes at `offset` lie in is marked as poisoned.
+    pub(crate) fn has_poison(&self, offset: usize, bytes: usize) -> bool {
+        let first = offset >> Order::PAGE_SHIFT;
+        let end = (offset + bytes).div_ceil(Order::PTE.bytes());
+        (first..end.min(self.pages)).any(|page| DevPage::of(self.pfn.offset(page)).is_poisoned())
+    }
+
+    /// The address of a range, if the range is in the stretch.
+    #[inline]
+    fn range(&self, offset: usize, bytes: usize) -> Option<*mut u8> {
+        let end = offset.checked_add(bytes)?;
+        (end <= self.bytes()).then(|| self.address.as_ptr().wrapping_add(offset))
+    }
+
+    /// Copies from `iter` into the stretch, past the cache where the device has one to care about.
+    /// Returns the bytes copied, fewer when the source faults.
+    #[inline]
+    pub(crate) fn copy_from(&self, offset: usize, bytes: usize, iter: &mut IovIter) -> usize {
+        let Some(address) = self.range(offset, bytes) else {
+            return 0;
+        };
+        // SAFETY: The range is the device's memory, which is there while the read lock is held.
+        // Others may map and change it: it is only ever copied.
+        unsafe {
+            if bindings::dax_write_cache_enabled(self.device.as_ptr()) {
+                bindings::_copy_from_iter_flushcache(address.cast(), bytes as _, iter.as_ptr())
+                    as usize
+            } else {
+                bindings::_copy_from_iter(address.cast(), bytes as _, iter.as_ptr()) as usize
+            }
+        }
+    }
+
+    /// Copies from the stretch into `iter`, stopping at memory errors. Returns the bytes copied.
+    #[inline]
+    pub(crate) fn copy_to(&self, offset: usize, bytes: usize, iter: &mut IovIter) -> usize {
+        let Some(address) = self.range(offset, bytes) else {
+            return 0;
+        };
+        // SAFETY: As in `copy_from`.
+        unsafe { bindings::_copy_mc_to_iter(address.cast(), bytes as _, iter.as_ptr()) as usize }
+    }
+
+    /// Overwrites poisoned memory with what `iter` gives, if the driver can.
+    pub(crate) fn recover(&self, offset: usize, bytes: usize, iter: &mut IovIter) -> usize {
+        let Some(address) = self.range(offset, bytes) else {
+            return 0;
+        };
+        let page = self.page_offset + (offset >> Order::PAGE_SHIFT);
+        // SAFETY: As in `copy_from`; `page` is the page on the device that `address` is in.
+        unsafe {
+            bindings::dax_recovery_write(
+                self.device.as_ptr(),
+                page as _,
+                address.cast(),
+                bytes as _,
+                iter.as_ptr(),
+            ) as usize
+        }
+    }
+
+    /// Copies `bytes` bytes from another stretch. `EIO` when the source has a memory error.
+    pub(crate) fn copy_within(
+        &self,
+        offset: usize,
+        source: &Memory<'_>,
+        source_offset: usize,
+        bytes: usize,
+    ) -> Result {
+        let (Some(to), Some(from)) = (
+            self.range(offset, bytes),
+            source.range(source_offset, bytes),
+        ) else {
+            return Err(EIO);
+        };
+        // SAFETY: Both ranges are device memory, there while the read lock is held.
+        let left = unsafe { bindings::copy_mc_to_kernel(to.cast(), from.cast(), bytes as _) };
+        if left != 0 {
+            return Err(EIO);
+        }
+        Ok(())
+    }
+
+    /// Zeroes a range, without writing it back.
+    pub(crate) fn zero(&self, offset: usize, bytes: usize) -> Result {
+        let address = self.range(offset, bytes).ok_or(EIO)?;
+        // SAFETY: The range is device memory, there while the read lock is held.
+        unsafe { core::ptr::write_bytes(address, 0, bytes) };
+        Ok(())
+    }
+
+    /// Writes the cache lines of a range back to the device.
+    pub(crate) fn flush(&self, offset: usize, bytes: usize) {
+        if let Some(address) = self.range(offset, bytes) {
+            // SAFETY: As in `zero`.
+            unsafe { bindings::dax_flush(self.device.as_ptr(), address.cast(), bytes as _) };
+        }
+    }
+
+    /// Whether `bytes` bytes here equal those of another stretch. `EIO` when a range is not in its
+    /// stretch.
+    pub(crate) fn equals(
+        &self,
+        offset: usize,
+        other: &Memory<'_>,
+        other_offset: usize,
+        bytes: usize,
+    ) -> Result<bool> {
+        let (Some(a), Some(b)) = (self.range(offset, bytes), other.range(other_offset, bytes))
+        else {
+            return Err(EIO);
+        };
+        // SAFETY: Both ranges are device memory, there while the read lock is held. The content
+        // may change meanwhile, so it is compared in C and no Rust reference to it is made.
+        Ok(unsafe { bindings::memcmp(a.cast(), b.cast(), bytes as _) } == 0)
+    }
+}

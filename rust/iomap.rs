@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a filesystem says of where a file's bytes are.
+//!
+//! C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
+
+use super::{
+    bindings,
+    dax::DaxDevice,
+    fs::Inode,
+    order::Order, //
+};
+use core::{marker::PhantomData, ptr::NonNull};
+use kernel::{
+    error::{code::*, Error, Result},
+    types::Opaque, //
+};
+
+/// A filesystem's callbacks.
+#[repr(transparent)]
+pub(crate) struct IomapOps(Opaque<bindings::iomap_ops>);
+
+impl IomapOps {
+    /// # Safety
+    ///
+    /// The callbacks stay valid for `'a`.
+    #[inline]
+    pub(crate) unsafe fn from_raw<'a>(ops: NonNull<bindings::iomap_ops>) -> &'a Self {
+        // SAFETY: The type is transparent; the caller vouches for the lifetime.
+        unsafe { ops.cast::<Self>().as_ref() }
+    }
+}
+
+/// What is asked for, as bits that the filesystem understands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ask(u32);
+
+impl Ask {
+    /// Where the bytes are, for DAX. The base of all others.
+    pub(crate) const READ: Self = Self(bindings::IOMAP_DAX as u32);
+    /// Blocks to write to; new ones if there are none.
+    pub(crate) const WRITE: Self = Self(bindings::IOMAP_DAX as u32 | bindings::IOMAP_WRITE as u32);
+    /// Where to write zeroes; holes may stay holes.
+    pub(crate) const ZERO: Self = Self(bindings::IOMAP_DAX as u32 | bindings::IOMAP_ZERO as u32);
+    /// Blocks of the file's own for what it shares.
+    pub(crate) const UNSHARE: Self = Self(Self::WRITE.0 | bindings::IOMAP_UNSHARE as u32);
+
+    /// The same for a page fault.
+    #[inline]
+    pub(crate) const fn fault(self) -> Self {
+        Self(self.0 | bindings::IOMAP_FAULT as u32)
+    }
+
+    /// The same, with an error instead of waiting.
+    #[inline]
+    pub(crate) const fn nowait(self) -> Self {
+        Self(self.0 | bindings::IOMAP_NOWAIT as u32)
+    }
+}
+
+/// What is at a place in a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ExtentKind {
+    /// Nothing: reads as zeroes.
+    Hole,
+    /// Blocks without data: reads as zeroes.
+    Unwritten,
+    /// Data.
+    Mapped,
+    /// What DAX cannot serve: delayed allocation, data in the inode.
+    Other,
+}
+
+/// A stretch of a file that the filesystem described.
+#[derive(Clone, Copy)]
+pub(crate) struct Extent<'r, 'i> {
+    raw: &'r bindings::iomap,
+    _inode: PhantomData<&'i Inode>,
+}
+
+impl<'r, 'i> Extent<'r, 'i> {
+    #[inline]
+    fn new(raw: &'r bindings::iomap) -> Self {
+        Self {
+            raw,
+            _inode: PhantomData,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn kind(&self) -> ExtentKind {
+        match u32::from(self.raw.type_) {
+            bindings::IOMAP_HOLE => ExtentKind::Hole,
+            bindings::IOMAP_UNWRITTEN => ExtentKind::Unwritten,
+            bindings::IOMAP_MAPPED => ExtentKind::Mapped,
+            _ => ExtentKind::Other,
+        }
+    }
+
+    #[inline]
+    fn has(&self, flag: u32) -> bool {
+        u32::from(self.raw.flags) & flag != 0
+    }
+
+    /// The blocks were allocated by this very call.
+    #[inline]
+    pub(crate) fn is_new(&self) -> bool {
+        self.has(bindings::IOMAP_F_NEW)
+    }
+
+    /// Other files have the blocks too, or had until this call gave new ones.
+    #[inline]
+    pub(crate) fn is_shared(&self) -> bool {
+        self.has(bindings::IOMAP_F_SHARED)
+    }
+
+    /// Metadata that is needed to find the data is not durable yet.
+    #[inline]
+    pub(crate) fn needs_sync(&self) -> bool {
+        self.has(bindings::IOMAP_F_DIRTY)
+    }
+
+    /// The position in the file behind the last byte described.
+    #[inline]
+    pub(crate) fn end(&self) -> u64 {
+        (self.raw.offset as u64).saturating_add(self.raw.length)
+    }
+
+    /// The byte of the device where `position` of the file is.
+    #[inline]
+    pub(crate) fn address(&self, position: u64) -> u64 {
+        self.raw
+            .addr
+            .wrapping_add(position.wrapping_sub(self.raw.offset as u64))
+    }
+
+    /// The device, and the page on it that `position` of the file is in. `EIO` when the filesystem
+    /// named no DAX device or a place that is not aligned to pages.
+    #[inline]
+    pub(crate) fn place(&self, position: u64) -> Result<(&'i DaxDevice, usize)> {
+        let device = NonNull::new(self.raw.dax_dev).ok_or(EIO)?;
+        let page = position & !(Order::PTE.bytes() as u64 - 1);
+        let address = self.address(page);
+        if address & (Order::PTE.bytes() as u64 - 1) != 0 {
+            return Err(EIO);
+        }
+        // SAFETY: The filesystem holds the device while it is mounted, and it is while we serve it.
+        let device = unsafe { DaxDevice::from_raw(device) };
+        Ok((device, (address >> Order::PAGE_SHIFT) as usize))
+    }
+}
+
+/// A walk over a range of a file, extent by extent.
+///
+/// Every extent that [`IomapIter::next`] gave is finished by the next call of it, which tells the
+/// filesystem how far the walk was advanced meanwhile: a walk must be called until it says that it
+/// is over, or be ended by [`IomapIter::finish`].
+pub(crate) struct IomapIter<'a> {
+    raw: bindings::iomap_iter,
+    ops: &'a IomapOps,
+    _inode: PhantomData<&'a Inode>,
+}
+
+impl<'a> IomapIter<'a> {
+    /// A walk over `len` bytes from `position` on.
+    #[inline]
+    pub(crate) fn new(
+        inode: &'a Inode,
+        position: u64,
+        len: u64,
+        ask: Ask,
+        ops: &'a IomapOps,
+    ) -> Self {
+        let mut raw: bindings::iomap_iter = pin_init::zeroed();
+        raw.inode = inode.as_ptr();
+        raw.pos = position as _;
+        raw.len = len;
+        raw.flags = ask.0;
+        Self {
+            raw,
+            ops,
+            _inode: PhantomData,
+        }
+    }
+
+    /// Finishes the present extent and asks for the next. False when the range is done or the
+    /// present extent was not advanced at all. Sleeps.
+    ///
+    /// Errors are the filesystem's, or the one that [`IomapIter::fail`] was given.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Result<bool> {
+        let iter = &raw mut self.raw;
+        // SAFETY: The callbacks and the inode are valid; the walk is ours alone, and the two
+        // extents in it are what the callbacks may write to.
+        let ret = unsafe {
+            let iomap = &raw mut (*iter).iomap;
+            let source = &raw mut (*iter).srcmap;
+            let ops = self.ops.0.get();
+            match (*ops).iomap_next {
+                Some(next) => next(iter, iomap, source),
+                None => Self::next_by_begin(ops, iter),
+            }
+        };
+        self.raw.status = 0;
+        if ret < 0 {
+            return Err(Error::from_errno(ret));
+        }
+        if ret == 0 {
+            return Ok(false);
+        }
+        let position = self.raw.pos as u64;
+        if self.raw.iomap.offset as u64 > position || self.extent().end() <= position {
+            // Not where we asked: the filesystem is broken, and nothing may be done to it.
+            return Err(EIO);
+        }
+        self.raw.iter_start_pos = self.raw.pos;
+        Ok(true)
+    }
+
+    /// # Safety
+    ///
+    /// `ops` and `iter` are valid, and `iter` is used by nobody else.
+    unsafe fn next_by_begin(
+        ops: *const bindings::iomap_ops,
+        iter: *mut bindings::iomap_iter,
+    ) -> i32 {
+        // SAFETY: By this function's safety requirements.
+        unsafe {
+            let iomap = &raw mut (*iter).iomap;
+            let source = &raw mut (*iter).srcmap;
+            if (*iomap).length != 0 {
+                let mut ret = 0;
+                if let Some(end) = (*ops).iomap_end {
+                    let advanced = (*iter).pos - (*iter).iter_start_pos;
+                    let end_of = |map: *const bindings::iomap| {
+                        ((*map).offset as u64).saturating_add((*map).length)
+                    };
+                    let mut last = end_of(iomap);
+                    if u32::from((*source).type_) != bindings::IOMAP_HOLE {
+                        last = last.min(end_of(source));
+                    }
+                    let length = ((*iter).len + advanced as u64)
+                        .min(last.saturating_sub((*iter).iter_start_pos as u64));
+                    ret = end(
+                        (*iter).inode,
+                        (*iter).iter_start_pos,
+                        length as _,
+                        advanced as _,
+                        (*iter).flags,
+                        iomap,
+                    );
+                }
+                ret = bindings::iomap_iter_continue(iter, iomap, source, ret);
+                if ret <= 0 {
+                    return ret;
+                }
+            }
+            let Some(begin) = (*ops).iomap_begin else {
+                return EOPNOTSUPP.to_errno();
+            };
+            let ret = begin(
+                (*iter).inode,
+                (*iter).pos,
+                (*iter).len as _,
+                (*iter).flags,
+                iomap,
+                source,
+            );
+            if ret < 0 {
+                ret
+            } else {
+                1
+            }
+        }
+    }
+
+    /// The position in the file, in bytes.
+    #[inline]
+    pub(crate) fn position(&self) -> u64 {
+        self.raw.pos as u64
+    }
+
+    /// Bytes of the range that are left.
+    #[inline]
+    pub(crate) fn left(&self) -> u64 {
+        self.raw.len
+    }
+
+    /// The present extent: where to write to, or to read from if there is no other source.
+    #[inline]
+    pub(crate) fn extent(&self) -> Extent<'_, 'a> {
+        Extent::new(&self.raw.iomap)
+    }
+
+    /// The extent to read from: for a copy on write, where the data still is.
+    #[inline]
+    pub(crate) fn source(&self) -> Extent<'_, 'a> {
+        if u32::from(self.raw.srcmap.type_) == bindings::IOMAP_HOLE {
+            return self.extent();
+        }
+        Extent::new(&self.raw.srcmap)
+    }
+
+    /// Where the data of a copy on write still is; `None` when there is none.
+    #[inline]
+    pub(crate) fn copy_source(&self) -> Option<Extent<'_, 'a>> {
+        (u32::from(self.raw.srcmap.type_) == bindings::IOMAP_MAPPED)
+            .then(|| Extent::new(&self.raw.srcmap))
+    }
+
+    /// Bytes from the position on that the present extent, and its source, describe.
+    #[inline]
+    pub(crate) fn available(&self) -> u64 {
+        let end = self.extent().end().min(self.source().end());
+        self.raw.len.min(end.saturating_sub(self.raw.pos as u64))
+    }
+
+    /// Counts bytes as done; at most what is [`IomapIter::available`].
+    #[inline]
+    pub(crate) fn advance(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.raw.len);
+        self.raw.pos += bytes as i64;
+        self.raw.len -= bytes;
+    }
+
+    /// Ends the walk: the present extent is finished, and [`IomapIter::next`] will return `error`
+    /// unless finishing fails in another way.
+    #[inline]
+    pub(crate) fn fail(&mut self, error: Error) {
+        self.raw.status = error.to_errno();
+    }
+
+    /// Finishes the present extent and asks for no other.
+    #[inline]
+    pub(crate) fn finish(mut self, result: Result) -> Result {
+        match result {
+            Ok(()) => self.raw.len = 0,
+            Err(error) => self.fail(error),
+        }
+        match self.next() {
+            Ok(_) => result,
+            Err(error) => result.and(Err(error)),
+        }
+    }
+}

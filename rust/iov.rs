@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory that a read or write copies to or from.
+//!
+//! C header: [`include/linux/uio.h`](srctree/include/linux/uio.h)
+
+use super::{
+    bindings,
+    fs::{File, Inode}, //
+};
+use core::ptr::NonNull;
+use kernel::types::Opaque;
+
+/// An iterator over the caller's buffers.
+#[repr(transparent)]
+pub(crate) struct IovIter(Opaque<bindings::iov_iter>);
+
+impl IovIter {
+    /// # Safety
+    ///
+    /// The iterator is valid and used by nobody else for `'a`.
+    #[inline]
+    pub(crate) unsafe fn from_raw<'a>(iter: NonNull<bindings::iov_iter>) -> &'a mut Self {
+        // SAFETY: The type is transparent; the caller vouches for the lifetime.
+        unsafe { iter.cast::<Self>().as_mut() }
+    }
+
+    #[inline]
+    pub(crate) fn as_ptr(&mut self) -> *mut bindings::iov_iter {
+        self.0.get()
+    }
+
+    /// Bytes left.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: The iterator is valid.
+        unsafe {
+            (*self.0.get())
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                .as_ref()
+                .count
+        }
+    }
+
+    /// Whether the buffers are the source of a write.
+    #[inline]
+    pub(crate) fn is_source(&self) -> bool {
+        // SAFETY: The iterator is valid.
+        unsafe { (*self.0.get()).data_source }
+    }
+
+    /// Writes zeroes to the buffers. Returns the bytes written, fewer when a buffer faults.
+    #[inline]
+    pub(crate) fn zero(&mut self, bytes: usize) -> usize {
+        // SAFETY: The iterator is valid.
+        unsafe { bindings::iov_iter_zero(bytes as _, self.as_ptr()) as usize }
+    }
+
+    /// Goes back by `bytes` that were copied.
+    #[inline]
+    pub(crate) fn revert(&mut self, bytes: usize) {
+        // SAFETY: The iterator is valid; it has been advanced by at least that much.
+        unsafe { bindings::iov_iter_revert(self.as_ptr(), bytes as _) };
+    }
+}
+
+/// A read or write of a file, under way.
+#[repr(transparent)]
+pub(crate) struct Kiocb(Opaque<bindings::kiocb>);
+
+impl Kiocb {
+    /// # Safety
+    ///
+    /// The control block is valid and used by nobody else for `'a`.
+    #[inline]
+    pub(crate) unsafe fn from_raw<'a>(iocb: NonNull<bindings::kiocb>) -> &'a mut Self {
+        // SAFETY: The type is transparent; the caller vouches for the lifetime.
+        unsafe { iocb.cast::<Self>().as_mut() }
+    }
+
+    /// The inode of the file that is read or written.
+    #[inline]
+    pub(crate) fn inode(&self) -> &Inode {
+        // SAFETY: The control block has an open file.
+        let file = unsafe { File::from_raw(NonNull::new_unchecked((*self.0.get()).ki_filp)) };
+        file.mapping().host()
+    }
+
+    /// Where in the file, in bytes.
+    #[inline]
+    pub(crate) fn position(&self) -> u64 {
+        // SAFETY: The control block is valid.
+        unsafe { (*self.0.get()).ki_pos as u64 }
+    }
+
+    /// Moves on in the file.
+    #[inline]
+    pub(crate) fn set_position(&mut self, position: u64) {
+        // SAFETY: The control block is valid and ours.
+        unsafe { (*self.0.get()).ki_pos = position as _ };
+    }
+
+    #[inline]
+    fn flags(&self) -> u32 {
+        // SAFETY: The control block is valid.
+        unsafe { (*self.0.get()).ki_flags as u32 }
+    }
+
+    /// Whether the caller does not want to be made to wait (`IOCB_NOWAIT`).
+    #[inline]
+    pub(crate) fn is_nowait(&self) -> bool {
+        self.flags() & bindings::IOCB_NOWAIT as u32 != 0
+    }
+
+    /// Whether the write must not be torn (`IOCB_ATOMIC`).
+    #[inline]
+    pub(crate) fn is_atomic(&self) -> bool {
+        self.flags() & bindings::IOCB_ATOMIC as u32 != 0
+    }
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A page fault, and what can be put into the page table that it happened in.
+//!
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
+
+use super::{
+    bindings,
+    fs::{File, Mapping, PageIndex},
+    order::Order,
+    page::{DevFolio, DevPage}, //
+};
+use core::{
+    ptr::NonNull,
+    sync::atomic::{AtomicPtr, Ordering},
+};
+use kernel::types::Opaque;
+
+/// What a fault handler says (`VM_FAULT_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FaultCode(pub(crate) u32);
+
+impl FaultCode {
+    /// The page is in [`VmFault`], or the access is to be tried again.
+    pub(crate) const DONE: Self = Self(0);
+    /// The page table is as it should be; the access is tried again.
+    pub(crate) const NOPAGE: Self = Self(bindings::vm_fault_reason_VM_FAULT_NOPAGE);
+    /// A smaller order is to be tried.
+    pub(crate) const FALLBACK: Self = Self(bindings::vm_fault_reason_VM_FAULT_FALLBACK);
+    /// The process gets SIGBUS.
+    pub(crate) const SIGBUS: Self = Self(bindings::vm_fault_reason_VM_FAULT_SIGBUS);
+    /// There is no memory.
+    pub(crate) const OOM: Self = Self(bindings::vm_fault_reason_VM_FAULT_OOM);
+    /// The memory is bad.
+    pub(crate) const HWPOISON: Self = Self(bindings::vm_fault_reason_VM_FAULT_HWPOISON);
+    /// The caller has to call `dax_finish_sync_fault`.
+    pub(crate) const NEED_SYNC: Self = Self(bindings::vm_fault_reason_VM_FAULT_NEEDDSYNC);
+    /// Blocks were allocated on the way.
+    pub(crate) const MAJOR: Self = Self(bindings::vm_fault_reason_VM_FAULT_MAJOR);
+
+    /// Both.
+    #[inline]
+    pub(crate) const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether the fault was not served.
+    #[inline]
+    pub(crate) const fn is_error(self) -> bool {
+        self.0 & (Self::OOM.0 | Self::SIGBUS.0 | Self::HWPOISON.0 | Self::FALLBACK.0) != 0
+    }
+}
+
+/// A page fault, in the task that it happened to. The VMA and its file stay while it is handled.
+#[repr(transparent)]
+pub(crate) struct VmFault(Opaque<bindings::vm_fault>);
+
+impl VmFault {
+    /// # Safety
+    ///
+    /// A fault that is being handled by this task, in the VMA of an open file.
+    #[inline]
+    pub(crate) unsafe fn from_raw<'a>(vmf: NonNull<bindings::vm_fault>) -> &'a mut Self {
+        // SAFETY: The type is transparent; the caller vouches for the lifetime.
+        unsafe { vmf.cast::<Self>().as_mut() }
+    }
+
+    #[inline]
+    fn raw(&self) -> *mut bindings::vm_fault {
+        self.0.get()
+    }
+
+    #[inline]
+    fn vma(&self) -> *mut bindings::vm_area_struct {
+        // SAFETY: The fault is valid.
+        unsafe { (*self.raw()).__bindgen_anon_1.vma }
+    }
+
+    /// The file that is mapped.
+    #[inline]
+    pub(crate) fn file<'a>(&self) -> &'a File {
+        // SAFETY: By the type's constructor the VMA has a file, which it keeps open.
+        unsafe { File::from_raw(NonNull::new_unchecked((*self.vma()).vm_file)) }
+    }
+
+    /// The contents that are mapped.
+    #[inline]
+    pub(crate) fn mapping<'a>(&self) -> &'a Mapping {
+        self.file().mapping()
+    }
+
+    /// The page of the file that was accessed.
+    #[inline]
+    pub(crate) fn index(&self) -> PageIndex {
+        // SAFETY: The fault is valid.
+        PageIndex::new(unsafe { (*self.raw()).__bindgen_anon_1.pgoff } as usize)
+    }
+
+    /// The virtual address that was accessed, in bytes, of the page.
+    #[inline]
+    pub(crate) fn address(&self) -> usize {
+        // SAFETY: The fault is valid.
+        unsafe { (*self.raw()).__bindgen_anon_1.address as usize }
+    }
+
+    /// Whether the VMA has the whole stretch of `order` around the address.
+    #[inline]
+    pub(crate) fn vma_covers(&self, order: Order) -> bool {
+        let start = self.address() & !(order.bytes() - 1);
+        // SAFETY: The VMA is valid and does not change during a fault.
+        let (from, to) = unsafe {
+            let range = (*self.vma()).__bindgen_anon_1.__bindgen_anon_1;
+            (range.vm_start as usize, range.vm_end as usize)
+        };
+        start >= from
+            && start
+                .checked_add(order.bytes())
+                .is_some_and(|end| end <= to)
+    }
+
+    #[inline]
+    fn vma_flags(&self) -> bindings::vm_flags_t {
+        // SAFETY: The VMA is valid; both fields of the union are the same bits.
+        unsafe { (*self.vma()).__bindgen_anon_2.vm_flags }
+    }
+
+    /// Whether writes go to the file.
+    #[inline]
+    pub(crate) fn is_shared(&self) -> bool {
+        self.vma_flags() & bindings::VM_SHARED != 0
+    }
+
+    /// Whether a store must find its metadata durable (`MAP_SYNC`).
+    #[inline]
+    pub(crate) fn is_sync(&self) -> bool {
+        self.vma_flags() & bindings::VM_SYNC != 0
+    }
+
+    /// Whether `fork` leaves the VMA's page table alone, to be filled by faults.
+    #[inline]
+    pub(crate) fn is_not_copied_by_fork(&self) -> bool {
+        // SAFETY: The fault is valid.
+        self.is_shared() && unsafe { !bindings::rdax_vma_needs_copy(self.vma()) }
+    }
+
+    /// Whether the access was a write.
+    #[inline]
+    pub(crate) fn is_write(&self) -> bool {
+        // SAFETY: The fault is valid.
+        unsafe { (*self.raw()).flags & bindings::fault_flag_FAULT_FLAG_WRITE != 0 }
+    }
+
+    /// Whether the page table has an entry of `order` here already: the fault is one of
+    /// write-protection.
+    #[inline]
+    pub(crate) fn is_write_protect(&self, order: Order) -> bool {
+        // SAFETY: The fault is valid; pmd or pud are set for faults of their order.
+        unsafe {
+            match order {
+                Order::PTE => bindings::rdax_vmf_is_present(self.raw()),
+                Order::PMD => bindings::rdax_vmf_pmd_is_huge(self.raw()),
+                _ => bindings::rdax_vmf_pud_is_huge(self.raw()),
+            }
+        }
+    }
+
+    /// Whether the core makes a private copy of the page that it is given.
+    #[inline]
+    pub(crate) fn wants_copy(&self) -> bool {
+        // SAFETY: The fault is valid.
+        unsafe { !(*self.raw()).cow_page.is_null() }
+    }
+
+    /// Whether an entry of the second level maps the address.
+    #[inline]
+    pub(crate) fn pmd_is_huge(&self) -> bool {
+        // SAFETY: The fault is valid; its pmd is set for faults up to that order.
+        unsafe { bindings::rdax_vmf_pmd_is_huge(self.raw()) }
+    }
+
+    /// Whether a table of the level below `order` is there: some of the stretch is mapped by
+    /// smaller entries.
+    #[inline]
+    pub(crate) fn has_table(&self, order: Order) -> bool {
+        // SAFETY: The fault is valid; pmd or pud are set for faults of their order.
+        unsafe {
+            if order == Order::PMD {
+                bindings::rdax_vmf_pmd_is_table(self.raw())
+            } else {
+                bindings::rdax_vmf_pud_is_table(self.raw())
+            }
+        }
+    }
+
+    /// Gives the core a page to copy, with a reference. What is left to do is the core's.
+    #[inline]
+    pub(crate) fn give_page(&mut self, page: DevPage) -> FaultCode {
+        page.folio().get().into_raw();
+        // SAFETY: The fault is valid and the page has a reference, which is the core's now.
+        unsafe { (*self.raw()).page = page.as_ptr() };
+        FaultCode::DONE
+    }
+
+    /// Gives the core the zero page to copy.
+    #[inline]
+    pub(crate) fn give_zero_page(&mut self) -> FaultCode {
+        // SAFETY: The fault is valid.
+        unsafe { bindings::rdax_vmf_give_zero_page(self.raw()) };
+        FaultCode::DONE
+    }
+
+    /// Maps a page, by an entry of the last level.
+    #[inline]
+    pub(crate) fn insert_page(&mut self, page: DevPage, write: bool) -> FaultCode {
+        let _held = page.folio().get();
+        // SAFETY: The fault is valid, and the page has a reference.
+        FaultCode(unsafe { bindings::vmf_insert_page_mkwrite(self.raw(), page.as_ptr(), write) })
+    }
+
+    /// Maps a folio of order [`Order::PMD`], by one entry.
+    #[inline]
+    pub(crate) fn insert_pmd(&mut self, folio: DevFolio, write: bool) -> FaultCode {
+        let _held = folio.get();
+        // SAFETY: The fault is valid, and the folio has a reference.
+        FaultCode(unsafe { bindings::vmf_insert_folio_pmd(self.raw(), folio.as_ptr(), write) })
+    }
+
+    /// Maps a folio of order [`Order::PUD`], by one entry.
+    #[inline]
+    pub(crate) fn insert_pud(&mut self, folio: DevFolio, write: bool) -> FaultCode {
+        let _held = folio.get();
+        // SAFETY: The fault is valid, and the folio has a reference.
+        FaultCode(unsafe { bindings::vmf_insert_folio_pud(self.raw(), folio.as_ptr(), write) })
+    }
+
+    /// Maps the zero page, for reading.
+    #[inline]
+    pub(crate) fn insert_zero_page(&mut self) -> FaultCode {
+        // SAFETY: The fault is valid.
+        FaultCode(unsafe { bindings::rdax_vmf_insert_zero_page(self.raw()) })
+    }
+
+    /// Maps zeroes by an entry of the second level, for reading.
+    #[inline]
+    pub(crate) fn insert_zero_pmd(&mut self, zero: ZeroFolio) -> FaultCode {
+        // SAFETY: The fault is valid, and the folio is kept until the module goes.
+        FaultCode(unsafe { bindings::vmf_insert_folio_pmd(self.raw(), zero.0.as_ptr(), false) })
+    }
+}
+
+/// Counts a fault for which blocks had to be allocated (`PGMAJFAULT`).
+#[inline]
+pub(crate) fn count_major_fault() {
+    // SAFETY: Counts.
+    unsafe { bindings::rdax_count_major_fault() };
+}
+
+/// A folio of order [`Order::PMD`] full of zeroes, the module's own: the core's is out of reach.
+#[derive(Clone, Copy)]
+pub(crate) struct ZeroFolio(NonNull<bindings::folio>);
+
+static ZERO_FOLIO: AtomicPtr<bindings::folio> = AtomicPtr::new(core::ptr::null_mut());
+
+impl ZeroFolio {
+    /// The folio; made when it is needed first. `None` without memory. Sleeps.
+    pub(crate) fn get() -> Option<Self> {
+        if let Some(folio) = NonNull::new(ZERO_FOLIO.load(Ordering::Acquire)) {
+            return Some(Self(folio));
+        }
+        // SAFETY: Allocates, and may sleep.
+        let folio =
+            NonNull::new(unsafe { bindings::rdax_alloc_zero_folio(Order::PMD.bits() as _) })?;
+        match ZERO_FOLIO.compare_exchange(
+            core::ptr::null_mut(),
+            folio.as_ptr(),
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) {
+            Ok(_) => Some(Self(folio)),
+            Err(other) => {
+                // SAFETY: The folio is ours and was given to nobody.
+                unsafe { bindings::rdax_folio_put(folio.as_ptr()) };
+                NonNull::new(other).map(Self)
+            }
+        }
+    }
+
+    /// Drops the module's reference. No file may be served any more.
+    pub(crate) fn release() {
+        if let Some(folio) = NonNull::new(ZERO_FOLIO.swap(core::ptr::null_mut(), Ordering::AcqRel))
+        {
+            // SAFETY: The reference is the one that the allocation gave.
+            unsafe { bindings::rdax_folio_put(folio.as_ptr()) };
+        }
+    }
+}
+
+/// Gives way to other tasks if one waits for the processor. Sleeps; no lock may be held.
+#[inline]
+pub(crate) fn reschedule() {
+    // SAFETY: The task may sleep where this is called.
+    unsafe { bindings::rdax_cond_resched() };
+}
+
+/// Whether a fatal signal waits for this task.
+#[inline]
+pub(crate) fn fatal_signal() -> bool {
+    // SAFETY: Looks at the current task.
+    unsafe { bindings::rdax_fatal_signal_pending() }
+}

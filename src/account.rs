@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whose counters and switches apply to a file: those of the adopted device it is on.
+
+use super::{
+    adopt::{self, Device},
+    stats::Counter, //
+};
+use crate::kern::{
+    fs::Inode,
+    order::Order, //
+};
+
+/// The device that a file is on.
+///
+/// Calls are redirected for adopted devices only, so there is one; if there should be none,
+/// nothing is counted and the smallest order is used.
+#[derive(Clone, Copy)]
+pub(crate) struct Account<'a>(Option<&'a Device>);
+
+impl<'a> Account<'a> {
+    /// The account of a file's device.
+    #[inline]
+    pub(crate) fn of(inode: &'a Inode) -> Self {
+        Self(adopt::device_for(inode))
+    }
+
+    /// Counts one.
+    #[inline]
+    pub(crate) fn inc(self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Counts `n`.
+    #[inline]
+    pub(crate) fn add(self, counter: Counter, n: u64) {
+        if let Some(device) = self.0 {
+            device.stats().add(counter, n);
+        }
+    }
+
+    /// The largest order that faults on the device may be served by.
+    #[inline]
+    pub(crate) fn max_order(self) -> Order {
+        self.0.map_or(Order::PTE, Device::max_order)
+    }
+}

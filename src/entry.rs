@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The entry: one value of a file's tree, 63 bits (spec, section 3).
+//!
+//! From the lowest bit: one that is always set (it makes the word an XArray value), the lock, five
+//! of the order, two of the kind, three unused, and from bit 12 on the frame's number.
+
+use crate::kern::{
+    order::Order,
+    page::{DevPage, Pfn},
+    xa::RawValue, //
+};
+
+const VALUE: usize = 1 << 0;
+const LOCKED: usize = 1 << 1;
+const ORDER_SHIFT: usize = 2;
+const ORDER_BITS: usize = 0x1f;
+const KIND_SHIFT: usize = 7;
+const KIND_BITS: usize = 0x3;
+const PFN_SHIFT: usize = 12;
+
+const EMPTY: usize = 0;
+const ZERO: usize = 1;
+const DATA: usize = 2;
+
+/// What an entry stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A placeholder: nothing is known yet.
+    Empty,
+    /// A hole, mapped with zeroes.
+    Zero,
+    /// Memory of the device, from this frame on.
+    Data(Pfn),
+}
+
+/// An entry. The lock is not part of it: [`Entry::locked`] and [`Entry::unlocked`] make the word
+/// that the tree holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    bits: usize,
+}
+
+impl Entry {
+    const fn new(kind: usize, order: Order, pfn: usize) -> Self {
+        Self {
+            bits: VALUE | (order.bits() << ORDER_SHIFT) | (kind << KIND_SHIFT) | (pfn << PFN_SHIFT),
+        }
+    }
+
+    /// A placeholder of `order`.
+    #[inline]
+    pub(crate) const fn empty(order: Order) -> Self {
+        Self::new(EMPTY, order, 0)
+    }
+
+    /// A hole of `order`.
+    #[inline]
+    pub(crate) const fn zero(order: Order) -> Self {
+        Self::new(ZERO, order, 0)
+    }
+
+    /// The device's memory of `order` from `pfn` on.
+    #[inline]
+    pub(crate) const fn data(pfn: Pfn, order: Order) -> Self {
+        Self::new(DATA, order, pfn.to_bits())
+    }
+
+    /// The entry in a word of a tree, and whether it is locked.
+    #[inline]
+    pub(crate) const fn from_raw(raw: RawValue) -> (Self, bool) {
+        (
+            Self {
+                bits: raw & !LOCKED,
+            },
+            raw & LOCKED != 0,
+        )
+    }
+
+    /// The word for a tree, locked.
+    #[inline]
+    pub(crate) const fn locked(self) -> RawValue {
+        self.bits | LOCKED
+    }
+
+    /// The word for a tree, unlocked.
+    #[inline]
+    pub(crate) const fn unlocked(self) -> RawValue {
+        self.bits
+    }
+
+    /// The pages that the entry covers.
+    #[inline]
+    pub(crate) const fn order(self) -> Order {
+        Order::from_bits((self.bits >> ORDER_SHIFT) & ORDER_BITS)
+    }
+
+    /// What the entry stands for.
+    #[inline]
+    pub(crate) const fn kind(self) -> Kind {
+        match (self.bits >> KIND_SHIFT) & KIND_BITS {
+            DATA => Kind::Data(Pfn::from_bits(self.bits >> PFN_SHIFT)),
+            ZERO => Kind::Zero,
+            _ => Kind::Empty,
+        }
+    }
+
+    /// The entry's first page, if it stands for memory.
+    #[inline]
+    pub(crate) fn page(self) -> Option<DevPage> {
+        match self.kind() {
+            Kind::Data(pfn) => Some(DevPage::of(pfn)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,522 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading, writing, zeroing, unsharing and comparing files without page faults (spec, section 6).
+//!
+//! The callers hold `i_rwsem`: shared to read, exclusive for everything else.
+
+use super::{
+    account::Account,
+    layout,
+    stats::Counter, //
+};
+use crate::kern::{
+    dax::{Access, DaxReadGuard, Memory},
+    error::is_hwpoison,
+    fs::{Inode, PageRange},
+    iomap::{Ask, Extent, ExtentKind, IomapIter, IomapOps},
+    iov::{IovIter, Kiocb},
+    order::Order,
+    vm, //
+};
+use kernel::prelude::*;
+
+const PAGE: usize = Order::PTE.bytes();
+
+/// Bytes that are copied or zeroed before others get the processor.
+const CHUNK: usize = Order::PMD.bytes();
+
+/// Where in its page a position is.
+#[inline]
+fn in_page(position: u64) -> usize {
+    position as usize & (PAGE - 1)
+}
+
+/// What a memory error means to those who read and write files.
+fn of_block(error: Error) -> Error {
+    if is_hwpoison(error) {
+        EIO
+    } else {
+        error
+    }
+}
+
+/// The memory at `position` of the extent, from the begin of its page on, up to `bytes` bytes
+/// after the position.
+fn memory_at<'a>(
+    extent: &Extent<'_, 'a>,
+    alive: &'a DaxReadGuard,
+    position: u64,
+    bytes: u64,
+    access: Access,
+) -> Result<Memory<'a>> {
+    let (device, place) = extent.place(position)?;
+    let pages = (in_page(position) as u64)
+        .saturating_add(bytes)
+        .div_ceil(PAGE as u64);
+    device.access(alive, place, pages as usize, access)
+}
+
+/// Copies what the file had before a copy on write to `bytes` bytes at `position` of the new
+/// memory, all in one page, which `to` begins with at `offset`. Zeroes where it had nothing.
+fn fill_from_source(
+    walk: &IomapIter<'_>,
+    to: &Memory<'_>,
+    offset: usize,
+    position: u64,
+    bytes: usize,
+) -> Result {
+    if bytes == 0 {
+        return Ok(());
+    }
+    match walk.copy_source() {
+        None => to.zero(offset, bytes)?,
+        Some(source) => {
+            let alive = DaxReadGuard::new();
+            let from = memory_at(&source, &alive, position, bytes as u64, Access::Normal)?;
+            to.copy_within(offset, &from, in_page(position), bytes)?;
+        }
+    }
+    to.flush(offset, bytes);
+    Ok(())
+}
+
+/// A walk over a file that changes it. What page tables and entries say of an extent is removed
+/// before the extent is touched, and again after the filesystem has put a copy in the place of a
+/// shared one, because faults go on meanwhile.
+struct Change<'a> {
+    inode: &'a Inode,
+    walk: IomapIter<'a>,
+    replaced: Option<PageRange>,
+}
+
+impl<'a> Change<'a> {
+    fn new(inode: &'a Inode, position: u64, len: u64, ask: Ask, ops: &'a IomapOps) -> Self {
+        Self {
+            inode,
+            walk: IomapIter::new(inode, position, len, ask, ops),
+            replaced: None,
+        }
+    }
+
+    fn next(&mut self) -> Result<bool> {
+        let next = self.walk.next();
+        if let Some(range) = self.replaced.take() {
+            layout::evict_range(self.inode.mapping(), range);
+        }
+        next
+    }
+
+    /// To be called before the memory of the present extent is touched.
+    fn begin(&mut self) {
+        let extent = self.walk.extent();
+        if !extent.is_new() && !extent.is_shared() {
+            return;
+        }
+        let range = PageRange::of_len(self.walk.position(), self.walk.available());
+        layout::evict_range(self.inode.mapping(), range);
+        if extent.is_shared() {
+            self.replaced = Some(range);
+        }
+    }
+}
+
+/// Reads or writes a file (`dax_iomap_rw`) and returns the bytes done. Sleeps.
+///
+/// Errors, when nothing was done: `EFAULT` for a bad buffer, `EIO` for bad memory or what DAX
+/// cannot do, `EINTR` for a fatal signal, `EAGAIN` with `IOCB_NOWAIT`, the filesystem's own.
+pub(crate) fn iomap_rw(iocb: &mut Kiocb, iter: &mut IovIter, ops: &IomapOps) -> Result<usize> {
+    if iocb.is_atomic() {
+        return Err(EIO);
+    }
+    let position = iocb.position();
+    let write = iter.is_source();
+    let mut ask = if write { Ask::WRITE } else { Ask::READ };
+    if iocb.is_nowait() {
+        ask = ask.nowait();
+    }
+    let (end, result) = {
+        let inode = iocb.inode();
+        let device = Account::of(inode);
+        let mut len = iter.len() as u64;
+        if !write {
+            let size = inode.size();
+            if position >= size {
+                return Ok(0);
+            }
+            len = len.min(size - position);
+        }
+        let mut change = Change::new(inode, position, len, ask, ops);
+        let result = loop {
+            match change.next() {
+                Ok(true) => (),
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+            let step = if write {
+                write_extent(&mut change, iter, device)
+            } else {
+                read_extent(&mut change.walk, iter, device)
+            };
+            if let Err(error) = step {
+                change.walk.fail(of_block(error));
+            }
+        };
+        (change.walk.position(), result)
+    };
+    iocb.set_position(end);
+    match (end - position, result) {
+        (0, Err(error)) => Err(error),
+        (done, _) => Ok(done as usize),
+    }
+}
+
+fn read_extent(walk: &mut IomapIter<'_>, iter: &mut IovIter, device: Account<'_>) -> Result {
+    let kind = walk.extent().kind();
+    let mut left = walk.available();
+    while left > 0 {
+        if vm::fatal_signal() {
+            return Err(EINTR);
+        }
+        let position = walk.position();
+        let (wanted, done) = match kind {
+            ExtentKind::Hole | ExtentKind::Unwritten => {
+                let wanted = left.min(CHUNK as u64) as usize;
+                (wanted, iter.zero(wanted))
+            }
+            ExtentKind::Mapped => {
+                let alive = DaxReadGuard::new();
+                let extent = walk.extent();
+                let memory = memory_at(&extent, &alive, position, left, Access::Normal)?;
+                let offset = in_page(position);
+                let wanted = (memory.bytes() - offset).min(left as usize).min(CHUNK);
+                if memory.has_poison(offset, wanted) {
+                    return Err(EIO);
+                }
+                (wanted, memory.copy_to(offset, wanted, iter))
+            }
+            ExtentKind::Other => return Err(EIO),
+        };
+        device.add(Counter::ReadBytes, done as u64);
+        walk.advance(done as u64);
+        left -= done as u64;
+        if done == 0 {
+            return Err(EFAULT);
+        }
+        if done < wanted {
+            // The rest of the buffer is bad; what was done counts.
+            return Ok(());
+        }
+        if left > 0 {
+            vm::reschedule();
+        }
+    }
+    Ok(())
+}
+
+fn write_extent(change: &mut Change<'_>, iter: &mut IovIter, device: Account<'_>) -> Result {
+    let extent = change.walk.extent();
+    let copy = extent.is_shared();
+    match extent.kind() {
+        ExtentKind::Mapped => (),
+        ExtentKind::Unwritten if copy => (),
+        _ => return Err(EIO),
+    }
+    change.begin();
+    let walk = &mut change.walk;
+    let mut left = walk.available();
+    while left > 0 {
+        if vm::fatal_signal() {
+            return Err(EINTR);
+        }
+        let position = walk.position();
+        let offset = in_page(position);
+        let (wanted, done) = {
+            let alive = DaxReadGuard::new();
+            let extent = walk.extent();
+            let mut recover = false;
+            let memory = match memory_at(&extent, &alive, position, left, Access::Normal) {
+                Err(error) if is_hwpoison(error) => {
+                    recover = true;
+                    memory_at(&extent, &alive, position, left, Access::Recovery)?
+                }
+                other => other?,
+            };
+            let wanted = (memory.bytes() - offset).min(left as usize).min(CHUNK);
+            if copy {
+                let head = position - offset as u64;
+                fill_from_source(walk, &memory, 0, head, offset)?;
+            }
+            let done = if recover {
+                let done = memory.recover(offset, wanted, iter);
+                if done == 0 {
+                    // Not whole pages, or the driver could not clear it.
+                    return Err(EIO);
+                }
+                done
+            } else {
+                if memory.has_poison(offset, wanted) {
+                    return Err(EIO);
+                }
+                memory.copy_from(offset, wanted, iter)
+            };
+            let end = position + done as u64;
+            if copy && done != 0 && in_page(end) != 0 {
+                // Also where the source of a longer write was bad: the new page must not show what
+                // its memory held before.
+                let rest = PAGE - in_page(end);
+                if let Err(error) = fill_from_source(walk, &memory, offset + done, end, rest) {
+                    iter.revert(done);
+                    return Err(error);
+                }
+            }
+            (wanted, done)
+        };
+        device.add(Counter::WriteBytes, done as u64);
+        walk.advance(done as u64);
+        left -= done as u64;
+        if done == 0 {
+            return Err(EFAULT);
+        }
+        if done < wanted {
+            return Ok(());
+        }
+        if left > 0 {
+            vm::reschedule();
+        }
+    }
+    Ok(())
+}
+
+/// Zeroes a range of a file (`dax_zero_range`) and says whether anything had to be written. Sleeps.
+pub(crate) fn zero_range(
+    inode: &Inode,
+    position: u64,
+    len: u64,
+    ops: &IomapOps,
+    did_zero: &mut bool,
+) -> Result {
+    let device = Account::of(inode);
+    let mut change = Change::new(inode, position, len, Ask::ZERO, ops);
+    while change.next()? {
+        if let Err(error) = zero_extent(&mut change, device, did_zero) {
+            change.walk.fail(of_block(error));
+        }
+    }
+    Ok(())
+}
+
+fn zero_extent(change: &mut Change<'_>, device: Account<'_>, did_zero: &mut bool) -> Result {
+    let mut left = change.walk.available();
+    match change.walk.source().kind() {
+        ExtentKind::Hole | ExtentKind::Unwritten => {
+            change.walk.advance(left);
+            return Ok(());
+        }
+        ExtentKind::Mapped => (),
+        ExtentKind::Other => return Err(EIO),
+    }
+    let copy = change.walk.extent().is_shared();
+    change.begin();
+    let walk = &mut change.walk;
+    while left > 0 {
+        if vm::fatal_signal() {
+            return Err(EINTR);
+        }
+        let position = walk.position();
+        let offset = in_page(position);
+        let done = {
+            let alive = DaxReadGuard::new();
+            let extent = walk.extent();
+            if offset == 0 && left >= PAGE as u64 {
+                let pages = left.min(CHUNK as u64) as usize / PAGE;
+                let (dax, place) = extent.place(position)?;
+                dax.zero_pages(&alive, place, pages)?;
+                pages * PAGE
+            } else {
+                let bytes = (PAGE - offset).min(left as usize);
+                let memory = memory_at(&extent, &alive, position, bytes as u64, Access::Normal)?;
+                if memory.has_poison(offset, bytes) {
+                    return Err(EIO);
+                }
+                if copy {
+                    let end = offset + bytes;
+                    let head = position - offset as u64;
+                    fill_from_source(walk, &memory, 0, head, offset)?;
+                    fill_from_source(walk, &memory, end, head + end as u64, PAGE - end)?;
+                }
+                memory.zero(offset, bytes)?;
+                memory.flush(offset, bytes);
+                bytes
+            }
+        };
+        device.add(Counter::ZeroedBytes, done as u64);
+        walk.advance(done as u64);
+        left -= done as u64;
+        *did_zero = true;
+        if left > 0 {
+            vm::reschedule();
+        }
+    }
+    Ok(())
+}
+
+/// Zeroes from `position` to the end of its block (`dax_truncate_page`). Sleeps.
+pub(crate) fn truncate_page(
+    inode: &Inode,
+    position: u64,
+    ops: &IomapOps,
+    did_zero: &mut bool,
+) -> Result {
+    let block = 1u64 << inode.block_bits();
+    match position & (block - 1) {
+        0 => Ok(()),
+        offset => zero_range(inode, position, block - offset, ops, did_zero),
+    }
+}
+
+/// Gives a file blocks of its own for what it shares in the range (`dax_file_unshare`). Sleeps.
+pub(crate) fn file_unshare(inode: &Inode, position: u64, len: u64, ops: &IomapOps) -> Result {
+    let size = inode.size();
+    if position >= size {
+        return Ok(());
+    }
+    let first = position - in_page(position) as u64;
+    let end = position
+        .saturating_add(len)
+        .min(size)
+        .next_multiple_of(PAGE as u64);
+    let device = Account::of(inode);
+    let mut change = Change::new(inode, first, end - first, Ask::UNSHARE, ops);
+    while change.next()? {
+        if let Err(error) = unshare_extent(&mut change, device) {
+            change.walk.fail(of_block(error));
+        }
+    }
+    Ok(())
+}
+
+fn unshare_extent(change: &mut Change<'_>, device: Account<'_>) -> Result {
+    let mut left = change.walk.available();
+    if !change.walk.extent().is_shared() || change.walk.copy_source().is_none() {
+        // Its own already, or without data to copy.
+        change.walk.advance(left);
+        return Ok(());
+    }
+    change.begin();
+    let walk = &mut change.walk;
+    while left > 0 {
+        if vm::fatal_signal() {
+            return Err(EINTR);
+        }
+        let position = walk.position();
+        let done = {
+            let alive = DaxReadGuard::new();
+            let wanted = left.min(CHUNK as u64);
+            let source = walk.copy_source().ok_or(EIO)?;
+            let from = memory_at(&source, &alive, position, wanted, Access::Normal)?;
+            let to = memory_at(&walk.extent(), &alive, position, wanted, Access::Normal)?;
+            let bytes = from.bytes().min(to.bytes()).min(wanted as usize);
+            if from.has_poison(0, bytes) || to.has_poison(0, bytes) {
+                return Err(EIO);
+            }
+            to.copy_within(0, &from, 0, bytes)?;
+            to.flush(0, bytes);
+            bytes
+        };
+        device.add(Counter::CowPages, done.div_ceil(PAGE) as u64);
+        walk.advance(done as u64);
+        left -= done as u64;
+        if left > 0 {
+            vm::reschedule();
+        }
+    }
+    Ok(())
+}
+
+/// One of the two places that are compared.
+pub(crate) struct Side<'a> {
+    pub(crate) inode: &'a Inode,
+    /// In bytes.
+    pub(crate) position: u64,
+}
+
+/// Compares `len` bytes of two files (`dax_dedupe_file_range_compare`). Sleeps.
+pub(crate) fn dedupe_compare(a: &Side<'_>, b: &Side<'_>, len: u64, ops: &IomapOps) -> Result<bool> {
+    Account::of(a.inode).inc(Counter::DedupeCompares);
+    let mut left = IomapIter::new(a.inode, a.position, len, Ask::READ, ops);
+    let mut right = IomapIter::new(b.inode, b.position, len, Ask::READ, ops);
+    loop {
+        match (left.next(), right.next()) {
+            (Ok(true), Ok(true)) => (),
+            (Ok(false), Ok(false)) => return Ok(true),
+            (left_next, right_next) => {
+                if matches!(left_next, Ok(true)) {
+                    let _ = left.finish(Ok(()));
+                }
+                if matches!(right_next, Ok(true)) {
+                    let _ = right.finish(Ok(()));
+                }
+                left_next?;
+                right_next?;
+                return Err(EIO);
+            }
+        }
+        match compare_extents(&mut left, &mut right) {
+            Ok(true) => (),
+            other => {
+                let result = other.map_err(of_block);
+                left.finish(Ok(()))?;
+                right.finish(Ok(()))?;
+                return result;
+            }
+        }
+    }
+}
+
+/// Compares as much as both present extents have and advances both walks by it.
+fn compare_extents(a: &mut IomapIter<'_>, b: &mut IomapIter<'_>) -> Result<bool> {
+    let mut left = a.available().min(b.available());
+    let has_data = |walk: &IomapIter<'_>| match walk.extent().kind() {
+        ExtentKind::Hole | ExtentKind::Unwritten => Ok(false),
+        ExtentKind::Mapped => Ok(true),
+        ExtentKind::Other => Err(EIO),
+    };
+    match (has_data(a)?, has_data(b)?) {
+        (true, true) => (),
+        (false, false) => {
+            a.advance(left);
+            b.advance(left);
+            return Ok(true);
+        }
+        _ => return Ok(false),
+    }
+    while left > 0 {
+        if vm::fatal_signal() {
+            return Err(EINTR);
+        }
+        let bytes = {
+            let (at_a, at_b) = (in_page(a.position()), in_page(b.position()));
+            let alive = DaxReadGuard::new();
+            let in_a = memory_at(&a.extent(), &alive, a.position(), left, Access::Normal)?;
+            let in_b = memory_at(&b.extent(), &alive, b.position(), left, Access::Normal)?;
+            let bytes = (in_a.bytes() - at_a)
+                .min(in_b.bytes() - at_b)
+                .min(left as usize)
+                .min(CHUNK);
+            if in_a.has_poison(at_a, bytes) || in_b.has_poison(at_b, bytes) {
+                return Err(EIO);
+            }
+            if !in_a.equals(at_a, &in_b, at_b, bytes)? {
+                return Ok(false);
+            }
+            bytes as u64
+        };
+        a.advance(bytes);
+        b.advance(bytes);
+        left -= bytes;
+        if left > 0 {
+            vm::reschedule();
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Layout: who uses a file's pages, waiting until nobody does, and removing entries (spec, section
+//! 5).
+//!
+//! The callers hold the filesystem's `invalidate_lock` exclusively, except where it is said.
+
+use super::{
+    account::Account,
+    entry::{Entry, Kind},
+    folio,
+    stats::Counter,
+    tree::{self, Locked, Step, Visitor, Which}, //
+};
+use crate::kern::{
+    fs::{Inode, Mapping, PageIndex, PageRange},
+    order::Order,
+    page::{DevFolio, DevPage},
+    vm,
+    wait::{self, Sleep, WaitCallback},
+    xa::Mark, //
+};
+use kernel::{
+    pr_err_once,
+    prelude::*,
+    time::{Instant, Monotonic}, //
+};
+
+/// How a layout break waits for a page that somebody uses.
+#[derive(Clone, Copy)]
+pub(crate) enum Patience {
+    /// Not at all: `ERESTARTSYS` at the first busy page.
+    None,
+    /// Sleeping by the filesystem's callback; a signal ends it.
+    Callback(WaitCallback),
+}
+
+/// Bytes that are written back before others get the processor.
+const FLUSH_CHUNK: usize = Order::PMD.bytes();
+
+/// Writes back all of an entry's memory. Sleeps.
+pub(crate) fn flush(page: DevPage, order: Order) {
+    let mut done = 0;
+    while done < order.bytes() {
+        let bytes = (order.bytes() - done).min(FLUSH_CHUNK);
+        page.write_back(done, bytes);
+        done += bytes;
+        if done < order.bytes() {
+            vm::reschedule();
+        }
+    }
+}
+
+/// Lets go of what a locked entry points to, which is about to be replaced or removed: no page
+/// table maps it writable any more, and what is dirty of it is written back first (spec, R5).
+pub(crate) fn let_go(locked: &mut Locked<'_>, device: Account<'_>) {
+    let Some(page) = locked.entry().page() else {
+        return;
+    };
+    if locked.is_dirty() {
+        flush(page, locked.entry().order());
+        locked.clear_mark(Mark::Dirty);
+        device.inc(Counter::EntriesFlushedOnRemoval);
+    }
+    folio::disassociate(page, locked.entry().order());
+}
+
+/// Unmaps and removes a locked entry.
+pub(crate) fn discard(mut locked: Locked<'_>) {
+    let device = Account::of(locked.mapping().host());
+    locked.mapping().unmap(locked.range());
+    let_go(&mut locked, device);
+    locked.remove();
+    device.inc(Counter::EntriesRemoved);
+}
+
+/// Makes a locked entry empty again, after what it was made for failed.
+pub(crate) fn empty(locked: &mut Locked<'_>) {
+    let device = Account::of(locked.mapping().host());
+    locked.mapping().unmap(locked.range());
+    let_go(locked, device);
+    locked.replace(Entry::empty(locked.entry().order()), &[]);
+}
+
+/// Looks for a folio with more references than page tables hold.
+struct FindBusy {
+    busy: Option<DevFolio>,
+}
+
+impl Visitor for FindBusy {
+    fn look(&mut self, entry: Entry, _first: PageIndex, _dirty: bool) -> Step {
+        let Some(page) = entry.page() else {
+            return Step::Next;
+        };
+        let folio = page.folio();
+        if folio.refcount() > folio.mapcount() {
+            self.busy = Some(folio);
+            return Step::Stop;
+        }
+        Step::Next
+    }
+
+    fn work(&mut self, _locked: Locked<'_>) {}
+}
+
+/// The first folio of the range, in the order of the file, that somebody uses other than by a
+/// mapping (`dax_layout_busy_page_range`). The range is unmapped first. Sleeps.
+pub(crate) fn busy_folio(mapping: &Mapping, range: PageRange) -> Option<DevFolio> {
+    if mapping.is_empty() || !mapping.host().is_dax() {
+        return None;
+    }
+    let range = tree::whole_entries(mapping, range);
+    // First the page tables, then the counts: fast GUP is either seen by its reference, or sees
+    // that the page is gone.
+    mapping.unmap(range);
+    let mut visitor = FindBusy { busy: None };
+    tree::walk(mapping, range, Which::Any, &mut visitor);
+    visitor.busy
+}
+
+/// Removes entries, writing back what is dirty.
+struct Remove<'a> {
+    device: Account<'a>,
+    /// The content goes away with the file: nobody will miss what is not written back.
+    forget: bool,
+    removed: u64,
+}
+
+impl Visitor for Remove<'_> {
+    fn look(&mut self, entry: Entry, _first: PageIndex, dirty: bool) -> Step {
+        let dirty = dirty && !self.forget;
+        match entry.kind() {
+            Kind::Data(_) if dirty || entry.order() != Order::PTE => Step::Work,
+            _ => {
+                self.removed += 1;
+                Step::Remove
+            }
+        }
+    }
+
+    fn work(&mut self, mut locked: Locked<'_>) {
+        if self.forget {
+            if let Some(page) = locked.entry().page() {
+                folio::disassociate(page, locked.entry().order());
+            }
+        } else {
+            if locked
+                .entry()
+                .page()
+                .is_some_and(|page| page.folio().mapcount() != 0)
+            {
+                // Whoever calls without having unmapped the pages must not lose what is written
+                // between the flush and the unmapping.
+                locked.mapping().unmap(locked.range());
+            }
+            let_go(&mut locked, self.device);
+        }
+        locked.remove();
+        self.removed += 1;
+    }
+}
+
+fn remove_range(mapping: &Mapping, range: PageRange, forget: bool) {
+    let device = Account::of(mapping.host());
+    let mut visitor = Remove {
+        device,
+        forget,
+        removed: 0,
+    };
+    tree::walk(mapping, range, Which::Any, &mut visitor);
+    device.add(Counter::EntriesRemoved, visitor.removed);
+}
+
+/// Removes every entry of the range, dirty ones after they were written back
+/// (`dax_delete_mapping_range`). Sleeps.
+pub(crate) fn delete_range(mapping: &Mapping, range: PageRange) {
+    remove_range(mapping, range, false);
+}
+
+/// Waits for a folio and counts how long.
+fn wait_for(folio: DevFolio, how: Sleep<'_>, stats: Account<'_>) -> Result {
+    stats.inc(Counter::LayoutWaits);
+    let since = Instant::<Monotonic>::now();
+    let waited = wait::wait_until_idle(folio, how);
+    stats.add(
+        Counter::LayoutWaitNs,
+        since.elapsed().as_nanos().max(0) as u64,
+    );
+    waited
+}
+
+/// Waits until nobody uses the range's pages, then removes its entries (`dax_break_layout`).
+/// Sleeps.
+///
+/// Errors: `ERESTARTSYS` when a signal came, or at once with [`Patience::None`] and a busy page;
+/// no entry is removed then.
+pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) -> Result {
+    if !inode.is_dax() {
+        return Ok(());
+    }
+    let mapping = inode.mapping();
+    if mapping.is_empty() {
+        return Ok(());
+    }
+    let stats = Account::of(inode);
+    stats.inc(Counter::LayoutBreaks);
+    while let Some(folio) = busy_folio(mapping, range) {
+        let Patience::Callback(callback) = patience else {
+            return Err(ERESTARTSYS);
+        };
+        wait_for(folio, Sleep::Callback(inode, callback), stats)?;
+    }
+    remove_range(mapping, tree::whole_entries(mapping, range), false);
+    Ok(())
+}
+
+/// The same for a whole file that is being evicted, uninterruptible (`dax_break_layout_final`).
+/// What a deleted file has is not written back. Sleeps.
+pub(crate) fn break_layout_final(inode: &Inode) {
+    if !inode.is_dax() {
+        return;
+    }
+    let mapping = inode.mapping();
+    let stats = Account::of(inode);
+    while let Some(folio) = busy_folio(mapping, PageRange::ALL) {
+        // Cannot fail: nothing ends this way of sleeping but the folio.
+        let _ = wait_for(folio, Sleep::Uninterruptible, stats);
+    }
+    remove_range(mapping, PageRange::ALL, inode.is_unlinked());
+}
+
+/// Removes the entry that covers `index` (`dax_delete_mapping_entry`). Returns whether there was
+/// one. Sleeps.
+pub(crate) fn delete_entry(mapping: &Mapping, index: PageIndex) -> bool {
+    match tree::lock_present(mapping, index) {
+        Some(locked) => {
+            discard(locked);
+            true
+        }
+        None => {
+            pr_err_once!("asked to remove an entry that is not there\n");
+            false
+        }
+    }
+}
+
+/// Removes the entry that covers `index` if it has nothing to write back
+/// (`dax_invalidate_mapping_entry_sync`). Returns whether it was removed. The caller unmaps the
+/// range afterwards. Sleeps.
+pub(crate) fn invalidate_entry(mapping: &Mapping, index: PageIndex) -> bool {
+    let Some(mut locked) = tree::lock_present(mapping, index) else {
+        return false;
+    };
+    if locked.is_dirty() || locked.has_mark(Mark::ToWrite) {
+        return false;
+    }
+    let device = Account::of(mapping.host());
+    let_go(&mut locked, device);
+    locked.remove();
+    device.inc(Counter::EntriesRemoved);
+    true
+}
+
+/// Unmaps and removes entries while faults go on.
+struct Evict;
+
+impl Visitor for Evict {
+    fn look(&mut self, _entry: Entry, _first: PageIndex, _dirty: bool) -> Step {
+        Step::Work
+    }
+
+    fn work(&mut self, locked: Locked<'_>) {
+        discard(locked);
+    }
+}
+
+/// Unmaps and removes every entry of the range, dirty ones after they were written back: what they
+/// say of the file is about to be wrong. Faults may go on meanwhile (`invalidate_lock` is not
+/// held). Sleeps.
+pub(crate) fn evict_range(mapping: &Mapping, range: PageRange) {
+    tree::walk(mapping, range, Which::Any, &mut Evict);
+}

@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Block devices, and the set of those that were adopted.
+//!
+//! Whoever changes the set holds the only [`Writer`]; whoever asks whether a file is on a member
+//! takes no lock and waits for nobody. A member holds its device's inode, so that the address by
+//! which it is known is not used for another device.
+//!
+//! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
+
+use super::{
+    bindings,
+    redirect, //
+};
+use core::{
+    cell::UnsafeCell,
+    ffi::CStr,
+    mem::{
+        ManuallyDrop,
+        MaybeUninit, //
+    },
+    ptr::{
+        self,
+        NonNull, //
+    },
+    sync::atomic::{
+        AtomicBool,
+        AtomicPtr,
+        Ordering, //
+    }, //
+};
+use kernel::{
+    error::from_err_ptr,
+    prelude::*, //
+};
+
+/// A block device that exists, maybe removed but not forgotten: a reference to its inode.
+///
+/// # Invariants
+///
+/// The pointer is valid, and this value owns a reference to the device's inode.
+pub(crate) struct BlockDevice(NonNull<bindings::block_device>);
+
+// SAFETY: References to an inode may be given to and used by any thread.
+unsafe impl Send for BlockDevice {}
+
+// SAFETY: As above.
+unsafe impl Sync for BlockDevice {}
+
+impl BlockDevice {
+    /// # Safety
+    ///
+    /// The device is open.
+    unsafe fn from_raw(bdev: NonNull<bindings::block_device>) -> Self {
+        // SAFETY: An open device has an inode with a reference.
+        unsafe { bindings::ihold((*(*bdev.as_ptr()).bd_mapping).host) };
+        Self(bdev)
+    }
+
+    fn inode(&self) -> *mut bindings::inode {
+        // SAFETY: By the type invariant.
+        unsafe { (*(*self.0.as_ptr()).bd_mapping).host }
+    }
+
+    /// Whether the device was removed. It does not come back; another one of the same name may.
+    pub(crate) fn is_gone(&self) -> bool {
+        // SAFETY: The inode is valid; its place in the hash is read atomically.
+        let hashed = unsafe { AtomicPtr::from_ptr(&raw mut (*self.inode()).i_hash.pprev) };
+        hashed.load(Ordering::Acquire).is_null()
+    }
+
+    /// Whether somebody opened the device exclusively, a mount for instance.
+    fn is_held(&self) -> bool {
+        // SAFETY: The device is valid; its holder is read atomically.
+        let holder = unsafe { AtomicPtr::from_ptr(&raw mut (*self.0.as_ptr()).bd_holder) };
+        !holder.load(Ordering::Acquire).is_null()
+    }
+
+    /// Shows that nobody has the device mounted, and sees to it that nobody mounts it while the
+    /// result lives. Sleeps.
+    ///
+    /// Errors: `EBUSY` if it is in use, or what opening a device fails with.
+    fn idle(&self) -> Result<Idle> {
+        // SAFETY: By the type invariant.
+        let dev = unsafe { (*self.0.as_ptr()).bd_dev };
+        loop {
+            // Nobody can open what is gone, so what is seen here stays so.
+            if self.is_gone() {
+                return if self.is_held() {
+                    Err(EBUSY)
+                } else {
+                    Ok(Idle { _claim: None })
+                };
+            }
+            match Claim::by_number(dev) {
+                Ok(claim) if claim.bdev() == self.0 => {
+                    return Ok(Idle {
+                        _claim: Some(claim),
+                    })
+                }
+                result => {
+                    if !self.is_gone() {
+                        return Err(result.err().unwrap_or(EBUSY));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for BlockDevice {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant. The inode's last reference may be this one.
+        unsafe { bindings::iput(self.inode()) };
+    }
+}
+
+/// That a device is not mounted.
+struct Idle {
+    _claim: Option<Claim>,
+}
+
+/// A block device that is open exclusively: nobody has it mounted or mounts it while this lives.
+///
+/// # Invariants
+///
+/// The pointer is an open file of a block device with [`HOLDER`] as its holder, owned by this
+/// value.
+pub(crate) struct Claim(NonNull<bindings::file>);
+
+/// Its address is the holder of every claim. Claims of one device do not exclude each other;
+/// taking them is for the holder of the [`Writer`].
+static HOLDER: u8 = 0;
+
+impl Claim {
+    fn holder() -> *mut kernel::ffi::c_void {
+        ptr::from_ref(&HOLDER).cast_mut().cast()
+    }
+
+    /// Opens the device that `path` leads to. Sleeps.
+    ///
+    /// Errors: `EBUSY` if it is in use; `ENOENT`, `ENXIO` and others if there is no such device.
+    pub(crate) fn by_path(path: &CStr) -> Result<Self> {
+        // SAFETY: The path is a valid string, and the holder's address is nobody else's.
+        Self::from_result(unsafe {
+            bindings::bdev_file_open_by_path(
+                path.as_ptr().cast(),
+                bindings::BLK_OPEN_READ,
+                Self::holder(),
+                ptr::null(),
+            )
+        })
+    }
+
+    fn by_number(dev: bindings::dev_t) -> Result<Self> {
+        // SAFETY: The holder's address is nobody else's.
+        Self::from_result(unsafe {
+            bindings::bdev_file_open_by_dev(
+                dev,
+                bindings::BLK_OPEN_READ,
+                Self::holder(),
+                ptr::null(),
+            )
+        })
+    }
+
+    fn from_result(file: *mut bindings::file) -> Result<Self> {
+        // INVARIANT: The file was opened just now.
+        Ok(Self(NonNull::new(from_err_ptr(file)?).ok_or(ENODEV)?))
+    }
+
+    fn bdev(&self) -> NonNull<bindings::block_device> {
+        // SAFETY: By the type invariant; a block device's file has a device.
+        unsafe { NonNull::new_unchecked(bindings::file_bdev(self.0.as_ptr())) }
+    }
+
+    /// Whether this is the device's name in the kernel (`pmem0`, `pmem0p1`, `dm-3`).
+    pub(crate) fn is_named(&self, name: &CStr) -> bool {
+        let mut buffer = [0u8; Self::NAME_SIZE];
+        // SAFETY: The buffer is as large as is said, and %pg takes a block device, which is open.
+        // The result is a string as the size is not 0.
+        let own = unsafe {
+            bindings::snprintf(
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                c"%pg".as_ptr().cast(),
+                self.bdev().as_ptr(),
+            );
+            CStr::from_ptr(buffer.as_ptr().cast())
+        };
+        own == name
+    }
+
+    /// Enough for the name of a disk (`DISK_NAME_LEN`) and a partition's number.
+    const NAME_SIZE: usize = 64;
+
+    /// Whether a filesystem on the device could be mounted with DAX, as far as the device goes.
+    /// Sleeps.
+    pub(crate) fn supports_dax(&self) -> bool {
+        let mut offset = 0;
+        // SAFETY: The device is open. No holder is entered, so none has to be removed.
+        unsafe {
+            let dax = bindings::fs_dax_get_by_bdev(
+                self.bdev().as_ptr(),
+                &mut offset,
+                ptr::null_mut(),
+                ptr::null(),
+            );
+            bindings::fs_put_dax(dax, ptr::null_mut());
+            !dax.is_null()
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant. The claim ends at once, not when the file is freed.
+        unsafe { bindings::bdev_fput(self.0.as_ptr()) };
+    }
+}
+
+/// Something that lies on a mounted filesystem and keeps it mounted while it is borrowed.
+///
+/// # Safety
+///
+/// The superblock is valid, and stays mounted at least until all borrows of the value have ended.
+pub(crate) unsafe trait OnSuperBlock {
+    /// The superblock.
+    fn super_block(&self) -> NonNull<bindings::super_block>;
+}
+
+/// Log2 of the size of the table. Twice as large as need be, so that looking for a device that is
+/// not in it ends soon.
+const SLOT_BITS: u32 = 7;
+const SLOTS: usize = 1 << SLOT_BITS;
+const MAX_MEMBERS: usize = SLOTS / 2;
+
+/// The addresses of the member devices: a hash table with linear probing. Null is a place that
+/// ends a search; [`Members::removed`] one that does not.
+pub(crate) struct Members([AtomicPtr<bindings::block_device>; SLOTS]);
+
+impl Members {
+    const fn new() -> Self {
+        Self([const { AtomicPtr::new(ptr::null_mut()) }; SLOTS])
+    }
+
+    /// What is left in the place of a device that was removed.
+    const fn removed() -> *mut bindings::block_device {
+        ptr::without_provenance_mut(1)
+    }
+
+    /// The places where `bdev` may be, in the order of the search.
+    #[inline(always)]
+    fn places(bdev: *const bindings::block_device) -> impl Iterator<Item = usize> {
+        // Fibonacci hashing: the high bits depend on all bits of the address.
+        let hash = (bdev as usize).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (usize::BITS - SLOT_BITS);
+        (hash..hash + SLOTS).map(|place| place % SLOTS)
+    }
+
+    /// Where `bdev` is, if it is a member.
+    #[inline(always)]
+    fn find(&self, bdev: *const bindings::block_device) -> Option<usize> {
+        if bdev.is_null() {
+            return None;
+        }
+        for place in Self::places(bdev) {
+            let member = self.0[place].load(Ordering::Acquire);
+            if ptr::eq(member, bdev) {
+                return Some(place);
+            }
+            if member.is_null() {
+                break;
+            }
+        }
+        None
+    }
+
+    /// Whether the superblock is on a member.
+    ///
+    /// # Safety
+    ///
+    /// `sb` is valid.
+    #[inline(always)]
+    pub(super) unsafe fn has(&self, sb: *const bindings::super_block) -> bool {
+        // SAFETY: By the function's requirements.
+        let bdev = unsafe { ptr::read_volatile(&raw const (*sb).s_bdev) };
+        self.find(bdev).is_some()
+    }
+}
+
+/// A set of block devices, with a `D` for each.
+///
+/// # Invariants
+///
+/// Where `members` has a device, `data` is initialised.
+pub(crate) struct Set<D> {
+    members: Members,
+    data: [UnsafeCell<MaybeUninit<D>>; SLOTS],
+    taken: AtomicBool,
+}
+
+// SAFETY: Members' data are only shared, see `Writer::remove`, and `D` allows that.
+unsafe impl<D: Send + Sync> Sync for Set<D> {}
+
+impl<D: Send + Sync + 'static> Set<D> {
+    /// An empty set.
+    pub(crate) const fn new() -> Self {
+        Self {
+            members: Members::new(),
+            data: [const { UnsafeCell::new(MaybeUninit::uninit()) }; SLOTS],
+            taken: AtomicBool::new(false),
+        }
+    }
+
+    /// The members' addresses.
+    pub(crate) const fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// The right to change the set, for the first who asks.
+    pub(crate) fn writer(&'static self) -> Option<Writer<D>> {
+        if self.taken.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        Some(Writer {
+            set: self,
+            count: 0,
+        })
+    }
+
+    /// The data of the device that `of` is on, if that is a member. Needs nothing held; does not
+    /// sleep.
+    #[inline]
+    pub(crate) fn get<'a>(&'static self, of: &'a impl OnSuperBlock) -> Option<&'a D> {
+        // SAFETY: The superblock is valid by the trait's requirements.
+        let bdev = unsafe { (*of.super_block().as_ptr()).s_bdev };
+        let place = self.members.find(bdev)?;
+        // SAFETY: By the type invariant. While `of` is borrowed the device is mounted and is not
+        // removed from the set, see `Writer::remove`.
+        Some(unsafe { (*self.data[place].get()).assume_init_ref() })
+    }
+}
+
+/// A device's membership in a [`Set`]. It does not end by dropping this.
+///
+/// # Invariants
+///
+/// The device is a member, and its place is `place`.
+#[must_use]
+pub(crate) struct Member<D: 'static> {
+    bdev: ManuallyDrop<BlockDevice>,
+    set: &'static Set<D>,
+    place: usize,
+}
+
+impl<D> Member<D> {
+    /// The device.
+    pub(crate) fn device(&self) -> &BlockDevice {
+        &self.bdev
+    }
+
+    /// What is kept for the device.
+    pub(crate) fn data(&self) -> &D {
+        // SAFETY: By the type invariants of `Member` and `Set`. The data stay where they are as
+        // long as this value exists.
+        unsafe { (*self.set.data[self.place].get()).assume_init_ref() }
+    }
+}
+
+/// The right to change a [`Set`]; there is one.
+pub(crate) struct Writer<D: 'static> {
+    set: &'static Set<D>,
+    count: usize,
+}
+
+impl<D: Send + Sync + 'static> Writer<D> {
+    /// How many devices are members.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Makes the device a member.
+    ///
+    /// Errors: `ENOSPC` if there are too many, `EEXIST` if it is one.
+    pub(crate) fn insert(&mut self, claim: &Claim, data: D) -> Result<Member<D>> {
+        let bdev = claim.bdev();
+        let members = &self.set.members;
+
+        if members.find(bdev.as_ptr()).is_some() {
+            return Err(EEXIST);
+        }
+        if self.count >= MAX_MEMBERS {
+            return Err(ENOSPC);
+        }
+        for place in Members::places(bdev.as_ptr()) {
+            let member = members.0[place].load(Ordering::Relaxed);
+            if !member.is_null() && member != Members::removed() {
+                continue;
+            }
+            // SAFETY: There is no device at this place, so nobody looks at the data.
+            unsafe { (*self.set.data[place].get()).write(data) };
+            // SAFETY: The claim is an open file of the device.
+            let device = unsafe { BlockDevice::from_raw(bdev) };
+            // INVARIANT: The data were initialised above.
+            members.0[place].store(bdev.as_ptr(), Ordering::Release);
+            self.count += 1;
+            return Ok(Member {
+                bdev: ManuallyDrop::new(device),
+                set: self.set,
+                place,
+            });
+        }
+        Err(ENOSPC)
+    }
+
+    /// Ends a membership and returns the data. Sleeps, for some time.
+    ///
+    /// Errors: `EBUSY` and others if the device is in use; it stays a member.
+    pub(crate) fn remove(&mut self, member: Member<D>) -> Result<D, (Member<D>, Error)> {
+        let idle = match member.bdev.idle() {
+            Ok(idle) => idle,
+            Err(e) => return Err((member, e)),
+        };
+        let members = &self.set.members;
+        members.0[member.place].store(Members::removed(), Ordering::Release);
+        self.count -= 1;
+
+        // A search that comes here goes on to the next place. If that ends it, it may end here.
+        let mut place = member.place;
+        while members.0[(place + 1) % SLOTS]
+            .load(Ordering::Relaxed)
+            .is_null()
+            && members.0[place].load(Ordering::Relaxed) == Members::removed()
+        {
+            members.0[place].store(ptr::null_mut(), Ordering::Relaxed);
+            place = (place + SLOTS - 1) % SLOTS;
+        }
+
+        // Nobody has a superblock of the device that is mounted; what is left are calls that hold
+        // neither.
+        redirect::quiesce();
+        // SAFETY: There was data here by the type invariant of `Member`, and no reference to it is
+        // left: those that `Set::get` gave out lasted no longer than the mount or a call that is
+        // over, and those of `Member::data` no longer than `member`, which nobody has borrowed.
+        let data = unsafe { (*self.set.data[member.place].get()).assume_init_read() };
+        drop(idle);
+        drop(ManuallyDrop::into_inner(member.bdev));
+        Ok(data)
+    }
+}

@@ -1,0 +1,492 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Redirection of kernel functions, for the files of adopted devices only.
+//!
+//! ftrace calls [`callback`] at the entry of every function of the table, and the callback sends
+//! the call to the replacement if the file that the call is about lies on an adopted device. All
+//! functions share one `struct ftrace_ops`, and so one trampoline: they are redirected and given
+//! back together, and giving back waits for one grace period, not for one per function.
+//!
+//! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
+
+use super::{
+    bdev::Members,
+    bindings, //
+};
+use core::{
+    ffi::CStr,
+    ptr,
+    sync::atomic::{
+        AtomicBool,
+        AtomicUsize,
+        Ordering, //
+    }, //
+};
+use kernel::{
+    error::to_result,
+    ffi::{
+        c_char,
+        c_int,
+        c_ulong, //
+    },
+    prelude::*,
+    sync::rcu,
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
+    types::Opaque, //
+};
+
+/// How the superblock is found that a call is about: what the function's first argument is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// `struct vm_fault *`
+    VmFault,
+    /// `struct kiocb *`
+    Kiocb,
+    /// `struct inode *`
+    Inode,
+    /// `struct address_space *`
+    Mapping,
+    /// `struct folio *` that nothing keeps in its file. The function must return a
+    /// `dax_entry_t`: for a folio that is in no file the call is answered with 0.
+    Folio,
+    /// `struct folio *` that the caller keeps in its file.
+    LockedFolio,
+}
+
+/// A function of the kernel, and what serves in its place.
+pub(crate) struct Target {
+    name: &'static CStr,
+    key: Key,
+    replacement: *const (),
+    /// Where ftrace knows the function; 0 until it was looked up.
+    entry: AtomicUsize,
+}
+
+// SAFETY: `replacement` is the address of code and never dereferenced.
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// # Safety
+    ///
+    /// `replacement` is a function with the signature of the kernel's function `name`, and `key`
+    /// describes its first argument. Use [`target!`](crate::kern::redirect::target), which checks
+    /// the signature.
+    pub(crate) const unsafe fn new(name: &'static CStr, key: Key, replacement: *const ()) -> Self {
+        Self {
+            name,
+            key,
+            replacement,
+            entry: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// A [`Target`]: `target!(dax_iomap_fault, Key::VmFault, replacement)`. The replacement is an
+/// `unsafe extern "C" fn`. The kernel's function must be listed in `bindings.names`; that both have
+/// the same signature is checked when the module is compiled.
+macro_rules! target {
+    ($name:ident, $key:expr, $replacement:path $(,)?) => {{
+        const _: () = {
+            // An array has one type: this compiles if the signatures are the same.
+            let _ = [$crate::kern::bindings::$name, $replacement];
+        };
+        const NAME: &::core::ffi::CStr = {
+            let name = ::core::concat!(::core::stringify!($name), "\0");
+            match ::core::ffi::CStr::from_bytes_with_nul(name.as_bytes()) {
+                Ok(name) => name,
+                Err(_) => ::core::panic!(),
+            }
+        };
+        // SAFETY: The signatures were compared above. The key is a matter of reading the table.
+        unsafe { $crate::kern::redirect::Target::new(NAME, $key, $replacement as *const ()) }
+    }};
+}
+pub(crate) use target;
+
+/// Calls of replaced functions that may go on although nothing of the file is held: neither the
+/// inode nor the mount.
+static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
+
+/// A call that nothing but this value keeps the module waiting for. The replacements of functions
+/// with [`Key::Folio`] hold one from their first statement to their last.
+#[must_use]
+pub(crate) struct InFlight(());
+
+impl InFlight {
+    #[inline]
+    pub(crate) fn enter() -> Self {
+        IN_FLIGHT.fetch_add(1, Ordering::Acquire);
+        Self(())
+    }
+}
+
+impl Drop for InFlight {
+    #[inline]
+    fn drop(&mut self) {
+        IN_FLIGHT.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Waits until every call that was redirected before, and that is not about a mounted filesystem,
+/// has left the module's code but for its last instructions. Sleeps, not interruptible.
+///
+/// Calls about a mounted filesystem are over when it is not mounted any more, which is for the
+/// caller to see to.
+pub(crate) fn quiesce() {
+    // A task that was preempted between the decision to redirect it and the replacement's first
+    // instruction gets on, and into `IN_FLIGHT` if it sleeps.
+    // SAFETY: Called where sleeping is allowed.
+    unsafe { bindings::synchronize_rcu_tasks() };
+    while IN_FLIGHT.load(Ordering::Acquire) != 0 {
+        fsleep(Delta::from_millis(10));
+    }
+}
+
+/// A table of functions that can be redirected together, and for whom: the members of a set of
+/// block devices.
+pub(crate) struct Redirection {
+    ops: Opaque<bindings::ftrace_ops>,
+    /// For finding out which function is the one that cannot be redirected.
+    probe: Opaque<bindings::ftrace_ops>,
+    targets: &'static [Target],
+    members: &'static Members,
+    taken: AtomicBool,
+}
+
+// SAFETY: The `ftrace_ops` are used by the holder of the only `Handle`, and otherwise by ftrace,
+// which has its own locks.
+unsafe impl Sync for Redirection {}
+
+/// The right to switch a [`Redirection`]; there is one.
+pub(crate) struct Handle {
+    redirection: &'static Redirection,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Off,
+    On,
+    /// ftrace is broken and did not let go of the functions. They stay with the kernel's own code
+    /// only as long as no device is adopted.
+    Stuck,
+}
+
+impl Redirection {
+    /// The most functions a table can have.
+    const MAX_TARGETS: usize = 32;
+
+    pub(crate) const fn new(targets: &'static [Target], members: &'static Members) -> Self {
+        assert!(targets.len() <= Self::MAX_TARGETS);
+        Self {
+            ops: Opaque::zeroed(),
+            probe: Opaque::zeroed(),
+            targets,
+            members,
+            taken: AtomicBool::new(false),
+        }
+    }
+
+    /// The handle, for the first who asks.
+    pub(crate) fn handle(&'static self) -> Option<Handle> {
+        if self.taken.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        Some(Handle {
+            redirection: self,
+            state: State::Off,
+        })
+    }
+
+    /// Looks up where ftrace knows the functions. Sleeps.
+    fn find_entries(&self) -> Result {
+        let mut names: [*const c_char; Self::MAX_TARGETS] = [ptr::null(); Self::MAX_TARGETS];
+        let mut entries: [c_ulong; Self::MAX_TARGETS] = [0; Self::MAX_TARGETS];
+
+        for (name, target) in names.iter_mut().zip(self.targets) {
+            *name = target.name.as_ptr().cast();
+        }
+        // SAFETY: Both arrays have room for as many elements as are asked for, and the names are
+        // valid C strings.
+        let found = unsafe {
+            bindings::rdax_function_entries(
+                names.as_ptr(),
+                entries.as_mut_ptr(),
+                self.targets.len() as c_int,
+            )
+        };
+        if found < 0 {
+            return to_result(found);
+        }
+        if let Some(missing) = self.targets.get(found as usize) {
+            pr_err!(
+                "this kernel has no function {}: rdax supports 7.3\n",
+                missing.name
+            );
+            return Err(ENOENT);
+        }
+        for (target, entry) in self.targets.iter().zip(entries) {
+            target.entry.store(entry, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Has ftrace call `func` with `ops` at the entries.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the handle, `ops` is one of this value's and not registered.
+    unsafe fn register(
+        &'static self,
+        ops: *mut bindings::ftrace_ops,
+        func: Callback,
+        flags: c_ulong,
+        entries: &mut [c_ulong],
+    ) -> Result {
+        // SAFETY: Nobody else uses `ops` while it is not registered. It lives forever.
+        unsafe {
+            (*ops).func = Some(func);
+            (*ops).private = ptr::from_ref(self).cast_mut().cast();
+            (*ops).flags |= flags;
+            to_result(bindings::ftrace_set_filter_ips(
+                ops,
+                entries.as_mut_ptr(),
+                entries.len() as u32,
+                0,
+                1,
+            ))?;
+            let result = to_result(bindings::register_ftrace_function(ops));
+            if result.is_err() {
+                bindings::ftrace_free_filter(ops);
+            }
+            result
+        }
+    }
+
+    /// Stops what [`Redirection::register`] started, and waits until nobody is in the trampoline.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the handle, and `ops` is registered.
+    unsafe fn unregister(&'static self, ops: *mut bindings::ftrace_ops) -> Result {
+        // SAFETY: By the function's requirements.
+        unsafe {
+            to_result(bindings::unregister_ftrace_function(ops))?;
+            bindings::ftrace_free_filter(ops);
+        }
+        Ok(())
+    }
+
+    /// Says why the functions could not be redirected.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the handle, and nothing is registered.
+    unsafe fn explain_busy(&'static self) {
+        for target in self.targets {
+            let mut entry = [target.entry.load(Ordering::Relaxed)];
+            // SAFETY: By the function's requirements; `probe` is not registered.
+            let result = unsafe {
+                self.register(
+                    self.probe.get(),
+                    nothing,
+                    bindings::FTRACE_OPS_FL_IPMODIFY as c_ulong,
+                    &mut entry,
+                )
+            };
+            if result == Err(EBUSY) {
+                pr_err!(
+                    "{} is held by a livepatch; disable it (echo 0 > /sys/kernel/livepatch/NAME/enabled) and adopt again\n",
+                    target.name
+                );
+                return;
+            }
+            // SAFETY: Registered above.
+            if result.is_err() || unsafe { self.unregister(self.probe.get()) }.is_err() {
+                return;
+            }
+        }
+        pr_err!("the kernel's DAX functions were held by somebody else; adopt again\n");
+    }
+}
+
+impl Handle {
+    /// Redirects all functions of the table, or none. No change if they are redirected already.
+    /// Sleeps.
+    ///
+    /// Errors, each with a line in the log that says what to do: `ENOENT` for a function that this
+    /// kernel does not have, `EBUSY` if somebody else holds one.
+    pub(crate) fn register(&mut self) -> Result {
+        match self.state {
+            State::On => return Ok(()),
+            State::Stuck => return Err(ENODEV),
+            State::Off => (),
+        }
+        let this = self.redirection;
+        this.find_entries()?;
+
+        let mut entries: [c_ulong; Redirection::MAX_TARGETS] = [0; Redirection::MAX_TARGETS];
+        let mut count = 0;
+        for (entry, target) in entries.iter_mut().zip(this.targets) {
+            *entry = target.entry.load(Ordering::Relaxed);
+            count += 1;
+        }
+        let entries = entries.get_mut(..count).ok_or(EINVAL)?;
+
+        // Permanent: if tracing could be switched off meanwhile (kernel.ftrace_enabled), adopted
+        // files would be left to the kernel's own code.
+        let flags = bindings::FTRACE_OPS_FL_IPMODIFY | bindings::FTRACE_OPS_FL_PERMANENT;
+        // SAFETY: This is the handle, and `ops` is not registered in this state.
+        let result = unsafe { this.register(this.ops.get(), callback, flags as c_ulong, entries) };
+        match result {
+            Ok(()) => self.state = State::On,
+            // SAFETY: As above.
+            Err(e) if e == EBUSY => unsafe { this.explain_busy() },
+            Err(e) => pr_err!("ftrace did not take the functions: {}\n", e.to_errno()),
+        }
+        result
+    }
+
+    /// Gives all functions of the table back, and waits until no task is in the module's code on
+    /// their behalf. No device may be in the set. Sleeps.
+    pub(crate) fn unregister(&mut self) {
+        if self.state != State::On {
+            return;
+        }
+        // SAFETY: This is the handle, and `ops` is registered in this state.
+        if let Err(e) = unsafe { self.redirection.unregister(self.redirection.ops.get()) } {
+            // The trampoline may still be called, so the callback must stay.
+            // SAFETY: The module is live, its own code is calling.
+            unsafe {
+                bindings::__module_get(kernel::module::this_module::<crate::LocalModule>().as_ptr())
+            };
+            pr_err!(
+                "ftrace did not give the functions back ({}); the module stays loaded until reboot\n",
+                e.to_errno()
+            );
+            self.state = State::Stuck;
+            return;
+        }
+        self.state = State::Off;
+        quiesce();
+        // The last instructions of those who were in flight.
+        // SAFETY: Sleeping is allowed here.
+        unsafe { bindings::synchronize_rcu_tasks() };
+    }
+}
+
+type Callback =
+    unsafe extern "C" fn(c_ulong, c_ulong, *mut bindings::ftrace_ops, *mut bindings::ftrace_regs);
+
+/// The callback of a probe.
+unsafe extern "C" fn nothing(
+    _ip: c_ulong,
+    _parent_ip: c_ulong,
+    _ops: *mut bindings::ftrace_ops,
+    _regs: *mut bindings::ftrace_regs,
+) {
+}
+
+/// What a folio without a file is answered by: no entry was locked.
+unsafe extern "C" fn no_entry() -> c_ulong {
+    0
+}
+
+/// Called by ftrace at the entry of every function of the table. Every fault, read and write of
+/// every DAX file comes through here, so it takes no lock, allocates nothing and calls nobody
+/// (but for folios, which come here only when memory has failed).
+///
+/// # Safety
+///
+/// To be called by ftrace only, for an `ops` that [`Redirection::register`] set up.
+unsafe extern "C" fn callback(
+    ip: c_ulong,
+    _parent_ip: c_ulong,
+    ops: *mut bindings::ftrace_ops,
+    regs: *mut bindings::ftrace_regs,
+) {
+    // SAFETY: `private` was set to a `Redirection` in static memory.
+    let this = unsafe { &*(*ops).private.cast::<Redirection>() };
+    let mut targets = this.targets.iter();
+    let Some(target) = targets.find(|target| target.entry.load(Ordering::Relaxed) == ip) else {
+        return;
+    };
+
+    // With DYNAMIC_FTRACE_WITH_ARGS on x86, `ftrace_regs` is a `pt_regs` with the registers in it
+    // that carry arguments, and the instruction pointer may be written.
+    let regs = regs.cast::<bindings::pt_regs>();
+    // SAFETY: ftrace passes the registers of the call. By the requirements of `Target::new`, the
+    // first argument is a valid pointer to what the key says. A file, an inode and a superblock
+    // are alive while a function is called for them.
+    let ours = unsafe {
+        let first = (*regs).di;
+        let inode = match target.key {
+            Key::VmFault => {
+                let vmf = first as *const bindings::vm_fault;
+                (*(*(*(*vmf).__bindgen_anon_1.vma).vm_file).f_mapping).host
+            }
+            Key::Kiocb => {
+                let iocb = first as *const bindings::kiocb;
+                (*(*(*iocb).ki_filp).f_mapping).host
+            }
+            Key::Inode => first as *mut bindings::inode,
+            Key::Mapping => (*(first as *const bindings::address_space)).host,
+            Key::Folio | Key::LockedFolio => return this.redirect_folio(target, regs),
+        };
+        !inode.is_null() && this.members.has((*inode).i_sb)
+    };
+    if ours {
+        // SAFETY: As above; ftrace goes on at the address that it finds here.
+        unsafe { (*regs).ip = target.replacement as c_ulong };
+    }
+}
+
+impl Redirection {
+    /// The callback's part for folios.
+    ///
+    /// # Safety
+    ///
+    /// `regs` are the registers of a call of the function, whose first argument is a folio.
+    #[cold]
+    unsafe fn redirect_folio(&self, target: &Target, regs: *mut bindings::pt_regs) {
+        // SAFETY: By the function's requirements.
+        let destination = match unsafe { self.has_folio((*regs).di as *const bindings::folio) } {
+            Some(true) => target.replacement,
+            Some(false) => return,
+            // Whoever were asked would answer this, at this moment. If the call went on, the folio
+            // could appear meanwhile in a file of the other's.
+            None if target.key == Key::Folio => no_entry as *const (),
+            None => return,
+        };
+        // SAFETY: As above; ftrace goes on at the address that it finds here.
+        unsafe { (*regs).ip = destination as c_ulong };
+    }
+
+    /// Whether the folio is in a file of ours; `None` if it is in none.
+    ///
+    /// # Safety
+    ///
+    /// `folio` is a folio of device memory.
+    unsafe fn has_folio(&self, folio: *const bindings::folio) -> Option<bool> {
+        let _guard = rcu::read_lock();
+        // SAFETY: The folio's memory is there by the function's requirements. Its mapping may
+        // change at any moment, but is cleared before the inode that it lies in is freed, and that
+        // is after a grace period; the same goes for the superblock. The low bits tell other
+        // things than mappings apart.
+        unsafe {
+            let mapping =
+                ptr::read_volatile(&raw const (*folio).__bindgen_anon_1.__bindgen_anon_1.mapping);
+            if mapping.is_null() {
+                return None;
+            }
+            if mapping as usize & bindings::FOLIO_MAPPING_FLAGS as usize != 0 {
+                return Some(false);
+            }
+            let host = ptr::read_volatile(&raw const (*mapping).host);
+            Some(!host.is_null() && self.members.has((*host).i_sb))
+        }
+    }
+}

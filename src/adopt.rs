@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which devices' files this layer serves, and how the user says so (spec, section 8).
+//!
+//! `mkdir /sys/kernel/config/rdax/NAME` names a block device; writing 1 to the directory's `adopt`
+//! hands it over, writing 0 gives it back. The kernel's functions are redirected while at least one
+//! device is adopted.
+//!
+//! Lock order: a directory's `state`, then the `Registry`. Both are held across the opening of a
+//! block device and across grace periods.
+
+use super::stats::{
+    Snapshot,
+    Stats, //
+};
+use crate::kern::{
+    bdev::{
+        Claim,
+        Member,
+        OnSuperBlock,
+        Set,
+        Writer, //
+    },
+    configfs::{
+        Directory,
+        Kept, //
+    },
+    entry_points,
+    order::Order,
+    redirect, //
+};
+use core::{
+    ffi::CStr,
+    fmt::Write,
+    sync::atomic::{
+        AtomicU8,
+        Ordering, //
+    }, //
+};
+use kernel::{
+    configfs::{
+        configfs_attrs,
+        AttributeOperations,
+        Group,
+        GroupOperations,
+        Subsystem, //
+    },
+    new_mutex,
+    page::PAGE_SIZE,
+    prelude::*,
+    str::{
+        CString,
+        Formatter, //
+    },
+    sync::{
+        Arc,
+        Mutex, //
+    }, //
+};
+
+/// The adopted devices.
+static DEVICES: Set<Device> = Set::new();
+
+/// The kernel's functions, redirected for files on [`DEVICES`].
+static REDIRECTION: redirect::Redirection =
+    redirect::Redirection::new(&entry_points::TARGETS, DEVICES.members());
+
+/// What is known of an adopted device.
+pub(crate) struct Device {
+    stats: Stats,
+    max_order: AtomicU8,
+}
+
+impl Device {
+    /// The device's counters.
+    #[inline(always)]
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The largest order that files on the device are mapped with. May change at any time.
+    #[inline(always)]
+    pub(crate) fn max_order(&self) -> Order {
+        Order::from_bits(self.max_order.load(Ordering::Relaxed).into())
+    }
+
+    fn set_max_order(&self, order: Order) {
+        self.max_order.store(order.bits() as u8, Ordering::Relaxed);
+    }
+}
+
+/// The adopted device that `of` lies on. Takes no lock and does not sleep; `None` only if somebody
+/// calls who was not redirected.
+#[inline]
+pub(crate) fn device_for<'a>(of: &'a impl OnSuperBlock) -> Option<&'a Device> {
+    DEVICES.get(of)
+}
+
+/// The rights to change who is served.
+struct Registry {
+    devices: Writer<Device>,
+    redirection: redirect::Handle,
+}
+
+impl Registry {
+    fn new() -> Result<Arc<Mutex<Self>>> {
+        let registry = Self {
+            devices: DEVICES.writer().ok_or(EBUSY)?,
+            redirection: REDIRECTION.handle().ok_or(EBUSY)?,
+        };
+        Arc::pin_init(new_mutex!(registry), GFP_KERNEL)
+    }
+
+    fn adopt(&mut self, name: &CStr, max_order: Order) -> Result<Member<Device>> {
+        let path = CString::try_from_fmt(fmt!("/dev/{name}"))?;
+        let claim = Claim::by_path(&path).map_err(|e| match e {
+            EBUSY => {
+                pr_err!("{name}: in use; unmount it and adopt it again\n");
+                EBUSY
+            }
+            ENOENT | ENOTDIR | ENOTBLK | ENXIO | ENODEV => {
+                pr_err!("{name}: there is no block device /dev/{name}\n");
+                ENODEV
+            }
+            e => {
+                pr_err!("{name}: cannot be opened ({})\n", e.to_errno());
+                e
+            }
+        })?;
+        if !claim.is_named(name) {
+            pr_err!("{name}: /dev/{name} is another device; use that one's own name\n");
+            return Err(ENODEV);
+        }
+        if !claim.supports_dax() {
+            pr_err!("{name}: not capable of DAX; adopt a pmem device in fsdax mode\n");
+            return Err(EOPNOTSUPP);
+        }
+
+        let device = Device {
+            stats: Stats::new()?,
+            max_order: AtomicU8::new(max_order.bits() as u8),
+        };
+        // Nobody mounts the device before `claim` is dropped, and then both are done.
+        self.redirection.register().inspect_err(|e| {
+            pr_err!("{name}: not adopted ({})\n", e.to_errno());
+        })?;
+        let member = self.devices.insert(&claim, device).inspect_err(|e| {
+            pr_err!(
+                "{name}: not adopted ({}); release another device first\n",
+                e.to_errno()
+            );
+            self.switch_off_if_unused();
+        })?;
+        pr_info!("{name}: adopted\n");
+        Ok(member)
+    }
+
+    fn switch_off_if_unused(&mut self) {
+        if self.devices.count() == 0 {
+            self.redirection.unregister();
+        }
+    }
+
+    fn release(
+        &mut self,
+        name: &CStr,
+        member: Member<Device>,
+    ) -> Result<Device, (Member<Device>, Error)> {
+        let result = self.devices.remove(member);
+        match &result {
+            Ok(_) => {
+                self.switch_off_if_unused();
+                pr_info!("{name}: released\n");
+            }
+            Err((_, e)) if *e == EBUSY => {
+                pr_err!("{name}: in use; unmount it and release it again\n");
+            }
+            Err((_, e)) => pr_err!("{name}: cannot be released ({})\n", e.to_errno()),
+        }
+        result
+    }
+}
+
+/// A directory: a device by its name.
+#[pin_data]
+pub(crate) struct DeviceName {
+    name: CString,
+    registry: Arc<Mutex<Registry>>,
+    #[pin]
+    state: Mutex<State>,
+}
+
+struct State {
+    adoption: Option<Adoption>,
+    max_order: Order,
+    /// What was counted when the device was released.
+    last: Snapshot,
+}
+
+struct Adoption {
+    member: Member<Device>,
+    /// The directory stays as long as the device is adopted.
+    _kept: Kept,
+}
+
+type DeviceDirectory = Directory<DeviceName>;
+
+impl DeviceName {
+    fn new(name: &CStr, registry: Arc<Mutex<Registry>>) -> Result<impl PinInit<Self, Error>> {
+        let name = CString::try_from(name)?;
+        Ok(try_pin_init!(Self {
+            name,
+            registry,
+            state <- new_mutex!(State {
+                adoption: None,
+                max_order: Order::PUD,
+                last: Snapshot::ZERO,
+            }),
+        }))
+    }
+
+    fn adopt(&self, directory: &DeviceDirectory) -> Result {
+        let mut state = self.state.lock();
+        if let Some(adoption) = &state.adoption {
+            if !adoption.member.device().is_gone() {
+                return Ok(());
+            }
+            // The device was removed; another one may have its name now.
+            self.release_locked(&mut state)?;
+        }
+        let kept = directory.keep()?;
+        let member = self.registry.lock().adopt(&self.name, state.max_order)?;
+        state.adoption = Some(Adoption {
+            member,
+            _kept: kept,
+        });
+        Ok(())
+    }
+
+    fn release(&self) -> Result {
+        self.release_locked(&mut self.state.lock())
+    }
+
+    fn release_locked(&self, state: &mut State) -> Result {
+        let Some(Adoption {
+            member,
+            _kept: kept,
+        }) = state.adoption.take()
+        else {
+            return Ok(());
+        };
+        match self.registry.lock().release(&self.name, member) {
+            Ok(device) => {
+                state.last = device.stats().snapshot();
+                Ok(())
+            }
+            Err((member, e)) => {
+                state.adoption = Some(Adoption {
+                    member,
+                    _kept: kept,
+                });
+                Err(e)
+            }
+        }
+    }
+}
+
+/// What was written to an attribute, without the end of the line.
+fn trim(page: &[u8]) -> &[u8] {
+    page.strip_suffix(b"\n").unwrap_or(page)
+}
+
+fn print(page: &mut [u8; PAGE_SIZE], text: &str) -> Result<usize> {
+    let mut formatter = Formatter::new(page);
+    writeln!(formatter, "{text}").map_err(|_| ENOSPC)?;
+    Ok(formatter.bytes_written())
+}
+
+/// `adopt`: 1 if the device is adopted, else 0.
+#[vtable]
+impl AttributeOperations<0> for DeviceDirectory {
+    type Data = DeviceDirectory;
+
+    fn show(directory: &DeviceDirectory, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let adopted = directory.data().state.lock().adoption.is_some();
+        print(page, if adopted { "1" } else { "0" })
+    }
+
+    fn store(directory: &DeviceDirectory, page: &[u8]) -> Result {
+        match trim(page) {
+            b"0" => directory.data().release(),
+            b"1" => directory.data().adopt(directory),
+            _ => Err(EINVAL),
+        }
+    }
+}
+
+/// `stats`: what was counted since the device was adopted, a line "name value" for each counter.
+#[vtable]
+impl AttributeOperations<1> for DeviceDirectory {
+    type Data = DeviceDirectory;
+
+    fn show(directory: &DeviceDirectory, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let state = directory.data().state.lock();
+        match &state.adoption {
+            Some(adoption) => adoption.member.data().stats().snapshot().print(page),
+            None => state.last.print(page),
+        }
+    }
+}
+
+/// The values of `max_order`.
+const ORDERS: [(&str, Order); 3] = [
+    ("pte", Order::PTE),
+    ("pmd", Order::PMD),
+    ("pud", Order::PUD),
+];
+
+/// `max_order`: the largest order that the device's files are mapped with.
+#[vtable]
+impl AttributeOperations<2> for DeviceDirectory {
+    type Data = DeviceDirectory;
+
+    fn show(directory: &DeviceDirectory, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let max_order = directory.data().state.lock().max_order;
+        let named = ORDERS.iter().find(|(_, order)| *order == max_order);
+        print(page, named.map_or("", |(name, _)| name))
+    }
+
+    fn store(directory: &DeviceDirectory, page: &[u8]) -> Result {
+        let text = trim(page);
+        let named = ORDERS.iter().find(|(name, _)| name.as_bytes() == text);
+        let (_, order) = named.ok_or(EINVAL)?;
+
+        let mut state = directory.data().state.lock();
+        state.max_order = *order;
+        if let Some(adoption) = &state.adoption {
+            adoption.member.data().set_max_order(*order);
+        }
+        Ok(())
+    }
+}
+
+/// The directory of the subsystem.
+#[pin_data]
+pub(crate) struct Root {
+    registry: Arc<Mutex<Registry>>,
+}
+
+#[vtable]
+impl GroupOperations for Root {
+    type Child = DeviceDirectory;
+
+    fn make_group(&self, name: &CStr) -> Result<impl PinInit<Group<DeviceDirectory>, Error>> {
+        let kind = configfs_attrs! {
+            container: Group<DeviceDirectory>,
+            data: DeviceDirectory,
+            attributes: [
+                adopt: 0,
+                stats: 1,
+                max_order: 2,
+            ],
+        };
+        Directory::group(name, kind, DeviceName::new(name, self.registry.clone())?)
+    }
+}
+
+/// The subsystem in configfs; registered when it was initialised. For the module's initialisation,
+/// once.
+pub(crate) fn subsystem() -> impl PinInit<Subsystem<Root>, Error> {
+    let kind = configfs_attrs! {
+        container: Subsystem<Root>,
+        data: Root,
+        child: DeviceDirectory,
+        attributes: [],
+    };
+    Subsystem::new(
+        c"rdax",
+        kind,
+        try_pin_init!(Root {
+            registry: Registry::new()?,
+        }),
+    )
+}

@@ -2,7 +2,11 @@
 
 #include <linux/dax.h>
 #include <linux/iomap.h>
+#include <linux/kprobes.h>
 #include <linux/module.h>
+#include <linux/percpu.h>
+#include <linux/sched/signal.h>
+#include <linux/userfaultfd_k.h>
 #include <linux/vmstat.h>
 
 #include "helpers.h"
@@ -25,6 +29,9 @@
 #if !defined(CONFIG_DYNAMIC_FTRACE_WITH_ARGS)
 #error "rdax replaces functions through ftrace and needs CONFIG_DYNAMIC_FTRACE_WITH_ARGS"
 #endif
+#if !defined(CONFIG_KPROBES)
+#error "rdax looks up the functions it replaces through kprobes and needs CONFIG_KPROBES"
+#endif
 #if !IS_ENABLED(CONFIG_CONFIGFS_FS)
 #error "rdax is controlled through configfs and needs CONFIG_CONFIGFS_FS"
 #endif
@@ -45,4 +52,168 @@ void rdax_count_major_fault(void)
 unsigned long rdax_zero_pfn(unsigned long addr)
 {
 	return zero_pfn(addr);
+}
+
+void rdax_xa_lock_irq(struct xarray *xa)
+{
+	xa_lock_irq(xa);
+}
+
+void rdax_xa_unlock_irq(struct xarray *xa)
+{
+	xa_unlock_irq(xa);
+}
+
+#define REGION_LOCKS	256
+#define ENTRY_QUEUES	512
+
+static struct {
+	spinlock_t lock;
+} ____cacheline_aligned_in_smp region_locks[REGION_LOCKS];
+
+static struct wait_queue_head entry_queues[ENTRY_QUEUES];
+
+void rdax_tables_init(void)
+{
+	int i;
+
+	BUILD_BUG_ON((unsigned long)TAIL_MAPPING !=
+		     ((unsigned long)RDAX_CONST_TAIL_MAPPING_HIGH << 32 |
+		      RDAX_CONST_TAIL_MAPPING_LOW));
+	for (i = 0; i < REGION_LOCKS; i++)
+		spin_lock_init(&region_locks[i].lock);
+	for (i = 0; i < ENTRY_QUEUES; i++)
+		init_waitqueue_head(&entry_queues[i]);
+}
+
+unsigned long rdax_region_lock(unsigned long region)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&region_locks[region % REGION_LOCKS].lock, flags);
+	return flags;
+}
+
+void rdax_region_unlock(unsigned long region, unsigned long flags)
+{
+	spin_unlock_irqrestore(&region_locks[region % REGION_LOCKS].lock, flags);
+}
+
+struct wait_queue_head *rdax_entry_queue(unsigned long hash)
+{
+	return &entry_queues[hash % ENTRY_QUEUES];
+}
+
+bool rdax_queue_is_empty(struct wait_queue_head *queue)
+{
+	return !waitqueue_active(queue);
+}
+
+bool rdax_vmf_pmd_is_huge(struct vm_fault *vmf)
+{
+	return pmd_trans_huge(pmdp_get_lockless(vmf->pmd));
+}
+
+bool rdax_vmf_pmd_is_table(struct vm_fault *vmf)
+{
+	pmd_t pmd = pmdp_get_lockless(vmf->pmd);
+
+	return !pmd_none(pmd) && !pmd_trans_huge(pmd);
+}
+
+bool rdax_vmf_pud_is_huge(struct vm_fault *vmf)
+{
+	return pud_trans_huge(READ_ONCE(*vmf->pud));
+}
+
+bool rdax_vmf_pud_is_table(struct vm_fault *vmf)
+{
+	pud_t pud = READ_ONCE(*vmf->pud);
+
+	return !pud_none(pud) && !pud_trans_huge(pud);
+}
+
+bool rdax_vmf_is_present(struct vm_fault *vmf)
+{
+	return vmf->flags & FAULT_FLAG_ORIG_PTE_VALID && pte_present(vmf->orig_pte);
+}
+
+bool rdax_vma_needs_copy(struct vm_area_struct *vma)
+{
+	return vma->anon_vma || userfaultfd_wp(vma);
+}
+
+void rdax_vmf_give_zero_page(struct vm_fault *vmf)
+{
+	vmf->page = ZERO_PAGE(vmf->address);
+	get_page(vmf->page);
+}
+
+vm_fault_t rdax_vmf_insert_zero_page(struct vm_fault *vmf)
+{
+	return vmf_insert_page_mkwrite(vmf, ZERO_PAGE(vmf->address), false);
+}
+
+struct folio *rdax_alloc_zero_folio(unsigned int order)
+{
+	return folio_alloc((GFP_TRANSHUGE | __GFP_ZERO) & ~__GFP_MOVABLE, order);
+}
+
+void rdax_folio_put(struct folio *folio)
+{
+	folio_put(folio);
+}
+
+void rdax_cond_resched(void)
+{
+	cond_resched();
+}
+
+bool rdax_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
+}
+
+u64 *rdax_alloc_percpu_u64(size_t n)
+{
+	return (__force u64 *)(unsigned long)__alloc_percpu(array_size(n, sizeof(u64)),
+							    SMP_CACHE_BYTES);
+}
+
+u64 rdax_sum_percpu_u64(u64 *counter)
+{
+	u64 sum = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		sum += READ_ONCE(*per_cpu_ptr((u64 __percpu *)(unsigned long)counter, cpu));
+	return sum;
+}
+
+/*
+ * A kprobe finds its function by name, and finds the place in it that ftrace uses. Being disabled
+ * it is never put into the code.
+ */
+int rdax_function_entries(const char *const *names, unsigned long *entries, int n)
+{
+	struct kprobe *probes __free(kfree) = kcalloc(n, sizeof(*probes), GFP_KERNEL);
+	struct kprobe **list __free(kfree) = kcalloc(n, sizeof(*list), GFP_KERNEL);
+	int err = 0;
+	int i;
+
+	if (!probes || !list)
+		return -ENOMEM;
+
+	for (i = 0; i < n; i++) {
+		probes[i].symbol_name = names[i];
+		probes[i].flags = KPROBE_FLAG_DISABLED;
+		err = register_kprobe(&probes[i]);
+		if (err)
+			break;
+		list[i] = &probes[i];
+		entries[i] = (unsigned long)probes[i].addr;
+	}
+	if (i)
+		unregister_kprobes(list, i);
+	return err && err != -ENOENT ? err : i;
 }

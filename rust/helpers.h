@@ -8,9 +8,13 @@
 #ifndef RDAX_HELPERS_H
 #define RDAX_HELPERS_H
 
+#include <linux/blkdev.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/poison.h>
+#include <linux/wait.h>
+#include <linux/xarray.h>
 
 void rdax_mapping_set_error(struct address_space *mapping, int error);
 
@@ -19,5 +23,56 @@ void rdax_count_major_fault(void);
 
 /* The pfn of the page of zeros that a hole is mapped with at @addr. */
 unsigned long rdax_zero_pfn(unsigned long addr);
+
+/* The tree's lock. */
+void rdax_xa_lock_irq(struct xarray *xa);
+void rdax_xa_unlock_irq(struct xarray *xa);
+
+/* The locks of the regions of device memory, hashed by the region's number. */
+unsigned long rdax_region_lock(unsigned long region);
+void rdax_region_unlock(unsigned long region, unsigned long flags);
+
+/* The queues of those who wait for an entry, by hash. */
+struct wait_queue_head *rdax_entry_queue(unsigned long hash);
+bool rdax_queue_is_empty(struct wait_queue_head *queue);
+
+/* Makes the locks and queues ready, once. */
+void rdax_tables_init(void);
+
+/* Faults. */
+bool rdax_vmf_pmd_is_huge(struct vm_fault *vmf);
+bool rdax_vmf_pmd_is_table(struct vm_fault *vmf);
+bool rdax_vmf_pud_is_huge(struct vm_fault *vmf);
+bool rdax_vmf_pud_is_table(struct vm_fault *vmf);
+bool rdax_vmf_is_present(struct vm_fault *vmf);
+bool rdax_vma_needs_copy(struct vm_area_struct *vma);
+void rdax_vmf_give_zero_page(struct vm_fault *vmf);
+vm_fault_t rdax_vmf_insert_zero_page(struct vm_fault *vmf);
+struct folio *rdax_alloc_zero_folio(unsigned int order);
+void rdax_folio_put(struct folio *folio);
+
+void rdax_cond_resched(void);
+bool rdax_fatal_signal_pending(void);
+
+/* TAIL_MAPPING in halves, as bindgen takes no constant that large; compared in helpers.c. */
+static const unsigned int RDAX_CONST_TAIL_MAPPING_LOW = 0x400 + (unsigned int)POISON_POINTER_DELTA;
+static const unsigned int RDAX_CONST_TAIL_MAPPING_HIGH = POISON_POINTER_DELTA >> 32;
+static const int RDAX_CONST_XA_CHUNK_SHIFT = XA_CHUNK_SHIFT;
+static const int RDAX_CONST_IOCB_NOWAIT = IOCB_NOWAIT;
+static const int RDAX_CONST_IOCB_ATOMIC = IOCB_ATOMIC;
+
+/* Per-CPU memory for @n u64, set to 0, or NULL. To be freed with free_percpu(). May sleep. */
+u64 *rdax_alloc_percpu_u64(size_t n);
+
+/* The sum of what all CPUs have at @counter, which points into such memory. */
+u64 rdax_sum_percpu_u64(u64 *counter);
+
+/*
+ * Look up at which addresses ftrace knows the functions @names, @n of them. Returns how many were
+ * found before the first that was not, or an error. May sleep.
+ */
+int rdax_function_entries(const char *const *names, unsigned long *entries, int n);
+
+static const blk_mode_t RDAX_CONST_BLK_OPEN_READ = BLK_OPEN_READ;
 
 #endif /* RDAX_HELPERS_H */

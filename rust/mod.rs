@@ -31,3 +31,38 @@ pub(crate) mod bindings {
 
     include!(env!("RDAX_BINDINGS"));
 }
+
+/// What the other files need for as long as the module is loaded: locks and queues that have to be
+/// made ready, and memory that has to be given back.
+pub(crate) struct Runtime(());
+
+impl Runtime {
+    /// Makes everything ready. There is one, and nothing is served before it exists.
+    pub(crate) fn new() -> Self {
+        // SAFETY: Called once, before anybody uses the tables.
+        unsafe { bindings::rdax_tables_init() };
+        Self(())
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        vm::ZeroFolio::release();
+    }
+}
+
+pub(crate) mod bdev;
+pub(crate) mod configfs;
+pub(crate) mod dax;
+pub(crate) mod entry_points;
+pub(crate) mod error;
+pub(crate) mod fs;
+pub(crate) mod iomap;
+pub(crate) mod iov;
+pub(crate) mod order;
+pub(crate) mod page;
+pub(crate) mod percpu;
+pub(crate) mod redirect;
+pub(crate) mod vm;
+pub(crate) mod wait;
+pub(crate) mod xa;

@@ -3,3 +3,15 @@
 //! The DAX layer: logic only, one file per section of the specification.
 
 #![forbid(unsafe_code)]
+
+pub(crate) mod account;
+pub(crate) mod adopt;
+pub(crate) mod entry;
+pub(crate) mod fault;
+pub(crate) mod folio;
+pub(crate) mod io;
+pub(crate) mod layout;
+pub(crate) mod poison;
+pub(crate) mod stats;
+pub(crate) mod tree;
+pub(crate) mod writeback;

@@ -1,0 +1,468 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What serves in place of the kernel's functions: the C side of the DAX layer.
+//!
+//! Each function here has the signature of the kernel's function whose place it takes. It turns
+//! pointers into references, numbers into types, calls the layer, and turns its answer back.
+//!
+//! C header: [`include/linux/dax.h`](srctree/include/linux/dax.h)
+
+use super::{
+    bindings,
+    dax::DaxDevice,
+    fs::{Inode, Mapping, PageIndex, PageRange},
+    iomap::IomapOps,
+    iov::{IovIter, Kiocb},
+    page::{DevFolio, Pfn},
+    redirect::{
+        target,
+        InFlight,
+        Key,
+        Target, //
+    },
+    vm::VmFault,
+    wait::WaitCallback, //
+};
+use crate::dax::{
+    fault,
+    io,
+    layout::{self, Patience},
+    poison::{self, Cookie},
+    writeback, //
+};
+use core::ptr::{self, NonNull};
+use kernel::{
+    error::{code::*, Result},
+    ffi::{c_int, c_uint, c_ulong}, //
+};
+
+/// What a function of the kernel returns for a result: 0 or an errno.
+fn errno(result: Result) -> c_int {
+    match result {
+        Ok(()) => 0,
+        Err(error) => error.to_errno(),
+    }
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_iomap_fault(
+    vmf: *mut bindings::vm_fault,
+    order: c_uint,
+    pfnp: *mut c_ulong,
+    errp: *mut c_int,
+    ops: *const bindings::iomap_ops,
+) -> bindings::vm_fault_t {
+    // SAFETY: By this function's safety requirements.
+    let (vmf, ops) = unsafe {
+        (
+            VmFault::from_raw(NonNull::new_unchecked(vmf)),
+            IomapOps::from_raw(NonNull::new_unchecked(ops.cast_mut())),
+        )
+    };
+    let outcome = fault::iomap_fault(vmf, order, ops);
+    if let (Some(pfn), false) = (outcome.pfn, pfnp.is_null()) {
+        // SAFETY: By this function's safety requirements.
+        unsafe { pfnp.write(pfn.to_bits() as c_ulong) };
+    }
+    if let (Some(error), false) = (outcome.error, errp.is_null()) {
+        // SAFETY: By this function's safety requirements.
+        unsafe { errp.write(error.to_errno()) };
+    }
+    outcome.code.0
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_finish_sync_fault(
+    vmf: *mut bindings::vm_fault,
+    order: c_uint,
+    pfn: c_ulong,
+) -> bindings::vm_fault_t {
+    // SAFETY: By this function's safety requirements.
+    let vmf = unsafe { VmFault::from_raw(NonNull::new_unchecked(vmf)) };
+    // The number is the one that `dax_iomap_fault` gave; it is only compared.
+    fault::finish_sync_fault(vmf, order, Pfn::from_bits(pfn as usize)).0
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_layout_busy_page_range(
+    mapping: *mut bindings::address_space,
+    start: bindings::loff_t,
+    end: bindings::loff_t,
+) -> *mut bindings::page {
+    // SAFETY: By this function's safety requirements.
+    let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
+    match layout::busy_folio(mapping, PageRange::of_bytes(start, end)) {
+        Some(folio) => folio.head().as_ptr(),
+        None => ptr::null_mut(),
+    }
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_layout_busy_page(
+    mapping: *mut bindings::address_space,
+) -> *mut bindings::page {
+    // SAFETY: As of this function.
+    unsafe { dax_layout_busy_page_range(mapping, 0, bindings::loff_t::MAX) }
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_break_layout(
+    inode: *mut bindings::inode,
+    start: bindings::loff_t,
+    end: bindings::loff_t,
+    callback: Option<WaitCallback>,
+) -> c_int {
+    // SAFETY: By this function's safety requirements.
+    let inode = unsafe { Inode::from_raw(NonNull::new_unchecked(inode)) };
+    let patience = match callback {
+        Some(callback) => Patience::Callback(callback),
+        None => Patience::None,
+    };
+    errno(layout::break_layout(
+        inode,
+        PageRange::of_bytes(start, end),
+        patience,
+    ))
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_break_layout_final(inode: *mut bindings::inode) {
+    // SAFETY: By this function's safety requirements.
+    layout::break_layout_final(unsafe { Inode::from_raw(NonNull::new_unchecked(inode)) });
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_delete_mapping_range(
+    mapping: *mut bindings::address_space,
+    start: bindings::loff_t,
+    end: bindings::loff_t,
+) {
+    // SAFETY: By this function's safety requirements.
+    let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
+    layout::delete_range(mapping, PageRange::of_bytes(start, end));
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_delete_mapping_entry(
+    mapping: *mut bindings::address_space,
+    index: c_ulong,
+) -> c_int {
+    // SAFETY: By this function's safety requirements.
+    let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
+    layout::delete_entry(mapping, PageIndex::new(index as usize)).into()
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_invalidate_mapping_entry_sync(
+    mapping: *mut bindings::address_space,
+    index: c_ulong,
+) -> c_int {
+    // SAFETY: By this function's safety requirements.
+    let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
+    layout::invalidate_entry(mapping, PageIndex::new(index as usize)).into()
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_writeback_mapping_range(
+    mapping: *mut bindings::address_space,
+    device: *mut bindings::dax_device,
+    wbc: *mut bindings::writeback_control,
+) -> c_int {
+    let Some(device) = NonNull::new(device) else {
+        return EIO.to_errno();
+    };
+    // SAFETY: By this function's safety requirements.
+    let (mapping, device, request) = unsafe {
+        (
+            Mapping::from_raw(NonNull::new_unchecked(mapping)),
+            DaxDevice::from_raw(device),
+            writeback::Request {
+                range: PageRange::of_bytes((*wbc).range_start, (*wbc).range_end),
+                sync: (*wbc).sync_mode == bindings::writeback_sync_modes_WB_SYNC_ALL,
+            },
+        )
+    };
+    match writeback::writeback(mapping, device, &request) {
+        Ok(pages) => {
+            // SAFETY: By this function's safety requirements.
+            unsafe { (*wbc).nr_to_write = (*wbc).nr_to_write.saturating_sub_unsigned(pages as _) };
+            0
+        }
+        Err(error) => error.to_errno(),
+    }
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_iomap_rw(
+    iocb: *mut bindings::kiocb,
+    iter: *mut bindings::iov_iter,
+    ops: *const bindings::iomap_ops,
+) -> isize {
+    // SAFETY: By this function's safety requirements.
+    let (iocb, iter, ops) = unsafe {
+        (
+            Kiocb::from_raw(NonNull::new_unchecked(iocb)),
+            IovIter::from_raw(NonNull::new_unchecked(iter)),
+            IomapOps::from_raw(NonNull::new_unchecked(ops.cast_mut())),
+        )
+    };
+    match io::iomap_rw(iocb, iter, ops) {
+        Ok(bytes) => bytes as isize,
+        Err(error) => error.to_errno() as isize,
+    }
+}
+
+/// Calls `work` with the flag behind a pointer that may be NULL.
+///
+/// # Safety
+///
+/// `did_zero` is NULL or valid.
+unsafe fn with_flag(did_zero: *mut bool, work: impl FnOnce(&mut bool) -> Result) -> c_int {
+    let mut zeroed = false;
+    let result = work(&mut zeroed);
+    if zeroed && !did_zero.is_null() {
+        // SAFETY: By this function's safety requirements.
+        unsafe { did_zero.write(true) };
+    }
+    errno(result)
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_zero_range(
+    inode: *mut bindings::inode,
+    position: bindings::loff_t,
+    len: bindings::loff_t,
+    did_zero: *mut bool,
+    ops: *const bindings::iomap_ops,
+) -> c_int {
+    if position < 0 || len < 0 {
+        return EINVAL.to_errno();
+    }
+    // SAFETY: By this function's safety requirements.
+    unsafe {
+        let inode = Inode::from_raw(NonNull::new_unchecked(inode));
+        let ops = IomapOps::from_raw(NonNull::new_unchecked(ops.cast_mut()));
+        with_flag(did_zero, |zeroed| {
+            io::zero_range(inode, position as u64, len as u64, ops, zeroed)
+        })
+    }
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_truncate_page(
+    inode: *mut bindings::inode,
+    position: bindings::loff_t,
+    did_zero: *mut bool,
+    ops: *const bindings::iomap_ops,
+) -> c_int {
+    if position < 0 {
+        return EINVAL.to_errno();
+    }
+    // SAFETY: By this function's safety requirements.
+    unsafe {
+        let inode = Inode::from_raw(NonNull::new_unchecked(inode));
+        let ops = IomapOps::from_raw(NonNull::new_unchecked(ops.cast_mut()));
+        with_flag(did_zero, |zeroed| {
+            io::truncate_page(inode, position as u64, ops, zeroed)
+        })
+    }
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_file_unshare(
+    inode: *mut bindings::inode,
+    position: bindings::loff_t,
+    len: bindings::loff_t,
+    ops: *const bindings::iomap_ops,
+) -> c_int {
+    if position < 0 || len <= 0 {
+        return 0;
+    }
+    // SAFETY: By this function's safety requirements.
+    let (inode, ops) = unsafe {
+        (
+            Inode::from_raw(NonNull::new_unchecked(inode)),
+            IomapOps::from_raw(NonNull::new_unchecked(ops.cast_mut())),
+        )
+    };
+    errno(io::file_unshare(inode, position as u64, len as u64, ops))
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the files are on an adopted device.
+unsafe extern "C" fn dax_dedupe_file_range_compare(
+    source: *mut bindings::inode,
+    source_position: bindings::loff_t,
+    target: *mut bindings::inode,
+    target_position: bindings::loff_t,
+    len: bindings::loff_t,
+    same: *mut bool,
+    ops: *const bindings::iomap_ops,
+) -> c_int {
+    if source_position < 0 || target_position < 0 || len < 0 {
+        return EINVAL.to_errno();
+    }
+    // SAFETY: By this function's safety requirements.
+    let (source, target, ops) = unsafe {
+        (
+            Inode::from_raw(NonNull::new_unchecked(source)),
+            Inode::from_raw(NonNull::new_unchecked(target)),
+            IomapOps::from_raw(NonNull::new_unchecked(ops.cast_mut())),
+        )
+    };
+    let source = io::Side {
+        inode: source,
+        position: source_position as u64,
+    };
+    let target = io::Side {
+        inode: target,
+        position: target_position as u64,
+    };
+    match io::dedupe_compare(&source, &target, len as u64, ops) {
+        Ok(equal) => {
+            // SAFETY: By this function's safety requirements.
+            unsafe { same.write(equal) };
+            0
+        }
+        Err(error) => error.to_errno(),
+    }
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the folio was in a file on an adopted device a moment ago.
+unsafe extern "C" fn dax_lock_folio(folio: *mut bindings::folio) -> bindings::dax_entry_t {
+    let _in_flight = InFlight::enter();
+    // SAFETY: By this function's safety requirements.
+    let folio = unsafe { DevFolio::from_raw(NonNull::new_unchecked(folio)) };
+    poison::lock_folio(folio).0 as _
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the folio is in a file on an adopted device.
+unsafe extern "C" fn dax_unlock_folio(folio: *mut bindings::folio, cookie: bindings::dax_entry_t) {
+    // SAFETY: By this function's safety requirements.
+    let folio = unsafe { DevFolio::from_raw(NonNull::new_unchecked(folio)) };
+    let Some(mapping) = NonNull::new(folio.owner() as *mut bindings::address_space) else {
+        return;
+    };
+    // SAFETY: The folio's entry is locked, which keeps the file that owns it.
+    let mapping = unsafe { Mapping::from_raw(mapping) };
+    poison::unlock_folio(mapping, folio, Cookie(cookie as usize));
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_lock_mapping_entry(
+    mapping: *mut bindings::address_space,
+    index: c_ulong,
+    page: *mut *mut bindings::page,
+) -> bindings::dax_entry_t {
+    // SAFETY: By this function's safety requirements.
+    let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
+    let (cookie, found) = poison::lock_index(mapping, PageIndex::new(index as usize));
+    if let Some(found) = found {
+        // SAFETY: By this function's safety requirements.
+        unsafe { page.write(found.as_ptr()) };
+    }
+    cookie.0 as _
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn dax_unlock_mapping_entry(
+    mapping: *mut bindings::address_space,
+    index: c_ulong,
+    cookie: bindings::dax_entry_t,
+) {
+    // SAFETY: By this function's safety requirements.
+    let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
+    poison::unlock_index(
+        mapping,
+        PageIndex::new(index as usize),
+        Cookie(cookie as usize),
+    );
+}
+
+/// The functions that are redirected for files on adopted devices, the frequent ones first.
+pub(crate) static TARGETS: [Target; 19] = [
+    target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
+    target!(dax_iomap_rw, Key::Kiocb, dax_iomap_rw),
+    target!(
+        dax_writeback_mapping_range,
+        Key::Mapping,
+        dax_writeback_mapping_range
+    ),
+    target!(dax_finish_sync_fault, Key::VmFault, dax_finish_sync_fault),
+    target!(dax_break_layout, Key::Inode, dax_break_layout),
+    target!(dax_break_layout_final, Key::Inode, dax_break_layout_final),
+    target!(
+        dax_layout_busy_page_range,
+        Key::Mapping,
+        dax_layout_busy_page_range
+    ),
+    target!(dax_layout_busy_page, Key::Mapping, dax_layout_busy_page),
+    target!(
+        dax_delete_mapping_range,
+        Key::Mapping,
+        dax_delete_mapping_range
+    ),
+    target!(
+        dax_delete_mapping_entry,
+        Key::Mapping,
+        dax_delete_mapping_entry
+    ),
+    target!(
+        dax_invalidate_mapping_entry_sync,
+        Key::Mapping,
+        dax_invalidate_mapping_entry_sync
+    ),
+    target!(dax_zero_range, Key::Inode, dax_zero_range),
+    target!(dax_truncate_page, Key::Inode, dax_truncate_page),
+    target!(dax_file_unshare, Key::Inode, dax_file_unshare),
+    target!(
+        dax_dedupe_file_range_compare,
+        Key::Inode,
+        dax_dedupe_file_range_compare
+    ),
+    target!(dax_lock_folio, Key::Folio, dax_lock_folio),
+    target!(dax_unlock_folio, Key::LockedFolio, dax_unlock_folio),
+    target!(dax_lock_mapping_entry, Key::Mapping, dax_lock_mapping_entry),
+    target!(
+        dax_unlock_mapping_entry,
+        Key::Mapping,
+        dax_unlock_mapping_entry
+    ),
+];

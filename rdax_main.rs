@@ -5,7 +5,15 @@
 //! Serves the files of the block devices that the user hands over through configfs; every other
 //! DAX file stays with the kernel's own code.
 
-use kernel::prelude::*;
+use dax::adopt::{
+    self,
+    Root, //
+};
+use kern::Runtime;
+use kernel::{
+    configfs::Subsystem,
+    prelude::*, //
+};
 
 #[path = "src/mod.rs"]
 mod dax;
@@ -20,11 +28,25 @@ module! {
     license: "GPL",
 }
 
-struct Rdax;
+#[pin_data]
+struct Rdax {
+    // Dropped in this order.
+    #[pin]
+    config: Subsystem<Root>,
+    runtime: Runtime,
+}
 
-impl kernel::Module for Rdax {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        pr_info!("version {} loaded\n", env!("RDAX_VERSION"));
-        Ok(Self)
+impl kernel::InPlaceModule for Rdax {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            runtime: Runtime::new(),
+            config <- adopt::subsystem(),
+            _: {
+                pr_info!(
+                    "version {} loaded; devices are adopted in /sys/kernel/config/rdax\n",
+                    env!("RDAX_VERSION")
+                );
+            },
+        })
     }
 }

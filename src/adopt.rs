@@ -115,7 +115,7 @@ impl Registry {
         let path = CString::try_from_fmt(fmt!("/dev/{name}"))?;
         let claim = Claim::by_path(&path).map_err(|e| match e {
             EBUSY => {
-                pr_err!("{name}: in use; unmount it and adopt it again\n");
+                pr_err!("{name}: in use; unmount it first\n");
                 EBUSY
             }
             ENOENT | ENOTDIR | ENOTBLK | ENXIO | ENODEV => {
@@ -173,7 +173,7 @@ impl Registry {
                 pr_info!("{name}: released\n");
             }
             Err((_, e)) if *e == EBUSY => {
-                pr_err!("{name}: in use; unmount it and release it again\n");
+                pr_err!("{name}: in use; unmount it first\n");
             }
             Err((_, e)) => pr_err!("{name}: cannot be released ({})\n", e.to_errno()),
         }
@@ -276,14 +276,23 @@ fn print(page: &mut [u8; PAGE_SIZE], text: &str) -> Result<usize> {
     Ok(formatter.bytes_written())
 }
 
-/// `adopt`: 1 if the device is adopted, else 0.
+/// `adopt`: 1 if the device of this name is adopted, else 0. An adopted device that was removed has
+/// no name any more, but is adopted until it is released or another one of its name is adopted.
 #[vtable]
 impl AttributeOperations<0> for DeviceDirectory {
     type Data = DeviceDirectory;
 
     fn show(directory: &DeviceDirectory, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let adopted = directory.data().state.lock().adoption.is_some();
-        print(page, if adopted { "1" } else { "0" })
+        let state = directory.data().state.lock();
+        let adopted = |adoption: &Adoption| !adoption.member.device().is_gone();
+        print(
+            page,
+            if state.adoption.as_ref().is_some_and(adopted) {
+                "1"
+            } else {
+                "0"
+            },
+        )
     }
 
     fn store(directory: &DeviceDirectory, page: &[u8]) -> Result {

@@ -144,7 +144,7 @@ impl Claim {
         // SAFETY: The path is a valid string, and the holder's address is nobody else's.
         Self::from_result(unsafe {
             bindings::bdev_file_open_by_path(
-                path.as_ptr().cast(),
+                path.as_char_ptr(),
                 bindings::BLK_OPEN_READ,
                 Self::holder(),
                 ptr::null(),
@@ -181,12 +181,12 @@ impl Claim {
         // The result is a string as the size is not 0.
         let own = unsafe {
             bindings::snprintf(
-                buffer.as_mut_ptr().cast(),
+                buffer.as_mut_ptr(),
                 buffer.len(),
-                c"%pg".as_ptr().cast(),
+                c"%pg".as_char_ptr(),
                 self.bdev().as_ptr(),
             );
-            CStr::from_ptr(buffer.as_ptr().cast())
+            CStr::from_char_ptr(buffer.as_ptr())
         };
         own == name
     }

@@ -207,7 +207,7 @@ impl Redirection {
         let mut entries: [c_ulong; Self::MAX_TARGETS] = [0; Self::MAX_TARGETS];
 
         for (name, target) in names.iter_mut().zip(self.targets) {
-            *name = target.name.as_ptr().cast();
+            *name = target.name.as_char_ptr();
         }
         // SAFETY: Both arrays have room for as many elements as are asked for, and the names are
         // valid C strings.
@@ -382,7 +382,7 @@ type Callback =
     unsafe extern "C" fn(c_ulong, c_ulong, *mut bindings::ftrace_ops, *mut bindings::ftrace_regs);
 
 /// The callback of a probe.
-unsafe extern "C" fn nothing(
+extern "C" fn nothing(
     _ip: c_ulong,
     _parent_ip: c_ulong,
     _ops: *mut bindings::ftrace_ops,
@@ -391,7 +391,7 @@ unsafe extern "C" fn nothing(
 }
 
 /// What a folio without a file is answered by: no entry was locked.
-unsafe extern "C" fn no_entry() -> c_ulong {
+extern "C" fn no_entry() -> c_ulong {
     0
 }
 

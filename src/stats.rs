@@ -114,12 +114,6 @@ impl Stats {
         Ok(Self(Counters::new()?))
     }
 
-    /// Counts one. Needs nothing held and does not sleep.
-    #[inline(always)]
-    pub(crate) fn inc(&self, counter: Counter) {
-        self.add(counter, 1);
-    }
-
     /// Counts `n`. Needs nothing held and does not sleep.
     #[inline(always)]
     pub(crate) fn add(&self, counter: Counter, n: u64) {

@@ -42,10 +42,17 @@ key_of() { sed '/^[[:space:]]*\(#.*\)\?$/d' "$@" | sha256sum | cut -c1-12; }
 root_key() { key_of "$scripts/packages" "$scripts/make-root"; }
 root_dir() { printf '%s/root-%s' "$cache" "$(root_key)"; }
 kernel_dir() { # stock|debug
-	local parts=("$scripts/packages" "$scripts/make-root" "$scripts/prepare-kernel"
-		"$scripts/make-initramfs" "$scripts/initramfs-init")
-	[ "$1" = stock ] || parts+=("$scripts/make-debug-kernel" "$scripts/debug.config")
+	local parts=("$scripts/packages" "$scripts/make-root")
+	case $1 in
+	stock) parts+=("$scripts/prepare-kernel") ;;
+	debug) parts+=("$scripts/make-debug-kernel" "$scripts/debug.config") ;;
+	esac
 	printf '%s/%s-%s' "$cache" "$1" "$(key_of "${parts[@]}")"
+}
+# Quick to make, so it is apart from the kernel it belongs to.
+initramfs() { # stock|debug
+	printf '%s/initramfs-%s' "$(kernel_dir "$1")" \
+		"$(key_of "$scripts/make-initramfs" "$scripts/initramfs-init")"
 }
 
 # Run a long step with its output in a log, and one line of progress.

@@ -169,6 +169,11 @@ void rdax_cond_resched(void)
 	cond_resched();
 }
 
+bool rdax_in_transaction(void)
+{
+	return current->journal_info;
+}
+
 bool rdax_fatal_signal_pending(void)
 {
 	return fatal_signal_pending(current);

@@ -53,6 +53,7 @@ void rdax_folio_put(struct folio *folio);
 
 void rdax_cond_resched(void);
 bool rdax_fatal_signal_pending(void);
+bool rdax_in_transaction(void);
 
 /* TAIL_MAPPING in halves, as bindgen takes no constant that large; compared in helpers.c. */
 static const unsigned int RDAX_CONST_TAIL_MAPPING_LOW = 0x400 + (unsigned int)POISON_POINTER_DELTA;

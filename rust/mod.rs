@@ -40,7 +40,10 @@ impl Runtime {
     /// Makes everything ready. There is one, and nothing is served before it exists.
     pub(crate) fn new() -> Self {
         // SAFETY: Called once, before anybody uses the tables.
-        unsafe { bindings::rdax_tables_init() };
+        unsafe {
+            bindings::rdax_tables_init();
+            page::Giant::init();
+        }
         Self(())
     }
 }

@@ -15,10 +15,14 @@ use super::{
 use core::{
     marker::PhantomData,
     mem::{offset_of, size_of},
+    ops::Range,
     ptr::{self, NonNull},
     sync::atomic::{AtomicI32, AtomicUsize, Ordering},
 };
-use kernel::types::NotThreadSafe;
+use kernel::{
+    prelude::*,
+    types::NotThreadSafe, //
+};
 
 /// A page frame number of DAX memory.
 ///
@@ -230,7 +234,7 @@ impl DevFolio {
 
     #[inline]
     fn is_large(self) -> bool {
-        self.0.flags().load(Ordering::Relaxed) & FLAG_HEAD != 0
+        self.0.flags().load(Ordering::Acquire) & FLAG_HEAD != 0
     }
 
     /// The folio's order.
@@ -304,36 +308,120 @@ impl DevFolio {
         self.0.word(INDEX).store(share, Ordering::Release);
     }
 
-    /// Makes one folio of `order` of the pages from `first` on, with refcount 0 and no owner.
+    /// Makes pages tails of the folio of `order` that will begin at `head`: the pages of the stretch
+    /// of at most [`Region::ORDER`] that `first` begins, but for the head itself.
     ///
-    /// False, and nothing is changed, when one of the pages is in use: it has an owner, a
-    /// reference, or is part of a large folio.
-    ///
-    /// `order` is at most [`Region::ORDER`] and `first` aligned to it.
-    pub(crate) fn form(_region: &Region<'_>, first: DevPage, order: Order) -> bool {
-        let pages = order.pages();
-        let pgmap = first.word(INFO).load(Ordering::Relaxed);
-        if order == Order::PTE || order > Region::ORDER || pgmap & 1 != 0 || !first.is_free(pgmap) {
+    /// False, and nothing is changed, when one of them is in use: it has an owner or a share count,
+    /// a reference, or is part of a large folio. `region` is that of `first`.
+    pub(crate) fn claim_tails(
+        _region: &Region<'_>,
+        head: DevPage,
+        order: Order,
+        first: DevPage,
+    ) -> bool {
+        let pages = order.min(Region::ORDER).pages();
+        let pgmap = head.word(INFO).load(Ordering::Relaxed);
+        if pgmap & 1 != 0 {
             return false;
         }
-        let info = tail_info(first, order);
-        let mut page = first;
-        for done in 1..pages {
-            page = page.next(1);
-            if !page.is_free(pgmap) {
-                for undone in 1..done {
-                    let page = first.next(undone);
-                    page.word(MAPPING).store(0, Ordering::Relaxed);
-                    page.word(INFO).store(pgmap, Ordering::Relaxed);
-                }
+        let info = tail_info(head, order);
+        let mut done = usize::from(first == head);
+        // In groups, as this is most of the work of a first fault on a large folio.
+        const GROUP: usize = 4;
+        while done < pages {
+            let group = GROUP.min(pages - done);
+            let mut used = 0;
+            for page in 0..group {
+                used |= first.next(done + page).in_use(pgmap);
+            }
+            if used != 0 {
+                Self::unclaim(first, usize::from(first == head)..done, pgmap);
                 return false;
             }
-            page.word(MAPPING).store(TAIL_MAPPING, Ordering::Relaxed);
-            page.word(INFO).store(info, Ordering::Relaxed);
+            for page in 0..group {
+                let page = first.next(done + page);
+                page.word(MAPPING).store(TAIL_MAPPING, Ordering::Relaxed);
+                page.word(INFO).store(info, Ordering::Relaxed);
+            }
+            done += group;
         }
-        first.flags().fetch_or(FLAG_HEAD, Ordering::Relaxed);
-        Self(first).init_large(order);
         true
+    }
+
+    /// Makes pages of the tails that [`DevFolio::claim_tails`] made, and that have no head.
+    pub(crate) fn release_tails(_region: &Region<'_>, head: DevPage, order: Order, first: DevPage) {
+        let pages = order.min(Region::ORDER).pages();
+        let pgmap = head.word(INFO).load(Ordering::Relaxed);
+        Self::unclaim(first, usize::from(first == head)..pages, pgmap);
+    }
+
+    #[inline]
+    fn unclaim(first: DevPage, tails: Range<usize>, pgmap: usize) {
+        for tail in tails {
+            let page = first.next(tail);
+            page.word(MAPPING).store(0, Ordering::Relaxed);
+            page.word(INFO).store(pgmap, Ordering::Release);
+        }
+    }
+
+    /// Makes a page the head of the folio of `order` whose tails all were claimed. The folio has
+    /// refcount 0 and no owner. False, and nothing is changed, when the page is in use.
+    pub(crate) fn make_head(_region: &Region<'_>, head: DevPage, order: Order) -> Option<Self> {
+        let pgmap = head.word(INFO).load(Ordering::Relaxed);
+        if order == Order::PTE || pgmap & 1 != 0 || head.in_use(pgmap) != 0 {
+            return None;
+        }
+        let folio = Self(head);
+        folio.init_large(order);
+        head.flags().fetch_or(FLAG_HEAD, Ordering::Release);
+        Some(folio)
+    }
+
+    /// Takes what makes it a large folio off one that is idle and owned by nobody, and returns the
+    /// order that it had. What is left are tails without a head, to be released.
+    pub(crate) fn unmake_head(self, _region: &Region<'_>) -> Order {
+        let order = self.order();
+        if order == Order::PTE {
+            return order;
+        }
+        let head = self.0;
+        head.flags().fetch_and(!FLAG_HEAD, Ordering::Relaxed);
+        let second = head.next(1);
+        let flags = second.flags().load(Ordering::Relaxed);
+        second.flags().store(flags & !ORDER_MASK, Ordering::Relaxed);
+        #[cfg(any(CONFIG_MEMCG, CONFIG_SLAB_OBJ_EXT))]
+        // SAFETY: The field lies in the second page of a folio that nobody uses.
+        unsafe {
+            (&raw mut (*self.as_ptr()).__bindgen_anon_2.__bindgen_anon_1._nr_pages).write(0);
+        }
+        // The second and third page held more than a tail's words.
+        for page in [second, head.next(2)].into_iter().take(order.pages() - 1) {
+            page.word(SECOND).store(0, Ordering::Relaxed);
+            page.word(INDEX).store(0, Ordering::Relaxed);
+            page.word(PRIVATE).store(0, Ordering::Relaxed);
+        }
+        order
+    }
+
+    /// Makes one folio of `order`, at most [`Region::ORDER`], of the pages from `first` on.
+    pub(crate) fn form(region: &Region<'_>, first: DevPage, order: Order) -> bool {
+        if order > Region::ORDER || !Self::claim_tails(region, first, order, first) {
+            return false;
+        }
+        if Self::make_head(region, first, order).is_some() {
+            return true;
+        }
+        Self::release_tails(region, first, order, first);
+        false
+    }
+
+    /// Takes a large folio of at most [`Region::ORDER`] that is idle and owned by nobody apart into
+    /// pages of their own.
+    pub(crate) fn take_apart(self, region: &Region<'_>) {
+        let order = self.unmake_head(region);
+        if order != Order::PTE {
+            Self::release_tails(region, self.0, order, self.0);
+        }
     }
 
     /// Sets what the core keeps of a large folio in its second and third page, as for a fresh one.
@@ -367,47 +455,16 @@ impl DevFolio {
             }
         }
     }
-
-    /// Takes a large folio that is idle and owned by nobody apart into pages of their own.
-    pub(crate) fn take_apart(self, _region: &Region<'_>) {
-        let order = self.order();
-        if order == Order::PTE {
-            return;
-        }
-        let head = self.0;
-        let pgmap = head.word(INFO).load(Ordering::Relaxed);
-        let second = head.next(1);
-        let flags = second.flags().load(Ordering::Relaxed);
-        second.flags().store(flags & !ORDER_MASK, Ordering::Relaxed);
-        #[cfg(any(CONFIG_MEMCG, CONFIG_SLAB_OBJ_EXT))]
-        // SAFETY: The field lies in the second page of a folio that nobody uses.
-        unsafe {
-            (&raw mut (*self.as_ptr()).__bindgen_anon_2.__bindgen_anon_1._nr_pages).write(0);
-        }
-        // The second and third page held more than a tail's words.
-        for page in [second, head.next(2)].into_iter().take(order.pages() - 1) {
-            page.word(SECOND).store(0, Ordering::Relaxed);
-            page.word(INDEX).store(0, Ordering::Relaxed);
-            page.word(PRIVATE).store(0, Ordering::Relaxed);
-        }
-        head.flags().fetch_and(!FLAG_HEAD, Ordering::Relaxed);
-        let mut page = head;
-        for _ in 1..order.pages() {
-            page = page.next(1);
-            page.word(MAPPING).store(0, Ordering::Relaxed);
-            page.word(INFO).store(pgmap, Ordering::Release);
-        }
-    }
 }
 
 impl DevPage {
-    /// Whether this is a page of its own that nobody uses, of the page map `pgmap`.
+    /// 0 if this is a page of its own that nobody uses, of the page map `pgmap`.
     #[inline]
-    fn is_free(self, pgmap: usize) -> bool {
-        let used = self.word(MAPPING).load(Ordering::Relaxed)
+    fn in_use(self, pgmap: usize) -> usize {
+        self.word(MAPPING).load(Ordering::Relaxed)
+            | self.word(INDEX).load(Ordering::Relaxed)
             | (self.word(INFO).load(Ordering::Relaxed) ^ pgmap)
-            | self.count(REFCOUNT).load(Ordering::Relaxed) as usize;
-        used == 0
+            | self.count(REFCOUNT).load(Ordering::Relaxed) as usize
     }
 }
 
@@ -423,6 +480,36 @@ fn tail_info(head: DevPage, order: Order) -> usize {
         (usize::MAX << shift) | 1
     } else {
         head.0.as_ptr() as usize | 1
+    }
+}
+
+kernel::sync::global_lock! {
+    // SAFETY: Made ready when the module is loaded, before any file is served.
+    unsafe(uninit) static GIANT: Mutex<()> = ();
+}
+
+/// The lock under which folios larger than a region are formed and taken apart, which takes many
+/// regions one after the other. It is taken before any other lock of this file, and sleeps.
+pub(crate) struct Giant {
+    _guard: kernel::sync::GlobalGuard<GIANT>,
+}
+
+impl Giant {
+    /// Makes the lock ready.
+    ///
+    /// # Safety
+    ///
+    /// To be called once, before anybody takes it.
+    pub(super) unsafe fn init() {
+        // SAFETY: By this function's safety requirements.
+        unsafe { GIANT.init() };
+    }
+
+    /// Takes the lock. Sleeps.
+    pub(crate) fn lock() -> Self {
+        Self {
+            _guard: GIANT.lock(),
+        }
     }
 }
 

@@ -302,6 +302,13 @@ pub(crate) fn reschedule() {
     unsafe { bindings::rdax_cond_resched() };
 }
 
+/// Whether a filesystem has a transaction open in this task.
+#[inline]
+pub(crate) fn in_transaction() -> bool {
+    // SAFETY: Looks at the current task.
+    unsafe { bindings::rdax_in_transaction() }
+}
+
 /// Whether a fatal signal waits for this task.
 #[inline]
 pub(crate) fn fatal_signal() -> bool {

@@ -144,9 +144,12 @@ impl Fault<'_> {
         if order == Order::PTE {
             return Ok(());
         }
-        let reason = if order > Order::PMD || order > self.device.max_order() {
+        let reason = if order > self.device.max_order() {
             Counter::FallbackMaxOrder
-        } else if self.vmf.is_write() && !self.write {
+        } else if self.vmf.is_write() && !self.write
+            || order > Order::PMD && !self.vmf.is_not_copied_by_fork()
+        {
+            // The core takes no reference for the copy of an entry of the third level.
             Counter::FallbackPrivate
         } else if (self.index.get() ^ (self.vmf.address() >> Order::PAGE_SHIFT))
             & (order.pages() - 1)
@@ -320,10 +323,8 @@ impl Fault<'_> {
         let mut new = iter.extent().is_new();
         let mut dirty = iter.extent().needs_sync();
         let available = iter.available();
-        if available < self.order.bytes() as u64 {
-            if new || shared {
-                return Err(self.fallback_or(Counter::FallbackExtent, EIO));
-            }
+        if available < self.order.bytes() as u64 && shared {
+            return Err(self.fallback_or(Counter::FallbackExtent, EIO));
         }
 
         let alive = DaxReadGuard::new();
@@ -362,8 +363,10 @@ impl Fault<'_> {
     }
 
     /// Asks on for the rest of the stretch: a file's extents are not merged for us, and a
-    /// neighbour may lie right behind. At most one call of a fault allocates blocks, because the
-    /// filesystem may have a transaction open that has room for no more.
+    /// neighbour may lie right behind.
+    ///
+    /// A filesystem that has a transaction open around the fault has room in it for one allocation,
+    /// so no other is asked for then.
     fn merge(
         &self,
         iter: &mut IomapIter<'_>,
@@ -375,8 +378,11 @@ impl Fault<'_> {
         let end = start + self.order.bytes() as u64;
         let short = || self.fallback_or(Counter::FallbackExtent, EIO);
         while iter.position() + iter.available() < end {
-            if *new {
+            if *new && vm::in_transaction() {
                 return Err(short());
+            }
+            if vm::fatal_signal() {
+                return Err(Failure::Code(FaultCode::NOPAGE));
             }
             let available = iter.available();
             iter.advance(available);
@@ -563,7 +569,12 @@ pub(crate) fn finish_sync_fault(vmf: &mut VmFault, order: u32, pfn: Pfn) -> Faul
         Kind::Data(_) if locked.entry().order() >= order => fault.page_in(&locked),
         _ => return FaultCode::NOPAGE,
     };
-    if page.pfn() != pfn || (order == Order::PTE && fault.vmf.pmd_is_huge()) {
+    let elsewhere = if order == Order::PTE {
+        fault.vmf.pmd_is_huge()
+    } else {
+        fault.vmf.has_table(order)
+    };
+    if page.pfn() != pfn || elsewhere {
         return FaultCode::NOPAGE;
     }
     locked.replace(locked.entry(), &[Mark::Dirty]);

@@ -8,7 +8,8 @@
 use crate::kern::{
     fs::{Mapping, PageIndex},
     order::Order,
-    page::{DevFolio, DevPage, Region},
+    page::{DevFolio, DevPage, Giant, Region},
+    vm,
     wait::{self, Sleep}, //
 };
 use kernel::{
@@ -29,12 +30,18 @@ pub(crate) enum AssociateError {
     Interrupted,
 }
 
-/// What the pages of a new entry are.
+/// What one try to associate pages came to.
 enum State {
     /// Associated now.
     Done,
     /// A folio that lost its last entry while somebody held it is in the way.
     Busy(DevFolio),
+    /// A folio that is larger than a region is in the way; nobody uses it.
+    Stale(DevFolio),
+    /// The pages are idle, and a folio larger than a region is to be formed of them.
+    Form,
+    /// Somebody else is forming such a folio or taking it apart.
+    Forming,
 }
 
 /// Associates the `order` pages from `page` on with an entry at `index` of `mapping` (spec,
@@ -56,6 +63,13 @@ pub(crate) fn associate(
                 wait::wait_until_idle(folio, Sleep::Killable)
                     .map_err(|_| AssociateError::Interrupted)?;
             }
+            State::Stale(folio) => dismantle(folio),
+            State::Form => {
+                if form_giant(page, order, mapping, index)? {
+                    return Ok(());
+                }
+            }
+            State::Forming => drop(Giant::lock()),
         }
     }
 }
@@ -67,30 +81,40 @@ fn try_associate(
     index: PageIndex,
     shared: bool,
 ) -> Result<State, AssociateError> {
-    let region = Region::lock(page);
     let folio = page.folio();
+    let region = Region::lock(folio.head());
+    if page.folio() != folio {
+        return Ok(State::Forming);
+    }
     if is_associated(folio) {
         return share(&region, folio, page, order, mapping, shared);
     }
     let size = folio.order();
-    if size == order {
-        // Free pages of order 0; or what is left of a folio that lost its last entry, and comes in
-        // handy as it is. Whoever still holds it keeps its reference.
-        if folio.head() == page {
-            folio.set_owner(&region, mapping, index);
-            return Ok(State::Done);
-        }
+    if size == order && folio.head() == page {
+        // Pages of order 0 that are free; or what is left of a folio that lost its last entry, and
+        // comes in handy as it is. Whoever still holds it keeps its reference.
+        folio.set_owner(&region, mapping, index);
+        return Ok(State::Done);
+    }
+    if size == Order::PTE && folio.head() != page {
+        return Ok(State::Forming);
     }
     if size != Order::PTE {
         // Left whole when its last entry went.
         if folio.refcount() != 0 {
             return Ok(State::Busy(folio));
         }
+        if size > Region::ORDER {
+            return Ok(State::Stale(folio));
+        }
         folio.take_apart(&region);
         if order == Order::PTE {
             page.folio().set_owner(&region, mapping, index);
             return Ok(State::Done);
         }
+    }
+    if order > Region::ORDER {
+        return Ok(State::Form);
     }
     form(&region, page, order, mapping, index)
 }
@@ -122,7 +146,8 @@ fn share(
     Ok(State::Done)
 }
 
-/// Makes one folio of pages that are not associated with anything, if they are idle.
+/// Makes one folio, not larger than a region, of pages that are not associated with anything, if
+/// they are idle.
 fn form(
     region: &Region<'_>,
     page: DevPage,
@@ -135,37 +160,132 @@ fn form(
             page.folio().set_owner(region, mapping, index);
             return Ok(State::Done);
         }
-        // One of the pages is in use: find out how.
-        let mut changed = false;
-        let mut at = 0;
-        while at < order.pages() {
-            let folio = DevPage::of(page.pfn().offset(at)).folio();
-            if is_associated(folio) {
-                return Err(AssociateError::Smaller);
-            }
-            if folio.refcount() != 0 {
-                return Ok(State::Busy(folio));
-            }
-            let size = folio.order();
-            if size != Order::PTE {
-                folio.take_apart(region);
-                changed = true;
-            }
-            at += size.pages();
-        }
-        if !changed {
-            // Idle in the meantime, or of another page map: not worth a second try.
-            return Err(AssociateError::Smaller);
+        match obstacle(region, page, order)? {
+            Obstacle::Busy(folio) => return Ok(State::Busy(folio)),
+            Obstacle::Gone => (),
         }
     }
 }
 
-/// Takes an entry of `order` off its pages: one of several that share a folio, or the last, after
-/// which the folio is pages again; it stays whole while somebody holds a reference (spec, section
-/// 2). Does not sleep.
-pub(crate) fn disassociate(page: DevPage, _order: Order) {
+/// What keeps pages from becoming one folio.
+enum Obstacle {
+    /// Somebody holds one that lost its last entry.
+    Busy(DevFolio),
+    /// Something that was removed now.
+    Gone,
+}
+
+/// Finds out why the pages of one region cannot be made a folio, and takes apart what lost its
+/// last entry and is idle.
+fn obstacle(region: &Region<'_>, page: DevPage, order: Order) -> Result<Obstacle, AssociateError> {
+    let mut changed = false;
+    let mut at = 0;
+    while at < order.pages() {
+        let folio = DevPage::of(page.pfn().offset(at)).folio();
+        if is_associated(folio) {
+            return Err(AssociateError::Smaller);
+        }
+        if folio.refcount() != 0 {
+            return Ok(Obstacle::Busy(folio));
+        }
+        let size = folio.order();
+        if size != Order::PTE {
+            folio.take_apart(region);
+            changed = true;
+        }
+        at += size.pages();
+    }
+    if changed {
+        Ok(Obstacle::Gone)
+    } else {
+        // Of another page map, or marked in a way that nobody undoes.
+        Err(AssociateError::Smaller)
+    }
+}
+
+/// Makes one folio larger than a region, one region after the other, so that no lock is held for
+/// more pages than a region has (spec, R8). False when the pages have to be looked at anew.
+fn form_giant(
+    page: DevPage,
+    order: Order,
+    mapping: &Mapping,
+    index: PageIndex,
+) -> Result<bool, AssociateError> {
+    let giant = Giant::lock();
+    let regions = order.pages() / Region::ORDER.pages();
+    let first_of = |at: usize| DevPage::of(page.pfn().offset(at * Region::ORDER.pages()));
+    for at in 0..regions {
+        let first = first_of(at);
+        let region = Region::lock(first);
+        if DevFolio::claim_tails(&region, page, order, first) {
+            drop(region);
+            vm::reschedule();
+            continue;
+        }
+        let why = obstacle(&region, first, Region::ORDER);
+        drop(region);
+        release_giant(page, order, at);
+        drop(giant);
+        return match why? {
+            Obstacle::Gone => Ok(false),
+            Obstacle::Busy(folio) => {
+                wait::wait_until_idle(folio, Sleep::Killable)
+                    .map_err(|_| AssociateError::Interrupted)?;
+                Ok(false)
+            }
+        };
+    }
     let region = Region::lock(page);
+    if let Some(folio) = DevFolio::make_head(&region, page, order) {
+        folio.set_owner(&region, mapping, index);
+        return Ok(true);
+    }
+    drop(region);
+    release_giant(page, order, regions);
+    Err(AssociateError::Smaller)
+}
+
+/// Makes pages of the tails in the first `regions` regions of a folio that has no head.
+fn release_giant(page: DevPage, order: Order, regions: usize) {
+    for at in 0..regions {
+        let first = DevPage::of(page.pfn().offset(at * Region::ORDER.pages()));
+        let region = Region::lock(first);
+        DevFolio::release_tails(&region, page, order, first);
+        drop(region);
+        vm::reschedule();
+    }
+}
+
+/// Takes a folio larger than a region apart if nobody uses it. Sleeps.
+fn dismantle(folio: DevFolio) {
+    let _giant = Giant::lock();
+    let page = folio.head();
+    let region = Region::lock(page);
+    if page.folio() != folio || is_associated(folio) || folio.refcount() != 0 {
+        return;
+    }
+    let order = folio.order();
+    if order <= Region::ORDER {
+        return;
+    }
+    folio.unmake_head(&region);
+    drop(region);
+    release_giant(page, order, order.pages() / Region::ORDER.pages());
+}
+
+/// Whether [`disassociate`] can be called for the page without sleeping.
+#[inline]
+pub(crate) fn is_small(page: DevPage) -> bool {
+    page.folio().order() <= Region::ORDER
+}
+
+/// Takes an entry off its pages: one of several that share a folio, or the last, after which the
+/// folio is pages again; it stays whole while somebody holds a reference (spec, section 2). Sleeps
+/// if the folio is not small ([`is_small`]).
+pub(crate) fn disassociate(page: DevPage) {
+    // The entry keeps the folio as it is.
     let folio = page.folio();
+    let region = Region::lock(folio.head());
     if folio.owner() == 0 {
         match folio.share() {
             0 => {
@@ -180,7 +300,13 @@ pub(crate) fn disassociate(page: DevPage, _order: Order) {
         }
     }
     folio.set_share(&region, 0);
-    if folio.refcount() == 0 {
+    if folio.refcount() != 0 {
+        return;
+    }
+    if folio.order() > Region::ORDER {
+        drop(region);
+        dismantle(folio);
+    } else {
         folio.take_apart(&region);
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn let_go(locked: &mut Locked<'_>, device: Account<'_>) {
         locked.clear_mark(Mark::Dirty);
         device.inc(Counter::EntriesFlushedOnRemoval);
     }
-    folio::disassociate(page, locked.entry().order());
+    folio::disassociate(page);
 }
 
 /// Unmaps and removes a locked entry.
@@ -131,6 +131,7 @@ impl Visitor for Remove<'_> {
         let dirty = dirty && !self.forget;
         match entry.kind() {
             Kind::Data(_) if dirty || entry.order() != Order::PTE => Step::Work,
+            Kind::Data(pfn) if !folio::is_small(DevPage::of(pfn)) => Step::Work,
             _ => {
                 self.removed += 1;
                 Step::Remove
@@ -141,7 +142,7 @@ impl Visitor for Remove<'_> {
     fn work(&mut self, mut locked: Locked<'_>) {
         if self.forget {
             if let Some(page) = locked.entry().page() {
-                folio::disassociate(page, locked.entry().order());
+                folio::disassociate(page);
             }
         } else {
             if locked

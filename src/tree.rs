@@ -342,7 +342,7 @@ pub(crate) fn walk<V: Visitor>(mapping: &Mapping, range: PageRange, which: Which
             Step::Remove => {
                 waited = None;
                 if let Some(page) = entry.page() {
-                    folio::disassociate(page, entry.order());
+                    folio::disassociate(page);
                 }
                 cursor.erase(&guard);
                 mapping.sub_pages(&guard, entry.order().pages());

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: GPL-2.0
+"""R5: what was stored is written back before anybody is told that it is safe.
+
+Nothing here can cut the power of the memory, so what is looked at are the cache write-backs
+that the kernel makes: each page must be written back, whole, after the last store to it.
+"""
+
+import os
+import time
+
+from lib import posix
+from lib.check import check, equal, same_bytes
+from lib.device import some
+from lib.mapping import Map
+from lib.native import probe
+from lib.pattern import page, pages
+from lib.posix import PAGE, PMD
+from lib.runner import case
+from lib.task import Task
+from lib.trace import Flushes
+
+SPOTS = [0, 3, 4, 100, 511, 512, 700]
+
+
+def _now():
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def _file(t, size, name="file"):
+    fd = t.open(name, allocate=size)
+    for at in range(0, size, PMD):
+        os.pwrite(fd, pages("f", min(PMD, size - at) // PAGE, at // PAGE), at)
+    os.fsync(fd)
+    return fd
+
+
+def _store(m, spots=SPOTS, letter="d"):
+    """Store a page at each spot; the page frames."""
+    for spot in spots:
+        m.write(spot * PAGE, page(letter, spot))
+    return [m.pfn(spot * PAGE) for spot in spots]
+
+
+@case()
+def fsync_flushes_each_page_once(t):
+    fd = _file(t, 2 * PMD)
+    with Map(fd, 2 * PMD, skew=PAGE) as m, Flushes() as flushes:
+        pfns = _store(m)
+        clean = m.pfn(50 * PAGE) if m.load(50 * PAGE) else 0
+        stats = t.stats()
+        flushes.clear()
+        os.fsync(fd)
+        flushes.check_once(pfns, "fsync")
+        equal(len(flushes.of([clean])), 0, "flushes of a page that was only read")
+        stats.expect(writeback_entries=len(pfns), writeback_bytes=len(pfns) * PAGE)
+        flushes.clear()
+        os.fsync(fd)
+        equal(len(flushes.of(pfns)), 0, "flushes by a second fsync")
+        again = _store(m, SPOTS[2:4])
+        os.fsync(fd)
+        flushes.check_once(again, "fsync after storing to two pages again")
+        equal(len(flushes.of(pfns[:2] + pfns[4:])), 0, "flushes of the other pages")
+
+
+@case()
+def fsync_flushes_huge_entries_once(t):
+    fd = _file(t, 4 * PMD)
+    with Map(fd, 4 * PMD) as m, Flushes() as flushes:
+        m.write(7 * PAGE, page("d", 7))
+        m.write(9 * PAGE, page("d", 9))
+        m.write(2 * PMD + 5, b"x")
+        m.touch(3 * PMD, 1)
+        equal(m.mapped_huge(), 3 * PMD, "bytes mapped by huge entries")
+        stats = t.stats()
+        flushes.clear()
+        os.fsync(fd)
+        dirty = [m.pfn(at) for at in (0, 7 * PAGE, 511 * PAGE, 2 * PMD, 2 * PMD + 300 * PAGE)]
+        flushes.check_once(dirty, "fsync", size=PMD)
+        equal(len(flushes.of(dirty)), 2, "flushes of two dirty entries")
+        equal(len(flushes.of([m.pfn(3 * PMD)])), 0, "flushes of an entry that was only read")
+        stats.expect(writeback_entries=2, writeback_bytes=2 * PMD)
+        flushes.clear()
+        os.fsync(fd)
+        equal(len(flushes.of(dirty)), 0, "flushes by a second fsync")
+        m.store(11 * PAGE, 1)
+        os.fsync(fd)
+        flushes.check_once(dirty[:3], "fsync after another store", size=PMD)
+
+
+@case()
+def msync_flushes_its_range(t):
+    fd = _file(t, 2 * PMD)
+    with Map(fd, 2 * PMD, skew=PAGE) as m, Flushes() as flushes:
+        pfns = _store(m)
+        flushes.clear()
+        m.sync(3 * PAGE, 2 * PAGE)
+        flushes.check_once(pfns[1:3], "msync of two pages")
+        equal(len(flushes.of(pfns[:1] + pfns[3:])), 0, "flushes of other pages")
+        flushes.clear()
+        os.fsync(fd)
+        flushes.check_once(pfns[:1] + pfns[3:], "fsync of the rest")
+        equal(len(flushes.of(pfns[1:3])), 0, "flushes of pages that msync had written")
+
+
+@case()
+def other_ways_to_sync(t):
+    """fdatasync, syncfs, O_DSYNC's write of another page."""
+    fd = _file(t, 2 * PMD)
+    with Map(fd, 2 * PMD, skew=PAGE) as m, Flushes() as flushes:
+        for name, how in (("fdatasync", lambda: os.fdatasync(fd)), ("syncfs", t.sync)):
+            pfns = _store(m)
+            since = _now()
+            flushes.clear()
+            how()
+            flushes.check_flushed(pfns, since, name)
+
+
+@case()
+def unmapped_pages_are_flushed(t):
+    """munmap leaves no page table entry to find; the file's tree remembers."""
+    fd = _file(t, 2 * PMD)
+    with Flushes() as flushes:
+        for skew in (0, PAGE):
+            with Map(fd, 2 * PMD, skew=skew) as m:
+                pfns = _store(m)
+            flushes.clear()
+            os.fsync(fd)
+            flushes.check_once(pfns[3:4], f"fsync after munmap (skew {skew})")
+            flushes.check_flushed(pfns, 0, f"fsync after munmap (skew {skew})")
+
+
+@case()
+def umount_flushes(t):
+    fd = _file(t, 2 * PMD)
+    with Flushes() as flushes:
+        with Map(fd, 2 * PMD, skew=PAGE) as m:
+            pfns = _store(m)
+        os.close(fd)
+        since = _now()
+        t.fs.umount()
+        flushes.check_flushed(pfns, since, "umount")
+        t.fs.mount()
+    fd = t.open()
+    same_bytes(os.pread(fd, PAGE, 100 * PAGE), page("d", 100), "after mounting")
+
+
+def _remembered(t, how, spots=SPOTS, size=4 * PMD):
+    """Store, change another part of the file, fsync: every page is flushed by then.
+
+    Filesystems drop a file's entries as a whole, whatever part of it changes.
+    """
+    with Flushes() as flushes:
+        for skew in (PAGE, 0):
+            fd = _file(t, size, f"file{skew}")
+            with Map(fd, size, skew=skew) as m:
+                pfns = _store(m, spots)
+                since = _now()
+                flushes.clear()
+                how(fd)
+                os.fsync(fd)
+                flushes.check_flushed(pfns, since, "huge entries" if not skew else "small entries")
+                for spot in spots:
+                    same_bytes(os.pread(fd, PAGE, spot * PAGE), page("d", spot), f"page {spot}")
+                # The entries came back clean and writable only by a fault.
+                again = _store(m, spots[:2], "e")
+                flushes.clear()
+                since = _now()
+                os.fsync(fd)
+                flushes.check_flushed(again, since, "stored again")
+            os.close(fd)
+
+
+@case()
+def truncate_of_the_tail_forgets_nothing(t):
+    _remembered(t, lambda fd: os.ftruncate(fd, 3 * PMD))
+
+
+@case()
+def unaligned_truncate_forgets_nothing(t):
+    _remembered(t, lambda fd: os.ftruncate(fd, 2 * PMD + 12345))
+
+
+@case()
+def growing_forgets_nothing(t):
+    _remembered(t, lambda fd: os.ftruncate(fd, 4 * PMD + 12345))
+
+
+@case()
+def punch_elsewhere_forgets_nothing(t):
+    _remembered(t, lambda fd: posix.fallocate(
+        fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 3 * PMD, 16 * PAGE))
+
+
+@case()
+def zeroing_elsewhere_forgets_nothing(t):
+    _remembered(t, lambda fd: posix.fallocate(
+        fd, posix.ZERO_RANGE | posix.KEEP_SIZE, 3 * PMD, 16 * PAGE))
+
+
+@case()
+def collapsing_elsewhere_forgets_nothing(t):
+    _remembered(t, lambda fd: posix.fallocate(fd, posix.COLLAPSE_RANGE, 3 * PMD, 16 * PAGE))
+
+
+@case()
+def inserting_elsewhere_forgets_nothing(t):
+    _remembered(t, lambda fd: posix.fallocate(fd, posix.INSERT_RANGE, 3 * PMD, 16 * PAGE))
+
+
+@case()
+def truncate_inside_a_huge_entry_forgets_nothing(t):
+    """The cut goes through the entry that holds the dirty page."""
+    _remembered(t, lambda fd: os.ftruncate(fd, 300 * PAGE), spots=[0, 3, 100], size=PMD)
+
+
+@case()
+def removal_is_counted(t):
+    t.need_adopted()
+    fd = _file(t, 2 * PMD)
+    stats = t.stats()
+    with Map(fd, 2 * PMD, skew=PAGE) as m:
+        _store(m, [1, 2, 3])
+        m.touch(8 * PAGE, 2 * PAGE)
+        os.ftruncate(fd, PMD)
+        stats.expect(entries_flushed_on_removal=3, entries_removed=lambda n: n >= 5)
+
+
+@case()
+def both_mappings_are_write_protected(t):
+    """After fsync a store through any mapping is noticed."""
+    fd = _file(t, 2 * PMD)
+    with Map(fd, 2 * PMD, skew=PAGE) as m1, Map(fd, 2 * PMD, skew=2 * PAGE) as m2, \
+            Map(fd, 2 * PMD) as huge, Flushes() as flushes:
+        for m in (m1, m2, huge):
+            _store(m, [5, 700])
+        for writer, name in ((m1, "first"), (m2, "second"), (huge, "third")):
+            os.fsync(fd)
+            flushes.clear()
+            pfns = _store(writer, [5, 700], "w")
+            since = _now()
+            os.fsync(fd)
+            flushes.check_flushed(pfns, since, f"stored through the {name} mapping")
+
+
+@case()
+def stores_of_a_child_are_flushed(t):
+    fd = _file(t, 2 * PMD)
+    with Map(fd, 2 * PMD, skew=PAGE) as m, Flushes() as flushes:
+        _store(m)
+        os.fsync(fd)
+        flushes.clear()
+        Task(lambda: _store(m, letter="c")).result()
+        since = _now()
+        pfns = [m.pfn(spot * PAGE) for spot in SPOTS if not m.load(spot * PAGE)[1].signal]
+        os.fsync(fd)
+        flushes.check_flushed(pfns, since, "stored by a child that has ended")
+
+
+@case()
+def stores_race_with_fsync(t):
+    """Whenever a store comes, it is flushed by a later fsync, or faults again."""
+    fd = _file(t, 2 * PMD)
+    lib = probe()
+    for skew in (PAGE, 0):
+        with Map(fd, 2 * PMD, skew=skew) as m, Flushes() as flushes:
+            writer = bytes(lib.writer_size())
+            check(lib.writer_start(writer, m.address, 8) == 0, "no thread")
+            rounds, end = 0, time.monotonic() + (0.5 if t.settings.quick else 1.5)
+            while time.monotonic() < end:
+                os.fsync(fd)
+                rounds += 1
+                if rounds % 8 == 0:
+                    flushes.clear()
+            lib.writer_stop(writer)
+            stores = lib.writer_stores(writer)
+            check(stores > 16 and rounds > 1, f"{stores} stores, {rounds} rounds: no race")
+            last = [lib.writer_last(writer, i) / 1e9 for i in range(8)]
+            pfns = m.pfns(0, 8 * PAGE)
+            # What the loop has not covered, this one must.
+            os.fsync(fd)
+            flushes.check_flushed(pfns, last, f"after {stores} stores and {rounds} rounds")
+
+
+@case()
+def transfer_into_the_mapping_is_flushed(t):
+    """A direct read stores too."""
+    from lib.device import SlowDisk
+    slow, fd = SlowDisk(), _file(t, 2 * PMD)
+    slow.fill(pages("d", 4))
+    with Flushes() as flushes:
+        for skew in (PAGE, 0):
+            with Map(fd, 2 * PMD, skew=skew) as m:
+                m.touch(0, PMD, write=True)
+                os.fsync(fd)
+                flushes.clear()
+                equal(posix.pread_to(slow.open(), m.address + 8 * PAGE, 4 * PAGE, 0), 4 * PAGE,
+                      "bytes read")
+                pfns = m.pfns(8 * PAGE, 4 * PAGE)
+                since = _now()
+                os.fsync(fd)
+                flushes.check_flushed(pfns, since, "read into the mapping")
+
+
+@case()
+def nothing_stored_nothing_flushed(t):
+    fd = _file(t, 2 * PMD)
+    for skew in (0, PAGE):
+        with Map(fd, 2 * PMD, skew=skew) as m, Flushes() as flushes:
+            m.touch()
+            pfns = m.pfns()
+            os.fsync(fd)
+            posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 3 * PMD, PAGE)
+            equal(len(flushes.of(pfns)), 0, "flushes of pages that were only read")

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The block devices under test, adoption, and a slow disk."""
+
+import os
+import subprocess
+import time
+
+from .check import Failure, Skip, check, equal
+
+CONFIG = "/sys/kernel/config/rdax"
+
+
+def read(path, default=None):
+    try:
+        with open(path, encoding="ascii") as f:
+            return f.read().strip()
+    except OSError:
+        if default is None:
+            raise
+        return default
+
+
+def write(path, text):
+    """Write in one call, so that the answer is the kernel's."""
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def run(*command, ok=(0,)):
+    """Run a command; its output. A status that is not in `ok` fails the case."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode not in ok:
+        raise Failure(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+def module_loaded():
+    return os.path.isdir(CONFIG)
+
+
+def adopted(name):
+    return read(f"{CONFIG}/{name}/adopt", "0") == "1"
+
+
+def exists(name):
+    return os.path.exists(f"/sys/block/{name}")
+
+
+def data_start(name):
+    """Physical address of the first byte of a pmem device."""
+    return int(read(f"/sys/block/{name}/device/resource"), 16)
+
+
+def size(name):
+    return int(read(f"/sys/block/{name}/size")) * 512
+
+
+class Stats:
+    """The adopted device's counters since this was made; knows nothing if it is not adopted."""
+
+    def __init__(self, name):
+        self.path = f"{CONFIG}/{name}/stats"
+        self.known = adopted(name)
+        self.before = self._read()
+
+    def _read(self):
+        if not self.known:
+            return {}
+        words = [line.split() for line in read(self.path).splitlines()]
+        return {word[0]: int(word[1]) for word in words}
+
+    def since(self):
+        now = self._read()
+        for name, value in self.before.items():
+            check(now.get(name, -1) >= value, f"counter {name} went back from {value} "
+                                              f"to {now.get(name)}")
+        return {name: value - self.before.get(name, 0) for name, value in now.items()}
+
+    def expect(self, **wanted):
+        """The counters that must have moved: by a number, or as a function of it says."""
+        if not self.known:
+            return
+        moved = self.since()
+        for name, value in wanted.items():
+            check(name in moved, f"there is no counter {name}")
+            if callable(value):
+                check(value(moved[name]), f"counter {name} moved by {moved[name]}; "
+                                          f"all that moved: {_moved(moved)}")
+            elif moved[name] != value:
+                raise Failure(f"counter {name} moved by {moved[name]} instead of {value}; "
+                              f"all that moved: {_moved(moved)}")
+
+
+def _moved(values):
+    return " ".join(f"{name}={value}" for name, value in values.items() if value) or "nothing"
+
+
+def some(value):
+    return value > 0
+
+
+class SlowDisk:
+    """A disk whose requests, once held, wait until they are released (dm-delay on a ramdisk)."""
+
+    NAME = "rdax-slow"
+    PATH = f"/dev/mapper/{NAME}"
+    DISK = "/dev/ram0"
+    BYTES = 32 << 20
+    HELD_MS = 1000000
+
+    def __init__(self):
+        os.environ["DM_DISABLE_UDEV"] = "1"
+        for command in (["modprobe", "brd", "rd_nr=1", f"rd_size={self.BYTES >> 10}"],
+                        ["modprobe", "dm-delay"]):
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                raise Skip(f"no slow disk: {done.stderr.strip()}")
+        if not os.path.exists(self.PATH):
+            run("dmsetup", "create", self.NAME, "--table", self._table(0))
+
+    def _table(self, ms):
+        one = f"{self.DISK} 0 {ms}"
+        return f"0 {self.BYTES >> 9} delay {one} {one}"
+
+    def _set(self, ms):
+        run("dmsetup", "reload", self.NAME, "--table", self._table(ms))
+        # Suspending sends everything on its way that the old table has held back.
+        run("dmsetup", "resume", self.NAME)
+
+    def hold(self):
+        self._set(self.HELD_MS)
+
+    def release(self):
+        self._set(0)
+
+    @classmethod
+    def release_if_there(cls):
+        if os.path.exists(cls.PATH):
+            cls.release(object.__new__(cls))
+
+    def open(self):
+        return os.open(self.PATH, os.O_RDWR | os.O_DIRECT)
+
+    def content(self, length, offset=0):
+        """What is on the disk now, past all delay."""
+        from .mapping import Map
+        from . import posix
+        fd = os.open(self.DISK, os.O_RDONLY | os.O_DIRECT)
+        try:
+            with Map(-1, length, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as m:
+                equal(posix.pread_to(fd, m.address, length, offset), length, "read of the disk")
+                return m.read(0, length)
+        finally:
+            os.close(fd)
+
+    def fill(self, data, offset=0):
+        from .mapping import Map
+        from . import posix
+        fd = os.open(self.DISK, os.O_WRONLY | os.O_DIRECT)
+        try:
+            with Map(-1, len(data), flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as m:
+                m.write(0, data)
+                equal(posix.pwrite_from(fd, m.address, len(data), offset), len(data),
+                      "write to the disk")
+        finally:
+            os.close(fd)
+
+
+def wait_for(condition, what, timeout=20):
+    end = time.monotonic() + timeout
+    while not condition():
+        check(time.monotonic() < end, f"no {what} after {timeout} s")
+        time.sleep(0.02)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Mappings of files at chosen addresses."""
+
+import ctypes
+import fcntl
+import struct
+
+from . import posix
+from .check import Failure, check
+from .native import Fault, probe
+from .posix import PAGE, PMD
+
+SIGBUS, SIGSEGV = 7, 11
+BUS_ADRERR, BUS_MCEERR_AR, BUS_MCEERR_AO = 2, 4, 5
+
+_PAGEMAP_SCAN = 0xC0606610
+_PAGE_IS_PRESENT, _PAGE_IS_HUGE = 1 << 3, 1 << 6
+
+
+class Map:
+    """A mapping whose address is `skew` bytes above a multiple of `align`.
+
+    It is a context manager; leaving it unmaps.
+    """
+
+    def __init__(self, fd, length, offset=0, prot=posix.PROT_RW, flags=posix.MAP_SHARED,
+                 align=PMD, skew=0):
+        self.length = length
+        room = length + skew + align
+        self._reserved = posix.mmap(None, room, posix.PROT_NONE, posix.MAP_PRIVATE
+                                    | posix.MAP_ANONYMOUS | posix.MAP_NORESERVE)
+        self._room = room
+        at = -(-self._reserved // align) * align + skew
+        try:
+            self.address = posix.mmap(at, length, prot, flags | posix.MAP_FIXED, fd, offset)
+        except OSError:
+            posix.munmap(self._reserved, room)
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.unmap()
+
+    def unmap(self):
+        if self._reserved:
+            posix.munmap(self._reserved, self._room)
+            self._reserved = 0
+
+    def unmap_part(self, offset, length):
+        """Make a hole in the mapping; its addresses stay taken."""
+        posix.mmap(self.address + offset, length, posix.PROT_NONE, posix.MAP_PRIVATE
+                   | posix.MAP_ANONYMOUS | posix.MAP_NORESERVE | posix.MAP_FIXED)
+
+    def read(self, offset, length):
+        check(offset + length <= self.length, "test reads past its mapping")
+        return ctypes.string_at(self.address + offset, length)
+
+    def write(self, offset, data):
+        check(offset + len(data) <= self.length, "test writes past its mapping")
+        ctypes.memmove(self.address + offset, bytes(data), len(data))
+
+    def touch(self, offset=0, length=None, step=PAGE, write=False):
+        """Read a byte every `step`, or read it and store it back."""
+        length = self.length - offset if length is None else length
+        probe().touch(self.address + offset, length, step, write)
+
+    def load(self, offset):
+        """(byte, how it ended) of a load that may fault."""
+        value, fault = ctypes.c_uint8(), Fault()
+        probe().probe_load(self.address + offset, value, fault)
+        return value.value, fault
+
+    def store(self, offset, value):
+        fault = Fault()
+        probe().probe_store(self.address + offset, value, fault)
+        return fault
+
+    def load_ok(self, offset, wanted, what):
+        value, fault = self.load(offset)
+        check(not fault.signal, f"{what}: load at {offset:#x} got {fault}")
+        check(value == wanted, f"{what}: {value:#x} instead of {wanted:#x} at {offset:#x}")
+
+    def bus_error(self, offset, what, write=False, code=BUS_ADRERR):
+        """The access must raise SIGBUS with this very address."""
+        fault = self.store(offset, 0x77) if write else self.load(offset)[1]
+        check(fault.signal == SIGBUS, f"{what}: {fault} instead of SIGBUS")
+        check(fault.code == code, f"{what}: {fault} instead of code {code}")
+        check(fault.address == self.address + offset,
+              f"{what}: {fault} instead of address {self.address + offset:#x}")
+
+    def protect(self, prot, offset=0, length=None):
+        posix.mprotect(self.address + offset, length or self.length, prot)
+
+    def advise(self, advice, offset=0, length=None):
+        posix.madvise(self.address + offset, length or self.length, advice)
+
+    def sync(self, offset=0, length=None, flags=posix.MS_SYNC):
+        posix.msync(self.address + offset, length or self.length, flags)
+
+    def pfn(self, offset):
+        """The page frame mapped at this offset; it must be mapped."""
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            pagemap.seek((self.address + offset) // PAGE * 8)
+            entry = struct.unpack("Q", pagemap.read(8))[0]
+        check(entry >> 63, f"nothing is mapped at offset {offset:#x}")
+        return entry & ((1 << 55) - 1)
+
+    def pfns(self, offset=0, length=None):
+        return [self.pfn(o) for o in range(offset, offset + (length or self.length), PAGE)]
+
+    def _scan(self, categories):
+        """Bytes of the mapping in these categories (PAGEMAP_SCAN)."""
+        start, total, regions = self.address, 0, (ctypes.c_uint64 * (3 * 512))()
+        end = self.address + self.length
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            while start < end:
+                query = bytearray(struct.pack("12Q", 96, 0, start, end, 0,
+                                              ctypes.addressof(regions), 512, 0,
+                                              0, categories, 0, categories))
+                found = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, query)
+                for i in range(found):
+                    total += regions[3 * i + 1] - regions[3 * i]
+                start = struct.unpack_from("Q", query, 32)[0]
+        return total
+
+    def mapped(self):
+        """Bytes that have a page table entry of any size."""
+        return self._scan(_PAGE_IS_PRESENT)
+
+    def mapped_huge(self):
+        """Bytes mapped by entries of 2 MiB or more."""
+        return self._scan(_PAGE_IS_HUGE | _PAGE_IS_PRESENT)
+
+    def smaps(self):
+        """The mapping's fields in /proc/self/smaps, in bytes."""
+        fields, here = {}, False
+        with open("/proc/self/smaps", encoding="ascii") as smaps:
+            for line in smaps:
+                word = line.split()
+                if "-" in word[0] and not word[0].endswith(":"):
+                    start, end = (int(x, 16) for x in word[0].split("-"))
+                    here = start <= self.address < end
+                elif here and len(word) == 3 and word[2] == "kB":
+                    fields[word[0][:-1]] = int(word[1]) * 1024
+        if not fields:
+            raise Failure("the mapping is not in /proc/self/smaps")
+        return fields

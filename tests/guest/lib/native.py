@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The C parts, compiled in the guest once per boot."""
+
+import ctypes
+import os
+import subprocess
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+BUILD = "/tmp/rdax-tests"
+PARTS = {
+    "probe.so": ["-shared", "-fPIC", "probe.c"],
+    "stress": ["stress.c"],
+}
+
+_running = {}
+
+
+def start(*names):
+    """Begin to compile, so that it is done by the time the result is wanted."""
+    os.makedirs(BUILD, exist_ok=True)
+    for name in names:
+        path = os.path.join(BUILD, name)
+        if name in _running or os.path.exists(path):
+            continue
+        *flags, source = PARTS[name]
+        command = ["gcc", "-O1", "-Wall", "-pthread", *flags, "-o", path + ".new",
+                   os.path.join(HERE, source)]
+        _running[name] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def path(name):
+    start(name)
+    built = os.path.join(BUILD, name)
+    if name in _running:
+        compiler = _running.pop(name)
+        errors = compiler.communicate()[1]
+        if compiler.returncode:
+            raise RuntimeError(f"{name} does not compile:\n{errors}")
+        os.rename(built + ".new", built)
+    return built
+
+
+class Fault(ctypes.Structure):
+    """How an access ended; see probe.c."""
+
+    _fields_ = [("signal", ctypes.c_int32), ("code", ctypes.c_int32),
+                ("address", ctypes.c_uint64), ("lsb", ctypes.c_int32),
+                ("error", ctypes.c_int32)]
+
+    def __str__(self):
+        if not self.signal:
+            return "no signal" if not self.error else f"errno {self.error}"
+        return f"signal {self.signal} code {self.code} address {self.address:#x} lsb {self.lsb}"
+
+
+_probe = None
+
+
+def probe():
+    global _probe
+    if _probe is None:
+        lib = ctypes.CDLL(path("probe.so"))
+        fault, void, size = ctypes.POINTER(Fault), ctypes.c_void_p, ctypes.c_size_t
+        lib.probe_load.argtypes = [void, ctypes.POINTER(ctypes.c_uint8), fault]
+        lib.probe_store.argtypes = [void, ctypes.c_uint8, fault]
+        lib.probe_madvise.argtypes = [void, size, ctypes.c_int, fault]
+        lib.probe_await.argtypes = [ctypes.c_int, fault]
+        lib.touch.argtypes = [void, size, size, ctypes.c_int]
+        lib.touch.restype = None
+        lib.writer_start.argtypes = [void, void, size]
+        lib.writer_stop.argtypes = [void]
+        lib.writer_size.restype = size
+        lib.writer_stores.argtypes = [void]
+        lib.writer_stores.restype = ctypes.c_uint64
+        lib.writer_last.argtypes = [void, size]
+        lib.writer_last.restype = ctypes.c_uint64
+        lib.private_race.argtypes = [ctypes.c_int, size, ctypes.c_char_p, ctypes.c_int]
+        lib.private_race.restype = ctypes.c_long
+        _probe = lib
+    return _probe

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0
+"""System calls as the tests need them: on addresses, not on Python's buffers."""
+
+import ctypes
+import fcntl
+import os
+import struct
+
+PAGE = 4096
+PMD = 2 << 20
+
+PROT_NONE, PROT_READ, PROT_WRITE, PROT_RW = 0, 1, 2, 3
+MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE = 1, 2, 3
+MAP_FIXED, MAP_ANONYMOUS, MAP_NORESERVE = 0x10, 0x20, 0x4000
+MAP_POPULATE, MAP_SYNC = 0x8000, 0x80000
+MADV_DONTNEED, MADV_DONTFORK, MADV_HWPOISON = 4, 10, 100
+MADV_NOHUGEPAGE, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 15, 22, 23
+MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2
+MS_ASYNC, MS_SYNC = 1, 4
+
+KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE = 1, 2, 8, 16
+INSERT_RANGE, UNSHARE_RANGE = 32, 64
+
+FICLONE, FICLONERANGE, FIDEDUPERANGE = 0x40049409, 0x4020940D, 0xC0189436
+FS_IOC_FIEMAP, FS_IOC_SHUTDOWN = 0xC020660B, 0x8004587D
+SHUTDOWN_NO_LOG_FLUSH = 2
+EXTENT_UNWRITTEN, EXTENT_SHARED = 0x800, 0x2000
+DEDUPE_SAME, DEDUPE_DIFFERS = 0, 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_void, _size, _off, _int = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64, ctypes.c_int
+
+
+def _declare(name, result, *arguments):
+    function = getattr(_libc, name)
+    function.restype = result
+    function.argtypes = arguments
+    return function
+
+
+_mmap = _declare("mmap", _void, _void, _size, _int, _int, _int, _off)
+_munmap = _declare("munmap", _int, _void, _size)
+_mprotect = _declare("mprotect", _int, _void, _size, _int)
+_mremap = _declare("mremap", _void, _void, _size, _size, _int, _void)
+_madvise = _declare("madvise", _int, _void, _size, _int)
+_msync = _declare("msync", _int, _void, _size, _int)
+_pread = _declare("pread", ctypes.c_ssize_t, _int, _void, _size, _off)
+_pwrite = _declare("pwrite", ctypes.c_ssize_t, _int, _void, _size, _off)
+_fallocate = _declare("fallocate", _int, _int, _int, _off, _off)
+_ftruncate = _declare("ftruncate", _int, _int, _off)
+_prctl = _declare("prctl", _int, _int, *[ctypes.c_ulong] * 4)
+_vmsplice = _declare("vmsplice", ctypes.c_ssize_t, _int, _void, _size, ctypes.c_uint)
+_umount2 = _declare("umount2", _int, ctypes.c_char_p, _int)
+_syncfs = _declare("syncfs", _int, _int)
+_syscall = _declare("syscall", ctypes.c_long, *[ctypes.c_long] * 7)
+
+
+def _must(result, what, failed=-1):
+    if result == failed:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
+    return result
+
+
+def mmap(address, length, prot, flags, fd=-1, offset=0):
+    failed = ctypes.c_void_p(-1).value
+    return _must(_mmap(address, length, prot, flags, fd, offset), "mmap", failed)
+
+
+def munmap(address, length):
+    _must(_munmap(address, length), "munmap")
+
+
+def mprotect(address, length, prot):
+    _must(_mprotect(address, length, prot), "mprotect")
+
+
+def mremap(old, old_length, new_length, flags, new=0):
+    failed = ctypes.c_void_p(-1).value
+    return _must(_mremap(old, old_length, new_length, flags, new), "mremap", failed)
+
+
+def madvise(address, length, advice):
+    _must(_madvise(address, length, advice), f"madvise {advice}")
+
+
+def msync(address, length, flags):
+    _must(_msync(address, length, flags), "msync")
+
+
+def pread_to(fd, address, length, offset):
+    """Read a file straight into memory at address; returns the bytes read."""
+    return _must(_pread(fd, address, length, offset), "pread")
+
+
+def pwrite_from(fd, address, length, offset):
+    return _must(_pwrite(fd, address, length, offset), "pwrite")
+
+
+def fallocate(fd, mode, offset, length):
+    _must(_fallocate(fd, mode, offset, length), f"fallocate mode {mode}")
+
+
+def ftruncate_once(fd, size):
+    """ftruncate() that does not start over after a signal, as Python's does."""
+    _must(_ftruncate(fd, size), "ftruncate")
+
+
+def vmsplice(pipe, address, length):
+    """Put pages into a pipe, which holds a reference to each until it is read."""
+    vector = struct.pack("QQ", address, length)
+    return _must(_vmsplice(pipe, vector, 1, 0), "vmsplice")
+
+
+def umount(path):
+    _must(_umount2(os.fsencode(path), 0), f"umount {path}")
+
+
+def syncfs(fd):
+    _must(_syncfs(fd), "syncfs")
+
+
+def die_of_poison_early():
+    """Ask for a signal as soon as a mapped page is poisoned (PR_MCE_KILL_EARLY)."""
+    _must(_prctl(33, 1, 1, 0, 0), "prctl")
+
+
+def become_subreaper():
+    _must(_prctl(36, 1, 0, 0, 0), "prctl")
+
+
+def register_buffer(address, length):
+    """Pin memory for long, through io_uring; raises what the kernel answers."""
+    parameters = (ctypes.c_uint8 * 120)()
+    ring = _must(_syscall(425, 1, ctypes.addressof(parameters), 0, 0, 0, 0), "io_uring_setup")
+    try:
+        vector = (ctypes.c_uint64 * 2)(address, length)
+        _must(_syscall(427, ring, 0, ctypes.addressof(vector), 1, 0, 0), "io_uring_register")
+    finally:
+        os.close(ring)
+
+
+def clone(source, target):
+    fcntl.ioctl(target, FICLONE, source)
+
+
+def clone_range(source, source_offset, length, target, target_offset):
+    fcntl.ioctl(target, FICLONERANGE,
+                struct.pack("qQQQ", source, source_offset, length, target_offset))
+
+
+def dedupe(source, source_offset, length, target, target_offset):
+    """Returns (status, bytes deduped)."""
+    head = struct.pack("QQHHI", source_offset, length, 1, 0, 0)
+    answer = bytearray(head + struct.pack("qQQiI", target, target_offset, 0, 0, 0))
+    fcntl.ioctl(source, FIDEDUPERANGE, answer)
+    _, _, done, status, _ = struct.unpack("qQQiI", answer[24:])
+    return status, done
+
+
+def extents(fd):
+    """[(file offset, device offset, length, flags)] in bytes, from the disk's point of view."""
+    room = 512
+    query = bytearray(struct.pack("QQIIII", 0, 2 ** 64 - 1, 1, 0, room, 0) + bytes(56 * room))
+    fcntl.ioctl(fd, FS_IOC_FIEMAP, query)
+    count = struct.unpack_from("I", query, 20)[0]
+    found = []
+    for i in range(count):
+        logical, physical, length = struct.unpack_from("QQQ", query, 32 + 56 * i)
+        flags = struct.unpack_from("I", query, 32 + 56 * i + 40)[0]
+        found.append((logical, physical, length, flags))
+    return found
+
+
+def shut_down(path):
+    """Stop the filesystem at once, without writing its log: what a power cut leaves."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, FS_IOC_SHUTDOWN, struct.pack("I", SHUTDOWN_NO_LOG_FLUSH))
+    finally:
+        os.close(fd)

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What Python cannot do: touch memory that may fault and say how it faulted, and keep storing
+ * while other threads of the same process run Python. Built as a shared library at the first use.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+struct fault {
+	int32_t signal;		/* 0: the access went through */
+	int32_t code;
+	uint64_t address;
+	int32_t lsb;		/* log2 of the poisoned range, for BUS_MCEERR_* only */
+	int32_t error;		/* errno of the call, where there is one */
+};
+
+static __thread sigjmp_buf out;
+static __thread struct fault *fault;
+
+static void caught(int signal, siginfo_t *info, void *context)
+{
+	(void)context;
+	fault->signal = signal;
+	fault->code = info->si_code;
+	fault->address = (uint64_t)info->si_addr;
+	fault->lsb = info->si_code == BUS_MCEERR_AR || info->si_code == BUS_MCEERR_AO ?
+		     info->si_addr_lsb : 0;
+	siglongjmp(out, 1);
+}
+
+static void catch(struct fault *f)
+{
+	struct sigaction action = { .sa_sigaction = caught, .sa_flags = SA_SIGINFO };
+
+	memset(f, 0, sizeof(*f));
+	fault = f;
+	sigaction(SIGBUS, &action, NULL);
+	sigaction(SIGSEGV, &action, NULL);
+}
+
+static void uncatch(void)
+{
+	signal(SIGBUS, SIG_DFL);
+	signal(SIGSEGV, SIG_DFL);
+}
+
+int probe_load(const volatile uint8_t *at, uint8_t *value, struct fault *f)
+{
+	catch(f);
+	if (!sigsetjmp(out, 1))
+		*value = *at;
+	uncatch();
+	return f->signal;
+}
+
+int probe_store(volatile uint8_t *at, uint8_t value, struct fault *f)
+{
+	catch(f);
+	if (!sigsetjmp(out, 1))
+		*at = value;
+	uncatch();
+	return f->signal;
+}
+
+/* madvise() that may raise a signal in the caller, as MADV_HWPOISON does. */
+int probe_madvise(void *at, size_t length, int advice, struct fault *f)
+{
+	catch(f);
+	if (!sigsetjmp(out, 1)) {
+		if (madvise(at, length, advice))
+			f->error = errno;
+	}
+	uncatch();
+	return f->signal;
+}
+
+/* Wait up to @ms for a signal that somebody else's poison raises in this process. */
+int probe_await(int ms, struct fault *f)
+{
+	struct timespec pause = { .tv_nsec = 1000000 };
+
+	catch(f);
+	if (!sigsetjmp(out, 1)) {
+		while (ms-- > 0)
+			nanosleep(&pause, NULL);
+	}
+	uncatch();
+	return f->signal;
+}
+
+/* Touch one byte in each page of [at, at + length). */
+void touch(volatile uint8_t *at, size_t length, size_t step, int write)
+{
+	for (size_t i = 0; i < length; i += step) {
+		if (write)
+			at[i] = at[i];
+		else
+			(void)at[i];
+	}
+}
+
+/* A thread that stores a counter into a few pages in turn, and when it last did. */
+struct writer {
+	pthread_t thread;
+	volatile uint8_t *at;
+	size_t pages;
+	volatile int stop;
+	volatile uint64_t stores;
+	uint64_t last_ns[64];
+};
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+static void *writing(void *p)
+{
+	struct writer *w = p;
+
+	while (!w->stop) {
+		size_t i = w->stores % w->pages;
+
+		*(volatile uint64_t *)(w->at + i * 4096) = w->stores + 1;
+		w->last_ns[i] = now();
+		w->stores++;
+	}
+	return NULL;
+}
+
+int writer_start(struct writer *w, void *at, size_t pages)
+{
+	memset(w, 0, sizeof(*w));
+	w->at = at;
+	w->pages = pages;
+	return pages > 64 ? EINVAL : pthread_create(&w->thread, NULL, writing, w);
+}
+
+void writer_stop(struct writer *w)
+{
+	w->stop = 1;
+	pthread_join(w->thread, NULL);
+}
+
+size_t writer_size(void)
+{
+	return sizeof(struct writer);
+}
+
+uint64_t writer_stores(struct writer *w)
+{
+	return w->stores;
+}
+
+uint64_t writer_last(struct writer *w, size_t page)
+{
+	return w->last_ns[page];
+}
+
+/*
+ * Store into a private mapping of a file that somebody else cuts and grows. Each page of the file
+ * holds nothing but its own byte, or zero. Returns the number of copies made, or a negative value
+ * at the first byte that is neither: -(offset) - 1.
+ */
+long private_race(int fd, size_t length, const uint8_t *bytes, int ms)
+{
+	uint64_t end = now() + ms * 1000000ull;
+	struct fault f;
+	long copies = 0;
+
+	while (now() < end) {
+		uint8_t *m = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+
+		if (m == MAP_FAILED)
+			return -1;
+		for (size_t i = 0; i < length; i += 4096) {
+			if (probe_store(m + i, 0xa5, &f))
+				continue;
+			copies++;
+			for (size_t j = 1; j < 4096; j += 7) {
+				uint8_t b;
+
+				/* The file was cut after the copy: the copy goes with it. */
+				if (probe_load(m + i + j, &b, &f))
+					break;
+				if (b && b != bytes[i / 4096]) {
+					munmap(m, length);
+					return -(long)(i + j) - 1;
+				}
+			}
+		}
+		munmap(m, length);
+	}
+	return copies;
+}

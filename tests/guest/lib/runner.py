@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Runs cases one by one and reports them as KTAP.
+
+A case is a function of one argument (the Test below) marked with @case. It runs in a child with
+a session of its own, so that whatever it leaves behind can be found and ended, and so that the
+run outlives a case that hangs. The child changes the state of the filesystem (mounted or not)
+only in ways that the parent can see in /proc/self/mounts.
+"""
+
+import argparse
+import fnmatch
+import importlib
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+import warnings
+
+from . import device, native, posix, trace
+from .check import Failure, Skip
+from .fs import VARIANTS, Filesystem
+from .task import Task, describe, session_of
+
+GROUPS = ["data", "orders", "refcounts", "private", "mapsync", "reflink", "durability",
+          "erofs", "stress", "poison", "adoption"]
+
+# Reports in the kernel's log that fail the case during which they come.
+TROUBLE = re.compile(
+    r"^((WARNING|BUG|INFO): (?!lockdep|NMI handler)|Oops|UBSAN|ODEBUG|kmemleak: [0-9]+ new|"
+    r"general protection fault|double fault|kernel BUG at|Kernel panic|refcount_t:|"
+    r"rust_kernel: panicked)|KASAN:|KFENCE:|possible circular locking|"
+    r"possible recursive locking|suspicious RCU|scheduling while atomic|Bad page state|"
+    r"page dumped because|blocked for more than|rcu: INFO: .* stall|detected stalls? on|"
+    r"soft lockup|hard LOCKUP|DEBUG_LOCKS_WARN_ON|stack-protector:|invalid opcode:")
+LOG_LINES = 40
+
+_cases = []
+
+
+class Case:
+    def __init__(self, function, options):
+        self.function = function
+        self.group = function.__module__
+        self.name = function.__name__
+        # Variants of the filesystem; empty: the case makes what it needs by itself.
+        self.fs = options.pop("fs", tuple(VARIANTS))
+        self.device = options.pop("device", "pmem0")
+        self.timeout = options.pop("timeout", 60)
+        self.quick = options.pop("quick", True)
+        # The case leaves a filesystem behind that no other should use.
+        self.spoils = options.pop("spoils", False)
+        assert not options, options
+
+
+def case(**options):
+    def mark(function):
+        _cases.append(Case(function, dict(options)))
+        return function
+    return mark
+
+
+class Test:
+    """What a case is given."""
+
+    def __init__(self, case_, filesystem, settings):
+        self.case, self.fs, self.settings = case_, filesystem, settings
+        self.device = case_.device
+        self.adopted = device.adopted(self.device)
+        self.dir = None
+
+    @property
+    def variant(self):
+        return self.fs.variant
+
+    def path(self, name="file"):
+        return os.path.join(self.dir, name)
+
+    def open(self, name="file", size=None, flags=0, allocate=None):
+        """A file of the case's own directory, made if need be."""
+        fd = os.open(self.path(name), os.O_RDWR | os.O_CREAT | flags)
+        if allocate is not None:
+            posix.fallocate(fd, 0, 0, allocate)
+        if size is not None:
+            os.ftruncate(fd, size)
+        return fd
+
+    def sync(self):
+        """Everything of the filesystem is on the device."""
+        fd = os.open(self.dir, os.O_RDONLY)
+        posix.syncfs(fd)
+        os.close(fd)
+
+    def stats(self):
+        return device.Stats(self.device)
+
+    def need_adopted(self):
+        if not self.adopted:
+            raise Skip(f"{self.device} is not adopted")
+
+    @staticmethod
+    def note(text):
+        for line in str(text).splitlines():
+            print(f"# {line}", flush=True)
+
+
+class Log:
+    """The kernel's log from here on."""
+
+    def __init__(self):
+        self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        os.lseek(self.fd, 0, os.SEEK_END)
+
+    def read(self):
+        lines = []
+        while True:
+            try:
+                record = os.read(self.fd, 8192).decode("utf-8", "replace")
+            except BlockingIOError:
+                return lines
+            except BrokenPipeError:
+                lines.append("(messages were lost)")
+                continue
+            lines.append(record.partition(";")[2].split("\n", 1)[0])
+
+    def trouble(self):
+        """The lines from the first report on, if there is any."""
+        lines = self.read()
+        for i, line in enumerate(lines):
+            if TROUBLE.search(line):
+                return lines[i:i + LOG_LINES]
+        return []
+
+
+class Runner:
+    def __init__(self, settings):
+        self.settings = settings
+        self.number = self.failed = self.skipped = 0
+        self.log = Log()
+        self.bad = set()        # filesystems to make anew
+        self.fs = None
+
+    # One bounded step in a child: (kind, value, seconds).
+    def bounded(self, function, *args, timeout):
+        task = Task(function, *args, session=True)
+        start = time.monotonic()
+        if task.join(timeout):
+            kind, value = task.outcome()
+        else:
+            pids = session_of(task.pid)
+            where = "\n".join(describe(pid) for pid in pids)
+            kind, value = "fail", f"no end after {timeout} s\n{where}"
+        return kind, value, time.monotonic() - start, task
+
+    def end_session(self, task):
+        """End whatever a case left; False if something cannot be ended."""
+        for attempt in range(100):
+            if task.done() and not self.children():
+                return True
+            pids = session_of(task.pid)
+            if not pids and task.status is not None:
+                return True
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            if attempt == 1:
+                # A page that is held on the slow disk keeps its owner from dying.
+                Task(device.SlowDisk.release_if_there).join(10)
+            time.sleep(0.1)
+        return False
+
+    @staticmethod
+    def children():
+        """Reap what has ended; whether any child is left, orphans of the case's among them."""
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+            return True
+        except ChildProcessError:
+            return False
+
+    def report(self, name, kind, text, seconds=0):
+        self.number += 1
+        if kind == "skip":
+            self.skipped += 1
+            print(f"ok {self.number} - {name} # SKIP {text}")
+        else:
+            if kind == "fail":
+                self.failed += 1
+                for line in str(text).splitlines():
+                    print(f"# {line}")
+            print(f"{'not ok' if kind == 'fail' else 'ok'} {self.number} - {name}"
+                  + (f" # {seconds:.1f} s" if self.settings.times else ""))
+        sys.stdout.flush()
+
+    def bail_out(self, why):
+        print(f"Bail out! {why}")
+        self.finish()
+        sys.exit(2)
+
+    def finish(self):
+        print(f"1..{self.number}")
+        print(f"# {self.number - self.failed - self.skipped} passed, {self.failed} failed, "
+              f"{self.skipped} skipped, {time.monotonic() - self.settings.started:.0f} s",
+              flush=True)
+
+    def prepare(self, filesystem):
+        """Have it mounted, made anew if it was spoiled."""
+        key = (filesystem.variant.name, filesystem.device)
+        if filesystem.mounted:
+            filesystem.umount()
+        if key in self.bad or not filesystem.made:
+            filesystem.make()
+        filesystem.mount()
+
+    def have(self, filesystem):
+        if filesystem.mounted and (filesystem.variant.name, filesystem.device) not in self.bad:
+            return "result", None
+        kind, value, _, task = self.bounded(self.prepare, filesystem, timeout=60)
+        if not self.end_session(task):
+            self.bail_out(f"mounting cannot be ended\n{value}")
+        if kind != "fail":
+            filesystem.made = True
+            self.bad.discard((filesystem.variant.name, filesystem.device))
+        return kind, value
+
+    def body(self, case_, filesystem):
+        test = Test(case_, filesystem, self.settings)
+        if filesystem is not None:
+            test.dir = os.path.join(filesystem.mount_point, case_.name)
+            os.mkdir(test.dir)
+        case_.function(test)
+
+    @staticmethod
+    def clean(filesystem, name):
+        if filesystem.mounted:
+            shutil.rmtree(os.path.join(filesystem.mount_point, name))
+
+    def run_case(self, case_, filesystem, name):
+        kind, value = "result", None
+        seconds = 0
+        if filesystem is not None:
+            kind, value = self.have(filesystem)
+            if kind == "fail":
+                value = f"no filesystem to run on: {value}"
+        if kind != "fail":
+            timeout = case_.timeout(self.settings) if callable(case_.timeout) else case_.timeout
+            kind, value, seconds, task = self.bounded(self.body, case_, filesystem,
+                                                      timeout=timeout)
+            if not self.end_session(task):
+                self.report(name, "fail", value)
+                self.bail_out(f"{name} left processes that cannot be ended:\n"
+                              + "\n".join(describe(p) for p in session_of(task.pid)))
+        trace.clean_up()
+        if filesystem is not None:
+            if kind == "fail" or case_.spoils:
+                self.bad.add((filesystem.variant.name, filesystem.device))
+            if filesystem.mounted and (kind != "fail" or not case_.spoils):
+                # Files that cannot be removed have pages that somebody still holds.
+                cleaned, why, _, task = self.bounded(self.clean, filesystem, case_.name,
+                                                     timeout=20)
+                if not self.end_session(task):
+                    self.report(name, "fail", why)
+                    self.bail_out(f"the files of {name} cannot be removed")
+                if cleaned == "fail" and kind != "fail":
+                    kind, value = "fail", f"the case's files cannot be removed: {why}"
+                    self.bad.add((filesystem.variant.name, filesystem.device))
+        trouble = self.log.trouble()
+        if trouble:
+            value = ("" if kind != "fail" else f"{value}\n") + "the kernel's log says:\n" \
+                    + "\n".join(f"  {line}" for line in trouble)
+            kind = "fail"
+        self.report(name, kind, value, seconds)
+
+    def leave(self, filesystem, name):
+        """Unmount after a group: nothing may be busy, and the checker must find nothing."""
+        if filesystem is None or not filesystem.mounted:
+            return
+        spoiled = (filesystem.variant.name, filesystem.device) in self.bad
+
+        def unmount():
+            filesystem.umount()
+            if not spoiled:
+                filesystem.check()
+
+        kind, value, seconds, task = self.bounded(unmount, timeout=40)
+        ended = self.end_session(task)
+        trouble = self.log.trouble()
+        if trouble:
+            kind, value = "fail", "\n".join([str(value)] + trouble)
+        if kind == "fail" and spoiled and not trouble:
+            kind, value = "skip", f"a failed case left this: {value}".replace("\n", " ")
+        self.report(f"{name}/unmount_and_check", kind, value, seconds)
+        if not ended or filesystem.mounted:
+            self.bail_out(f"{filesystem.mount_point} cannot be unmounted")
+
+    def run(self, plan):
+        print("KTAP version 1")
+        print(f"# kernel {os.uname().release}; " + ", ".join(
+            f"{name} {'adopted' if device.adopted(name) else 'not adopted'}"
+            for name in ("pmem0", "pmem1") if device.exists(name)))
+        if self.settings.seed:
+            print(f"# seed {self.settings.seed}")
+        sys.stdout.flush()
+        native.start("probe.so", "stress")
+        native.path("probe.so")
+        trace.Pages.find()
+        native.path("stress")
+        for variant, group, cases in plan:
+            filesystems = {}
+            for case_ in cases:
+                filesystem = None
+                if variant:
+                    key = case_.device
+                    if key not in filesystems:
+                        filesystems[key] = Filesystem(
+                            VARIANTS[variant], key,
+                            "/mnt/rdax-test" + ("" if key == "pmem0" else f"-{key}"))
+                        filesystems[key].made = self.same_as_last(variant, key)
+                    filesystem = filesystems[key]
+                name = "/".join(filter(None, (variant, group, case_.name)))
+                if filesystem is not None and not device.exists(case_.device):
+                    self.report(name, "skip", f"there is no {case_.device}")
+                    continue
+                self.run_case(case_, filesystem, name)
+            for filesystem in filesystems.values():
+                self.leave(filesystem, "/".join(filter(None, (variant, group))))
+            module = sys.modules[group]
+            if hasattr(module, "end_of_group"):
+                module.end_of_group()
+        self.finish()
+        return 1 if self.failed else 0
+
+    _last = {}
+
+    def same_as_last(self, variant, name):
+        """Whether the device still holds a filesystem of this variant."""
+        same = self._last.get(name) == variant
+        self._last[name] = variant
+        return same
+
+
+def make_plan(settings):
+    """[(variant or None, group, cases)] in the order of the run."""
+    def wanted(variant, case_):
+        name = "/".join(filter(None, (variant, case_.group, case_.name)))
+        patterns = settings.only
+        return (case_.quick or not settings.quick) and (not patterns or any(
+            fnmatch.fnmatch(name, p) or p in name for p in patterns))
+
+    plan = []
+    early = [g for g in GROUPS if g not in ("erofs", "stress", "poison", "adoption")]
+    for variant in settings.variants:
+        if settings.quick and variant == "xfs-noreflink" and not settings.fs:
+            continue
+        for group in early:
+            cases = [c for c in _cases if c.group == group and variant in c.fs
+                     and wanted(variant, c)]
+            plan.append((variant, group, cases))
+    for group in GROUPS:
+        if group in early:
+            continue
+        for variant in settings.variants:
+            cases = [c for c in _cases if c.group == group and variant in c.fs
+                     and wanted(variant, c)]
+            plan.append((variant, group, cases))
+        if not settings.fs or group in settings.fs:
+            plan.append((None, group, [c for c in _cases if c.group == group and not c.fs
+                                       and wanted(None, c)]))
+    return [part for part in plan if part[2]]
+
+
+def main(directory):
+    parser = argparse.ArgumentParser(
+        prog="tests/guest/run", description="Test DAX filesystems inside a guest; prints KTAP.")
+    parser.add_argument("--list", action="store_true", help="list the cases and end")
+    parser.add_argument("--only", action="append", default=[], metavar="PATTERN",
+                        help="run the cases whose name holds or matches PATTERN; repeatable")
+    parser.add_argument("--fs", metavar="LIST",
+                        help=f"of {','.join(VARIANTS)},erofs (default: all)")
+    parser.add_argument("--quick", action="store_true",
+                        help="leave out what is long or nearly said twice (also: QUICK=1)")
+    parser.add_argument("--seconds", type=int, metavar="N",
+                        help="length of the stress run (default: 60, or 10 with --quick)")
+    parser.add_argument("--seed", type=int, default=None,
+                        help="for what is random (default: $SEED, or from the clock)")
+    parser.add_argument("--times", action="store_true", help="say how long each case took")
+    settings = parser.parse_args()
+    settings.started = time.monotonic()
+    settings.quick = settings.quick or os.environ.get("QUICK", "") not in ("", "0")
+    settings.seconds = settings.seconds or (10 if settings.quick else 60)
+    settings.fs = settings.fs.split(",") if settings.fs else []
+    unknown = [f for f in settings.fs if f not in (*VARIANTS, "erofs")]
+    if unknown:
+        parser.error(f"unknown filesystem {unknown[0]}")
+    settings.variants = [v for v in VARIANTS if not settings.fs or v in settings.fs]
+    if settings.seed is None:
+        settings.seed = int(os.environ.get("SEED") or time.time_ns() // 1000 % 1000000007)
+
+    # Forking beside a thread that only waits in a system call is what some cases are about.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    sys.path.insert(0, directory)
+    for group in GROUPS:
+        if os.path.exists(os.path.join(directory, f"{group}.py")):
+            importlib.import_module(group)
+    plan = make_plan(settings)
+    if settings.list:
+        for variant, group, cases in plan:
+            for case_ in cases:
+                print("/".join(filter(None, (variant, group, case_.name))))
+        return 0
+    if not plan:
+        parser.error("no case is left to run")
+    if os.geteuid():
+        parser.error("must run as root")
+    if not device.exists("pmem0"):
+        parser.error("there is no /dev/pmem0")
+    posix.become_subreaper()
+    return Runner(settings).run(plan)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Child processes that run a function, and what they are doing meanwhile."""
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+
+from .check import Failure, Skip, check
+
+# Numbers of the system calls that tasks are watched in.
+SYSCALLS = {"pread64": 17, "pwrite64": 18, "truncate": 76, "ftruncate": 77, "unlink": 87,
+            "umount2": 166, "fallocate": 285, "unlinkat": 263, "close": 3, "munmap": 11}
+
+
+class Task:
+    """A forked child that runs fn(*args). Its result must be something that JSON can carry."""
+
+    def __init__(self, fn, *args, name=None, session=False):
+        self.name = name or fn.__name__
+        self.status = None
+        self.started = time.monotonic()
+        sys.stdout.flush()
+        self.pipe, theirs = os.pipe()
+        self.output = b""
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.pipe)
+            if session:
+                os.setsid()
+            os._exit(self._run(fn, args, theirs))
+        os.close(theirs)
+
+    @staticmethod
+    def _run(fn, args, pipe):
+        status, said = 0, None
+        try:
+            said = ["result", fn(*args)]
+        except Skip as skip:
+            status, said = 4, ["skip", str(skip)]
+        except BaseException as failure:  # a defect of the test is a failure too
+            where = traceback.extract_tb(failure.__traceback__)
+            lines = [f"  at {os.path.basename(f.filename)}:{f.lineno}: {f.line}" for f in where
+                     if not f.filename.endswith(("task.py", "check.py", "runner.py"))]
+            text = str(failure) if isinstance(failure, Failure) else repr(failure)
+            status, said = 1, ["fail", "\n".join([text] + lines)]
+        data = json.dumps(said).encode()
+        while data:
+            data = data[os.write(pipe, data):]
+        return status
+
+    def done(self):
+        """Take in what the child says; whether it has ended."""
+        if self.status is not None:
+            return True
+        while self.pipe is not None and select.select([self.pipe], [], [], 0)[0]:
+            data = os.read(self.pipe, 65536)
+            if not data:
+                os.close(self.pipe)
+                self.pipe = None
+            self.output += data
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid:
+            # What was written between the look and the end.
+            while self.pipe is not None and select.select([self.pipe], [], [], 0)[0]:
+                data = os.read(self.pipe, 65536)
+                if not data:
+                    break
+                self.output += data
+            if self.pipe is not None:
+                os.close(self.pipe)
+                self.pipe = None
+            self.status = status
+            self.ended = time.monotonic()
+        return self.status is not None
+
+    def join(self, timeout):
+        end = time.monotonic() + timeout
+        while not self.done():
+            if time.monotonic() > end:
+                return False
+            if self.pipe is not None:
+                select.select([self.pipe], [], [], 0.05)
+            else:
+                time.sleep(0.002)
+        return True
+
+    def signalled(self, timeout=30):
+        """The signal that ended the child, 0 if it ended by itself."""
+        self._must_end(timeout)
+        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
+
+    def outcome(self):
+        """("result"|"skip"|"fail", value) of a child that has ended."""
+        if os.WIFSIGNALED(self.status):
+            return "fail", f"{self.name} was ended by signal {os.WTERMSIG(self.status)}"
+        try:
+            return tuple(json.loads(self.output))
+        except ValueError:
+            return "fail", f"{self.name} ended with status {self.status} and said nothing"
+
+    def result(self, timeout=30):
+        """What fn returned; fails if it failed, or does not end in time."""
+        self._must_end(timeout)
+        kind, value = self.outcome()
+        if kind == "skip":
+            raise Skip(value)
+        if kind == "fail":
+            raise Failure(value)
+        return value
+
+    def _must_end(self, timeout):
+        if not self.join(timeout):
+            raise Failure(f"{self.name} has not ended after {timeout} s; it is here:\n"
+                          + describe(self.pid))
+
+    def blocked_in(self, *names, hold=0.25, timeout=20):
+        """Check that the child sleeps in one of these system calls, for a while."""
+        wanted = [SYSCALLS[n] for n in names]
+        end = time.monotonic() + timeout
+        since = None
+        while True:
+            now = time.monotonic()
+            if self.done():
+                kind, value = self.outcome()
+                raise Failure(f"{self.name} should wait in {'/'.join(names)}, "
+                              f"but has ended: {kind} {value}")
+            if state(self.pid) in "SD" and syscall(self.pid) in wanted:
+                since = since or now
+                if now - since >= hold:
+                    return
+            else:
+                since = None
+                check(now < end, f"{self.name} is not in {'/'.join(names)}:\n" + describe(self.pid))
+            time.sleep(0.02)
+
+    def kill(self, number=signal.SIGKILL):
+        if not self.done():
+            os.kill(self.pid, number)
+
+
+def _read(path):
+    try:
+        with open(path, encoding="ascii", errors="replace") as f:
+            return f.read()
+    except OSError as error:
+        return f"({error.strerror})"
+
+
+def state(pid):
+    stat = _read(f"/proc/{pid}/stat")
+    return stat.rpartition(") ")[2][:1] or "X"
+
+
+def syscall(pid):
+    word = _read(f"/proc/{pid}/syscall").split(" ")[0]
+    return int(word) if word.lstrip("-").isdigit() else None
+
+
+def describe(pid):
+    """Where each thread of a process is."""
+    lines = []
+    try:
+        threads = sorted(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return f"  process {pid} is gone"
+    for tid in threads:
+        at = f"/proc/{pid}/task/{tid}"
+        lines.append(f"  {_read(at + '/comm').strip()}[{tid}] state {state(tid)} "
+                     f"in call {_read(at + '/syscall').split(' ')[0]}")
+        lines += ["    " + line for line in _read(at + "/stack").splitlines()]
+    return "\n".join(lines)
+
+
+def session_of(pid):
+    """All processes of the session that pid leads."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            fields = _read(f"/proc/{entry}/stat").rpartition(") ")[2].split()
+            if len(fields) > 3 and fields[3] == str(pid) and fields[0] != "Z":
+                found.append(int(entry))
+    return found

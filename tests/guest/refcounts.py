@@ -1,0 +1,517 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Who uses a page is counted, and nothing is given back to the filesystem under a user.
+
+A transfer is kept waiting on a slow disk for as long as a case wants: the disk holds back all
+requests until it is told to go on.
+"""
+
+import os
+import signal
+import threading
+
+from lib import posix, task
+from lib.check import Failure, check, equal, raises, same_bytes
+from lib.device import SlowDisk, some, wait_for
+from lib.mapping import Map
+from lib.pattern import page, pages
+from lib.posix import PAGE, PMD
+from lib.runner import case
+from lib.space import free_blocks, neighbours, overlap
+from lib.task import Task
+from lib.trace import Pages
+
+PINNED = 8 * PAGE
+
+
+def _transfer(m, offset, length, write):
+    """A task that moves a piece of the mapping to or from the slow disk."""
+    def go():
+        disk = os.open(SlowDisk.PATH, os.O_RDWR | os.O_DIRECT)
+        move = posix.pwrite_from if write else posix.pread_to
+        return move(disk, m.address + offset, length, 0)
+
+    task = Task(go, name="direct write" if write else "direct read")
+    task.blocked_in("pwrite64" if write else "pread64")
+    return task
+
+
+def _file(t, size, name="file"):
+    fd = t.open(name, allocate=size)
+    for at in range(0, size, PMD):
+        os.pwrite(fd, pages("f", min(PMD, size - at) // PAGE, at // PAGE), at)
+    os.fsync(fd)
+    return fd
+
+
+@case()
+def one_reference_for_each_mapping(t):
+    """R1: 0 when idle, one for each page table entry, none for the entry in the tree."""
+    state = Pages()
+    fd = _file(t, PMD)
+    with Map(fd, PMD, skew=PAGE) as m:
+        m.touch(0, 8 * PAGE, write=True)
+        pfns = m.pfns(0, 8 * PAGE)
+        equal(state.counts(pfns), [(1, 1)] * 8, "(references, mappings) of pages mapped once")
+        with Map(fd, PMD, skew=PAGE) as other:
+            other.touch(0, 4 * PAGE)
+            equal(state.counts(pfns), [(2, 2)] * 4 + [(1, 1)] * 4, "with a second mapping")
+
+            def child():
+                other.touch(0, 2 * PAGE)
+                return state.refcounts(pfns)
+
+            equal(Task(child).result()[:5], [3, 3, 2, 2, 1], "with a second process")
+        equal(state.counts(pfns), [(1, 1)] * 8, "with the second mapping gone")
+    state.check_idle(pfns, "after munmap")
+    os.ftruncate(fd, 0)
+    state.check_free(pfns, "after truncate")
+
+
+@case()
+def one_reference_for_a_huge_mapping(t):
+    state = Pages()
+    fd = _file(t, 2 * PMD)
+    with Map(fd, 2 * PMD) as m, Map(fd, 2 * PMD) as other:
+        m.touch(step=PMD, write=True)
+        equal(m.mapped_huge(), 2 * PMD, "bytes mapped by huge entries")
+        head, *tails = m.pfns(0, PMD)
+        second = m.pfn(PMD)
+        equal(state.refcounts([head, second]), [1, 1], "references to the folios")
+        other.touch(5 * PAGE, 1)
+        equal(state.refcounts([head, second]), [2, 1], "with a second mapping of one")
+        equal(set(state.refcounts(tails[::9])), {0}, "references to tail pages")
+        compound = state.words(tails[::9], state.COMPOUND)
+        check(all(word & 1 for (word,) in compound), "a tail page does not say it is one")
+        m.advise(posix.MADV_DONTNEED)
+        equal(state.refcounts([head, second]), [1, 0], "with the first mapping gone")
+    state.check_idle([head, second] + tails[::9], "after munmap")
+    os.ftruncate(fd, 0)
+    state.check_free([head, second] + tails[::9] + tails[-1:], "after truncate")
+
+
+@case()
+def idle_after_exit(t):
+    """A process that is killed gives everything back."""
+    state = Pages()
+    fd = _file(t, 2 * PMD)
+    frames = t.path("frames")
+
+    def child():
+        huge, small = Map(fd, 2 * PMD), Map(fd, 2 * PMD, skew=PAGE)
+        huge.touch(write=True)
+        small.touch(write=True)
+        with open(frames + ".new", "w", encoding="ascii") as f:
+            f.write(" ".join(str(p) for p in huge.pfns()[::50]))
+        os.rename(frames + ".new", frames)
+        signal.pause()
+
+    task = Task(child)
+    wait_for(lambda: os.path.exists(frames), "list of frames")
+    with open(frames, encoding="ascii") as f:
+        pfns = [int(word) for word in f.read().split()]
+    check(any(state.refcounts(pfns)), "no references while mapped")
+    task.kill()
+    equal(task.signalled(), 9, "signal")
+    state.check_idle(pfns, "after the process was killed")
+
+
+@case()
+def huge_folio_comes_apart(t):
+    """R4: after truncate every page stands alone, and serves as small pages next."""
+    state = Pages()
+    left, fd = neighbours(t, PMD)
+    with Map(fd, PMD) as m:
+        m.touch(0, 1, write=True)
+        equal(m.mapped_huge(), PMD, "bytes mapped by huge entries")
+        pfns = m.pfns()
+        os.ftruncate(fd, 0)
+        state.check_free(pfns[:3] + pfns[3:500:41] + pfns[-2:], "after truncate")
+    t.sync()
+    posix.fallocate(left, 0, PMD, PMD)
+    with Map(left, PMD, offset=PMD, skew=PAGE) as m:
+        m.write(0, pages("n", 512))
+        again = m.pfns()
+        check(set(again) & set(pfns), "the test means nothing: other pages")
+        equal(state.refcounts(again[::30]), [1] * 18, "references to small pages")
+        same_bytes(m.read(0, PMD), pages("n", 512), "content")
+
+
+def _held(t, how, size, skew, offset):
+    """A direct write from a mapping holds its pages; `how` has to wait for it.
+
+    What reaches the disk must be the content of before.
+    """
+    state, slow = Pages(), SlowDisk()
+    fd = _file(t, size)
+    wanted = pages("h", PINNED // PAGE)
+    with Map(fd, size, skew=skew) as m:
+        m.write(offset, wanted)
+        pfns = m.pfns(offset, PINNED)
+        head = m.pfn(offset // PMD * PMD) if not skew else pfns[0]
+        slow.fill(bytes(PINNED))
+        slow.hold()
+        writer = _transfer(m, offset, PINNED, write=True)
+        check(state.refcounts([head])[0] > 1, "the transfer holds no reference")
+        stats = t.stats()
+        waiter = Task(how, t, fd, name=how.__name__.strip("_"))
+        waiter.blocked_in("ftruncate", "fallocate")
+        same_bytes(slow.content(PINNED), bytes(PINNED), "the disk while it is held")
+        slow.release()
+        equal(writer.result(), PINNED, "bytes written")
+        waiter.result()
+        stats.expect(layout_breaks=some, layout_waits=some, layout_wait_ns=lambda n: n > 10 ** 8)
+        same_bytes(slow.content(PINNED), wanted, "what reached the disk")
+    state.check_idle([head] + pfns, "afterwards")
+    return fd, pfns
+
+
+def _truncate(_, fd):
+    os.ftruncate(fd, 0)
+
+
+def _truncate_middle(_, fd):
+    os.ftruncate(fd, 3 * PAGE)
+
+
+def _punch(_, fd):
+    posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 0, 64 * PAGE)
+
+
+def _collapse(_, fd):
+    posix.fallocate(fd, posix.COLLAPSE_RANGE, 0, 64 * PAGE)
+
+
+@case()
+def truncate_waits_for_direct_write(t):
+    fd, pfns = _held(t, _truncate, 64 * PAGE, PAGE, 2 * PAGE)
+    equal(os.fstat(fd).st_size, 0, "size")
+    Pages().check_free(pfns, "after truncate")
+
+
+@case()
+def truncate_waits_for_direct_write_from_huge_page(t):
+    fd, pfns = _held(t, _truncate, 2 * PMD, 0, PMD + 50 * PAGE)
+    equal(os.fstat(fd).st_size, 0, "size")
+    Pages().check_free(pfns, "after truncate")
+
+
+@case()
+def truncate_of_a_part_waits(t):
+    """Only what is cut off matters, but a huge page that is cut is in use as a whole."""
+    fd, _ = _held(t, _truncate_middle, 2 * PMD, 0, 100 * PAGE)
+    same_bytes(os.pread(fd, 4 * PAGE, 0), pages("f", 3), "what is left")
+
+
+@case()
+def punch_waits_for_direct_write(t):
+    fd, _ = _held(t, _punch, 128 * PAGE, PAGE, 2 * PAGE)
+    same_bytes(os.pread(fd, 65 * PAGE, 0), bytes(64 * PAGE) + page("f", 64), "file")
+
+
+@case()
+def punch_waits_for_direct_write_from_huge_page(t):
+    fd, _ = _held(t, _punch, 2 * PMD, 0, 50 * PAGE)
+    same_bytes(os.pread(fd, 65 * PAGE, 0), bytes(64 * PAGE) + page("f", 64), "file")
+
+
+@case()
+def collapse_waits_for_direct_write(t):
+    fd, _ = _held(t, _collapse, 128 * PAGE, PAGE, 2 * PAGE)
+    same_bytes(os.pread(fd, 65 * PAGE, 0), pages("f", 64, 64), "file")
+
+
+@case()
+def punch_elsewhere_leaves_pages_alone(t):
+    """Filesystems may wait for the whole file, or not; what is in use stays as it is."""
+    slow, fd = SlowDisk(), _file(t, 4 * PMD)
+    with Map(fd, 4 * PMD) as m:
+        m.write(0, pages("h", 8))
+        slow.hold()
+        writer = _transfer(m, 0, PINNED, write=True)
+        punch = Task(posix.fallocate, fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 2 * PMD, PMD)
+        if punch.join(0.5):
+            t.note("did not wait for pages in use elsewhere")
+        slow.release()
+        equal(writer.result(), PINNED, "bytes written")
+        punch.result()
+        same_bytes(slow.content(PINNED), pages("h", 8), "what reached the disk")
+        same_bytes(m.read(2 * PMD - PAGE, PMD + PAGE), page("f", 1023) + bytes(PMD), "the hole")
+        same_bytes(m.read(0, 9 * PAGE), pages("h", 8) + page("f", 8), "the pages in use")
+
+
+def _freed(t, how, skew, offset):
+    """A direct read into a mapping holds its pages; the freed blocks go to another file.
+
+    The disk's data must not end up there.
+    """
+    slow = SlowDisk()
+    other, fd = neighbours(t, PMD)
+    slow.fill(pages("d", PINNED // PAGE))
+    (_, physical, _, _), = posix.extents(fd)
+    with Map(fd, PMD, skew=skew) as m:
+        m.touch(write=True)
+        slow.hold()
+        reader = _transfer(m, offset, PINNED, write=False)
+
+        freed = 64 * PAGE if how is _punch else PMD
+
+        def free_and_use():
+            how(t, fd)
+            t.sync()
+            posix.fallocate(other, 0, PMD, freed)
+            for i in range(freed // PAGE):
+                os.pwrite(other, page("n", i), PMD + i * PAGE)
+
+        waiter = Task(free_and_use)
+        waiter.blocked_in("ftruncate", "fallocate")
+        slow.release()
+        equal(reader.result(), PINNED, "bytes read")
+        waiter.result()
+        same_bytes(os.pread(other, freed, PMD), pages("n", freed // PAGE), "the other file")
+        reused = overlap([(0, physical + offset, PINNED, 0)], posix.extents(other))
+        equal(reused, PINNED, "bytes of the pages in use that the other file has got")
+
+
+@case()
+def truncate_waits_for_direct_read(t):
+    _freed(t, _truncate, PAGE, 4 * PAGE)
+
+
+@case()
+def truncate_waits_for_direct_read_into_huge_page(t):
+    _freed(t, _truncate, 0, 100 * PAGE)
+
+
+@case()
+def punch_waits_for_direct_read(t):
+    _freed(t, _punch, PAGE, 4 * PAGE)
+
+
+@case()
+def direct_read_arrives(t):
+    """Without a truncate, what was read from the disk is in the file, and is flushed by fsync."""
+    slow, fd = SlowDisk(), _file(t, 2 * PMD)
+    slow.fill(pages("d", 8))
+    for skew in (0, PAGE):
+        with Map(fd, 2 * PMD, skew=skew) as m:
+            slow.hold()
+            reader = _transfer(m, PMD + PAGE, PINNED, write=False)
+            slow.release()
+            equal(reader.result(), PINNED, "bytes read")
+            same_bytes(m.read(PMD + PAGE, PINNED), pages("d", 8), "mapping")
+            same_bytes(m.read(PMD, PAGE), page("f", 512), "page before")
+            same_bytes(os.pread(fd, PINNED, PMD + PAGE), pages("d", 8), "pread")
+        os.pwrite(fd, pages("f", 8, 513), PMD + PAGE)
+
+
+@case()
+def pages_in_a_pipe_are_held(t):
+    """vmsplice takes plain references, not pins; the same must hold for them."""
+    state, fd = Pages(), _file(t, 64 * PAGE)
+    reader, writer = os.pipe()
+    with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        m.write(PAGE, page("v", 1))
+        pfn = m.pfn(PAGE)
+        equal(posix.vmsplice(writer, m.address + PAGE, PAGE), PAGE, "bytes in the pipe")
+        equal(state.refcounts([pfn]), [2], "references with the page in a pipe")
+        waiter = Task(_truncate, t, fd)
+        waiter.blocked_in("ftruncate")
+        same_bytes(os.read(reader, PAGE), page("v", 1), "what comes out of the pipe")
+        waiter.result()
+    state.check_idle([pfn], "afterwards")
+
+
+@case()
+def long_term_pins_are_refused(t):
+    """io_uring's registered buffers would hold pages for ever."""
+    fd, state = _file(t, 2 * PMD), Pages()
+    with Map(-1, PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as m:
+        m.touch(write=True)
+        try:
+            posix.register_buffer(m.address, PAGE)
+        except OSError as error:
+            t.note(f"io_uring cannot register ordinary memory either: {error}")
+    for skew in (0, PAGE):
+        with Map(fd, 2 * PMD, skew=skew) as m:
+            m.touch(write=True)
+            pfn = m.pfn(0)
+            before = state.refcounts([pfn])
+            error = raises((14, 22, 95, 12), "registering a DAX page", posix.register_buffer,
+                           m.address, 4 * PAGE)
+            t.note(error)
+            equal(state.refcounts([pfn]), before, "references after the refusal")
+    state.check_idle([pfn], "afterwards")
+
+
+def _interrupted(t, number, how=_truncate, catch=False):
+    """A signal ends the wait; the file is as it was and nothing was given back."""
+    slow, fd = SlowDisk(), _file(t, 64 * PAGE)
+    with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        m.write(0, pages("h", 8))
+        slow.hold()
+        writer = _transfer(m, 0, PINNED, write=True)
+
+        def wait():
+            if catch:
+                signal.signal(number, lambda *_: None)
+                signal.siginterrupt(number, True)
+                raises(4, "ftruncate", posix.ftruncate_once, fd, 0)
+                return "interrupted"
+            return how(t, fd)
+
+        waiter = Task(wait, name="waiter")
+        waiter.blocked_in("ftruncate", "fallocate")
+        waiter.kill(number)
+        if catch:
+            equal(waiter.result(10), "interrupted", "the waiter")
+        else:
+            equal(waiter.signalled(10), number, "signal that ended the waiter")
+        check(not writer.done(), "the direct write has ended by itself")
+        equal(os.fstat(fd).st_size, 64 * PAGE, "size after the interrupted call")
+        same_bytes(m.read(0, 9 * PAGE), pages("h", 8) + page("f", 8), "content")
+        again = Task(how, t, fd)
+        again.blocked_in("ftruncate", "fallocate")
+        slow.release()
+        equal(writer.result(), PINNED, "bytes written")
+        again.result()
+        same_bytes(slow.content(PINNED), pages("h", 8), "what reached the disk")
+
+
+@case()
+def sigkill_ends_the_wait(t):
+    _interrupted(t, signal.SIGKILL)
+
+
+@case()
+def sigterm_ends_the_wait(t):
+    _interrupted(t, signal.SIGTERM)
+
+
+@case()
+def sigkill_ends_the_wait_of_punch(t):
+    _interrupted(t, signal.SIGKILL, how=_punch)
+
+
+@case()
+def handled_signal_ends_the_wait(t):
+    _interrupted(t, signal.SIGUSR1, catch=True)
+
+
+def _orphan_transfer(t, path, length):
+    """A task whose direct write is the only thing that holds the file's pages.
+
+    The mapping is gone and the file is closed when it has said so; its result is what
+    pwrite() returned.
+    """
+    ready = t.path("ready")
+
+    def go():
+        disk = os.open(SlowDisk.PATH, os.O_RDWR | os.O_DIRECT)
+        fd = os.open(path, os.O_RDWR)
+        m = Map(fd, length, skew=PAGE)
+        m.write(0, pages("o", length // PAGE))
+        done = []
+        thread = threading.Thread(
+            target=lambda: done.append(posix.pwrite_from(disk, m.address, length, 0)))
+        thread.start()
+        wait_for(lambda: any(
+            task.syscall(f"self/task/{tid}") == task.SYSCALLS["pwrite64"]
+            and task.state(f"self/task/{tid}") == "D" for tid in os.listdir("/proc/self/task")),
+            "transfer under way")
+        m.unmap()
+        os.close(fd)
+        with open(ready, "w", encoding="ascii"):
+            pass
+        thread.join()
+        return done[0]
+
+    task_ = Task(go, name="direct write")
+
+    def is_ready():
+        if task_.done():
+            raise Failure(str(task_.outcome()))
+        return os.path.exists(ready)
+
+    wait_for(is_ready, "transfer under way")
+    os.unlink(ready)
+    return task_
+
+
+@case()
+def unlink_waits(t):
+    """The last name goes while a transfer reads the pages: the blocks stay until it is over."""
+    slow = SlowDisk()
+    os.close(_file(t, 4 * PMD))
+    slow.hold()
+    writer = _orphan_transfer(t, t.path(), PINNED)
+    t.sync()
+    before = free_blocks(t.dir)
+    # Not open, not mapped: the name is all that keeps the file.
+    remover = Task(os.unlink, t.path(), name="unlink")
+    remover.blocked_in("unlink", "unlinkat")
+    check(free_blocks(t.dir) < before + PMD // PAGE, "blocks came free under the transfer")
+    slow.release()
+    equal(writer.result(), PINNED, "bytes written")
+    remover.result()
+    same_bytes(slow.content(PINNED), pages("o", 8), "what reached the disk")
+    wait_for(lambda: free_blocks(t.dir) > before + 3 * PMD // PAGE, "free blocks")
+
+
+@case()
+def umount_waits(t):
+    slow = SlowDisk()
+    os.close(_file(t, 64 * PAGE))
+    slow.hold()
+    writer = _orphan_transfer(t, t.path(), PINNED)
+    unmount = Task(t.fs.umount, name="umount")
+    unmount.blocked_in("umount2")
+    slow.release()
+    equal(writer.result(), PINNED, "bytes written")
+    unmount.result()
+    same_bytes(slow.content(PINNED), pages("o", 8), "what reached the disk")
+    t.fs.mount()
+    fd = t.open()
+    same_bytes(os.pread(fd, 10 * PAGE, 0), pages("o", 8) + pages("f", 2, 8), "after mounting")
+
+
+@case()
+def fork_under_transfer(t):
+    """A child made while a transfer is under way neither copies nor keeps the page."""
+    state, slow, fd = Pages(), SlowDisk(), _file(t, 64 * PAGE)
+    with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        m.write(0, pages("h", 8))
+        pfns = m.pfns(0, PINNED)
+        slow.hold()
+        writer = _transfer(m, 0, PINNED, write=True)
+
+        def child():
+            m.write(0, pages("c", 1))
+            return m.pfn(0)
+
+        equal(Task(child).result(), pfns[0], "page frame in the child")
+        slow.release()
+        equal(writer.result(), PINNED, "bytes written")
+        same_bytes(slow.content(PINNED), pages("c", 1) + pages("h", 7, 1), "the disk")
+    state.check_idle(pfns, "afterwards")
+
+
+@case()
+def transfer_from_pages_not_faulted(t):
+    """Pages come in by the slow path of pinning, at every order, and from holes."""
+    slow, fd = SlowDisk(), t.open(size=4 * PMD)
+    os.pwrite(fd, pages("f", 512, 512), PMD)
+    for skew in (0, PAGE):
+        with Map(fd, 4 * PMD, skew=skew) as m:
+            disk = slow.open()
+            slow.fill(b"\xff" * (3 * PAGE), offset=0)
+            equal(posix.pwrite_from(disk, m.address + PMD + 10 * PAGE, 3 * PAGE, 0), 3 * PAGE,
+                  "write from data")
+            same_bytes(slow.content(3 * PAGE), pages("f", 3, 522), "written from data")
+            equal(posix.pwrite_from(disk, m.address, 2 * PAGE, 0), 2 * PAGE, "write from a hole")
+            same_bytes(slow.content(2 * PAGE), bytes(2 * PAGE), "written from a hole")
+            slow.fill(pages("d", 3))
+            equal(posix.pread_to(disk, m.address + 3 * PMD, 3 * PAGE, 0), 3 * PAGE, "read")
+            same_bytes(os.pread(fd, 4 * PAGE, 3 * PMD), pages("d", 3) + bytes(PAGE),
+                       "read into a hole")
+            os.ftruncate(fd, 3 * PMD)
+            os.ftruncate(fd, 4 * PMD)

@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Files that share blocks: each may go its own way, by any means, without the other noticing."""
+
+import os
+import random
+import time
+
+from lib import posix
+from lib.check import check, equal, same_bytes
+from lib.device import SlowDisk, some
+from lib.mapping import Map
+from lib.pattern import noise, page, pages
+from lib.posix import PAGE, PMD
+from lib.runner import case
+from lib.task import Task
+from lib.trace import Flushes, Pages
+
+XFS = ("xfs",)
+
+
+def _file(t, size, name="file"):
+    fd = t.open(name, allocate=size)
+    for at in range(0, size, PMD):
+        os.pwrite(fd, pages("f", min(PMD, size - at) // PAGE, at // PAGE), at)
+    os.fsync(fd)
+    return fd
+
+
+def _clones(t, size):
+    """Two files that share all blocks."""
+    one = _file(t, size, "one")
+    two = t.open("two")
+    posix.clone(one, two)
+    check(_shared(one) == _shared(two) == size, "cloning shared nothing")
+    return one, two
+
+
+def _shared(fd, start=0, end=1 << 60):
+    return sum(min(e[0] + e[2], end) - max(e[0], start) for e in posix.extents(fd)
+               if e[3] & posix.EXTENT_SHARED and e[0] < end and e[0] + e[2] > start)
+
+
+def _is(fd, count, what, **changed):
+    """The file is as _file() made it but for the pages named like p3=content."""
+    wanted = bytearray(pages("f", count))
+    for key, value in changed.items():
+        at = int(key[1:]) * PAGE
+        wanted[at:at + len(value)] = value
+    same_bytes(os.pread(fd, count * PAGE + 1, 0), wanted, what)
+
+
+@case(fs=XFS)
+def store_leaves_the_other_alone(t):
+    one, two = _clones(t, 32 * PAGE)
+    stats = t.stats()
+    with Map(one, 32 * PAGE, skew=PAGE) as m1, Map(two, 32 * PAGE, skew=PAGE) as m2:
+        m1.touch(0, 16 * PAGE)
+        m2.touch(0, 16 * PAGE)
+        m2.write(3 * PAGE, page("w", 3))        # read by both before
+        m2.write(20 * PAGE, page("w", 20))      # read by nobody before
+        m1.write(5 * PAGE + 100, b"five")
+        same_bytes(m1.read(0, 32 * PAGE)[3 * PAGE:4 * PAGE], page("f", 3), "mapping of the first")
+        same_bytes(m2.read(3 * PAGE, PAGE), page("w", 3), "mapping of the second")
+        same_bytes(m2.read(5 * PAGE, PAGE), page("f", 5), "second, page 5")
+    five = page("f", 5)[:100] + b"five" + page("f", 5)[104:]
+    stats.expect(cow_pages=lambda n: n >= 3)
+    for when in ("now", "after mounting again"):
+        _is(one, 32, f"first file {when}", p5=five)
+        _is(two, 32, f"second file {when}", p3=page("w", 3), p20=page("w", 20))
+        if when == "now":
+            os.close(one)
+            os.close(two)
+            t.fs.remount()
+            one, two = t.open("one"), t.open("two")
+
+
+@case(fs=XFS)
+def pwrite_leaves_the_other_alone(t):
+    """Whole pages, parts of pages, across pages: the rest of a copied page comes along."""
+    one, two = _clones(t, 32 * PAGE)
+    rng = random.Random(t.settings.seed)
+    models = {one: bytearray(pages("f", 32)), two: bytearray(pages("f", 32))}
+    with Map(one, 32 * PAGE, skew=PAGE) as m1, Map(two, 32 * PAGE, skew=PAGE) as m2:
+        m1.touch()
+        m2.touch()
+        for step in range(24):
+            fd = rng.choice((one, two))
+            length = rng.choice((1, 5, 100, 4096, 5000, 8192))
+            at = rng.choice((rng.randrange(32) * PAGE, rng.randrange(32 * PAGE)))
+            at = min(at, 32 * PAGE - length)
+            data = noise(length, step)
+            equal(os.pwrite(fd, data, at), length, "pwrite")
+            models[fd][at:at + length] = data
+            for m, of in ((m1, one), (m2, two)):
+                same_bytes(m.read(0, 32 * PAGE), models[of],
+                           f"mapping of {'first' if of == one else 'second'} after step {step}, "
+                           f"{length} bytes at {at:#x} into the "
+                           f"{'first' if fd == one else 'second'} (seed {t.settings.seed})")
+    for fd, model in models.items():
+        same_bytes(os.pread(fd, 33 * PAGE, 0), model, "file")
+
+
+@case(fs=XFS)
+def huge_store_leaves_the_other_alone(t):
+    one, two = _clones(t, 2 * PMD)
+    with Map(one, 2 * PMD) as m1, Map(two, 2 * PMD) as m2:
+        m1.touch(step=PMD)
+        m2.write(7 * PAGE, page("w", 7))
+        m2.write(PMD + 8 * PAGE, page("w", 520))
+        same_bytes(m1.read(0, 2 * PMD), pages("f", 1024), "mapping of the first")
+        m1.write(9 * PAGE, page("v", 9))
+        same_bytes(m2.read(6 * PAGE, 5 * PAGE), page("f", 6) + page("w", 7) + pages("f", 3, 8),
+                   "mapping of the second")
+    _is(one, 1024, "first file", p9=page("v", 9))
+    _is(two, 1024, "second file", p7=page("w", 7), p520=page("w", 520))
+
+
+@case(fs=XFS)
+def clone_of_a_mapped_dirty_file(t):
+    """The clone is the file as it was, stored to or not, and stays so."""
+    for skew in (0, PAGE):
+        fd, clone = _file(t, PMD, f"file{skew}"), t.open(f"clone{skew}")
+        with Map(fd, PMD, skew=skew) as m:
+            m.write(3 * PAGE, page("b", 3))
+            m.write(4 * PAGE, page("b", 4))
+            posix.clone(fd, clone)
+            m.write(4 * PAGE, page("a", 4))
+            m.write(5 * PAGE, page("a", 5))
+            same_bytes(m.read(2 * PAGE, 4 * PAGE),
+                       page("f", 2) + page("b", 3) + page("a", 4) + page("a", 5), "the mapping")
+            _is(clone, 512, "the clone", p3=page("b", 3), p4=page("b", 4))
+            _is(fd, 512, "the file", p3=page("b", 3), p4=page("a", 4), p5=page("a", 5))
+
+
+@case(fs=XFS)
+def clone_is_flushed(t):
+    """What was stored before cloning is written back by the time the clone is there."""
+    fd, clone = _file(t, 16 * PAGE), t.open("clone")
+    with Map(fd, 16 * PAGE, skew=PAGE) as m, Flushes() as flushes:
+        m.write(3 * PAGE, pages("b", 3))
+        pfns = m.pfns(3 * PAGE, 3 * PAGE)
+        flushes.clear()
+        since = time.clock_gettime(time.CLOCK_MONOTONIC)
+        posix.clone(fd, clone)
+        flushes.check_flushed(pfns, since, "FICLONE")
+
+
+@case(fs=XFS)
+def clone_over_a_mapping(t):
+    """A range that is replaced under a mapping shows the new blocks at once."""
+    fd, other = _file(t, PMD), t.open("other")
+    os.pwrite(other, pages("o", 64), 0)
+    for skew in (0, PAGE):
+        with Map(fd, PMD, skew=skew) as m:
+            m.touch(write=True)
+            posix.clone_range(other, 8 * PAGE, 16 * PAGE, fd, 100 * PAGE)
+            same_bytes(m.read(99 * PAGE, 18 * PAGE),
+                       page("f", 99) + pages("o", 16, 8) + page("f", 116), "the mapping")
+            m.write(101 * PAGE, page("x", 101))
+            same_bytes(os.pread(other, PAGE, 9 * PAGE), page("o", 9), "the other file")
+        os.pwrite(fd, pages("f", 16, 100), 100 * PAGE)
+
+
+@case(fs=XFS)
+def dedupe(t):
+    """Equal ranges come to share blocks; unequal ones are told apart, at any byte."""
+    one, two = _file(t, 32 * PAGE, "one"), _file(t, 32 * PAGE, "two")
+    with Map(one, 32 * PAGE, skew=PAGE) as m1, Map(two, 32 * PAGE, skew=PAGE) as m2:
+        m1.touch()
+        m2.touch(write=True)
+        stats = t.stats()
+        equal(posix.dedupe(one, 0, 8 * PAGE, two, 0), (posix.DEDUPE_SAME, 8 * PAGE), "equal ranges")
+        stats.expect(dedupe_compares=some)
+        equal(_shared(two), 8 * PAGE, "bytes shared")
+        for at in (16 * PAGE, 16 * PAGE + 77, 19 * PAGE + 2000, 24 * PAGE - 1):
+            byte = os.pread(two, 1, at)
+            m2.store(at, byte[0] ^ 0x10)
+            status, _ = posix.dedupe(one, 16 * PAGE, 8 * PAGE, two, 16 * PAGE)
+            equal(status, posix.DEDUPE_DIFFERS, f"ranges that differ at {at:#x}")
+            m2.store(at, byte[0])
+        equal(posix.dedupe(one, 16 * PAGE, 8 * PAGE, two, 16 * PAGE),
+              (posix.DEDUPE_SAME, 8 * PAGE), "ranges made equal again")
+        equal(_shared(two), 16 * PAGE, "bytes shared")
+        m2.write(17 * PAGE, page("w", 17))
+        same_bytes(m1.read(0, 32 * PAGE), pages("f", 32), "mapping of the first")
+    _is(one, 32, "first file")
+    _is(two, 32, "second file", p17=page("w", 17))
+
+
+@case(fs=XFS)
+def dedupe_with_holes_and_ends(t):
+    one, two = t.open("one", size=16 * PAGE), t.open("two", size=16 * PAGE)
+    for fd in (one, two):
+        os.pwrite(fd, pages("d", 2), 4 * PAGE)
+    equal(posix.dedupe(one, 0, 8 * PAGE, two, 0), (posix.DEDUPE_SAME, 8 * PAGE),
+          "equal holes and data")
+    os.pwrite(two, bytes(PAGE - 1) + b"\1", 9 * PAGE)
+    equal(posix.dedupe(one, 8 * PAGE, 8 * PAGE, two, 8 * PAGE)[0], posix.DEDUPE_DIFFERS,
+          "hole against data")
+    # A tail that is no whole page, at the end of both files.
+    tails = [t.open(name) for name in ("three", "four")]
+    for fd in tails:
+        os.pwrite(fd, pages("t", 3)[:2 * PAGE + 777], 0)
+    equal(posix.dedupe(tails[0], 0, 2 * PAGE + 777, tails[1], 0)[0], posix.DEDUPE_SAME, "tails")
+    os.pwrite(tails[1], b"?", 2 * PAGE + 776)
+    equal(posix.dedupe(tails[0], 0, 2 * PAGE + 777, tails[1], 0)[0], posix.DEDUPE_DIFFERS,
+          "tails that differ in the last byte")
+
+
+@case(fs=XFS)
+def dedupe_unaligned(t):
+    """Ranges that are not in whole blocks are refused or rounded, never mixed up."""
+    one, two = _file(t, 16 * PAGE, "one"), _file(t, 16 * PAGE, "two")
+    for source, target, what in ((100, 0, "source"), (0, 100, "target")):
+        status, _ = posix.dedupe(one, source, PAGE, two, target)
+        equal(status, -22, f"status for an unaligned {what}")
+    status, done = posix.dedupe(one, 0, PAGE + 100, two, 0)
+    check(status == posix.DEDUPE_SAME and done <= PAGE + 100 or status == -22,
+          f"status {status}, {done} bytes, for an unaligned length")
+    for fd in (one, two):
+        _is(fd, 16, "file")
+
+
+@case(fs=XFS)
+def unshare(t):
+    """FALLOC_FL_UNSHARE_RANGE: own blocks, same content, mappings included."""
+    one, two = _clones(t, 32 * PAGE)
+    with Map(one, 32 * PAGE, skew=PAGE) as m1, Map(two, 32 * PAGE, skew=PAGE) as m2:
+        m1.touch()
+        m2.touch()
+        before = m2.pfn(5 * PAGE)
+        equal(m1.pfn(5 * PAGE), before, "page frames of both")
+        posix.fallocate(two, posix.UNSHARE_RANGE, 4 * PAGE, 8 * PAGE)
+        equal(_shared(two, 4 * PAGE, 12 * PAGE), 0, "bytes still shared")
+        check(_shared(two) == 24 * PAGE, f"{_shared(two)} bytes shared outside the range")
+        same_bytes(m2.read(0, 32 * PAGE), pages("f", 32), "mapping of the second")
+        m2.write(5 * PAGE, page("w", 5))
+        m1.write(6 * PAGE, page("v", 6))
+        check(m2.pfn(5 * PAGE) != m1.pfn(5 * PAGE), "both still map the same page")
+    _is(one, 32, "first file", p6=page("v", 6))
+    _is(two, 32, "second file", p5=page("w", 5))
+
+
+@case(fs=XFS)
+def unshare_of_a_huge_file(t):
+    one, two = _clones(t, 2 * PMD)
+    with Map(one, 2 * PMD) as m1, Map(two, 2 * PMD) as m2:
+        m1.touch(step=PMD)
+        m2.touch(step=PMD)
+        posix.fallocate(two, posix.UNSHARE_RANGE, 0, 2 * PMD)
+        equal(_shared(one) + _shared(two), 0, "bytes still shared")
+        m1.write(PMD, page("v", 512))
+        same_bytes(m2.read(0, 2 * PMD), pages("f", 1024), "mapping of the second")
+    _is(two, 1024, "second file")
+
+
+@case(fs=XFS)
+def zero_and_cut_leave_the_other_alone(t):
+    """Partial pages of shared blocks are copied before they are zeroed."""
+    one, two = _clones(t, 32 * PAGE)
+    with Map(two, 32 * PAGE, skew=PAGE) as m2:
+        m2.touch()
+        posix.fallocate(two, posix.ZERO_RANGE | posix.KEEP_SIZE, PAGE + 100, PAGE)
+        posix.fallocate(two, posix.PUNCH_HOLE | posix.KEEP_SIZE, 9 * PAGE + 5, 3 * PAGE)
+        os.ftruncate(two, 20 * PAGE + 50)
+        os.ftruncate(two, 32 * PAGE)
+        wanted = bytearray(pages("f", 32))
+        for start, length in ((PAGE + 100, PAGE), (9 * PAGE + 5, 3 * PAGE),
+                              (20 * PAGE + 50, 12 * PAGE - 50)):
+            wanted[start:start + length] = bytes(length)
+        same_bytes(m2.read(0, 32 * PAGE), wanted, "mapping of the second")
+        same_bytes(os.pread(two, 32 * PAGE, 0), wanted, "second file")
+    _is(one, 32, "first file")
+
+
+@case(fs=XFS)
+def shared_pages_are_counted(t):
+    """R3: a page of several owners says how many, and ends up idle and free."""
+    state = Pages()
+    one, two = _clones(t, 16 * PAGE)
+    three = t.open("three")
+    posix.clone(one, three)
+    with Map(one, 16 * PAGE, skew=PAGE) as m1, Map(two, 16 * PAGE, skew=PAGE) as m2, \
+            Map(three, 16 * PAGE, skew=PAGE) as m3:
+        for m in (m1, m2, m3):
+            m.touch()
+        pfns = m1.pfns()
+        equal(m2.pfns(), pfns, "page frames of the second")
+        for mapping, share in state.words(pfns, state.MAPPING, state.SHARE):
+            equal((mapping, share), (0, 3), "(owner, share count)")
+        equal(state.refcounts(pfns), [3] * 16, "references")
+        os.ftruncate(three, 8 * PAGE)
+        equal([share for _, share in state.words(pfns, state.MAPPING, state.SHARE)][8:], [2] * 8,
+              "share counts after one file was cut")
+        os.pwrite(two, page("w", 12), 12 * PAGE)
+        equal(state.words([pfns[12]], state.SHARE)[0][0], 1, "share count after another's copy")
+    state.check_idle(pfns, "after munmap")
+    for fd in (one, two, three):
+        os.ftruncate(fd, 0)
+    state.check_free(pfns, "after truncating all")
+
+
+def _sizes(t, huge_first):
+    """One clone mapped by 2 MiB entries, the other by 4 KiB ones."""
+    state = Pages()
+    one, two = _clones(t, 2 * PMD)
+    with Map(one, 2 * PMD) as huge, Map(two, 2 * PMD, skew=PAGE) as small:
+        first, second = (huge, small) if huge_first else (small, huge)
+        for m in (first, second):
+            for at in (0, 5 * PAGE, 511 * PAGE, PMD, PMD + 77 * PAGE):
+                value, fault = m.load(at)
+                check(not fault.signal, f"load at {at:#x} of the "
+                                        f"{'huge' if m is huge else 'small'} mapping: {fault}")
+                equal(value, page("f", at // PAGE)[0], f"byte at {at:#x}")
+        same_bytes(huge.read(0, 2 * PMD), pages("f", 1024), "huge mapping")
+        same_bytes(small.read(0, 2 * PMD), pages("f", 1024), "small mapping")
+        if huge_first:
+            equal(huge.mapped_huge(), 2 * PMD, "bytes mapped by huge entries")
+        equal(huge.pfn(6 * PAGE), small.pfn(6 * PAGE), "page frame of the same block")
+        pfns = huge.pfns()[::37]
+        huge.write(6 * PAGE, page("h", 6))
+        small.write(7 * PAGE, page("s", 7))
+        same_bytes(huge.read(5 * PAGE, 4 * PAGE), page("f", 5) + page("h", 6) + pages("f", 2, 7),
+                   "huge mapping after stores")
+        same_bytes(small.read(5 * PAGE, 4 * PAGE),
+                   pages("f", 2, 5) + page("s", 7) + page("f", 8), "small mapping after stores")
+        os.fsync(one)
+        os.fsync(two)
+        os.ftruncate(two if huge_first else one, 0)
+        survivor = huge if huge_first else small
+        same_bytes(survivor.read(PMD, PMD), pages("f", 512, 512), "the file that is left")
+    state.check_idle(pfns, "after munmap")
+    os.ftruncate(one, 0)
+    os.ftruncate(two, 0)
+    state.check_free(pfns, "after truncating both")
+
+
+@case(fs=XFS)
+def clones_mapped_huge_then_small(t):
+    _sizes(t, huge_first=True)
+
+
+@case(fs=XFS)
+def clones_mapped_small_then_huge(t):
+    _sizes(t, huge_first=False)
+
+
+@case(fs=XFS)
+def small_clone_outlives_huge_one(t):
+    """The huge entry goes first: the small entries still point to the right pages."""
+    one, two = _clones(t, PMD)
+    with Map(one, PMD) as huge, Map(two, PMD, skew=PAGE) as small:
+        huge.touch(0, 1)
+        small.touch(0, 20 * PAGE)
+        os.ftruncate(one, 0)
+        same_bytes(small.read(0, PMD), pages("f", 512), "small mapping")
+        small.write(3 * PAGE, page("s", 3))
+        os.fsync(two)
+    _is(two, 512, "second file", p3=page("s", 3))
+    with Map(two, PMD) as again:
+        same_bytes(again.read(4 * PAGE, PMD - 4 * PAGE), pages("f", 508, 4), "mapped again")
+
+
+def _copied_under_transfer(t, size, skew, offset):
+    """pwrite() gives the file its own copy while a direct write reads the shared one."""
+    state, slow = Pages(), SlowDisk()
+    one, two = _clones(t, size)
+    count = size // PAGE
+    with Map(two, size, skew=skew) as m:
+        m.touch(0, size)
+        pfns = m.pfns(offset, 4 * PAGE)
+        slow.hold()
+
+        def transfer():
+            return posix.pwrite_from(slow.open(), m.address + offset, 4 * PAGE, 0)
+
+        writer = Task(transfer, name="direct write")
+        writer.blocked_in("pwrite64")
+        first = offset // PAGE
+
+        def overwrite():
+            return os.pwrite(two, pages("w", 4, first), offset)
+
+        writing = Task(overwrite, name="pwrite")
+        waits = not writing.join(3)
+        if waits:
+            t.note("pwrite waits for the transfer")
+        else:
+            equal(writing.result(), 4 * PAGE, "bytes written to the file")
+            same_bytes(m.read(offset, 5 * PAGE), pages("w", 4, first) + page("f", first + 4),
+                       "mapping after pwrite")
+        slow.release()
+        equal(writer.result(), 4 * PAGE, "bytes of the direct write")
+        equal(writing.result(), 4 * PAGE, "bytes written to the file")
+        same_bytes(slow.content(4 * PAGE), pages("f", 4, first), "what reached the disk")
+        same_bytes(m.read(offset, 5 * PAGE), pages("w", 4, first) + page("f", first + 4),
+                   "mapping afterwards")
+    _is(one, count, "first file")
+    _is(two, count, "second file", **{f"p{first}": pages("w", 4, first)})
+    state.check_idle(pfns, "afterwards")
+    with Map(one, size, skew=skew) as m:
+        same_bytes(m.read(0, size), pages("f", count), "the first file, mapped afterwards")
+        m.write(offset, page("z", 1))
+        same_bytes(os.pread(one, PAGE, offset), page("z", 1), "stored afterwards")
+    os.ftruncate(one, 0)
+    os.ftruncate(two, 0)
+    state.check_free(pfns, "after truncating both")
+
+
+@case(fs=XFS)
+def copy_on_write_under_transfer(t):
+    _copied_under_transfer(t, 32 * PAGE, PAGE, 3 * PAGE)
+
+
+@case(fs=XFS)
+def copy_on_write_under_transfer_from_huge_page(t):
+    _copied_under_transfer(t, PMD, 0, 30 * PAGE)
+
+
+@case(fs=XFS)
+def block_freed_under_transfer_waits(t):
+    """The copy leaves the old block with one owner; when that goes too, the transfer counts."""
+    slow = SlowDisk()
+    one, two = _clones(t, 16 * PAGE)
+    with Map(two, 16 * PAGE, skew=PAGE) as m:
+        m.touch()
+        slow.hold()
+        writer = Task(lambda: posix.pwrite_from(slow.open(), m.address, 4 * PAGE, 0),
+                      name="direct write")
+        writer.blocked_in("pwrite64")
+        waiter = Task(os.ftruncate, two, 0)
+        waiter.blocked_in("ftruncate")
+        slow.release()
+        equal(writer.result(), 4 * PAGE, "bytes of the direct write")
+        waiter.result()
+        same_bytes(slow.content(4 * PAGE), pages("f", 4), "what reached the disk")
+    _is(one, 16, "first file")
+
+
+@case(fs=XFS, quick=False)
+def many_clones(t):
+    """A dozen clones, stored to in turn."""
+    files = [_file(t, 16 * PAGE, "f0")]
+    for i in range(1, 12):
+        files.append(t.open(f"f{i}"))
+        posix.clone(files[-2], files[-1])
+        with Map(files[-1], 16 * PAGE, skew=(i % 2) * PAGE) as m:
+            m.write(i % 16 * PAGE, page("c", i))
+    for i, fd in enumerate(files):
+        _is(fd, 16, f"clone {i}", **{f"p{j}": page("c", j) for j in range(1, i + 1)})
+    for i in (5, 0, 11):
+        os.ftruncate(files[i], 0)
+    for i in (1, 6, 10):
+        _is(files[i], 16, f"clone {i} after others were cut",
+            **{f"p{j}": page("c", j) for j in range(1, i + 1)})

@@ -20,8 +20,8 @@ all: metadata ## build rdax.ko for the running kernel (or KDIR=tree)
 	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) modules
 
 install: all ## install rdax.ko for that kernel
-	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) modules_install
-	depmod $$(cat $(KDIR)/include/config/kernel.release)
+	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) CONFIG_MODULE_SIG_ALL= modules_install
+	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $$(cat $(KDIR)/include/config/kernel.release)
 
 kdir: ## on Debian 13, as root: the tree with Rust metadata that `all` needs
 	scripts/prepare-kernel $(prepared) $(release)

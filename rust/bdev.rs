@@ -249,12 +249,11 @@ impl Members {
         ptr::without_provenance_mut(1)
     }
 
-    /// The places where `bdev` may be, in the order of the search.
+    /// Where the search for `bdev` begins.
     #[inline(always)]
-    fn places(bdev: *const bindings::block_device) -> impl Iterator<Item = usize> {
+    fn home(bdev: *const bindings::block_device) -> usize {
         // Fibonacci hashing: the high bits depend on all bits of the address.
-        let hash = (bdev as usize).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (usize::BITS - SLOT_BITS);
-        (hash..hash + SLOTS).map(|place| place % SLOTS)
+        (bdev as usize).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (usize::BITS - SLOT_BITS)
     }
 
     /// Where `bdev` is, if it is a member.
@@ -263,7 +262,16 @@ impl Members {
         if bdev.is_null() {
             return None;
         }
-        for place in Self::places(bdev) {
+        let home = Self::home(bdev);
+        let member = self.0[home].load(Ordering::Acquire);
+        if ptr::eq(member, bdev) {
+            return Some(home);
+        }
+        if member.is_null() {
+            return None;
+        }
+        for step in 1..SLOTS {
+            let place = (home + step) % SLOTS;
             let member = self.0[place].load(Ordering::Acquire);
             if ptr::eq(member, bdev) {
                 return Some(place);
@@ -392,7 +400,9 @@ impl<D: Send + Sync + 'static> Writer<D> {
         if self.count >= MAX_MEMBERS {
             return Err(ENOSPC);
         }
-        for place in Members::places(bdev.as_ptr()) {
+        let home = Members::home(bdev.as_ptr());
+        for step in 0..SLOTS {
+            let place = (home + step) % SLOTS;
             let member = members.0[place].load(Ordering::Relaxed);
             if !member.is_null() && member != Members::removed() {
                 continue;

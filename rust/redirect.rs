@@ -61,8 +61,6 @@ pub(crate) struct Target {
     name: &'static CStr,
     key: Key,
     replacement: *const (),
-    /// Where ftrace knows the function; 0 until it was looked up.
-    entry: AtomicUsize,
 }
 
 // SAFETY: `replacement` is the address of code and never dereferenced.
@@ -79,7 +77,6 @@ impl Target {
             name,
             key,
             replacement,
-            entry: AtomicUsize::new(0),
         }
     }
 }
@@ -148,6 +145,8 @@ pub(crate) fn quiesce() {
 /// A table of functions that can be redirected together, and for whom: the members of a set of
 /// block devices.
 pub(crate) struct Redirection {
+    /// One for each target, in the same order.
+    routes: [Route; Self::MAX_TARGETS],
     ops: Opaque<bindings::ftrace_ops>,
     /// For finding out which function is the one that cannot be redirected.
     probe: Opaque<bindings::ftrace_ops>,
@@ -157,8 +156,16 @@ pub(crate) struct Redirection {
 }
 
 // SAFETY: The `ftrace_ops` are used by the holder of the only `Handle`, and otherwise by ftrace,
-// which has its own locks.
+// which has its own locks. The replacements are addresses of code and never dereferenced.
 unsafe impl Sync for Redirection {}
+
+/// What [`callback`] needs of a target.
+struct Route {
+    /// Where ftrace knows the function; 0 until it was looked up.
+    entry: AtomicUsize,
+    replacement: *const (),
+    key: Key,
+}
 
 /// The right to switch a [`Redirection`]; there is one.
 pub(crate) struct Handle {
@@ -181,7 +188,21 @@ impl Redirection {
 
     pub(crate) const fn new(targets: &'static [Target], members: &'static Members) -> Self {
         assert!(targets.len() <= Self::MAX_TARGETS);
+        let mut routes = [const {
+            Route {
+                entry: AtomicUsize::new(0),
+                replacement: ptr::null(),
+                key: Key::Inode,
+            }
+        }; Self::MAX_TARGETS];
+        let mut i = 0;
+        while i < targets.len() {
+            routes[i].replacement = targets[i].replacement;
+            routes[i].key = targets[i].key;
+            i += 1;
+        }
         Self {
+            routes,
             ops: Opaque::zeroed(),
             probe: Opaque::zeroed(),
             targets,
@@ -228,8 +249,8 @@ impl Redirection {
             );
             return Err(ENOENT);
         }
-        for (target, entry) in self.targets.iter().zip(entries) {
-            target.entry.store(entry, Ordering::Relaxed);
+        for (route, entry) in self.routes.iter().zip(entries) {
+            route.entry.store(entry, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -286,8 +307,8 @@ impl Redirection {
     ///
     /// The caller holds the handle, and nothing is registered.
     unsafe fn explain_busy(&'static self) {
-        for target in self.targets {
-            let mut entry = [target.entry.load(Ordering::Relaxed)];
+        for (target, route) in self.targets.iter().zip(&self.routes) {
+            let mut entry = [route.entry.load(Ordering::Relaxed)];
             // SAFETY: By the function's requirements; `probe` is not registered.
             let result = unsafe {
                 self.register(
@@ -329,12 +350,10 @@ impl Handle {
         this.find_entries()?;
 
         let mut entries: [c_ulong; Redirection::MAX_TARGETS] = [0; Redirection::MAX_TARGETS];
-        let mut count = 0;
-        for (entry, target) in entries.iter_mut().zip(this.targets) {
-            *entry = target.entry.load(Ordering::Relaxed);
-            count += 1;
+        for (entry, route) in entries.iter_mut().zip(&this.routes) {
+            *entry = route.entry.load(Ordering::Relaxed);
         }
-        let entries = entries.get_mut(..count).ok_or(EINVAL)?;
+        let entries = entries.get_mut(..this.targets.len()).ok_or(EINVAL)?;
 
         // Permanent: if tracing could be switched off meanwhile (kernel.ftrace_enabled), adopted
         // files would be left to the kernel's own code.
@@ -410,8 +429,8 @@ unsafe extern "C" fn callback(
 ) {
     // SAFETY: `private` was set to a `Redirection` in static memory.
     let this = unsafe { &*(*ops).private.cast::<Redirection>() };
-    let mut targets = this.targets.iter();
-    let Some(target) = targets.find(|target| target.entry.load(Ordering::Relaxed) == ip) else {
+    let mut routes = this.routes.iter();
+    let Some(route) = routes.find(|route| route.entry.load(Ordering::Relaxed) == ip) else {
         return;
     };
 
@@ -423,7 +442,7 @@ unsafe extern "C" fn callback(
     // are alive while a function is called for them.
     let ours = unsafe {
         let first = (*regs).di;
-        let inode = match target.key {
+        let inode = match route.key {
             Key::VmFault => {
                 let vmf = first as *const bindings::vm_fault;
                 (*(*(*(*vmf).__bindgen_anon_1.vma).vm_file).f_mapping).host
@@ -434,13 +453,13 @@ unsafe extern "C" fn callback(
             }
             Key::Inode => first as *mut bindings::inode,
             Key::Mapping => (*(first as *const bindings::address_space)).host,
-            Key::Folio | Key::LockedFolio => return this.redirect_folio(target, regs),
+            Key::Folio | Key::LockedFolio => return this.redirect_folio(route, regs),
         };
         !inode.is_null() && this.members.has((*inode).i_sb)
     };
     if ours {
         // SAFETY: As above; ftrace goes on at the address that it finds here.
-        unsafe { (*regs).ip = target.replacement as c_ulong };
+        unsafe { (*regs).ip = route.replacement as c_ulong };
     }
 }
 
@@ -451,14 +470,14 @@ impl Redirection {
     ///
     /// `regs` are the registers of a call of the function, whose first argument is a folio.
     #[cold]
-    unsafe fn redirect_folio(&self, target: &Target, regs: *mut bindings::pt_regs) {
+    unsafe fn redirect_folio(&self, route: &Route, regs: *mut bindings::pt_regs) {
         // SAFETY: By the function's requirements.
         let destination = match unsafe { self.has_folio((*regs).di as *const bindings::folio) } {
-            Some(true) => target.replacement,
+            Some(true) => route.replacement,
             Some(false) => return,
             // Whoever were asked would answer this, at this moment. If the call went on, the folio
             // could appear meanwhile in a file of the other's.
-            None if target.key == Key::Folio => no_entry as *const (),
+            None if route.key == Key::Folio => no_entry as *const (),
             None => return,
         };
         // SAFETY: As above; ftrace goes on at the address that it finds here.

@@ -96,7 +96,26 @@ static void done(const char *name, size_t operations)
 	done_with(name, operations, NULL);
 }
 
-/* A file of which nothing is known yet, by a name that no scenario used before. */
+/* The order in which the parts of a file are touched. */
+enum order { SEQUENTIAL, RANDOM, SPARSE, BURSTS };
+
+/* Every so many pages are touched in a SPARSE order, and one burst of BURST pages in BURSTS. */
+#define SPARSITY 8
+#define BURST 4
+
+/* A file, its mapping, and how it is touched. */
+struct file {
+	int fd;
+	size_t size;
+	size_t unit;		/* by which it is mapped: PAGE, PMD or PUD */
+	char *at;		/* NULL if it is not mapped */
+	size_t step;		/* between touched bytes: nobody maps more than a PMD but on request */
+	uint32_t *steps;	/* in which order: an array for all orders, so that all cost the same */
+	size_t touches;
+	size_t operations;	/* that touching it once counts as */
+};
+
+/* A new file, by a name that no scenario used before. */
 static int fresh(size_t size)
 {
 	static unsigned int serial;
@@ -140,78 +159,141 @@ static void fill(int fd, size_t size)
 		err(1, "fsync");
 }
 
-static int filled(size_t size)
+static void map(struct file *file)
 {
-	int fd = fresh(size);
+	size_t align = file->unit > PMD ? file->unit : PMD, size = file->size;
+	char *area, *at;
 
-	fill(fd, size);
-	return fd;
-}
-
-/* Maps the file where a unit of the file can be one entry of a page table, or shall not be. */
-static char *map(int fd, size_t size, size_t unit)
-{
-	size_t align = unit > PMD ? unit : PMD;
-	char *area, *place;
-
-	area = mmap(NULL, size + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	area = mmap(NULL, size + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+		    0);
 	if (area == MAP_FAILED)
 		err(1, "mmap of %zu", size + align);
-	place = (char *)(((uintptr_t)area + align - 1) & -align);
-	if (place > area)
-		munmap(area, place - area);
-	munmap(place + size, area + align - place);
-	if (mmap(place, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+	at = (char *)(((uintptr_t)area + align - 1) & -align);
+	if (at > area)
+		munmap(area, at - area);
+	munmap(at + size, area + align - at);
+	if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file->fd, 0) ==
+	    MAP_FAILED)
 		err(1, "mmap of %zu", size);
-	if (unit == PAGE && madvise(place, size, MADV_NOHUGEPAGE))
+	if (file->unit == PAGE && madvise(at, size, MADV_NOHUGEPAGE))
 		err(1, "madvise");
-	return place;
+	file->at = at;
 }
 
-static char *remap(int fd, char *at, size_t size, size_t unit)
+static void unmap(struct file *file)
 {
-	munmap(at, size);
-	return map(fd, size, unit);
+	munmap(file->at, file->size);
+	file->at = NULL;
 }
 
-static void settle(int fd)
+static void remap(struct file *file)
 {
-	if (syncfs(fd))
-		err(1, "syncfs");
+	unmap(file);
+	map(file);
 }
 
-/* The order in which units are touched: an array in both cases, so that both cost the same. */
-static uint32_t *sequence(size_t count, bool shuffled)
+#define SEED 88172645463325252ULL
+
+static uint64_t noise_state;
+
+static uint64_t noise(void)
 {
-	uint32_t *order = malloc(count * sizeof(*order));
-	uint64_t state = 88172645463325252ULL;
+	noise_state ^= noise_state << 13;
+	noise_state ^= noise_state >> 7;
+	noise_state ^= noise_state << 17;
+	return noise_state;
+}
+
+static void shuffle(uint32_t *steps, size_t count)
+{
 	size_t i;
 
-	if (!order)
-		err(1, "memory");
-	for (i = 0; i < count; i++)
-		order[i] = i;
-	for (i = count; shuffled && i > 1; i--) {
-		size_t j;
-		uint32_t other;
+	for (i = count; i > 1; i--) {
+		size_t j = noise() % i;
+		uint32_t other = steps[j];
 
-		state ^= state << 13;
-		state ^= state >> 7;
-		state ^= state << 17;
-		j = state % i;
-		other = order[j];
-		order[j] = order[i - 1];
-		order[i - 1] = other;
+		steps[j] = steps[i - 1];
+		steps[i - 1] = other;
 	}
-	return order;
 }
 
-static void touch(char *at, const uint32_t *order, size_t count, size_t unit, enum access access)
+static void plan(struct file *file, enum order order)
+{
+	size_t count = file->size / file->step, i, j;
+	uint32_t *steps = malloc(count * sizeof(*steps));
+
+	if (!steps)
+		err(1, "memory");
+	/* The same plan in every run, whatever ran before. */
+	noise_state = SEED;
+	file->touches = count;
+	file->operations = file->size / file->unit;
+	switch (order) {
+	case SEQUENTIAL:
+	case RANDOM:
+		for (i = 0; i < count; i++)
+			steps[i] = i;
+		if (order == RANDOM)
+			shuffle(steps, count);
+		break;
+	case SPARSE:
+	case BURSTS:
+		/* Both touch as much; bursts lie anywhere in their stretch, and come in any order. */
+		count /= SPARSITY;
+		file->touches = count;
+		file->operations = count;
+		if (order == SPARSE) {
+			for (i = 0; i < count; i++)
+				steps[i] = i * SPARSITY;
+			break;
+		}
+		count /= BURST;
+		for (i = 0; i < count; i++)
+			steps[i] = i * SPARSITY * BURST + noise() % ((SPARSITY - 1) * BURST);
+		shuffle(steps, count);
+		for (i = count; i-- > 0;)
+			for (j = 0; j < BURST; j++)
+				steps[i * BURST + j] = steps[i] + j;
+		break;
+	}
+	file->steps = steps;
+}
+
+enum content { HOLE, UNWRITTEN, FILLED };
+
+/* A mapped file of which nothing was touched yet. */
+static struct file make(size_t size, size_t unit, enum order order, enum content content)
+{
+	struct file file = {
+		.fd = fresh(size),
+		.size = size,
+		.unit = unit,
+		.step = unit < PMD ? unit : PMD,
+	};
+
+	if (content == FILLED)
+		fill(file.fd, size);
+	else if (content == UNWRITTEN)
+		allocate(file.fd, size);
+	plan(&file, order);
+	map(&file);
+	return file;
+}
+
+static void discard(struct file *file)
+{
+	if (file->at)
+		unmap(file);
+	close(file->fd);
+	free(file->steps);
+}
+
+static void touch(const struct file *file, enum access access)
 {
 	size_t i;
 
-	for (i = 0; i < count; i++) {
-		volatile char *byte = at + order[i] * unit;
+	for (i = 0; i < file->touches; i++) {
+		volatile char *byte = file->at + file->steps[i] * file->step;
 
 		if (access == WRITE)
 			*byte = 1;
@@ -220,146 +302,130 @@ static void touch(char *at, const uint32_t *order, size_t count, size_t unit, en
 	}
 }
 
-/* A row whose pages were to be mapped by larger units must leave nothing to fault. */
-static void check_mapped(const char *name, char *at, size_t size, size_t unit)
+/* A file that was to be mapped by large units must leave nothing to fault. */
+static void check_mapped(const char *name, const struct file *file)
 {
 	long before = faults(), more;
 	size_t i;
 
-	for (i = 0; i < size; i += PAGE)
-		(void)*(volatile char *)(at + i);
+	for (i = 0; i < file->size; i += PAGE)
+		(void)*(volatile char *)(file->at + i);
 	more = faults() - before;
 	if (more)
-		warnx("%s: not mapped by units of %zu KiB: %ld faults more", name, unit >> 10, more);
+		warnx("%s: not mapped by 2 MiB or more: %ld faults more", name, more);
 }
 
-/* One pass over a mapping, timed. */
-static void pass(const char *name, int fd, char *at, const uint32_t *order, size_t count,
-		 size_t unit, enum access access)
+static void settle(const struct file *file)
 {
-	settle(fd);
-	start();
-	touch(at, order, count, unit, access);
-	done(name, count);
-	if (unit > PAGE && wanted(name))
-		check_mapped(name, at, count * unit, unit);
+	if (syncfs(file->fd))
+		err(1, "syncfs");
 }
 
-static void timed_fsync(const char *name, int fd, size_t operations)
+static void timed_touch(const char *name, const struct file *file, enum access access)
 {
 	start();
-	if (fsync(fd))
+	touch(file, access);
+	done(name, file->operations);
+	if (file->unit > PAGE && wanted(name))
+		check_mapped(name, file);
+}
+
+static void timed_fsync(const char *name, const struct file *file)
+{
+	start();
+	if (fsync(file->fd))
 		err(1, "fsync");
-	done(name, operations);
+	done(name, file->operations);
 }
 
-static void timed_truncate(const char *name, int fd, size_t operations)
+static void timed_truncate(const char *name, struct file *file)
+{
+	if (file->at)
+		unmap(file);
+	start();
+	if (ftruncate(file->fd, 0))
+		err(1, "ftruncate");
+	done(name, file->operations);
+}
+
+static void timed_unmap(const char *name, struct file *file)
 {
 	start();
-	if (ftruncate(fd, 0))
-		err(1, "ftruncate");
-	done(name, operations);
+	unmap(file);
+	done(name, file->operations);
 }
 
 /*
- * The life of a file that is written through a mapping. The names are of: first write, write
- * again through a new mapping (entries dirty), fsync, write after that fsync (mapped, write
- * protected), write through a new mapping of clean entries, truncate of unmapped dirty entries.
+ * The life of a file that is written through a mapping. The rows are: first write, write again
+ * through a new mapping (entries dirty), fsync, write after that (mapped, write-protected), write
+ * through a new mapping of clean entries, truncate of unmapped dirty entries.
  */
-static void write_life(const char *const names[6], size_t size, size_t unit, bool shuffled)
+static void write_life(const char *const rows[6], size_t size, size_t unit, enum order order)
 {
-	size_t count = size / unit;
-	uint32_t *order = sequence(count, shuffled);
-	int fd = filled(size);
-	char *at = map(fd, size, unit);
+	struct file file = make(size, unit, order, FILLED);
 
-	pass(names[0], fd, at, order, count, unit, WRITE);
-	at = remap(fd, at, size, unit);
-	start();
-	touch(at, order, count, unit, WRITE);
-	done(names[1], count);
-	timed_fsync(names[2], fd, count);
-	pass(names[3], fd, at, order, count, unit, WRITE);
-	settle(fd);
-	at = remap(fd, at, size, unit);
-	pass(names[4], fd, at, order, count, unit, WRITE);
-	munmap(at, size);
-	timed_truncate(names[5], fd, count);
-	close(fd);
-	free(order);
+	settle(&file);
+	timed_touch(rows[0], &file, WRITE);
+	remap(&file);
+	timed_touch(rows[1], &file, WRITE);
+	timed_fsync(rows[2], &file);
+	settle(&file);
+	timed_touch(rows[3], &file, WRITE);
+	settle(&file);
+	remap(&file);
+	timed_touch(rows[4], &file, WRITE);
+	timed_truncate(rows[5], &file);
+	discard(&file);
 }
 
 /* Truncate of unmapped entries that are clean: written through a mapping, then synced. */
-static void clean_truncate(const char *name, size_t size, size_t unit)
+static void clean_truncate(const char *row, size_t size, size_t unit)
 {
-	size_t count = size / unit;
-	uint32_t *order = sequence(count, false);
-	int fd = filled(size);
-	char *at = map(fd, size, unit);
+	struct file file = make(size, unit, SEQUENTIAL, FILLED);
 
-	touch(at, order, count, unit, WRITE);
-	settle(fd);
-	munmap(at, size);
-	timed_truncate(name, fd, count);
-	close(fd);
-	free(order);
+	touch(&file, WRITE);
+	settle(&file);
+	timed_truncate(row, &file);
+	discard(&file);
 }
 
 /* First read, read again through a new mapping, unmapping. */
-static void read_life(const char *const names[3], size_t size, size_t unit, bool shuffled)
+static void read_life(const char *const rows[3], size_t size, size_t unit, enum order order)
 {
-	size_t count = size / unit;
-	uint32_t *order = sequence(count, shuffled);
-	int fd = filled(size);
-	char *at = map(fd, size, unit);
+	struct file file = make(size, unit, order, FILLED);
 
-	pass(names[0], fd, at, order, count, unit, READ);
-	at = remap(fd, at, size, unit);
-	pass(names[1], fd, at, order, count, unit, READ);
-	start();
-	munmap(at, size);
-	done(names[2], count);
-	close(fd);
-	free(order);
+	settle(&file);
+	timed_touch(rows[0], &file, READ);
+	remap(&file);
+	timed_touch(rows[1], &file, READ);
+	timed_unmap(rows[2], &file);
+	discard(&file);
 }
 
-static void hole_read(const char *name, size_t size, size_t unit)
+static void hole_read(const char *row, size_t size, size_t unit)
 {
-	size_t count = size / unit;
-	uint32_t *order = sequence(count, false);
-	int fd = fresh(size);
-	char *at = map(fd, size, unit);
+	struct file file = make(size, unit, SEQUENTIAL, HOLE);
 
-	pass(name, fd, at, order, count, unit, READ);
-	munmap(at, size);
-	close(fd);
-	free(order);
+	settle(&file);
+	timed_touch(row, &file, READ);
+	discard(&file);
 }
 
-/* Writes that make the filesystem allocate or convert. */
-static void block_write(const char *name, size_t size, size_t unit, bool unwritten)
+/* A write that makes the filesystem convert blocks, or find them first. */
+static void block_write(const char *row, size_t size, size_t unit, enum content content)
 {
-	size_t count = size / unit;
-	uint32_t *order = sequence(count, false);
-	int fd = fresh(size);
-	char *at = map(fd, size, unit);
+	struct file file = make(size, unit, SEQUENTIAL, content);
 
-	if (unwritten)
-		allocate(fd, size);
-	settle(fd);
-	start();
-	touch(at, order, count, unit, WRITE);
-	done(name, count);
-	munmap(at, size);
-	close(fd);
-	free(order);
+	settle(&file);
+	timed_touch(row, &file, WRITE);
+	discard(&file);
 }
 
 static void pte_write(void)
 {
 	write_life((const char *const[]){ "pte-write-first", "pte-write-there", "pte-fsync",
 		   "pte-write-protect", "pte-write-clean", "pte-truncate-dirty" },
-		   opt.size, PAGE, false);
+		   opt.size, PAGE, SEQUENTIAL);
 }
 
 static void pte_write_random(void)
@@ -367,7 +433,7 @@ static void pte_write_random(void)
 	write_life((const char *const[]){ "pte-write-first-random", "pte-write-there-random",
 		   "pte-fsync-random", "pte-write-protect-random", "pte-write-clean-random",
 		   "pte-truncate-dirty-random" },
-		   opt.size, PAGE, true);
+		   opt.size, PAGE, RANDOM);
 }
 
 static void pte_truncate(void)
@@ -378,14 +444,47 @@ static void pte_truncate(void)
 static void pte_read(void)
 {
 	read_life((const char *const[]){ "pte-read-first", "pte-read-there", "pte-munmap" },
-		  opt.size, PAGE, false);
+		  opt.size, PAGE, SEQUENTIAL);
 }
 
 static void pte_read_random(void)
 {
 	read_life((const char *const[]){ "pte-read-first-random", "pte-read-there-random",
 		  "pte-munmap-random" },
-		  opt.size, PAGE, true);
+		  opt.size, PAGE, RANDOM);
+}
+
+/* Random order, and told so: nobody has a reason to map neighbours. */
+static void pte_read_advised(void)
+{
+	struct file file = make(opt.size, PAGE, RANDOM, FILLED);
+
+	settle(&file);
+	if (madvise(file.at, file.size, MADV_RANDOM))
+		err(1, "madvise");
+	timed_touch("pte-read-first-advised", &file, READ);
+	discard(&file);
+}
+
+/* Few pages of many: what is dirty or mapped beyond what was touched is paid for here. */
+static void pte_sparse(void)
+{
+	struct file file = make(opt.size, PAGE, SPARSE, FILLED);
+
+	settle(&file);
+	timed_touch("pte-write-sparse", &file, WRITE);
+	timed_fsync("pte-fsync-sparse", &file);
+	discard(&file);
+}
+
+static void pte_bursts(void)
+{
+	struct file file = make(opt.size, PAGE, BURSTS, FILLED);
+
+	settle(&file);
+	timed_touch("pte-write-bursts", &file, WRITE);
+	timed_fsync("pte-fsync-bursts", &file);
+	discard(&file);
 }
 
 static void pte_hole(void)
@@ -397,7 +496,7 @@ static void pmd_write(void)
 {
 	write_life((const char *const[]){ "pmd-write-first", "pmd-write-there", "pmd-fsync",
 		   "pmd-write-protect", "pmd-write-clean", "pmd-truncate-dirty" },
-		   opt.pmd, PMD, false);
+		   opt.pmd, PMD, SEQUENTIAL);
 }
 
 static void pmd_truncate(void)
@@ -408,7 +507,7 @@ static void pmd_truncate(void)
 static void pmd_read(void)
 {
 	read_life((const char *const[]){ "pmd-read-first", "pmd-read-there", "pmd-munmap" },
-		  opt.pmd, PMD, false);
+		  opt.pmd, PMD, SEQUENTIAL);
 }
 
 static void pmd_hole(void)
@@ -418,62 +517,63 @@ static void pmd_hole(void)
 
 static void blocks(void)
 {
-	block_write("pte-write-unwritten", opt.size, PAGE, true);
-	block_write("pte-write-hole", opt.size, PAGE, false);
-	block_write("pmd-write-unwritten", opt.pmd, PMD, true);
+	block_write("pte-write-unwritten", opt.size, PAGE, UNWRITTEN);
+	block_write("pte-write-hole", opt.size, PAGE, HOLE);
+	block_write("pmd-write-unwritten", opt.pmd, PMD, UNWRITTEN);
 }
 
-static void rw(const char *name, int fd, const uint32_t *order, size_t count, enum access access)
+static void timed_calls(const char *name, const struct file *file, enum access access)
 {
 	static char data[PAGE] __attribute__((aligned(PAGE)));
 	size_t i;
 
 	memset(data, 0xa5, sizeof(data));
-	settle(fd);
+	settle(file);
 	start();
-	for (i = 0; i < count; i++) {
-		off_t at = order[i] * PAGE;
-		ssize_t n = access == WRITE ? pwrite(fd, data, PAGE, at) : pread(fd, data, PAGE, at);
+	for (i = 0; i < file->touches; i++) {
+		off_t at = file->steps[i] * PAGE;
+		ssize_t n = access == WRITE ? pwrite(file->fd, data, PAGE, at) :
+					      pread(file->fd, data, PAGE, at);
 
 		if (n != (ssize_t)PAGE)
 			err(1, "%s at %lld", name, (long long)at);
 	}
-	done(name, count);
+	done(name, file->operations);
 }
 
 static void calls(void)
 {
-	size_t count = opt.size / PAGE;
-	uint32_t *order = sequence(count, false), *shuffled = sequence(count, true);
-	int fd = filled(opt.size);
+	struct file file = make(opt.size, PAGE, SEQUENTIAL, FILLED);
 
-	rw("pread-4k", fd, order, count, READ);
-	rw("pwrite-4k", fd, order, count, WRITE);
-	rw("pread-4k-random", fd, shuffled, count, READ);
-	rw("pwrite-4k-random", fd, shuffled, count, WRITE);
-	close(fd);
-	free(order);
-	free(shuffled);
+	timed_calls("pread-4k", &file, READ);
+	timed_calls("pwrite-4k", &file, WRITE);
+	shuffle(file.steps, file.touches);
+	timed_calls("pread-4k-random", &file, READ);
+	timed_calls("pwrite-4k-random", &file, WRITE);
+	discard(&file);
 }
 
-/* What a child of processes() does when told so; it answers with the faults it took. */
+/* One of the processes that share a file, as its parent sees it. */
 struct child {
 	pid_t pid;
 	int orders;
 };
 
-static void child(int orders, int answers, int fd, char *at, size_t size, const uint32_t *order)
-{
-	char command;
+enum { TOUCH_READ = 'r', TOUCH_WRITE = 'w', REMAP = 'm' };
 
-	while (read(orders, &command, 1) == 1) {
+/* Does what it is told, and answers with the faults that it took. */
+static void obey(int orders, int answers, struct file *file)
+{
+	char what;
+
+	while (read(orders, &what, 1) == 1) {
 		long before, answer;
 
-		if (command == 'u')
-			at = remap(fd, at, size, PAGE);
+		if (what == REMAP)
+			remap(file);
 		before = faults();
-		if (command != 'u')
-			touch(at, order, size / PAGE, PAGE, command == 'w' ? WRITE : READ);
+		if (what != REMAP)
+			touch(file, what == TOUCH_WRITE ? WRITE : READ);
 		answer = faults() - before;
 		if (write(answers, &answer, sizeof(answer)) != sizeof(answer))
 			_exit(1);
@@ -481,13 +581,14 @@ static void child(int orders, int answers, int fd, char *at, size_t size, const 
 	_exit(0);
 }
 
-static long tell(const struct child *children, int answers, char command)
+/* Has every child do it, and waits for all. */
+static long tell(const struct child *children, int answers, char what)
 {
 	long sum = 0, answer;
 	unsigned int i;
 
 	for (i = 0; i < opt.procs; i++)
-		if (write(children[i].orders, &command, 1) != 1)
+		if (write(children[i].orders, &what, 1) != 1)
 			err(1, "telling a child");
 	for (i = 0; i < opt.procs; i++) {
 		if (read(answers, &answer, sizeof(answer)) != sizeof(answer))
@@ -497,27 +598,27 @@ static long tell(const struct child *children, int answers, char command)
 	return sum;
 }
 
-static void timed_tell(const char *name, const struct child *children, int answers, char command,
-		       size_t operations)
+static void timed_tell(const char *name, const struct child *children, int answers, char what,
+		       const struct file *file)
 {
 	long taken;
 
 	start();
-	taken = tell(children, answers, command);
-	done_with(name, operations, &taken);
+	taken = tell(children, answers, what);
+	done_with(name, file->operations * opt.procs, &taken);
 }
 
 /* Processes that map the same pages of the same file, each in page tables of its own. */
 static void processes(void)
 {
-	size_t size = opt.size / 4, count = size / PAGE, total = count * opt.procs;
+	struct file file = make(opt.size / 4, PAGE, SEQUENTIAL, FILLED);
 	struct child *children = calloc(opt.procs, sizeof(*children));
-	uint32_t *order = sequence(count, false);
-	int fd = filled(size), answers[2];
-	char *at = map(fd, size, PAGE);
 	unsigned int i, j;
+	int answers[2];
 
-	if (!children || pipe(answers))
+	if (!children)
+		err(1, "memory");
+	if (pipe(answers))
 		err(1, "pipe");
 	for (i = 0; i < opt.procs; i++) {
 		int orders[2];
@@ -531,22 +632,22 @@ static void processes(void)
 		if (!children[i].pid) {
 			for (j = 0; j <= i; j++)
 				close(children[j].orders);
-			child(orders[0], answers[1], fd, at, size, order);
+			obey(orders[0], answers[1], &file);
 		}
 		close(orders[0]);
 	}
-	munmap(at, size);
-	settle(fd);
+	unmap(&file);
+	settle(&file);
 	/* A first answer is awaited from each, so that no row pays for the start of a process. */
-	tell(children, answers[0], 'u');
-	timed_tell("procs-read-first", children, answers[0], 'r', total);
-	tell(children, answers[0], 'u');
-	timed_tell("procs-read-there", children, answers[0], 'r', total);
-	timed_tell("procs-write-after-read", children, answers[0], 'w', total);
-	tell(children, answers[0], 'u');
-	timed_tell("procs-write-there", children, answers[0], 'w', total);
-	timed_fsync("procs-fsync", fd, count);
-	timed_tell("procs-write-after-fsync", children, answers[0], 'w', total);
+	tell(children, answers[0], REMAP);
+	timed_tell("procs-read-first", children, answers[0], TOUCH_READ, &file);
+	tell(children, answers[0], REMAP);
+	timed_tell("procs-read-there", children, answers[0], TOUCH_READ, &file);
+	timed_tell("procs-write-after-read", children, answers[0], TOUCH_WRITE, &file);
+	tell(children, answers[0], REMAP);
+	timed_tell("procs-write-there", children, answers[0], TOUCH_WRITE, &file);
+	timed_fsync("procs-fsync", &file);
+	timed_tell("procs-write-after-fsync", children, answers[0], TOUCH_WRITE, &file);
 	for (i = 0; i < opt.procs; i++) {
 		int status;
 
@@ -554,44 +655,39 @@ static void processes(void)
 		if (waitpid(children[i].pid, &status, 0) < 0 || status)
 			errx(1, "a child failed");
 	}
-	timed_truncate("procs-truncate-dirty", fd, count);
+	timed_truncate("procs-truncate-dirty", &file);
 	close(answers[0]);
 	close(answers[1]);
-	close(fd);
 	free(children);
-	free(order);
+	discard(&file);
 }
 
 /* What must not grow with the file: the cost of one entry. */
 static void large(void)
 {
-	size_t count = opt.large / PAGE;
-	uint32_t *order = sequence(count, false);
-	int fd = filled(opt.large);
-	char *at = map(fd, opt.large, PAGE);
+	struct file file = make(opt.large, PAGE, SEQUENTIAL, FILLED);
 
-	pass("pte-write-first-large", fd, at, order, count, PAGE, WRITE);
-	timed_fsync("pte-fsync-large", fd, count);
-	settle(fd);
-	munmap(at, opt.large);
-	timed_truncate("pte-truncate-clean-large", fd, count);
-	fill(fd, opt.large);
-	at = map(fd, opt.large, PAGE);
-	touch(at, order, count, PAGE, WRITE);
-	munmap(at, opt.large);
-	timed_truncate("pte-truncate-dirty-large", fd, count);
-	close(fd);
-	free(order);
+	settle(&file);
+	timed_touch("pte-write-first-large", &file, WRITE);
+	timed_fsync("pte-fsync-large", &file);
+	settle(&file);
+	timed_truncate("pte-truncate-clean-large", &file);
+	fill(file.fd, file.size);
+	map(&file);
+	touch(&file, WRITE);
+	timed_truncate("pte-truncate-dirty-large", &file);
+	discard(&file);
 }
 
+/* An operation is 1 GiB here; each 2 MiB of it is touched, so that all of it gets mapped. */
 static void pud(void)
 {
 	write_life((const char *const[]){ "pud-write-first", "pud-write-there", "pud-fsync",
 		   "pud-write-protect", "pud-write-clean", "pud-truncate-dirty" },
-		   opt.pud, PUD, false);
+		   opt.pud, PUD, SEQUENTIAL);
 	clean_truncate("pud-truncate-clean", opt.pud, PUD);
 	read_life((const char *const[]){ "pud-read-first", "pud-read-there", "pud-munmap" },
-		  opt.pud, PUD, false);
+		  opt.pud, PUD, SEQUENTIAL);
 }
 
 /* Which rows a scenario makes, so that one of which no row is wanted need not run. */
@@ -614,6 +710,9 @@ static const struct {
 	{ pte_write_random, &opt.size,
 	  "pte-write-first-random pte-write-there-random pte-fsync-random pte-write-protect-random pte-write-clean-random pte-truncate-dirty-random" },
 	{ pte_read_random, &opt.size, "pte-read-first-random pte-read-there-random pte-munmap-random" },
+	{ pte_read_advised, &opt.size, "pte-read-first-advised" },
+	{ pte_sparse, &opt.size, "pte-write-sparse pte-fsync-sparse" },
+	{ pte_bursts, &opt.size, "pte-write-bursts pte-fsync-bursts" },
 	{ blocks, &opt.size, "pte-write-unwritten pte-write-hole pmd-write-unwritten" },
 	{ processes, &opt.size,
 	  "procs-read-first procs-read-there procs-write-after-read procs-write-there procs-fsync procs-write-after-fsync procs-truncate-dirty" },

@@ -14,7 +14,7 @@ use super::{
 };
 use core::{
     ptr::{self, NonNull},
-    sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering},
+    sync::atomic::{fence, AtomicPtr, AtomicU32, AtomicUsize, Ordering},
 };
 use kernel::{
     error::{to_result, Error, Result},
@@ -49,12 +49,6 @@ impl PageIndex {
     #[inline]
     pub(crate) const fn to_byte(self) -> u64 {
         (self.0 as u64) << Order::PAGE_SHIFT
-    }
-
-    /// The index `pages` further on, or the last there is.
-    #[inline]
-    pub(crate) const fn offset(self, pages: usize) -> Self {
-        Self(self.0.saturating_add(pages))
     }
 }
 
@@ -268,6 +262,14 @@ impl Inode {
         self.flags() & bindings::S_DAX != 0
     }
 
+    /// Whether memory errors are known of the device that the filesystem is on, so that who maps
+    /// its memory has to ask for them. Needs no lock; the answer may be outdated at once.
+    #[inline]
+    pub(crate) fn device_has_bad_blocks(&self) -> bool {
+        // SAFETY: The filesystem keeps its block device.
+        unsafe { bindings::rdax_has_bad_blocks(self.as_ptr()) }
+    }
+
     /// Log2 of the filesystem's block size in bytes.
     #[inline]
     pub(crate) fn block_bits(&self) -> u32 {
@@ -286,6 +288,15 @@ impl Inode {
     /// Notes that the file has dirty entries (`I_DIRTY_PAGES`). May sleep.
     #[inline]
     pub(crate) fn mark_dirty_pages(&self) {
+        // SAFETY: The inode is alive; the word is read atomically.
+        let state = unsafe { AtomicU32::from_ptr((&raw mut (*self.as_ptr()).i_state).cast()) };
+        // As `__mark_inode_dirty` does it: the mark in the tree is seen by whoever clears the state.
+        fence(Ordering::SeqCst);
+        if state.load(Ordering::Relaxed) & bindings::inode_state_flags_enum_I_DIRTY_PAGES as u32
+            != 0
+        {
+            return;
+        }
         // SAFETY: The inode is alive.
         unsafe {
             bindings::__mark_inode_dirty(

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/badblocks.h>
+#include <linux/blkdev.h>
 #include <linux/dax.h>
 #include <linux/iomap.h>
 #include <linux/kprobes.h>
@@ -167,6 +169,14 @@ void rdax_folio_put(struct folio *folio)
 void rdax_cond_resched(void)
 {
 	cond_resched();
+}
+
+bool rdax_has_bad_blocks(struct inode *inode)
+{
+	struct block_device *bdev = inode->i_sb->s_bdev;
+	struct badblocks *bb = bdev ? bdev->bd_disk->bb : NULL;
+
+	return bb && READ_ONCE(bb->count);
 }
 
 bool rdax_in_transaction(void)

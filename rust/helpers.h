@@ -55,6 +55,9 @@ void rdax_cond_resched(void);
 bool rdax_fatal_signal_pending(void);
 bool rdax_in_transaction(void);
 
+/* Whether memory errors are known of the disk that the inode's filesystem is on. */
+bool rdax_has_bad_blocks(struct inode *inode);
+
 /* TAIL_MAPPING in halves, as bindgen takes no constant that large; compared in helpers.c. */
 static const unsigned int RDAX_CONST_TAIL_MAPPING_LOW = 0x400 + (unsigned int)POISON_POINTER_DELTA;
 static const unsigned int RDAX_CONST_TAIL_MAPPING_HIGH = POISON_POINTER_DELTA >> 32;

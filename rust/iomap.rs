@@ -10,7 +10,11 @@ use super::{
     fs::Inode,
     order::Order, //
 };
-use core::{marker::PhantomData, ptr::NonNull};
+use core::{
+    marker::PhantomData,
+    mem::{size_of, MaybeUninit},
+    ptr::NonNull, //
+};
 use kernel::{
     error::{code::*, Error, Result},
     types::Opaque, //
@@ -150,28 +154,49 @@ impl<'r, 'i> Extent<'r, 'i> {
     }
 }
 
+/// Room for a walk, in the frame of the function that walks.
+pub(crate) struct IomapSpace(MaybeUninit<bindings::iomap_iter>);
+
+impl IomapSpace {
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Self(MaybeUninit::uninit())
+    }
+}
+
 /// A walk over a range of a file, extent by extent.
 ///
 /// Every extent that [`IomapIter::next`] gave is finished by the next call of it, which tells the
 /// filesystem how far the walk was advanced meanwhile: a walk must be called until it says that it
 /// is over, or be ended by [`IomapIter::finish`].
 pub(crate) struct IomapIter<'a> {
-    raw: bindings::iomap_iter,
+    raw: &'a mut bindings::iomap_iter,
     ops: &'a IomapOps,
     _inode: PhantomData<&'a Inode>,
 }
 
 impl<'a> IomapIter<'a> {
     /// A walk over `len` bytes from `position` on.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(
+        space: &'a mut IomapSpace,
         inode: &'a Inode,
         position: u64,
         len: u64,
         ask: Ask,
         ops: &'a IomapOps,
     ) -> Self {
-        let mut raw: bindings::iomap_iter = pin_init::zeroed();
+        let words = size_of::<bindings::iomap_iter>() / size_of::<usize>();
+        const { assert!(size_of::<bindings::iomap_iter>() % size_of::<usize>() == 0) };
+        let place = space.0.as_mut_ptr();
+        // SAFETY: The structure is all words, and zeroes are valid for it. Word by word, because
+        // the compiler makes a call of anything else, which costs more than this.
+        let raw = unsafe {
+            for word in 0..words {
+                place.cast::<usize>().add(word).write_volatile(0);
+            }
+            &mut *place
+        };
         raw.inode = inode.as_ptr();
         raw.pos = position as _;
         raw.len = len;
@@ -189,7 +214,7 @@ impl<'a> IomapIter<'a> {
     /// Errors are the filesystem's, or the one that [`IomapIter::fail`] was given.
     #[inline]
     pub(crate) fn next(&mut self) -> Result<bool> {
-        let iter = &raw mut self.raw;
+        let iter: *mut bindings::iomap_iter = &raw mut *self.raw;
         // SAFETY: The callbacks and the inode are valid; the walk is ours alone, and the two
         // extents in it are what the callbacks may write to.
         let ret = unsafe {
@@ -213,7 +238,7 @@ impl<'a> IomapIter<'a> {
             // Not where we asked: the filesystem is broken, and nothing may be done to it.
             return Err(EIO);
         }
-        self.raw.iter_start_pos = self.raw.pos;
+        self.raw.iter_start_pos = position as _;
         Ok(true)
     }
 
@@ -319,8 +344,9 @@ impl<'a> IomapIter<'a> {
     #[inline]
     pub(crate) fn advance(&mut self, bytes: u64) {
         let bytes = bytes.min(self.raw.len);
-        self.raw.pos += bytes as i64;
-        self.raw.len -= bytes;
+        let raw = &mut *self.raw;
+        raw.pos = raw.pos.wrapping_add(bytes as i64);
+        raw.len = raw.len.wrapping_sub(bytes);
     }
 
     /// Ends the walk: the present extent is finished, and [`IomapIter::next`] will return `error`
@@ -332,14 +358,8 @@ impl<'a> IomapIter<'a> {
 
     /// Finishes the present extent and asks for no other.
     #[inline]
-    pub(crate) fn finish(mut self, result: Result) -> Result {
-        match result {
-            Ok(()) => self.raw.len = 0,
-            Err(error) => self.fail(error),
-        }
-        match self.next() {
-            Ok(_) => result,
-            Err(error) => result.and(Err(error)),
-        }
+    pub(crate) fn finish(&mut self) -> Result {
+        self.raw.len = 0;
+        self.next().map(|_| ())
     }
 }

@@ -15,7 +15,6 @@ use super::{
 use core::{
     marker::PhantomData,
     mem::{offset_of, size_of},
-    ops::Range,
     ptr::{self, NonNull},
     sync::atomic::{AtomicI32, AtomicUsize, Ordering},
 };
@@ -141,8 +140,9 @@ impl DevPage {
 
     #[inline]
     fn next(self, pages: usize) -> Self {
-        // The virtual memory map is linear, so this is the page of the frame `pages` further on.
-        Self(NonNull::new(self.0.as_ptr().wrapping_add(pages)).unwrap_or(self.0))
+        // SAFETY: The virtual memory map is linear, so this is the page of the frame `pages` further
+        // on, and not NULL.
+        Self(unsafe { NonNull::new_unchecked(self.0.as_ptr().wrapping_add(pages)) })
     }
 
     /// Whether the memory of this page is known to be bad.
@@ -325,25 +325,50 @@ impl DevFolio {
             return false;
         }
         let info = tail_info(head, order);
-        let mut done = usize::from(first == head);
-        // In groups, as this is most of the work of a first fault on a large folio.
-        const GROUP: usize = 4;
-        while done < pages {
-            let group = GROUP.min(pages - done);
-            let mut used = 0;
-            for page in 0..group {
-                used |= first.next(done + page).in_use(pgmap);
-            }
-            if used != 0 {
-                Self::unclaim(first, usize::from(first == head)..done, pgmap);
+        let begin = first.next(usize::from(first == head));
+        let end = first.next(pages);
+        let mut page = begin;
+        // This is most of the work of a first fault on a large folio: in groups that begin at
+        // multiples of their size, and one by one where the head is missing in a group.
+        const GROUP: usize = 8;
+        let grouped = first.next(if first == head { GROUP.min(pages) } else { 0 });
+        while page.0 < grouped.0 {
+            if !Self::claim_group::<1>(page, pgmap, info) {
+                Self::unclaim(begin, page, pgmap);
                 return false;
             }
-            for page in 0..group {
-                let page = first.next(done + page);
-                page.word(MAPPING).store(TAIL_MAPPING, Ordering::Relaxed);
-                page.word(INFO).store(info, Ordering::Relaxed);
+            page = page.next(1);
+        }
+        while page != end {
+            if !Self::claim_group::<GROUP>(page, pgmap, info) {
+                Self::unclaim(begin, page, pgmap);
+                return false;
             }
-            done += group;
+            page = page.next(GROUP);
+        }
+        true
+    }
+
+    /// Claims `N` pages or none. If one of a group is part of a large folio, then one of the odd
+    /// pages is a tail of it.
+    #[inline(always)]
+    fn claim_group<const N: usize>(page: DevPage, pgmap: usize, info: usize) -> bool {
+        let (mut used, mut references) = (0, 0);
+        for at in 0..N {
+            let page = page.next(at);
+            references |= page.peek::<u32>(REFCOUNT);
+            used |= page.peek::<usize>(MAPPING) | page.peek::<usize>(INDEX);
+            if N == 1 || at % 2 == 1 {
+                used |= page.peek::<usize>(INFO) ^ pgmap;
+            }
+        }
+        if used != 0 || references != 0 {
+            return false;
+        }
+        for at in 0..N {
+            let page = page.next(at);
+            page.word(MAPPING).store(TAIL_MAPPING, Ordering::Relaxed);
+            page.word(INFO).store(info, Ordering::Relaxed);
         }
         true
     }
@@ -352,15 +377,21 @@ impl DevFolio {
     pub(crate) fn release_tails(_region: &Region<'_>, head: DevPage, order: Order, first: DevPage) {
         let pages = order.min(Region::ORDER).pages();
         let pgmap = head.word(INFO).load(Ordering::Relaxed);
-        Self::unclaim(first, usize::from(first == head)..pages, pgmap);
+        Self::unclaim(
+            first.next(usize::from(first == head)),
+            first.next(pages),
+            pgmap,
+        );
     }
 
+    /// Makes pages of the tails from `begin` up to `end`.
     #[inline]
-    fn unclaim(first: DevPage, tails: Range<usize>, pgmap: usize) {
-        for tail in tails {
-            let page = first.next(tail);
+    fn unclaim(begin: DevPage, end: DevPage, pgmap: usize) {
+        let mut page = begin;
+        while page != end {
             page.word(MAPPING).store(0, Ordering::Relaxed);
             page.word(INFO).store(pgmap, Ordering::Release);
+            page = page.next(1);
         }
     }
 
@@ -458,6 +489,14 @@ impl DevFolio {
 }
 
 impl DevPage {
+    /// Reads a field that changes only under the lock of the page's region, which is held, or that
+    /// nobody changes from what an idle page has.
+    #[inline(always)]
+    fn peek<T: Copy>(self, offset: usize) -> T {
+        // SAFETY: `offset` is that of a field of this type in `struct page`.
+        unsafe { self.0.as_ptr().byte_add(offset).cast::<T>().read() }
+    }
+
     /// 0 if this is a page of its own that nobody uses, of the page map `pgmap`.
     #[inline]
     fn in_use(self, pgmap: usize) -> usize {

@@ -11,7 +11,11 @@ use super::{
     page::DevFolio,
     xa::{Tree, TreeGuard}, //
 };
-use core::{ffi::c_void, ptr::NonNull};
+use core::{
+    ffi::c_void,
+    ptr::NonNull,
+    sync::atomic::{AtomicUsize, Ordering}, //
+};
 use kernel::{
     error::{to_result, Result},
     ffi::{c_int, c_uint},
@@ -41,6 +45,9 @@ impl EntryKey {
         unsafe { bindings::rdax_entry_queue(hash as _) }
     }
 }
+
+/// Tasks that wait for any entry. Counted up under the lock of the tree they wait in.
+static WAITERS: AtomicUsize = AtomicUsize::new(0);
 
 /// Whom to wake.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -92,6 +99,7 @@ fn sleep_on_entry(guard: TreeGuard<'_>, key: EntryKey, exclusive: bool, unlocked
         key,
     };
     let queue = key.queue();
+    WAITERS.fetch_add(1, Ordering::Relaxed);
     // SAFETY: The waiter stays where it is until `finish_wait` has taken it off the queue.
     unsafe {
         bindings::init_wait_entry(&mut waiter.wait, 0);
@@ -113,6 +121,7 @@ fn sleep_on_entry(guard: TreeGuard<'_>, key: EntryKey, exclusive: bool, unlocked
         bindings::schedule();
         bindings::finish_wait(queue, &mut waiter.wait);
     }
+    WAITERS.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// The address space that owns a folio, kept from being freed by RCU alone: it may be on its way
@@ -184,6 +193,9 @@ impl LockedOwner {
 /// lock, by this task.
 #[inline]
 pub(crate) fn wake_entry_waiters(key: EntryKey, wake: Wake) {
+    if WAITERS.load(Ordering::Relaxed) == 0 {
+        return;
+    }
     let queue = key.queue();
     // SAFETY: The queue is one of the table's. Waiters put themselves on it under the tree's lock,
     // which this task has held since: it sees them.

@@ -3,7 +3,8 @@
 //! The entry: one value of a file's tree, 63 bits (spec, section 3).
 //!
 //! From the lowest bit: one that is always set (it makes the word an XArray value), the lock, five
-//! of the order, two of the kind, three unused, and from bit 12 on the frame's number.
+//! of the order, two of the kind, one that says whether writes need nothing of the filesystem, two
+//! unused, and from bit 12 on the frame's number.
 
 use crate::kern::{
     order::Order,
@@ -17,6 +18,7 @@ const ORDER_SHIFT: usize = 2;
 const ORDER_BITS: usize = 0x1f;
 const KIND_SHIFT: usize = 7;
 const KIND_BITS: usize = 0x3;
+const WRITABLE: usize = 1 << 9;
 const PFN_SHIFT: usize = 12;
 
 const EMPTY: usize = 0;
@@ -64,6 +66,26 @@ impl Entry {
     #[inline]
     pub(crate) const fn data(pfn: Pfn, order: Order) -> Self {
         Self::new(DATA, order, pfn.to_bits())
+    }
+
+    /// The same memory, known to be written to without asking the filesystem: its blocks are
+    /// allocated and written, and no other file has them.
+    ///
+    /// Whatever takes one of these away removes the entry first, under the filesystem's
+    /// `invalidate_lock`: sharing the blocks (`FICLONE`, dedupe) breaks the layout of both files
+    /// before it remaps, and so do truncate, hole punch, zeroing, collapse, insert, and exchange of
+    /// ranges.
+    #[inline]
+    pub(crate) const fn writable(self) -> Self {
+        Self {
+            bits: self.bits | WRITABLE,
+        }
+    }
+
+    /// Whether the entry was made by [`Entry::writable`].
+    #[inline]
+    pub(crate) const fn is_writable(self) -> bool {
+        self.bits & WRITABLE != 0
     }
 
     /// The entry in a word of a tree, and whether it is locked.

@@ -17,7 +17,7 @@ use crate::kern::{
     dax::{Access, DaxReadGuard, Memory},
     error::{ehwpoison, is_hwpoison},
     fs::{Mapping, PageIndex},
-    iomap::{Ask, ExtentKind, IomapIter, IomapOps},
+    iomap::{Ask, ExtentKind, IomapIter, IomapOps, IomapSpace},
     order::Order,
     page::{DevPage, Pfn},
     vm::{self, FaultCode, VmFault, ZeroFolio},
@@ -168,7 +168,9 @@ impl Fault<'_> {
 
     fn serve_once(&mut self, ops: &IomapOps) -> Result<Outcome, Failure> {
         let order = self.order;
-        let mut locked = match tree::grab(self.mapping, self.index, order) {
+        // A store that has to be durable with its metadata is marked when that is.
+        let dirty = self.write && !self.vmf.is_sync();
+        let mut locked = match tree::grab(self.mapping, self.index, order, dirty) {
             Ok(locked) => locked,
             Err(GrabError::Conflict) => return Err(Failure::Fallback(Counter::FallbackConflict)),
             Err(GrabError::NoMemory) => return Err(Failure::Error(ENOMEM)),
@@ -182,14 +184,19 @@ impl Fault<'_> {
             return Err(Failure::Code(FaultCode::DONE));
         }
 
-        let answer = self.ask(&mut locked, ops);
-        let answer = match answer {
-            Err(Failure::Again) => {
-                layout::discard(locked);
-                return Err(Failure::Again);
-            }
-            other => other?,
+        let answer = match self.known(&mut locked)? {
+            Some(answer) => answer,
+            None => match self.ask(&mut locked, ops) {
+                Err(Failure::Again) => {
+                    layout::discard(locked);
+                    return Err(Failure::Again);
+                }
+                other => other?,
+            },
         };
+        if dirty {
+            self.mapping.host().mark_dirty_pages();
+        }
         let mut major = FaultCode::DONE;
         if answer.new {
             vm::count_major_fault();
@@ -210,11 +217,53 @@ impl Fault<'_> {
         Ok(code.with(major).into())
     }
 
+    /// What the entry itself says, if that is all there is to know: reading a data entry, and
+    /// writing one that is writable, unless the store must find its metadata durable.
+    ///
+    /// The entry's lock keeps its memory: a device that goes away takes the entries with it.
+    #[inline]
+    fn known(&mut self, locked: &mut Locked<'_>) -> Result<Option<Answer>, Failure> {
+        let entry = locked.entry();
+        if !matches!(entry.kind(), Kind::Data(_))
+            || self.write && (!entry.is_writable() || self.vmf.is_sync())
+            || self.mapping.host().device_has_bad_blocks()
+        {
+            return Ok(None);
+        }
+        Ok(Some(Answer {
+            page: Some(self.sound_page_in(locked)?),
+            sync: false,
+            new: false,
+        }))
+    }
+
+    /// Makes sure that what is about to be mapped for writing is marked.
+    #[inline]
+    fn set_dirty(&self, locked: &mut Locked<'_>) {
+        if !locked.is_dirty() {
+            locked.mark(Mark::Dirty);
+        }
+        self.mapping.host().mark_dirty_pages();
+    }
+
+    /// The page to map, unless it is known to be bad.
+    #[inline]
+    fn sound_page_in(&self, locked: &Locked<'_>) -> Result<DevPage, Failure> {
+        let page = self.page_in(locked);
+        if page.is_poisoned() {
+            self.device.inc(Counter::PoisonFaults);
+            return Err(Failure::Error(ehwpoison()));
+        }
+        Ok(page)
+    }
+
     /// Asks the filesystem for the stretch of the order, and makes the entry say what it says.
     fn ask(&mut self, locked: &mut Locked<'_>, ops: &IomapOps) -> Result<Answer, Failure> {
         let ask = if self.write { Ask::WRITE } else { Ask::READ }.fault();
         let start = self.order.first(self.index).to_byte();
+        let mut space = IomapSpace::new();
         let mut iter = IomapIter::new(
+            &mut space,
             self.mapping.host(),
             start,
             self.order.bytes() as u64,
@@ -229,7 +278,7 @@ impl Fault<'_> {
         match answer {
             Ok(answer) => {
                 iter.advance(iter.left());
-                match iter.finish(Ok(())) {
+                match iter.finish() {
                     Ok(()) => Ok(answer),
                     Err(error) => {
                         // The filesystem could not take over what was prepared: nothing of it may
@@ -244,7 +293,7 @@ impl Fault<'_> {
             Err(failure) => {
                 // Whatever the filesystem prepared is not used; an error of its own in saying so
                 // does not make it worse.
-                let _ = iter.finish(Ok(()));
+                let _ = iter.finish();
                 Err(failure)
             }
         }
@@ -293,7 +342,7 @@ impl Fault<'_> {
             Kind::Data(_) => Some(self.page_in(locked)),
             Kind::Zero => None,
             Kind::Empty => {
-                locked.replace(Entry::zero(self.order), &[]);
+                locked.set(Entry::zero(self.order));
                 None
             }
         };
@@ -346,17 +395,16 @@ impl Fault<'_> {
         let sync = self.write && self.vmf.is_sync() && dirty;
         if !present || copy {
             self.install(locked, iter, &memory, shared, copy, sync, start)?;
-        } else if self.write && !sync && !locked.is_dirty() {
-            locked.replace(locked.entry(), &[Mark::Dirty]);
-            self.mapping.host().mark_dirty_pages();
-        }
-        let page = self.page_in(locked);
-        if page.is_poisoned() {
-            self.device.inc(Counter::PoisonFaults);
-            return Err(Failure::Error(ehwpoison()));
+        } else if self.write {
+            if !shared {
+                locked.set(locked.entry().writable());
+            }
+            if !sync {
+                self.set_dirty(locked);
+            }
         }
         Ok(Answer {
-            page: Some(page),
+            page: Some(self.sound_page_in(locked)?),
             sync,
             new: new && self.write,
         })
@@ -444,14 +492,17 @@ impl Fault<'_> {
             AssociateError::Interrupted => Failure::Code(FaultCode::NOPAGE),
         })?;
         layout::let_go(locked, self.device);
-        let marks: &[Mark] = match (self.write && !sync, copy) {
-            (true, true) => &[Mark::Dirty, Mark::ToWrite],
-            (true, false) => &[Mark::Dirty],
-            (false, _) => &[],
-        };
-        locked.replace(Entry::data(memory.pfn(), order), marks);
-        if !marks.is_empty() {
-            self.mapping.host().mark_dirty_pages();
+        let mut entry = Entry::data(memory.pfn(), order);
+        if self.write {
+            // Blocks of its own, written: a copy was made of those that were not.
+            entry = entry.writable();
+        }
+        locked.set(entry);
+        if self.write && !sync {
+            self.set_dirty(locked);
+            if copy {
+                locked.mark(Mark::ToWrite);
+            }
         }
         Ok(())
     }
@@ -577,8 +628,7 @@ pub(crate) fn finish_sync_fault(vmf: &mut VmFault, order: u32, pfn: Pfn) -> Faul
     if page.pfn() != pfn || elsewhere {
         return FaultCode::NOPAGE;
     }
-    locked.replace(locked.entry(), &[Mark::Dirty]);
-    mapping.host().mark_dirty_pages();
+    fault.set_dirty(&mut locked);
     match fault.insert(&locked, page) {
         Ok(code) => code,
         Err(_) => FaultCode::NOPAGE,

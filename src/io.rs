@@ -13,7 +13,7 @@ use crate::kern::{
     dax::{Access, DaxReadGuard, Memory},
     error::is_hwpoison,
     fs::{Inode, PageRange},
-    iomap::{Ask, Extent, ExtentKind, IomapIter, IomapOps},
+    iomap::{Ask, Extent, ExtentKind, IomapIter, IomapOps, IomapSpace},
     iov::{IovIter, Kiocb},
     order::Order,
     vm, //
@@ -90,10 +90,18 @@ struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    fn new(inode: &'a Inode, position: u64, len: u64, ask: Ask, ops: &'a IomapOps) -> Self {
+    #[inline(always)]
+    fn new(
+        space: &'a mut IomapSpace,
+        inode: &'a Inode,
+        position: u64,
+        len: u64,
+        ask: Ask,
+        ops: &'a IomapOps,
+    ) -> Self {
         Self {
             inode,
-            walk: IomapIter::new(inode, position, len, ask, ops),
+            walk: IomapIter::new(space, inode, position, len, ask, ops),
             replaced: None,
         }
     }
@@ -145,7 +153,8 @@ pub(crate) fn iomap_rw(iocb: &mut Kiocb, iter: &mut IovIter, ops: &IomapOps) -> 
             }
             len = len.min(size - position);
         }
-        let mut change = Change::new(inode, position, len, ask, ops);
+        let mut space = IomapSpace::new();
+        let mut change = Change::new(&mut space, inode, position, len, ask, ops);
         let result = loop {
             match change.next() {
                 Ok(true) => (),
@@ -296,7 +305,8 @@ pub(crate) fn zero_range(
     did_zero: &mut bool,
 ) -> Result {
     let device = Account::of(inode);
-    let mut change = Change::new(inode, position, len, Ask::ZERO, ops);
+    let mut space = IomapSpace::new();
+    let mut change = Change::new(&mut space, inode, position, len, Ask::ZERO, ops);
     while change.next()? {
         if let Err(error) = zero_extent(&mut change, device, did_zero) {
             change.walk.fail(of_block(error));
@@ -386,7 +396,8 @@ pub(crate) fn file_unshare(inode: &Inode, position: u64, len: u64, ops: &IomapOp
         .min(size)
         .next_multiple_of(PAGE as u64);
     let device = Account::of(inode);
-    let mut change = Change::new(inode, first, end - first, Ask::UNSHARE, ops);
+    let mut space = IomapSpace::new();
+    let mut change = Change::new(&mut space, inode, first, end - first, Ask::UNSHARE, ops);
     while change.next()? {
         if let Err(error) = unshare_extent(&mut change, device) {
             change.walk.fail(of_block(error));
@@ -443,18 +454,19 @@ pub(crate) struct Side<'a> {
 /// Compares `len` bytes of two files (`dax_dedupe_file_range_compare`). Sleeps.
 pub(crate) fn dedupe_compare(a: &Side<'_>, b: &Side<'_>, len: u64, ops: &IomapOps) -> Result<bool> {
     Account::of(a.inode).inc(Counter::DedupeCompares);
-    let mut left = IomapIter::new(a.inode, a.position, len, Ask::READ, ops);
-    let mut right = IomapIter::new(b.inode, b.position, len, Ask::READ, ops);
+    let (mut space_a, mut space_b) = (IomapSpace::new(), IomapSpace::new());
+    let mut left = IomapIter::new(&mut space_a, a.inode, a.position, len, Ask::READ, ops);
+    let mut right = IomapIter::new(&mut space_b, b.inode, b.position, len, Ask::READ, ops);
     loop {
         match (left.next(), right.next()) {
             (Ok(true), Ok(true)) => (),
             (Ok(false), Ok(false)) => return Ok(true),
             (left_next, right_next) => {
                 if matches!(left_next, Ok(true)) {
-                    let _ = left.finish(Ok(()));
+                    let _ = left.finish();
                 }
                 if matches!(right_next, Ok(true)) {
-                    let _ = right.finish(Ok(()));
+                    let _ = right.finish();
                 }
                 left_next?;
                 right_next?;
@@ -465,8 +477,8 @@ pub(crate) fn dedupe_compare(a: &Side<'_>, b: &Side<'_>, len: u64, ops: &IomapOp
             Ok(true) => (),
             other => {
                 let result = other.map_err(of_block);
-                left.finish(Ok(()))?;
-                right.finish(Ok(()))?;
+                left.finish()?;
+                right.finish()?;
                 return result;
             }
         }

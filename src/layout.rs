@@ -10,7 +10,7 @@ use super::{
     entry::{Entry, Kind},
     folio,
     stats::Counter,
-    tree::{self, Locked, Step, Visitor, Which}, //
+    tree::{self, After, Locked, Step, Visitor, Which}, //
 };
 use crate::kern::{
     fs::{Inode, Mapping, PageIndex, PageRange},
@@ -53,25 +53,29 @@ pub(crate) fn flush(page: DevPage, order: Order) {
 
 /// Lets go of what a locked entry points to, which is about to be replaced or removed: no page
 /// table maps it writable any more, and what is dirty of it is written back first (spec, R5).
-pub(crate) fn let_go(locked: &mut Locked<'_>, device: Account<'_>) {
+pub(crate) fn let_go(locked: &Locked<'_>, device: Account<'_>) {
     let Some(page) = locked.entry().page() else {
         return;
     };
     if locked.is_dirty() {
         flush(page, locked.entry().order());
-        locked.clear_mark(Mark::Dirty);
         device.inc(Counter::EntriesFlushedOnRemoval);
     }
     folio::disassociate(page);
 }
 
-/// Unmaps and removes a locked entry.
-pub(crate) fn discard(mut locked: Locked<'_>) {
+/// Unmaps a locked entry and lets go of what it points to; it is to be removed.
+fn abandon(locked: &Locked<'_>) {
     let device = Account::of(locked.mapping().host());
     locked.mapping().unmap(locked.range());
-    let_go(&mut locked, device);
-    locked.remove();
+    let_go(locked, device);
     device.inc(Counter::EntriesRemoved);
+}
+
+/// Unmaps and removes a locked entry.
+pub(crate) fn discard(locked: Locked<'_>) {
+    abandon(&locked);
+    locked.remove();
 }
 
 /// Makes a locked entry empty again, after what it was made for failed.
@@ -79,7 +83,7 @@ pub(crate) fn empty(locked: &mut Locked<'_>) {
     let device = Account::of(locked.mapping().host());
     locked.mapping().unmap(locked.range());
     let_go(locked, device);
-    locked.replace(Entry::empty(locked.entry().order()), &[]);
+    locked.set(Entry::empty(locked.entry().order()));
 }
 
 /// Looks for a folio with more references than page tables hold.
@@ -88,7 +92,9 @@ struct FindBusy {
 }
 
 impl Visitor for FindBusy {
-    fn look(&mut self, entry: Entry, _first: PageIndex, _dirty: bool) -> Step {
+    const ASKS_DIRTY: bool = false;
+
+    fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
         let Some(page) = entry.page() else {
             return Step::Next;
         };
@@ -100,7 +106,9 @@ impl Visitor for FindBusy {
         Step::Next
     }
 
-    fn work(&mut self, _locked: Locked<'_>) {}
+    fn work(&mut self, _locked: &mut Locked<'_>) -> After {
+        After::Keep
+    }
 }
 
 /// The first folio of the range, in the order of the file, that somebody uses other than by a
@@ -127,7 +135,9 @@ struct Remove<'a> {
 }
 
 impl Visitor for Remove<'_> {
-    fn look(&mut self, entry: Entry, _first: PageIndex, dirty: bool) -> Step {
+    const ASKS_DIRTY: bool = true;
+
+    fn look(&mut self, entry: Entry, dirty: bool) -> Step {
         let dirty = dirty && !self.forget;
         match entry.kind() {
             Kind::Data(_) if dirty || entry.order() != Order::PTE => Step::Work,
@@ -139,7 +149,7 @@ impl Visitor for Remove<'_> {
         }
     }
 
-    fn work(&mut self, mut locked: Locked<'_>) {
+    fn work(&mut self, locked: &mut Locked<'_>) -> After {
         if self.forget {
             if let Some(page) = locked.entry().page() {
                 folio::disassociate(page);
@@ -154,10 +164,10 @@ impl Visitor for Remove<'_> {
                 // between the flush and the unmapping.
                 locked.mapping().unmap(locked.range());
             }
-            let_go(&mut locked, self.device);
+            let_go(locked, self.device);
         }
-        locked.remove();
         self.removed += 1;
+        After::Remove
     }
 }
 
@@ -249,14 +259,14 @@ pub(crate) fn delete_entry(mapping: &Mapping, index: PageIndex) -> bool {
 /// (`dax_invalidate_mapping_entry_sync`). Returns whether it was removed. The caller unmaps the
 /// range afterwards. Sleeps.
 pub(crate) fn invalidate_entry(mapping: &Mapping, index: PageIndex) -> bool {
-    let Some(mut locked) = tree::lock_present(mapping, index) else {
+    let Some(locked) = tree::lock_present(mapping, index) else {
         return false;
     };
     if locked.is_dirty() || locked.has_mark(Mark::ToWrite) {
         return false;
     }
     let device = Account::of(mapping.host());
-    let_go(&mut locked, device);
+    let_go(&locked, device);
     locked.remove();
     device.inc(Counter::EntriesRemoved);
     true
@@ -266,12 +276,15 @@ pub(crate) fn invalidate_entry(mapping: &Mapping, index: PageIndex) -> bool {
 struct Evict;
 
 impl Visitor for Evict {
-    fn look(&mut self, _entry: Entry, _first: PageIndex, _dirty: bool) -> Step {
+    const ASKS_DIRTY: bool = false;
+
+    fn look(&mut self, _entry: Entry, _dirty: bool) -> Step {
         Step::Work
     }
 
-    fn work(&mut self, locked: Locked<'_>) {
-        discard(locked);
+    fn work(&mut self, locked: &mut Locked<'_>) -> After {
+        abandon(locked);
+        After::Remove
     }
 }
 

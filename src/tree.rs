@@ -26,6 +26,9 @@ const BATCH: usize = 4096;
 /// Entries that are removed under one hold of the tree's lock: each is more work than a look.
 const REMOVE_BATCH: usize = 256;
 
+/// Pages of entries that are worked on before others get the processor.
+const WORK_BATCH: usize = 512;
+
 /// Why no entry could be had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum GrabError {
@@ -36,18 +39,20 @@ pub(crate) enum GrabError {
 }
 
 /// An entry that this task has locked. Dropping it unlocks the entry and wakes the next waiter.
+///
+/// What the entry is, is stored when it is unlocked; until then the tree has what was locked. Its
+/// marks are stored at once, because `fsync` looks for them without waiting for the lock. Only
+/// data entries stay dirty.
 #[must_use = "the entry is unlocked at once"]
 pub(crate) struct Locked<'m> {
     mapping: &'m Mapping,
     first: PageIndex,
     entry: Entry,
-    /// The entry is still in the tree, locked.
-    held: bool,
     dirty: bool,
 }
 
 impl<'m> Locked<'m> {
-    /// The entry, as it is in the tree.
+    /// The entry, as it will be when it is unlocked.
     #[inline]
     pub(crate) fn entry(&self) -> Entry {
         self.entry
@@ -93,64 +98,78 @@ impl<'m> Locked<'m> {
         EntryKey::new(self.mapping, self.first)
     }
 
-    /// Stores another entry of the same order, locked, and sets marks.
-    pub(crate) fn replace(&mut self, entry: Entry, marks: &[Mark]) {
+    /// Makes it another entry of the same order.
+    #[inline]
+    pub(crate) fn set(&mut self, entry: Entry) {
         debug_assert!(entry.order() == self.entry.order());
+        self.entry = entry;
+    }
+
+    /// Marks the entry.
+    pub(crate) fn mark(&mut self, mark: Mark) {
         let tree = self.mapping.tree();
         let guard = tree.lock();
         let mut cursor = Cursor::new(tree, self.first);
-        if cursor.load(&guard).is_none() {
-            return;
-        }
-        if entry != self.entry {
-            cursor.overwrite(&guard, entry.locked());
-            self.entry = entry;
-        }
-        for &mark in marks {
+        if cursor.load(&guard).is_some() {
             cursor.set_mark(&guard, mark);
             self.dirty |= mark == Mark::Dirty;
         }
     }
 
-    /// Takes a mark off the entry.
-    pub(crate) fn clear_mark(&mut self, mark: Mark) {
+    /// Removes the entry from the tree and wakes everybody who waits for it. What it points to was
+    /// let go before.
+    pub(crate) fn remove(self) {
         let tree = self.mapping.tree();
         let guard = tree.lock();
         let mut cursor = Cursor::new(tree, self.first);
         if cursor.load(&guard).is_some() {
-            cursor.clear_mark(&guard, mark);
-            self.dirty &= mark != Mark::Dirty;
+            self.erase_at(&guard, &mut cursor);
+        } else {
+            core::mem::forget(self);
         }
     }
 
-    /// Removes the entry from the tree and wakes everybody who waits for it. What it points to was
-    /// disassociated before.
-    pub(crate) fn remove(mut self) {
-        let tree = self.mapping.tree();
-        let guard = tree.lock();
-        let mut cursor = Cursor::new(tree, self.first);
-        if cursor.load(&guard).is_some() {
-            cursor.erase(&guard);
-            self.mapping.sub_pages(&guard, self.entry.order().pages());
-        }
-        drop(guard);
-        self.held = false;
+    /// The same, for a cursor that was walked to the entry.
+    fn erase_at(self, guard: &TreeGuard<'_>, cursor: &mut Cursor<'_>) {
+        cursor.erase(guard);
+        self.mapping.sub_pages(guard, self.entry.order().pages());
         wait::wake_entry_waiters(self.key(), Wake::All);
+        core::mem::forget(self);
+    }
+
+    /// Unlocks the entry that a cursor was walked to.
+    #[inline]
+    fn unlock_at(self, guard: &TreeGuard<'_>, cursor: &mut Cursor<'_>) {
+        if self.dirty && !matches!(self.entry.kind(), Kind::Data(_)) {
+            cursor.clear_mark(guard, Mark::Dirty);
+            cursor.clear_mark(guard, Mark::ToWrite);
+        }
+        cursor.overwrite(guard, self.entry.unlocked());
+        wait::wake_entry_waiters(self.key(), Wake::One);
+        core::mem::forget(self);
     }
 
     /// Leaves the entry locked, for somebody who has only its word to unlock it with
     /// ([`unlock_raw`]).
-    pub(crate) fn leave_locked(mut self) -> Entry {
-        self.held = false;
-        self.entry
+    pub(crate) fn leave_locked(self) -> Entry {
+        let entry = self.entry;
+        core::mem::forget(self);
+        entry
     }
 }
 
 impl Drop for Locked<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.held {
-            unlock_raw(self.mapping, self.first, self.entry);
+        // A value of its own, which is what unlocking consumes.
+        let this = Locked { ..*self };
+        let tree = this.mapping.tree();
+        let guard = tree.lock();
+        let mut cursor = Cursor::new(tree, this.first);
+        if cursor.load(&guard).is_some() {
+            this.unlock_at(&guard, &mut cursor);
+        } else {
+            core::mem::forget(this);
         }
     }
 }
@@ -186,35 +205,42 @@ fn lock_at<'m>(
         mapping,
         first: entry.order().first(index),
         entry,
-        held: true,
         dirty,
     }
 }
 
 /// Returns a locked entry of at least `order` that covers `index`; where nothing is, or a larger
 /// entry without memory, it is a new empty entry of `order`. Sleeps.
+///
+/// With `dirty` the entry is marked [`Mark::Dirty`], for a fault that will map it for writing.
 pub(crate) fn grab(
     mapping: &Mapping,
     index: PageIndex,
     order: Order,
+    dirty: bool,
 ) -> Result<Locked<'_>, GrabError> {
     let tree = mapping.tree();
-    let mut cursor = Cursor::with_order(tree, index, order);
+    let mut at = Cursor::new(tree, index);
     loop {
         let guard = tree.lock();
-        let mut at = Cursor::new(tree, index);
-        let found = at.load(&guard).map(Entry::from_raw);
-        if let Some((entry, locked)) = found {
+        if let Some(raw) = at.load(&guard) {
+            let (entry, locked) = Entry::from_raw(raw);
             if entry.order() < order {
                 return Err(GrabError::Conflict);
             }
             if locked {
                 let key = EntryKey::new(mapping, entry.order().first(index));
                 wait::wait_for_entry(guard, key);
+                at.set(index);
                 continue;
             }
-            let taken = lock_at(mapping, &guard, &mut at, entry, index);
+            let mut taken = lock_at(mapping, &guard, &mut at, entry, index);
             if entry.order() == order || matches!(entry.kind(), Kind::Data(_)) {
+                if dirty && !taken.dirty {
+                    at.set_mark(&guard, Mark::Dirty);
+                    taken.dirty = true;
+                }
+                drop(guard);
                 return Ok(taken);
             }
             // Too large for what is known of it: nothing but a placeholder, or zeroes.
@@ -223,24 +249,30 @@ pub(crate) fn grab(
                 mapping.unmap(taken.range());
             }
             taken.remove();
+            at.set(index);
             continue;
         }
-        let empty = Entry::empty(order);
-        if order != Order::PTE && cursor.conflict(&guard).is_some() {
-            return Err(GrabError::Conflict);
+        if order != Order::PTE {
+            at = Cursor::with_order(tree, index, order);
+            if at.conflict(&guard).is_some() {
+                return Err(GrabError::Conflict);
+            }
         }
-        if cursor.store(&guard, empty.locked()) {
+        let empty = Entry::empty(order);
+        if at.store(&guard, empty.locked()) {
             mapping.add_pages(&guard, order.pages());
+            if dirty {
+                at.set_mark(&guard, Mark::Dirty);
+            }
             return Ok(Locked {
                 mapping,
                 first: order.first(index),
                 entry: empty,
-                held: true,
-                dirty: false,
+                dirty,
             });
         }
         drop(guard);
-        if !cursor.allocate() {
+        if !at.allocate() {
             return Err(GrabError::NoMemory);
         }
     }
@@ -273,13 +305,26 @@ pub(crate) enum Step {
     Stop,
 }
 
+/// What to do with an entry that was worked on.
+pub(crate) enum After {
+    /// Unlock it.
+    Keep,
+    /// Unlock it; it is not dirty any more.
+    Clean,
+    /// Remove it; what it points to was let go.
+    Remove,
+}
+
 /// Who looks at the entries of a walk.
 pub(crate) trait Visitor {
-    /// Looks at an entry that is not locked, under the tree's lock.
-    fn look(&mut self, entry: Entry, first: PageIndex, dirty: bool) -> Step;
+    /// Whether [`Visitor::look`] has to know if an entry is dirty.
+    const ASKS_DIRTY: bool;
 
-    /// Works on a locked entry. May sleep. The entry is unlocked when it is dropped.
-    fn work(&mut self, locked: Locked<'_>);
+    /// Looks at an entry that is not locked, under the tree's lock.
+    fn look(&mut self, entry: Entry, dirty: bool) -> Step;
+
+    /// Works on a locked entry, without the tree's lock. May sleep.
+    fn work(&mut self, locked: &mut Locked<'_>) -> After;
 }
 
 /// Which entries a walk comes to.
@@ -301,6 +346,7 @@ pub(crate) fn walk<V: Visitor>(mapping: &Mapping, range: PageRange, which: Which
     let mut cursor = Cursor::new(tree, range.first);
     let mut guard = tree.lock();
     let mut budget = BATCH;
+    let mut worked = 0;
     // The index of an entry that this task has waited for, as one of those woken one at a time.
     let mut waited: Option<EntryKey> = None;
     loop {
@@ -326,8 +372,8 @@ pub(crate) fn walk<V: Visitor>(mapping: &Mapping, range: PageRange, which: Which
             cursor.set(index);
             continue;
         }
-        let dirty = cursor.has_mark(&guard, Mark::Dirty);
-        match visitor.look(entry, first, dirty) {
+        let dirty = V::ASKS_DIRTY && cursor.has_mark(&guard, Mark::Dirty);
+        match visitor.look(entry, dirty) {
             Step::Next => {
                 if waited.take().is_some() {
                     wait::wake_entry_waiters(key, Wake::One);
@@ -351,16 +397,35 @@ pub(crate) fn walk<V: Visitor>(mapping: &Mapping, range: PageRange, which: Which
             }
             Step::Work => {
                 waited = None;
-                let taken = lock_at(mapping, &guard, &mut cursor, entry, first);
+                let mut taken = lock_at(mapping, &guard, &mut cursor, entry, first);
+                if which == Which::ToWrite {
+                    cursor.clear_mark(&guard, Mark::ToWrite);
+                }
                 drop(guard);
-                visitor.work(taken);
-                let last = entry.order().last(first);
-                reschedule();
-                if last >= range.last {
-                    return;
+                let after = visitor.work(&mut taken);
+                worked += entry.order().pages();
+                if worked >= WORK_BATCH {
+                    worked = 0;
+                    reschedule();
                 }
                 guard = tree.lock();
-                cursor.set(last.offset(1));
+                cursor.set(first);
+                if cursor.load(&guard).is_none() {
+                    // Not so: it is locked by us.
+                    core::mem::forget(taken);
+                    break;
+                }
+                match after {
+                    After::Keep => taken.unlock_at(&guard, &mut cursor),
+                    After::Clean => {
+                        cursor.clear_mark(&guard, Mark::Dirty);
+                        taken.unlock_at(&guard, &mut cursor);
+                    }
+                    After::Remove => taken.erase_at(&guard, &mut cursor),
+                }
+                if entry.order().last(first) >= range.last {
+                    break;
+                }
                 budget = BATCH;
                 continue;
             }

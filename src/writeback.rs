@@ -6,15 +6,14 @@ use super::{
     account::Account,
     entry::Entry,
     stats::Counter,
-    tree::{self, Locked, Step, Visitor, Which}, //
+    tree::{self, After, Locked, Step, Visitor, Which}, //
 };
 use crate::kern::{
     dax::{DaxDevice, DaxReadGuard},
-    fs::{Mapping, PageIndex, PageRange},
+    fs::{Mapping, PageRange},
     order::Order,
     page::DevPage,
-    vm,
-    xa::Mark, //
+    vm, //
 };
 use kernel::{
     pr_err_once,
@@ -39,20 +38,21 @@ struct WriteBack<'a> {
 }
 
 impl Visitor for WriteBack<'_> {
-    fn look(&mut self, entry: Entry, _first: PageIndex, _dirty: bool) -> Step {
+    const ASKS_DIRTY: bool = false;
+
+    fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
         match entry.page() {
             Some(_) => Step::Work,
             None => Step::Next,
         }
     }
 
-    fn work(&mut self, mut locked: Locked<'_>) {
+    fn work(&mut self, locked: &mut Locked<'_>) -> After {
         let Some(page) = locked.entry().page() else {
-            return;
+            return After::Keep;
         };
         let order = locked.entry().order();
-        locked.clear_mark(Mark::ToWrite);
-        self.protect(&locked, page, order);
+        self.protect(locked, page, order);
         // Only now: what is stored before this is in the cache lines, and what is stored later
         // faults first and finds the entry locked (spec, R5).
         let mut done = 0;
@@ -64,11 +64,11 @@ impl Visitor for WriteBack<'_> {
                 vm::reschedule();
             }
         }
-        locked.clear_mark(Mark::Dirty);
         self.written += order.pages();
         let stats = self.device;
         stats.inc(Counter::WritebackEntries);
         stats.add(Counter::WritebackBytes, order.bytes() as u64);
+        After::Clean
     }
 }
 

@@ -222,8 +222,11 @@ impl Redirection {
         })
     }
 
-    /// Looks up where ftrace knows the functions. Sleeps.
+    /// Looks up where ftrace knows the functions, which stays so. Sleeps.
     fn find_entries(&self) -> Result {
+        if self.routes[0].entry.load(Ordering::Relaxed) != 0 {
+            return Ok(());
+        }
         let mut names: [*const c_char; Self::MAX_TARGETS] = [ptr::null(); Self::MAX_TARGETS];
         let mut entries: [c_ulong; Self::MAX_TARGETS] = [0; Self::MAX_TARGETS];
 
@@ -339,11 +342,14 @@ impl Handle {
     /// Sleeps.
     ///
     /// Errors, each with a line in the log that says what to do: `ENOENT` for a function that this
-    /// kernel does not have, `EBUSY` if somebody else holds one.
+    /// kernel does not have, `EBUSY` if somebody else holds one, `ENODEV` if ftrace is broken.
     pub(crate) fn register(&mut self) -> Result {
         match self.state {
             State::On => return Ok(()),
-            State::Stuck => return Err(ENODEV),
+            State::Stuck => {
+                pr_err!("ftrace did not give the functions back before; reboot\n");
+                return Err(ENODEV);
+            }
             State::Off => (),
         }
         let this = self.redirection;

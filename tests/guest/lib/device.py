@@ -134,6 +134,10 @@ class SlowDisk:
     def hold(self):
         self._set(self.HELD_MS)
 
+    def delay(self, ms):
+        """Every request takes that long."""
+        self._set(ms)
+
     def release(self):
         self._set(0)
 

@@ -1,0 +1,537 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Handing devices over and taking them back; a device that goes away under a filesystem."""
+
+import os
+import subprocess
+import time
+
+from lib import device, posix
+from lib.check import Failure, Skip, check, equal, raises, same_bytes
+from lib.device import CONFIG, SlowDisk, Stats, read, run, some, wait_for, write
+from lib.fs import VARIANTS, Filesystem
+from lib.mapping import Map
+from lib.pattern import page, pages
+from lib.posix import PAGE, PMD
+from lib.runner import Log, case
+from lib.task import Task
+
+EBUSY, ENODEV, EINVAL, EOPNOTSUPP = 16, 19, 22, 95
+DEVICE, OTHER = "pmem1", "pmem0"
+MOUNT = "/mnt/rdax-adoption"
+
+COUNTERS = """read_pte read_pmd read_pud write_pte write_pmd write_pud mkwrite_pte mkwrite_pmd
+    mkwrite_pud zero_pte zero_pmd private_pte sync_faults cow_pages fallback_alignment fallback_vma
+    fallback_eof fallback_private fallback_extent fallback_hole fallback_conflict
+    fallback_max_order fallback_nomem fault_errors layout_breaks layout_waits layout_wait_ns
+    entries_removed entries_flushed_on_removal writeback_entries writeback_bytes read_bytes
+    write_bytes zeroed_bytes poison_faults poison_locks dedupe_compares""".split()
+
+
+def _need(*names):
+    if not device.module_loaded():
+        raise Skip("the module is not loaded")
+    for name in names:
+        if not device.exists(name):
+            raise Skip(f"there is no {name}")
+
+
+class _Item:
+    """rdax/NAME in configfs, put back as it was in the end."""
+
+    def __init__(self, name, adopt=None):
+        self.name, self.path, self.want = name, f"{CONFIG}/{name}", adopt
+
+    def __enter__(self):
+        self.there, self.was = os.path.isdir(self.path), device.adopted(self.name)
+        if not self.there:
+            os.mkdir(self.path)
+        if self.want is not None:
+            self.set(self.want)
+        return self
+
+    def __exit__(self, *_):
+        if not self.there:
+            if os.path.isdir(self.path):
+                if self.adopted():
+                    self.set(False)
+                os.rmdir(self.path)
+            return
+        if not os.path.isdir(self.path):
+            os.mkdir(self.path)
+        if self.adopted() != self.was:
+            self.set(self.was)
+
+    def set(self, adopt):
+        write(f"{self.path}/adopt", "1" if adopt else "0")
+
+    def adopted(self):
+        return read(f"{self.path}/adopt") == "1"
+
+
+def _fs(variant="xfs", name=DEVICE):
+    return Filesystem(VARIANTS[variant], name, f"{MOUNT}-{name}")
+
+
+def _redirected():
+    """Functions of the DAX layer whose callers are sent elsewhere."""
+    lines = read("/sys/kernel/tracing/enabled_functions").splitlines()
+    return [line.split()[0] for line in lines
+            if "dax" in line.split()[0] and " I " in f" {line} "]
+
+
+@case(fs=())
+def no_such_device(t):
+    _need()
+    with _Item("rdax-no-such-disk") as item:
+        raises(ENODEV, "adopting", item.set, True)
+        check(not item.adopted(), "adopt reads 1 afterwards")
+        item.set(False)
+
+
+@case(fs=())
+def device_without_dax(t):
+    """A ramdisk, and a file as a loop device."""
+    _need()
+    SlowDisk()
+    path = "/tmp/rdax-tests/loop"
+    with open(path, "wb") as f:
+        f.truncate(1 << 20)
+    loop = run("losetup", "--find", "--show", path).strip()
+    try:
+        for name in (os.path.basename(SlowDisk.DISK), os.path.basename(loop)):
+            with _Item(name) as item:
+                if name.startswith("ram"):
+                    raises((EOPNOTSUPP, EBUSY), f"adopting {name}, which is in use", item.set, True)
+                else:
+                    raises(EOPNOTSUPP, f"adopting {name}", item.set, True)
+                check(not item.adopted(), "adopt reads 1 afterwards")
+    finally:
+        run("losetup", "--detach", loop)
+
+
+@case(fs=())
+def what_is_no_answer(t):
+    _need(DEVICE)
+    for before in (False, True):
+        with _Item(DEVICE, adopt=before) as item:
+            for text in ("2", "-1", "maybe", "1 1", "\n", "x" * 100):
+                raises(EINVAL, f"writing {text!r}", write, f"{item.path}/adopt", text)
+                equal(item.adopted(), before, f"adopted after writing {text!r}")
+            write(f"{item.path}/adopt", "1\n" if before else "0\n")
+            equal(item.adopted(), before, "adopted")
+
+
+@case(fs=())
+def mounted_device_is_busy(t):
+    """Neither handed over nor given back under a mounted filesystem."""
+    _need(DEVICE)
+    fs = _fs()
+    fs.make()
+    for before in (True, False):
+        with _Item(DEVICE, adopt=before) as item:
+            fs.mount()
+            try:
+                raises(EBUSY, "giving back" if before else "adopting", item.set, not before)
+                equal(item.adopted(), before, "adopted while mounted")
+                item.set(before)        # no change, no error
+                equal(item.adopted(), before, "adopted while mounted")
+                stats = Stats(DEVICE)
+                fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+                os.ftruncate(fd, PAGE)
+                with Map(fd, PAGE) as m:
+                    m.write(0, page("m", 1))
+                    same_bytes(os.pread(fd, PAGE, 0), page("m", 1), "the file")
+                stats.expect(write_pte=1)
+                os.close(fd)
+            finally:
+                fs.umount()
+            item.set(not before)
+            equal(item.adopted(), not before, "adopted after unmounting")
+
+
+@case(fs=())
+def opened_device_is_busy(t):
+    """Whoever has the device for himself keeps it from being handed over."""
+    _need(DEVICE)
+    with _Item(DEVICE, adopt=False) as item:
+        fd = os.open(f"/dev/{DEVICE}", os.O_RDWR | os.O_EXCL)
+        raises(EBUSY, "adopting", item.set, True)
+        os.close(fd)
+        item.set(True)
+        fd = os.open(f"/dev/{DEVICE}", os.O_RDWR | os.O_EXCL)
+        raises(EBUSY, "giving back", item.set, False)
+        os.close(fd)
+        item.set(False)
+
+
+@case(fs=())
+def twice_is_once(t):
+    _need(DEVICE)
+    with _Item(DEVICE) as item:
+        for adopt in (True, True, False, False, True):
+            item.set(adopt)
+            equal(item.adopted(), adopt, "adopted")
+
+
+@case(fs=())
+def adopted_item_stays(t):
+    _need(DEVICE)
+    with _Item(DEVICE, adopt=True) as item:
+        raises(EBUSY, "rmdir of an adopted device", os.rmdir, item.path)
+        check(item.adopted(), "the device was given back")
+        item.set(False)
+        os.rmdir(item.path)
+        check(not os.path.exists(item.path), "the item is still there")
+        os.mkdir(item.path)
+        check(not item.adopted(), "a new item is adopted from the start")
+
+
+@case(fs=())
+def log_says(t):
+    """One line when a device is adopted, one when it is released, none when nothing changes."""
+    _need(DEVICE)
+    with _Item(DEVICE, adopt=False) as item:
+        log = Log()
+        for adopt, wanted in ((True, [f"rdax: {DEVICE}: adopted"]), (True, []),
+                              (False, [f"rdax: {DEVICE}: released"]), (False, [])):
+            item.set(adopt)
+            equal([line for line in log.read() if line.startswith("rdax")], wanted,
+                  f"log after writing {int(adopt)}")
+
+
+@case(fs=())
+def counters_are_all_there(t):
+    _need(DEVICE)
+    with _Item(DEVICE, adopt=True) as item:
+        lines = [line.split(" ") for line in read(f"{item.path}/stats").splitlines()]
+        check(all(len(line) == 2 and line[1].isdigit() for line in lines),
+              "a line is not a name and a number")
+        missing = set(COUNTERS) - {line[0] for line in lines}
+        equal(missing, set(), "counters that are missing")
+        equal(len({line[0] for line in lines}), len(lines), "different names")
+
+
+@case(fs=())
+def module_stays_while_items_exist(t):
+    _need(DEVICE)
+    with _Item(DEVICE, adopt=False):
+        done = subprocess.run(["rmmod", "rdax"], stderr=subprocess.PIPE, check=False)
+        check(done.returncode != 0, "rmmod removed the module under its items")
+        check(device.module_loaded(), "the module is gone")
+
+
+@case(fs=())
+def nothing_is_redirected_without_a_device(t):
+    """The kernel's own code serves as soon as the last device was given back."""
+    _need(DEVICE, OTHER)
+    with _Item(DEVICE, adopt=False) as one, _Item(OTHER, adopt=False) as two:
+        equal(_redirected(), [], "functions redirected with no device adopted")
+        one.set(True)
+        functions = _redirected()
+        check("dax_iomap_fault" in functions and "dax_iomap_rw" in functions,
+              f"functions redirected with a device adopted: {functions}")
+        two.set(True)
+        one.set(False)
+        equal(_redirected(), functions, "functions redirected with the other device adopted")
+        two.set(False)
+        equal(_redirected(), [], "functions redirected with both given back")
+        fs = _fs()
+        fs.make()
+        fs.mount()
+        try:
+            fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+            os.ftruncate(fd, PMD)
+            with Map(fd, PMD) as m:
+                m.write(0, pages("k", 512))
+            same_bytes(os.pread(fd, PMD, 0), pages("k", 512), "a file served by the kernel")
+            os.close(fd)
+        finally:
+            fs.umount()
+
+
+@case(fs=())
+def module_unloads_and_loads(t):
+    """With all items gone rmmod works, and the module can be loaded again."""
+    _need(DEVICE)
+    module = "/run/lab/rdax.ko"
+    if not os.path.exists(module):
+        raise Skip(f"{module} is not there to be loaded again")
+    was = {name: device.adopted(name) for name in os.listdir(CONFIG)}
+    for name, adopted in was.items():
+        if adopted:
+            write(f"{CONFIG}/{name}/adopt", "0")
+        os.rmdir(f"{CONFIG}/{name}")
+    log = Log()
+    try:
+        run("rmmod", "rdax")
+        check(not device.module_loaded(), "the module is still there")
+    finally:
+        if not device.module_loaded():
+            run("insmod", module)
+        for name, adopted in was.items():
+            os.mkdir(f"{CONFIG}/{name}")
+            if adopted:
+                write(f"{CONFIG}/{name}/adopt", "1")
+    check(any(line.startswith("rdax") for line in log.read()), "loading says nothing in the log")
+
+
+@case(fs=())
+def twenty_times(t):
+    """Adopt, use, release, use again: files made by one are read by the other."""
+    _need(DEVICE)
+    fs = _fs()
+    fs.make()
+    with _Item(DEVICE) as item:
+        for turn in range(20):
+            adopt = turn % 2 == 0
+            item.set(adopt)
+            item.set(not adopt)
+            item.set(adopt)
+            if turn % 5:
+                continue
+            fs.mount()
+            try:
+                fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+                if turn:
+                    same_bytes(os.pread(fd, 64 * PAGE, 0), pages("t", 64, turn - 5),
+                               f"file from before turn {turn}")
+                os.ftruncate(fd, PMD)
+                with Map(fd, PMD) as m:
+                    m.write(0, pages("t", 64, turn))
+                os.close(fd)
+            finally:
+                fs.umount()
+
+
+def _two(variant):
+    """One device adopted, the other not, each under load at the same time, and then crosswise."""
+    _need(DEVICE, OTHER)
+    for adopted in (DEVICE, OTHER):
+        plain = OTHER if adopted == DEVICE else DEVICE
+        with _Item(adopted, adopt=True), _Item(plain, adopt=False):
+            both = [_fs(variant, name) for name in (adopted, plain)]
+            for fs in both:
+                fs.make()
+                fs.mount()
+            try:
+                mine, other = Stats(adopted), read(f"{CONFIG}/{plain}/stats", "nothing")
+                loads = [subprocess.Popen(
+                    ["fio", "--output-format=terse", "--thread=1", "--verify=crc32c",
+                     "--verify_fatal=1", "--verify_state_save=0", "--size=2m",
+                     f"--directory={fs.mount_point}", "--name=mmap", "--ioengine=mmap",
+                     "--rw=randwrite", "--bs=4k", "--name=psync", "--ioengine=psync",
+                     "--rw=randwrite", "--bs=16k"],
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for fs in both]
+                for load, fs in zip(loads, both):
+                    said = load.communicate()[0]
+                    equal(load.returncode, 0, f"status of fio on {fs.device}: {said}")
+                mine.expect(write_pte=some, write_bytes=lambda n: n >= 2 << 20)
+                equal(read(f"{CONFIG}/{plain}/stats", "nothing"), other,
+                      "counters of the device that is not adopted")
+            finally:
+                for fs in both:
+                    if fs.mounted:
+                        fs.umount()
+            for fs in both:
+                fs.check()
+
+
+@case(fs=())
+def one_adopted_one_not_xfs(t):
+    _two("xfs")
+
+
+@case(fs=(), quick=False)
+def one_adopted_one_not_ext4(t):
+    _two("ext4")
+
+
+@case(fs=())
+def mapped_device(t):
+    """A device-mapper device on top of pmem is a device of its own."""
+    _need(DEVICE)
+    with _Item(DEVICE, adopt=False):
+        os.environ["DM_DISABLE_UDEV"] = "1"
+        run("modprobe", "dm-mod")
+        sectors = device.size(DEVICE) >> 9
+        run("dmsetup", "create", "rdax-linear", "--table",
+            f"0 {sectors} linear /dev/{DEVICE} 0")
+        try:
+            name = os.path.basename(os.path.realpath("/dev/mapper/rdax-linear"))
+            if not name.startswith("dm-"):
+                number = run("dmsetup", "info", "-c", "--noheadings", "-o", "minor", "rdax-linear")
+                name = f"dm-{number.strip()}"
+            with _Item(name, adopt=True):
+                fs = _fs(name=name)
+                fs.make()
+                fs.mount()
+                try:
+                    stats = Stats(name)
+                    fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+                    os.ftruncate(fd, PMD)
+                    with Map(fd, PMD, skew=PAGE) as m:
+                        m.write(0, pages("l", 64))
+                    same_bytes(os.pread(fd, 64 * PAGE, 0), pages("l", 64), "the file")
+                    os.close(fd)
+                    stats.expect(write_pte=some, read_bytes=64 * PAGE)
+                finally:
+                    fs.umount()
+        finally:
+            run("dmsetup", "remove", "rdax-linear")
+
+
+@case(fs=())
+def partition(t):
+    """A partition is named by its own name; the whole disk is another device."""
+    _need(DEVICE)
+    part = f"{DEVICE}p1"
+    with _Item(DEVICE, adopt=False):
+        done = subprocess.run(["sfdisk", "--quiet", f"/dev/{DEVICE}"], check=False, text=True,
+                              input="label: gpt\nstart=4096\n", stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT)
+        if done.returncode or not os.path.exists(f"/dev/{part}"):
+            raise Skip(f"no partition: {done.stdout.strip()}")
+        try:
+            with _Item(part, adopt=True):
+                fs = _fs(name=part)
+                fs.make()
+                fs.mount()
+                try:
+                    stats = Stats(part)
+                    fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+                    posix.fallocate(fd, 0, 0, 2 * PMD)
+                    with Map(fd, 2 * PMD) as m:
+                        m.write(0, pages("p", 64))
+                        same_bytes(os.pread(fd, 64 * PAGE, 0), pages("p", 64), "the file")
+                    os.close(fd)
+                    stats.expect(write_pmd=some)
+                finally:
+                    fs.umount()
+        finally:
+            run("sfdisk", "--delete", f"/dev/{DEVICE}")
+            run("wipefs", "--all", f"/dev/{DEVICE}")
+
+
+def _file_of_last_group(fs):
+    """A file whose blocks are in the last of two allocation groups.
+
+    Told that a device goes away, XFS of this kernel series walks the files of every group, and
+    for all groups but the last it takes each file to have four thousand million pages.
+    """
+    for i in range(16):
+        os.mkdir(f"{fs.mount_point}/{i}")
+        path = f"{fs.mount_point}/{i}/file"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        posix.fallocate(fd, 0, 0, 4 * PMD)
+        extents = posix.extents(fd)
+        os.close(fd)
+        if all(e[1] >= device.size(DEVICE) // 2 for e in extents):
+            return path
+        os.unlink(path)
+    raise Failure("no file lies in the last allocation group")
+
+
+def _gone(t, variant, mapped):
+    """The driver lets go of the device under a mounted filesystem in use."""
+    fs = _fs(variant)
+    if not device.exists(DEVICE):
+        raise Skip(f"there is no {DEVICE}")
+    if variant != "xfs" and not device.adopted(DEVICE):
+        raise Skip("the kernel's own code crashes here")
+    was = device.adopted(DEVICE)
+    file = f"{fs.mount_point}/file"
+    if variant == "xfs":
+        run(*fs.variant.mkfs, "-d", "agcount=2", fs.node)
+        fs.mount()
+        file = _file_of_last_group(fs)
+    else:
+        fs.make()
+        fs.mount()
+    path = os.path.realpath(f"/sys/block/{DEVICE}/device")
+    driver, name = os.path.realpath(f"{path}/driver"), os.path.basename(path)
+    ready = os.pipe()
+
+    def user():
+        """Uses files until that fails; how it failed."""
+        fd = os.open(file, os.O_RDWR | os.O_CREAT)
+        posix.fallocate(fd, 0, 0, 4 * PMD)
+        huge, small = (Map(fd, 4 * PMD), Map(fd, 4 * PMD, skew=PAGE)) if mapped else (None, None)
+        end, told = time.monotonic() + 20, False
+        while time.monotonic() < end:
+            try:
+                os.pwrite(fd, pages("u", 4), 8 * PAGE)
+                os.pread(fd, PAGE, 3 * PMD)
+            except OSError as error:
+                return f"errno {error.errno}"
+            if mapped:
+                for m in (huge, small):
+                    fault = m.store(PMD + 5 * PAGE, 1)
+                    if fault.signal:
+                        return f"signal {fault.signal}"
+                    # Come by a fault again each time.
+                    m.advise(posix.MADV_DONTNEED)
+            if not told:
+                os.write(ready[1], b"r")
+                told = True
+        return "nothing"
+
+    task = Task(user)
+    equal(os.read(ready[0], 1), b"r", "the user's sign")
+    unbind = Task(write, f"{driver}/unbind", name, name="unbind")
+    unbind.result(30)
+    if task.join(25) and os.WIFSIGNALED(task.status):
+        ended = f"signal {os.WTERMSIG(task.status)}, which killed it"
+    else:
+        ended = task.result()
+    t.note(f"the user ended with {ended}")
+    check(ended != "nothing", "the device is gone and its user has not noticed")
+    try:
+        fd = os.open(file, os.O_RDONLY)
+        raises((5, 6, 19), "reading a file of the lost device", os.pread, fd, PAGE, 0)
+        os.close(fd)
+    except OSError as error:
+        check(error.errno in (5, 6, 19), f"opening a file of the lost device: {error}")
+    Task(fs.umount).result(30)
+    if was:
+        write(f"{CONFIG}/{DEVICE}/adopt", "0")
+    write(f"{driver}/bind", name)
+    wait_for(lambda: os.path.exists(f"/dev/{DEVICE}"), f"new {DEVICE}")
+    if was:
+        write(f"{CONFIG}/{DEVICE}/adopt", "1")
+    fs.make()
+    fs.mount()
+    stats = Stats(DEVICE)
+    fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+    posix.fallocate(fd, 0, 0, PMD)
+    with Map(fd, PMD) as m:
+        m.write(0, pages("n", 512))
+    same_bytes(os.pread(fd, PMD, 0), pages("n", 512), "a file on the device that came back")
+    os.close(fd)
+    fs.umount()
+    stats.expect(write_pmd=1)
+
+
+@case(fs=())
+def device_goes_under_xfs(t):
+    _gone(t, "xfs", mapped=False)
+
+
+@case(fs=())
+def device_goes_under_xfs_with_mappings(t):
+    _gone(t, "xfs", mapped=True)
+
+
+@case(fs=())
+def device_goes_under_xfs_without_reverse_map(t):
+    """This filesystem is not told, so nobody is killed beforehand."""
+    _gone(t, "xfs-noreflink", mapped=True)
+
+
+@case(fs=())
+def device_goes_under_ext4(t):
+    _gone(t, "ext4", mapped=False)
+
+
+@case(fs=())
+def device_goes_under_ext4_with_mappings(t):
+    _gone(t, "ext4", mapped=True)

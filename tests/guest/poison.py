@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Memory that has gone bad: who is told, which page is marked, and what file I/O says.
+
+Two ways to make it bad: MADV_HWPOISON runs the kernel's handling of a memory error on a mapped
+page; the block device's list of bad blocks makes the driver refuse the memory. The pages stay
+marked until the device is bound anew, which is why all this runs on a device of its own, and why
+the group ends with that.
+
+On a filesystem that does not handle memory failures itself (ext4, and XFS without a reverse
+map) the kernel's core marks the first page of a huge folio whatever page has failed; nobody below
+it can help that. Which page is marked is checked on XFS with a reverse map only.
+"""
+
+import os
+import signal
+
+from lib import device, posix
+from lib.check import Failure, check, equal, raises, same_bytes
+from lib.device import some, wait_for
+from lib.mapping import BUS_MCEERR_AO, BUS_MCEERR_AR, SIGBUS, Map
+from lib.native import Fault, probe
+from lib.pattern import page, pages
+from lib.posix import PAGE, PMD
+from lib.runner import case
+from lib.task import Task
+from lib.trace import Calls, Pages
+
+DEVICE = "pmem1"
+EIO, EFAULT = 5, 14
+POISON = dict(device=DEVICE, spoils=False)
+
+
+def _file(t, size, name="file"):
+    fd = t.open(name, allocate=size)
+    for at in range(0, size, PMD):
+        os.pwrite(fd, pages("f", min(PMD, size - at) // PAGE, at // PAGE), at)
+    os.fsync(fd)
+    return fd
+
+
+def _poison(m, offset):
+    """Run the memory failure code for a page of the mapping; how the caller was told."""
+    fault = Fault()
+    probe().probe_madvise(m.address + offset, PAGE, posix.MADV_HWPOISON, fault)
+    if fault.error:
+        raise Failure(f"MADV_HWPOISON: {os.strerror(fault.error)}")
+    return fault
+
+
+def _told(fault, m, offset, codes, what):
+    """The signal names the page, as exactly as the size of its mapping allows."""
+    equal(fault.signal, SIGBUS, f"{what}: signal")
+    check(fault.code in codes, f"{what}: {fault} instead of code {codes}")
+    lsb = max(12, fault.lsb)
+    equal(fault.address >> lsb, (m.address + offset) >> lsb, f"{what}: {fault}, address >> {lsb}")
+
+
+def _marks_one_page(t, skew, offset):
+    """The flag that is new after the failure is on the page that has failed and on no other."""
+    state = Pages()
+    fd = _file(t, PMD)
+    stats = t.stats()
+    with Map(fd, PMD, skew=skew) as m:
+        m.touch(write=True)
+        pfns = m.pfns()
+        before = [flags for (flags,) in state.words(pfns, state.FLAGS)]
+        fault = _poison(m, offset)
+        _told(fault, m, offset, (BUS_MCEERR_AR,), "the caller")
+        if not skew:
+            t.note(f"told with {1 << fault.lsb} bytes of doubt")
+        after = [flags for (flags,) in state.words(pfns, state.FLAGS)]
+        marked = [i for i, (a, b) in enumerate(zip(before, after)) if b & ~a]
+        if skew or t.variant.name == "xfs":
+            equal(marked, [offset // PAGE], "pages marked")
+        else:
+            equal(len(marked), 1, "pages marked")
+        stats.expect(poison_locks=some)
+    for i in {offset // PAGE - 1, min(offset // PAGE + 1, 511)} - {offset // PAGE}:
+        same_bytes(os.pread(fd, PAGE, i * PAGE), page("f", i), f"page {i} of the file")
+
+
+@case(**POISON)
+def small_page(t):
+    _marks_one_page(t, PAGE, 5 * PAGE)
+
+
+@case(**POISON)
+def page_inside_huge_page(t):
+    """Page 5 of 512."""
+    _marks_one_page(t, 0, 5 * PAGE)
+
+
+@case(**POISON)
+def last_page_of_huge_page(t):
+    _marks_one_page(t, 0, 511 * PAGE)
+
+
+@case(**POISON)
+def mapping_goes_from_every_process(t):
+    """All who map the page are told, with their own address, and lose the mapping of it."""
+    fd = _file(t, PMD)
+    ready = os.pipe()
+    with Map(fd, PMD, skew=PAGE) as m:
+        m.touch(write=True)
+
+        def other():
+            posix.die_of_poison_early()
+            with Map(fd, PMD, skew=3 * PAGE) as mine:
+                mine.touch()
+                os.write(ready[1], b"r")
+                fault = Fault()
+                probe().probe_await(20000, fault)
+                _told(fault, mine, 7 * PAGE, (BUS_MCEERR_AO, BUS_MCEERR_AR), "the other process")
+
+        task = Task(other)
+        equal(os.read(ready[0], 1), b"r", "the other process")
+        _told(_poison(m, 7 * PAGE), m, 7 * PAGE, (BUS_MCEERR_AR,), "the caller")
+        task.result()
+        equal(m.mapped(), PMD - PAGE, "bytes still mapped")
+
+
+@case(**POISON)
+def kills_who_does_not_listen(t):
+    fd = _file(t, PMD)
+
+    def deaf():
+        with Map(fd, PMD, skew=PAGE) as m:
+            m.touch()
+            signal.signal(signal.SIGBUS, signal.SIG_DFL)
+            posix.madvise(m.address + 9 * PAGE, PAGE, posix.MADV_HWPOISON)
+
+    equal(Task(deaf).signalled(), SIGBUS, "signal that ended the process")
+
+
+@case(fs=("xfs",), **POISON)
+def shared_page(t):
+    """Of a reflinked page every file's users are told, by the filesystem's reverse map."""
+    one, two = _file(t, 64 * PAGE, "one"), t.open("two")
+    posix.clone(one, two)
+    ready = os.pipe()
+    with Map(one, 64 * PAGE, skew=PAGE) as m:
+        m.touch()
+
+        def other():
+            posix.die_of_poison_early()
+            with Map(two, 64 * PAGE, skew=PAGE) as mine:
+                mine.touch()
+                os.write(ready[1], b"r")
+                fault = Fault()
+                probe().probe_await(20000, fault)
+                _told(fault, mine, 7 * PAGE, (BUS_MCEERR_AO, BUS_MCEERR_AR), "the other file")
+
+        task = Task(other)
+        equal(os.read(ready[0], 1), b"r", "the other process")
+        _told(_poison(m, 7 * PAGE), m, 7 * PAGE, (BUS_MCEERR_AR,), "the caller")
+        task.result()
+
+
+@case(**POISON)
+def page_in_use_by_a_transfer(t):
+    """A pinned page fails: nobody waits for ever, nothing crashes."""
+    slow = device.SlowDisk()
+    fd = _file(t, 64 * PAGE)
+    with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        m.touch()
+        slow.hold()
+        writer = Task(lambda: posix.pwrite_from(slow.open(), m.address, 4 * PAGE, 0),
+                      name="direct write")
+        writer.blocked_in("pwrite64")
+
+        def fail():
+            _told(_poison(m, PAGE), m, PAGE, (BUS_MCEERR_AR,), "the caller")
+
+        Task(fail).result()
+        slow.release()
+        equal(writer.result(), 4 * PAGE, "bytes written")
+    os.ftruncate(fd, 0)
+
+
+class _BadBlock:
+    """One bad page of a file, in the driver's list."""
+
+    path = f"/sys/block/{DEVICE}/badblocks"
+
+    def __init__(self, fd, offset):
+        (start,) = [e[1] + offset - e[0] for e in posix.extents(fd)
+                    if e[0] <= offset < e[0] + e[2]]
+        device.write(self.path, f"{start >> 9} {PAGE >> 9}\n")
+        check(f"{start >> 9} {PAGE >> 9}" in self.list(), "the driver's list did not take it")
+
+    def list(self):
+        return device.read(self.path, "").splitlines()
+
+
+def _forget(t):
+    """What the list holds cannot be taken out again: bind the device anew."""
+    t.fs.umount()
+    rebind()
+    t.fs.mount()
+
+
+@case(**POISON)
+def bad_block_reads(t):
+    """Reads give what lies before the bad page, then EIO; the rest of the file is well."""
+    fd = _file(t, 2 * PMD)
+    _BadBlock(fd, 20 * PAGE)
+    try:
+        raises(EIO, "pread of the bad page", os.pread, fd, PAGE, 20 * PAGE)
+        raises(EIO, "pread of a byte in it", os.pread, fd, 1, 20 * PAGE + 777)
+        try:
+            got = os.pread(fd, 8 * PAGE, 16 * PAGE)
+            check(len(got) <= 4 * PAGE, f"{len(got)} bytes read across the bad page")
+            same_bytes(got, pages("f", 4, 16)[:len(got)], "bytes before the bad page")
+            t.note(f"a read across the bad page gave {len(got)} bytes")
+        except OSError as error:
+            equal(error.errno, EIO, "errno of a read across the bad page")
+            t.note("a read across the bad page gave EIO")
+        same_bytes(os.pread(fd, 20 * PAGE, 0), pages("f", 20), "pages before")
+        same_bytes(os.pread(fd, 20 * PAGE, 21 * PAGE), pages("f", 20, 21), "pages behind")
+    finally:
+        os.close(fd)
+        _forget(t)
+
+
+@case(**POISON)
+def bad_block_mapped(t):
+    """An access to the bad page gets SIGBUS with its address; its neighbours serve."""
+    fd = _file(t, 2 * PMD)
+    _BadBlock(fd, 20 * PAGE)
+    try:
+        for skew in (PAGE, 0):
+            with Map(fd, 2 * PMD, skew=skew) as m:
+                stats = t.stats()
+                for write in (False, True):
+                    fault = m.store(20 * PAGE + 8, 1) if write else m.load(20 * PAGE + 8)[1]
+                    what = f"{'store' if write else 'load'}, skew {skew}"
+                    equal(fault.signal, SIGBUS, f"{what}: signal")
+                    check(fault.address >> 12 == (m.address >> 12) + 20, f"{what}: {fault}")
+                    equal(fault.code, BUS_MCEERR_AR, f"{what}: {fault}: code")
+                same_bytes(m.read(0, 20 * PAGE), pages("f", 20), "pages before")
+                same_bytes(m.read(21 * PAGE, PAGE), page("f", 21), "page behind")
+                same_bytes(m.read(PMD, PMD), pages("f", 512, 512), "the next 2 MiB")
+                stats.expect(poison_faults=some)
+    finally:
+        os.close(fd)
+        _forget(t)
+
+
+@case(**POISON)
+def bad_block_written(t):
+    """A write of part of the page fails; a write of all of it is tried in recovery mode.
+
+    A driver that does not recover copies nothing, which is EFAULT; else the error is EIO.
+    """
+    fd = _file(t, PMD)
+    bad = _BadBlock(fd, 20 * PAGE)
+    try:
+        raises((EIO, EFAULT), "write of part of the bad page", os.pwrite, fd, b"x" * 100, 20 * PAGE + 50)
+        equal(len(bad.list()), 1, "bad blocks after a partial write")
+        raises(EIO, "pread after the partial write", os.pread, fd, 1, 20 * PAGE)
+        with Calls("pmem_recovery_write") as recovery:
+            try:
+                written = os.pwrite(fd, page("w", 20), 20 * PAGE)
+            except OSError as error:
+                check(error.errno in (EIO, EFAULT), f"the write failed with {error}")
+                written = None
+            check(recovery.count() > 0, "the write was not tried in recovery mode")
+        if written is None:
+            # This bus cannot clear errors: the write must have failed as a whole.
+            t.note("the device cannot clear errors")
+            equal(len(bad.list()), 1, "bad blocks")
+            raises(EIO, "pread after the failed write", os.pread, fd, PAGE, 20 * PAGE)
+        else:
+            equal(written, PAGE, "bytes written")
+            equal(bad.list(), [], "bad blocks after the write")
+            same_bytes(os.pread(fd, PAGE, 20 * PAGE), page("w", 20), "the page")
+        os.pwrite(fd, pages("w", 20), 0)
+        same_bytes(os.pread(fd, 20 * PAGE, 0), pages("w", 20), "pages before")
+    finally:
+        os.close(fd)
+        _forget(t)
+
+
+@case(fs=("xfs",), **POISON)
+def bad_block_shared(t):
+    """Copying away from a bad page fails and leaves both files as they were."""
+    one, two = _file(t, 64 * PAGE, "one"), t.open("two")
+    posix.clone(one, two)
+    _BadBlock(one, 20 * PAGE)
+    try:
+        # Part of the page would have to come from the bad one.
+        raises(EIO, "partial write to the shared bad page", os.pwrite, two, b"x", 20 * PAGE + 5)
+        with Map(two, 64 * PAGE, skew=PAGE) as m:
+            equal(m.store(20 * PAGE, 1).signal, SIGBUS, "store to the shared bad page: signal")
+            check(not m.store(21 * PAGE, 1).signal, "store to the next page failed")
+        for fd, changed in ((one, page("f", 21)), (two, b"\1" + page("f", 21)[1:])):
+            same_bytes(os.pread(fd, PAGE, 21 * PAGE), changed, "the next page")
+    finally:
+        os.close(one)
+        os.close(two)
+        _forget(t)
+
+
+def rebind():
+    """Bind the pmem driver anew, which forgets all marks; adopt again what was adopted."""
+    if not device.exists(DEVICE):
+        return
+    adopted = device.adopted(DEVICE)
+    if adopted:
+        device.write(f"{device.CONFIG}/{DEVICE}/adopt", "0")
+    path = os.path.realpath(f"/sys/block/{DEVICE}/device")
+    driver = os.path.realpath(f"{path}/driver")
+    name = os.path.basename(path)
+    device.write(f"{driver}/unbind", name)
+    wait_for(lambda: not device.exists(DEVICE), f"end of {DEVICE}")
+    device.write(f"{driver}/bind", name)
+    wait_for(lambda: os.path.exists(f"/dev/{DEVICE}"), f"new {DEVICE}")
+    if adopted:
+        device.write(f"{device.CONFIG}/{DEVICE}/adopt", "1")
+
+
+def end_of_group():
+    Task(rebind).result()

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Everything at once, with every word checked; see lib/stress.c."""
+
+import os
+import subprocess
+import zlib
+
+from lib import native
+from lib.check import Skip, check, equal
+from lib.device import SlowDisk, some
+from lib.runner import case
+
+# Of the time asked for.
+SHARE = {"xfs": 0.5, "ext4": 0.3, "xfs-noreflink": 0.2}
+
+
+def _seconds(settings, variant):
+    return max(3, round(settings.seconds * (SHARE[variant] if not settings.fs else 1)))
+
+
+@case(timeout=lambda settings: settings.seconds + 120)
+def everything_at_once(t):
+    seconds = _seconds(t.settings, t.variant.name)
+    command = [native.path("stress"), "-d", t.dir, "-t", str(seconds), "-s",
+               str(t.settings.seed), "-w", "4"]
+    if t.variant.reflink:
+        command.append("-r")
+    try:
+        slow = SlowDisk()
+        slow.delay(3)
+        command += ["-D", slow.PATH]
+    except Skip as skip:
+        t.note(f"without direct I/O: {skip}")
+    stats = t.stats()
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    files = []
+    for line in run.stdout:
+        if line.startswith("file "):
+            files.append(line.split()[1:])
+        else:
+            t.note(line.rstrip())
+    equal(run.wait(), 0, f"status of the stress program (seed {t.settings.seed})")
+    equal(len(files), 8 if t.variant.reflink else 4, "files")
+    stats.expect(read_pte=some, write_pte=some, write_pmd=some, layout_breaks=some,
+                 entries_removed=some, writeback_entries=some, private_pte=some)
+    _compare(files)
+    os.sync()
+    t.fs.remount()
+    _compare(files)
+
+
+def _compare(files):
+    """The files hold what the program says that they must."""
+    for path, size, crc in files:
+        with open(path, "rb") as f:
+            data = f.read()
+        equal(len(data), int(size), f"size of {path}")
+        check(zlib.crc32(data) == int(crc, 16), f"{path} is not what was written")

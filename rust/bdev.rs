@@ -283,6 +283,11 @@ impl Members {
         None
     }
 
+    /// Whether the device is a member.
+    pub(super) fn has_device(&self, bdev: *const bindings::block_device) -> bool {
+        self.find(bdev).is_some()
+    }
+
     /// Whether the superblock is on a member.
     ///
     /// # Safety

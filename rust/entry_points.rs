@@ -15,10 +15,12 @@ use super::{
     iov::{IovIter, Kiocb},
     page::{DevFolio, Pfn},
     redirect::{
+        call_on,
         target,
         InFlight,
         Key,
-        Target, //
+        Target,
+        CALL_ON, //
     },
     vm::VmFault,
     wait::WaitCallback, //
@@ -416,8 +418,32 @@ unsafe extern "C" fn dax_unlock_mapping_entry(
     );
 }
 
+/// The device is about to go, and with it the pages of its memory: no entry may point to them, no
+/// page table map them, and nobody hold them when it does.
+///
+/// # Safety
+///
+/// As of the kernel's function; the device is adopted.
+unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise: bool) {
+    /// # Safety
+    ///
+    /// The inode is referenced.
+    unsafe extern "C" fn evacuate(inode: *mut bindings::inode) {
+        // SAFETY: By this function's safety requirements.
+        layout::evacuate(unsafe { Inode::from_raw(NonNull::new_unchecked(inode)) });
+    }
+    let _in_flight = InFlight::enter();
+    // SAFETY: By this function's safety requirements.
+    unsafe { bindings::rdax_for_each_inode(bdev, Some(evacuate)) };
+    let mut one = CALL_ON.lock();
+    // SAFETY: By this function's safety requirements.
+    call_on(&mut one, || unsafe {
+        bindings::bdev_mark_dead(bdev, surprise)
+    });
+}
+
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
-pub(crate) static TARGETS: [Target; 19] = [
+pub(crate) static TARGETS: [Target; 20] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
     target!(dax_iomap_rw, Key::Kiocb, dax_iomap_rw),
     target!(
@@ -457,6 +483,7 @@ pub(crate) static TARGETS: [Target; 19] = [
         Key::Inode,
         dax_dedupe_file_range_compare
     ),
+    target!(bdev_mark_dead, Key::BlockDevice, bdev_mark_dead),
     target!(dax_lock_folio, Key::Folio, dax_lock_folio),
     target!(dax_unlock_folio, Key::LockedFolio, dax_unlock_folio),
     target!(dax_lock_mapping_entry, Key::Mapping, dax_lock_mapping_entry),

@@ -166,9 +166,61 @@ void rdax_folio_put(struct folio *folio)
 	folio_put(folio);
 }
 
+struct task_struct *rdax_current(void)
+{
+	return current;
+}
+
 void rdax_cond_resched(void)
 {
 	cond_resched();
+}
+
+struct inode_visit {
+	struct block_device *bdev;
+	void (*fn)(struct inode *inode);
+};
+
+static void visit_super(struct super_block *sb, void *data)
+{
+	struct inode_visit *visit = data;
+	struct inode *inode, *last = NULL;
+
+	if (sb->s_bdev != visit->bdev)
+		return;
+	spin_lock(&sb->s_inode_list_lock);
+	list_for_each_entry(inode, &sb->s_inodes, i_sb_list) {
+		/* Those that are being freed go without us. */
+		if (!igrab(inode))
+			continue;
+		spin_unlock(&sb->s_inode_list_lock);
+		visit->fn(inode);
+		/* The one before is not needed any more to go on from. */
+		iput(last);
+		last = inode;
+		cond_resched();
+		spin_lock(&sb->s_inode_list_lock);
+	}
+	spin_unlock(&sb->s_inode_list_lock);
+	iput(last);
+}
+
+void rdax_for_each_inode(struct block_device *bdev, void (*fn)(struct inode *inode))
+{
+	static const char * const filesystems[] = { "xfs", "ext4", "erofs", "ext2" };
+	struct inode_visit visit = { .bdev = bdev, .fn = fn };
+	int i;
+
+	if (!READ_ONCE(bdev->bd_holder))
+		return;
+	for (i = 0; i < ARRAY_SIZE(filesystems); i++) {
+		struct file_system_type *type = get_fs_type(filesystems[i]);
+
+		if (!type)
+			continue;
+		iterate_supers_type(type, visit_super, &visit);
+		module_put(type->owner);
+	}
 }
 
 bool rdax_has_bad_blocks(struct inode *inode)

@@ -51,9 +51,16 @@ vm_fault_t rdax_vmf_insert_zero_page(struct vm_fault *vmf);
 struct folio *rdax_alloc_zero_folio(unsigned int order);
 void rdax_folio_put(struct folio *folio);
 
+struct task_struct *rdax_current(void);
 void rdax_cond_resched(void);
 bool rdax_fatal_signal_pending(void);
 bool rdax_in_transaction(void);
+
+/*
+ * Calls fn for every inode of the filesystem that is mounted on the block device. The superblock's
+ * s_umount is held. Sleeps.
+ */
+void rdax_for_each_inode(struct block_device *bdev, void (*fn)(struct inode *inode));
 
 /* Whether memory errors are known of the disk that the inode's filesystem is on. */
 bool rdax_has_bad_blocks(struct inode *inode);

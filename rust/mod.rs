@@ -43,6 +43,7 @@ impl Runtime {
         unsafe {
             bindings::rdax_tables_init();
             page::Giant::init();
+            redirect::CALL_ON.init();
         }
         Self(())
     }

@@ -18,6 +18,7 @@ use core::{
     ptr,
     sync::atomic::{
         AtomicBool,
+        AtomicPtr,
         AtomicUsize,
         Ordering, //
     }, //
@@ -49,6 +50,9 @@ pub(crate) enum Key {
     Inode,
     /// `struct address_space *`
     Mapping,
+    /// `struct block_device *`, of a device of the set itself. The replacement calls the function
+    /// on, with [`call_on`].
+    BlockDevice,
     /// `struct folio *` that nothing keeps in its file. The function must return a
     /// `dax_entry_t`: for a folio that is in no file the call is answered with 0.
     Folio,
@@ -460,6 +464,7 @@ unsafe extern "C" fn callback(
             Key::Inode => first as *mut bindings::inode,
             Key::Mapping => (*(first as *const bindings::address_space)).host,
             Key::Folio | Key::LockedFolio => return this.redirect_folio(route, regs),
+            Key::BlockDevice => return this.redirect_device(route, regs),
         };
         !inode.is_null() && this.members.has((*inode).i_sb)
     };
@@ -469,7 +474,48 @@ unsafe extern "C" fn callback(
     }
 }
 
+/// The task that is in [`call_on`].
+static CALLING_ON: AtomicPtr<bindings::task_struct> = AtomicPtr::new(ptr::null_mut());
+
+/// Calls a function of a table with [`Key::BlockDevice`] from its replacement, without being
+/// redirected. One caller at a time. Sleeps if the function does.
+pub(crate) fn call_on<R>(_one: &mut CallOn, function: impl FnOnce() -> R) -> R {
+    // SAFETY: Looks at the current task.
+    CALLING_ON.store(unsafe { bindings::rdax_current() }, Ordering::Relaxed);
+    let result = function();
+    CALLING_ON.store(ptr::null_mut(), Ordering::Relaxed);
+    result
+}
+
+/// The right to use [`call_on`]; there is one.
+pub(crate) struct CallOn(());
+
+kernel::sync::global_lock! {
+    // SAFETY: Made ready when the module is loaded, before anything is redirected.
+    pub(crate) unsafe(uninit) static CALL_ON: Mutex<CallOn> = CallOn(());
+}
+
 impl Redirection {
+    /// The callback's part for block devices, which are seldom asked about.
+    ///
+    /// # Safety
+    ///
+    /// `regs` are the registers of a call of the function, whose first argument is a block device.
+    #[cold]
+    unsafe fn redirect_device(&self, route: &Route, regs: *mut bindings::pt_regs) {
+        // SAFETY: Looks at the current task.
+        let current = unsafe { bindings::rdax_current() };
+        if ptr::eq(CALLING_ON.load(Ordering::Relaxed), current) {
+            return;
+        }
+        // SAFETY: By the function's requirements; the device is only compared.
+        let bdev = unsafe { (*regs).di } as *const bindings::block_device;
+        if self.members.has_device(bdev) {
+            // SAFETY: ftrace goes on at the address that it finds here.
+            unsafe { (*regs).ip = route.replacement as c_ulong };
+        }
+    }
+
     /// The callback's part for folios.
     ///
     /// # Safety

@@ -294,3 +294,45 @@ impl Visitor for Evict {
 pub(crate) fn evict_range(mapping: &Mapping, range: PageRange) {
     tree::walk(mapping, range, Which::Any, &mut Evict);
 }
+
+/// Removes every entry with memory, after waiting until nobody uses that.
+struct Evacuate {
+    waited: bool,
+}
+
+impl Visitor for Evacuate {
+    const ASKS_DIRTY: bool = false;
+
+    fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
+        match entry.kind() {
+            Kind::Data(_) => Step::Work,
+            _ => Step::Next,
+        }
+    }
+
+    fn work(&mut self, locked: &mut Locked<'_>) -> After {
+        locked.mapping().unmap(locked.range());
+        if let Some(folio) = locked.entry().page().map(DevPage::folio) {
+            if folio.refcount() > folio.mapcount() {
+                if !self.waited {
+                    pr_warn!("a device goes away while its pages are in use; waiting for them\n");
+                    self.waited = true;
+                }
+                // Cannot fail: nothing ends this way of sleeping but the folio.
+                let _ = wait::wait_until_idle(folio, Sleep::Uninterruptible);
+            }
+        }
+        abandon(locked);
+        After::Remove
+    }
+}
+
+/// Lets go of a device's memory, which is about to go away: unmaps and removes what a file has of
+/// it, and waits until nobody holds it (spec, section 8). The device gives no memory any more, so
+/// no entry is added meanwhile. Sleeps.
+pub(crate) fn evacuate(inode: &Inode) {
+    if inode.is_dax() {
+        let mut visitor = Evacuate { waited: false };
+        tree::walk(inode.mapping(), PageRange::ALL, Which::Any, &mut visitor);
+    }
+}

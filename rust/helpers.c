@@ -8,6 +8,7 @@
 #include <linux/module.h>
 #include <linux/percpu.h>
 #include <linux/sched/signal.h>
+#include <linux/timer.h>
 #include <linux/userfaultfd_k.h>
 #include <linux/vmstat.h>
 
@@ -229,6 +230,32 @@ bool rdax_has_bad_blocks(struct inode *inode)
 	struct badblocks *bb = bdev ? bdev->bd_disk->bb : NULL;
 
 	return bb && READ_ONCE(bb->count);
+}
+
+struct nap {
+	struct timer_list timer;
+	struct task_struct *task;
+};
+
+static void nap_is_over(struct timer_list *timer)
+{
+	struct nap *nap = timer_container_of(nap, timer, timer);
+
+	wake_up_process(nap->task);
+}
+
+void rdax_nap(void (*callback)(struct inode *inode), struct inode *inode, unsigned int ms)
+{
+	struct nap nap = { .task = current };
+
+	timer_setup_on_stack(&nap.timer, nap_is_over, 0);
+	mod_timer(&nap.timer, jiffies + msecs_to_jiffies(ms));
+	if (callback)
+		callback(inode);
+	else
+		schedule();
+	timer_delete_sync(&nap.timer);
+	timer_destroy_on_stack(&nap.timer);
 }
 
 bool rdax_in_transaction(void)

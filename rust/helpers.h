@@ -53,6 +53,12 @@ void rdax_folio_put(struct folio *folio);
 
 struct task_struct *rdax_current(void);
 void rdax_cond_resched(void);
+
+/*
+ * Sleeps, by the callback if there is one, until the task is woken or the time has passed. The
+ * task's state was set by the caller.
+ */
+void rdax_nap(void (*callback)(struct inode *inode), struct inode *inode, unsigned int ms);
 bool rdax_fatal_signal_pending(void);
 bool rdax_in_transaction(void);
 

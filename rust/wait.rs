@@ -13,7 +13,7 @@ use super::{
 };
 use core::{
     ffi::c_void,
-    ptr::NonNull,
+    ptr::{self, NonNull},
     sync::atomic::{AtomicUsize, Ordering}, //
 };
 use kernel::{
@@ -229,10 +229,14 @@ pub(crate) enum Sleep<'a> {
     Uninterruptible,
 }
 
+/// How often a folio is looked at that other files have mapped, in milliseconds.
+const SHARED_NAP: u32 = 10;
+
 /// Waits until the folio has no reference, or a signal that the way of sleeping allows.
 ///
 /// The core wakes the waiters on the folio's address when the last reference is dropped (spec,
-/// section 2).
+/// section 2). A folio that several files share can stay mapped by the others without end, and
+/// nobody is woken when the references beyond that are gone: it is looked at from time to time.
 pub(crate) fn wait_until_idle(folio: DevFolio, how: Sleep<'_>) -> Result {
     let state = match how {
         Sleep::Callback(..) => bindings::TASK_INTERRUPTIBLE,
@@ -250,7 +254,8 @@ pub(crate) fn wait_until_idle(folio: DevFolio, how: Sleep<'_>) -> Result {
         loop {
             let signal =
                 bindings::prepare_to_wait_event(queue, &mut waiter.wq_entry, state as c_int);
-            if folio.refcount() == 0 {
+            let shared = folio.owner() == 0 && folio.share() != 0;
+            if folio.refcount() == 0 || shared && folio.refcount() <= folio.mapcount() {
                 break;
             }
             if signal != 0 {
@@ -258,6 +263,10 @@ pub(crate) fn wait_until_idle(folio: DevFolio, how: Sleep<'_>) -> Result {
                 break;
             }
             match how {
+                Sleep::Callback(inode, callback) if shared => {
+                    bindings::rdax_nap(Some(callback), inode.as_ptr(), SHARED_NAP)
+                }
+                _ if shared => bindings::rdax_nap(None, ptr::null_mut(), SHARED_NAP),
                 Sleep::Callback(inode, callback) => callback(inode.as_ptr()),
                 _ => bindings::schedule(),
             }

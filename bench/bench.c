@@ -128,6 +128,9 @@ static int fresh(size_t size)
 		err(1, "%s", path);
 	if (unlink(path))
 		err(1, "unlink %s", path);
+	/* What older files gave back is free from here on. */
+	if (syncfs(fd))
+		err(1, "syncfs");
 	if (ftruncate(fd, size))
 		err(1, "ftruncate to %zu", size);
 	return fd;
@@ -360,10 +363,8 @@ static void timed_unmap(const char *name, struct file *file)
  * through a new mapping (entries dirty), fsync, write after that (mapped, write-protected), write
  * through a new mapping of clean entries, truncate of unmapped dirty entries.
  */
-static void write_life(const char *const rows[6], size_t size, size_t unit, enum order order)
+static void write_life(const char *const rows[6], struct file file)
 {
-	struct file file = make(size, unit, order, FILLED);
-
 	settle(&file);
 	timed_touch(rows[0], &file, WRITE);
 	remap(&file);
@@ -379,10 +380,8 @@ static void write_life(const char *const rows[6], size_t size, size_t unit, enum
 }
 
 /* Truncate of unmapped entries that are clean: written through a mapping, then synced. */
-static void clean_truncate(const char *row, size_t size, size_t unit)
+static void clean_truncate(const char *row, struct file file)
 {
-	struct file file = make(size, unit, SEQUENTIAL, FILLED);
-
 	touch(&file, WRITE);
 	settle(&file);
 	timed_truncate(row, &file);
@@ -390,10 +389,8 @@ static void clean_truncate(const char *row, size_t size, size_t unit)
 }
 
 /* First read, read again through a new mapping, unmapping. */
-static void read_life(const char *const rows[3], size_t size, size_t unit, enum order order)
+static void read_life(const char *const rows[3], struct file file)
 {
-	struct file file = make(size, unit, order, FILLED);
-
 	settle(&file);
 	timed_touch(rows[0], &file, READ);
 	remap(&file);
@@ -402,22 +399,10 @@ static void read_life(const char *const rows[3], size_t size, size_t unit, enum 
 	discard(&file);
 }
 
-static void hole_read(const char *row, size_t size, size_t unit)
+static void only_touch(const char *row, struct file file, enum access access)
 {
-	struct file file = make(size, unit, SEQUENTIAL, HOLE);
-
 	settle(&file);
-	timed_touch(row, &file, READ);
-	discard(&file);
-}
-
-/* A write that makes the filesystem convert blocks, or find them first. */
-static void block_write(const char *row, size_t size, size_t unit, enum content content)
-{
-	struct file file = make(size, unit, SEQUENTIAL, content);
-
-	settle(&file);
-	timed_touch(row, &file, WRITE);
+	timed_touch(row, &file, access);
 	discard(&file);
 }
 
@@ -425,7 +410,7 @@ static void pte_write(void)
 {
 	write_life((const char *const[]){ "pte-write-first", "pte-write-there", "pte-fsync",
 		   "pte-write-protect", "pte-write-clean", "pte-truncate-dirty" },
-		   opt.size, PAGE, SEQUENTIAL);
+		   make(opt.size, PAGE, SEQUENTIAL, FILLED));
 }
 
 static void pte_write_random(void)
@@ -433,25 +418,25 @@ static void pte_write_random(void)
 	write_life((const char *const[]){ "pte-write-first-random", "pte-write-there-random",
 		   "pte-fsync-random", "pte-write-protect-random", "pte-write-clean-random",
 		   "pte-truncate-dirty-random" },
-		   opt.size, PAGE, RANDOM);
+		   make(opt.size, PAGE, RANDOM, FILLED));
 }
 
 static void pte_truncate(void)
 {
-	clean_truncate("pte-truncate-clean", opt.size, PAGE);
+	clean_truncate("pte-truncate-clean", make(opt.size, PAGE, SEQUENTIAL, FILLED));
 }
 
 static void pte_read(void)
 {
 	read_life((const char *const[]){ "pte-read-first", "pte-read-there", "pte-munmap" },
-		  opt.size, PAGE, SEQUENTIAL);
+		  make(opt.size, PAGE, SEQUENTIAL, FILLED));
 }
 
 static void pte_read_random(void)
 {
 	read_life((const char *const[]){ "pte-read-first-random", "pte-read-there-random",
 		  "pte-munmap-random" },
-		  opt.size, PAGE, RANDOM);
+		  make(opt.size, PAGE, RANDOM, FILLED));
 }
 
 /* Random order, and told so: nobody has a reason to map neighbours. */
@@ -489,37 +474,38 @@ static void pte_bursts(void)
 
 static void pte_hole(void)
 {
-	hole_read("pte-hole-read", opt.size, PAGE);
+	only_touch("pte-hole-read", make(opt.size, PAGE, SEQUENTIAL, HOLE), READ);
 }
 
 static void pmd_write(void)
 {
 	write_life((const char *const[]){ "pmd-write-first", "pmd-write-there", "pmd-fsync",
 		   "pmd-write-protect", "pmd-write-clean", "pmd-truncate-dirty" },
-		   opt.pmd, PMD, SEQUENTIAL);
+		   make(opt.pmd, PMD, SEQUENTIAL, FILLED));
 }
 
 static void pmd_truncate(void)
 {
-	clean_truncate("pmd-truncate-clean", opt.pmd, PMD);
+	clean_truncate("pmd-truncate-clean", make(opt.pmd, PMD, SEQUENTIAL, FILLED));
 }
 
 static void pmd_read(void)
 {
 	read_life((const char *const[]){ "pmd-read-first", "pmd-read-there", "pmd-munmap" },
-		  opt.pmd, PMD, SEQUENTIAL);
+		  make(opt.pmd, PMD, SEQUENTIAL, FILLED));
 }
 
 static void pmd_hole(void)
 {
-	hole_read("pmd-hole-read", opt.pmd, PMD);
+	only_touch("pmd-hole-read", make(opt.pmd, PMD, SEQUENTIAL, HOLE), READ);
 }
 
+/* The only writes for which the filesystem has to convert blocks, or to find them first. */
 static void blocks(void)
 {
-	block_write("pte-write-unwritten", opt.size, PAGE, UNWRITTEN);
-	block_write("pte-write-hole", opt.size, PAGE, HOLE);
-	block_write("pmd-write-unwritten", opt.pmd, PMD, UNWRITTEN);
+	only_touch("pte-write-unwritten", make(opt.size, PAGE, SEQUENTIAL, UNWRITTEN), WRITE);
+	only_touch("pte-write-hole", make(opt.size, PAGE, SEQUENTIAL, HOLE), WRITE);
+	only_touch("pmd-write-unwritten", make(opt.pmd, PMD, SEQUENTIAL, UNWRITTEN), WRITE);
 }
 
 static void timed_calls(const char *name, const struct file *file, enum access access)
@@ -679,15 +665,21 @@ static void large(void)
 	discard(&file);
 }
 
-/* An operation is 1 GiB here; each 2 MiB of it is touched, so that all of it gets mapped. */
+/*
+ * An operation is 1 GiB here; each 2 MiB of it is touched, so that all of it gets mapped. All files
+ * are there before the first is truncated: what that gives back is not what is used next.
+ */
 static void pud(void)
 {
+	struct file one = make(opt.pud, PUD, SEQUENTIAL, FILLED);
+	struct file two = make(opt.pud, PUD, SEQUENTIAL, FILLED);
+	struct file three = make(opt.pud, PUD, SEQUENTIAL, FILLED);
+
 	write_life((const char *const[]){ "pud-write-first", "pud-write-there", "pud-fsync",
-		   "pud-write-protect", "pud-write-clean", "pud-truncate-dirty" },
-		   opt.pud, PUD, SEQUENTIAL);
-	clean_truncate("pud-truncate-clean", opt.pud, PUD);
+		   "pud-write-protect", "pud-write-clean", "pud-truncate-dirty" }, one);
+	clean_truncate("pud-truncate-clean", two);
 	read_life((const char *const[]){ "pud-read-first", "pud-read-there", "pud-munmap" },
-		  opt.pud, PUD, SEQUENTIAL);
+		  three);
 }
 
 /* Which rows a scenario makes, so that one of which no row is wanted need not run. */
@@ -818,6 +810,9 @@ int main(int argc, char **argv)
 	}
 	if (!opt.size || opt.size % (4 * PMD) || opt.large % PMD || opt.pud % PUD || !opt.procs)
 		errx(1, "sizes must be whole multiples (see bench -h)");
+	/* No row pays for this program's own pages. */
+	if (mlockall(MCL_CURRENT))
+		err(1, "mlockall");
 	opt.dir = argv[optind];
 	opt.pmd = 4 * opt.size;
 	for (i = 0; i < sizeof(scenarios) / sizeof(scenarios[0]); i++)

@@ -66,17 +66,16 @@ impl PageRange {
         last: PageIndex::MAX,
     };
 
-    /// The pages that the bytes from `start` to `end`, both included, are in. An end below the
-    /// start of the file (callers say -1) or past its largest size means all the rest.
+    /// The pages that the bytes from `start` to `end`, both included, are in; at least one. An end
+    /// below the start of the file (callers say -1) or past its largest size means all the rest.
     pub(crate) fn of_bytes(start: i64, end: i64) -> Self {
-        Self {
-            first: PageIndex::of_byte(start.max(0) as u64),
-            last: if end < 0 || end == i64::MAX {
-                PageIndex::MAX
-            } else {
-                PageIndex::of_byte(end as u64)
-            },
-        }
+        let first = PageIndex::of_byte(start.max(0) as u64);
+        let last = if end < 0 || end == i64::MAX {
+            PageIndex::MAX
+        } else {
+            PageIndex::of_byte(end as u64).max(first)
+        };
+        Self { first, last }
     }
 
     /// The pages that `len` bytes (at least one) from `pos` on are in.
@@ -89,7 +88,7 @@ impl PageRange {
 
     /// The number of pages.
     pub(crate) fn pages(self) -> usize {
-        (self.last.get() - self.first.get()).saturating_add(1)
+        self.last.get().saturating_sub(self.first.get()).saturating_add(1)
     }
 }
 

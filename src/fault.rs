@@ -442,7 +442,7 @@ impl Fault<'_> {
             let position = iter.position();
             if extent.kind() != ExtentKind::Mapped
                 || extent.is_shared()
-                || extent.address(position) != address + (position - start)
+                || extent.address(position) != address.wrapping_add(position - start)
             {
                 return Err(short());
             }

@@ -121,17 +121,10 @@ impl DaxDevice {
         })
     }
 
-    /// Zeroes whole pages and writes the zeroes back. Clears poison where the driver can.
-    pub(crate) fn zero_pages(
-        &self,
-        _alive: &DaxReadGuard,
-        page_offset: usize,
-        pages: usize,
-    ) -> Result {
-        // SAFETY: The device is alive and the read lock held.
-        to_result(unsafe {
-            bindings::dax_zero_page_range(self.as_ptr(), page_offset as _, pages as _)
-        })
+    /// Zeroes a whole page and writes the zeroes back. Clears poison where the driver can.
+    pub(crate) fn zero_page(&self, _alive: &DaxReadGuard, page_offset: usize) -> Result {
+        // SAFETY: The device is alive and the read lock held. The kernel takes one page at a time.
+        to_result(unsafe { bindings::dax_zero_page_range(self.as_ptr(), page_offset as _, 1) })
     }
 
     /// Writes the cache lines of a page's memory, `bytes` from `offset` on, back to the device.
@@ -168,11 +161,27 @@ impl<'a> Memory<'a> {
         self.pages << Order::PAGE_SHIFT
     }
 
-    /// Whether one of the pages that `bytes` bytes at `offset` lie in is marked as poisoned.
+    /// The page that the byte at `offset` is in.
+    #[inline]
+    pub(crate) fn page(&self, offset: usize) -> DevPage {
+        DevPage::of(self.pfn.offset(offset >> Order::PAGE_SHIFT))
+    }
+
+    /// The bytes from `offset` on, at most `bytes`, up to the first page that is marked as bad.
+    pub(crate) fn sound_bytes(&self, offset: usize, bytes: usize) -> usize {
+        let mut at = offset;
+        while at < offset + bytes {
+            if self.page(at).is_poisoned() {
+                return at - offset;
+            }
+            at = (at | (Order::PTE.bytes() - 1)) + 1;
+        }
+        bytes
+    }
+
+    /// Whether one of the pages that `bytes` bytes at `offset` lie in is marked as bad.
     pub(crate) fn has_poison(&self, offset: usize, bytes: usize) -> bool {
-        let first = offset >> Order::PAGE_SHIFT;
-        let end = (offset + bytes).div_ceil(Order::PTE.bytes());
-        (first..end.min(self.pages)).any(|page| DevPage::of(self.pfn.offset(page)).is_poisoned())
+        self.sound_bytes(offset, bytes) != bytes
     }
 
     /// The address of a range, if the range is in the stretch.

@@ -151,6 +151,12 @@ impl DevPage {
         self.flags().load(Ordering::Relaxed) & FLAG_HWPOISON != 0
     }
 
+    /// Takes the mark of bad memory off a page that was overwritten whole.
+    #[inline]
+    pub(crate) fn clear_poison(self) {
+        self.flags().fetch_and(!FLAG_HWPOISON, Ordering::Relaxed);
+    }
+
     /// The folio that this page is part of.
     #[inline]
     pub(crate) fn folio(self) -> DevFolio {

@@ -10,6 +10,7 @@ use super::{
     entry::{Entry, Kind},
     folio::{self, AssociateError},
     layout,
+    poison,
     stats::Counter,
     tree::{self, GrabError, Locked}, //
 };
@@ -231,7 +232,7 @@ impl Fault<'_> {
             return Ok(None);
         }
         Ok(Some(Answer {
-            page: Some(self.sound_page_in(locked)?),
+            page: Some(self.sound_page_in(locked, false)?),
             sync: false,
             new: false,
         }))
@@ -248,11 +249,24 @@ impl Fault<'_> {
 
     /// The page to map, unless it is known to be bad.
     #[inline]
-    fn sound_page_in(&self, locked: &Locked<'_>) -> Result<DevPage, Failure> {
+    fn sound_page_in(&self, locked: &Locked<'_>, new: bool) -> Result<DevPage, Failure> {
         let page = self.page_in(locked);
-        if page.is_poisoned() {
+        if !page.is_poisoned() && (self.order == Order::PTE || !poison::was_seen()) {
+            return Ok(page);
+        }
+        // One bad page keeps the others from being mapped together with it.
+        for at in 0..self.order.pages() {
+            let page = DevPage::of(page.pfn().offset(at));
+            if !page.is_poisoned() {
+                continue;
+            }
+            if new {
+                // The filesystem has just overwritten it.
+                page.clear_poison();
+                continue;
+            }
             self.device.inc(Counter::PoisonFaults);
-            return Err(Failure::Error(ehwpoison()));
+            return Err(self.fallback_or(Counter::FallbackPoison, ehwpoison()));
         }
         Ok(page)
     }
@@ -404,7 +418,7 @@ impl Fault<'_> {
             }
         }
         Ok(Answer {
-            page: Some(self.sound_page_in(locked)?),
+            page: Some(self.sound_page_in(locked, new)?),
             sync,
             new: new && self.write,
         })

@@ -250,22 +250,33 @@ fn write_extent(change: &mut Change<'_>, iter: &mut IovIter, device: Account<'_>
                 }
                 other => other?,
             };
-            let wanted = (memory.bytes() - offset).min(left as usize).min(CHUNK);
+            let mut wanted = (memory.bytes() - offset).min(left as usize).min(CHUNK);
+            let sound = memory.sound_bytes(offset, wanted);
+            let mut marked = false;
+            if !recover && sound < wanted {
+                // Up to a page that is marked as bad, then that one alone: written whole it is as
+                // good as the device says. A part of it would keep what was lost.
+                marked = sound == 0;
+                wanted = if marked { wanted.min(PAGE) } else { sound };
+                if marked && (offset != 0 || wanted < PAGE) {
+                    return Err(EIO);
+                }
+            }
             if copy {
                 let head = position - offset as u64;
                 fill_from_source(walk, &memory, 0, head, offset)?;
             }
-            let done = if recover {
+            let done = if recover || marked {
                 let done = memory.recover(offset, wanted, iter);
                 if done == 0 {
                     // Not whole pages, or the driver could not clear it.
                     return Err(EIO);
                 }
+                if marked && done == PAGE {
+                    memory.page(offset).clear_poison();
+                }
                 done
             } else {
-                if memory.has_poison(offset, wanted) {
-                    return Err(EIO);
-                }
                 memory.copy_from(offset, wanted, iter)
             };
             let end = position + done as u64;
@@ -338,10 +349,14 @@ fn zero_extent(change: &mut Change<'_>, device: Account<'_>, did_zero: &mut bool
             let alive = DaxReadGuard::new();
             let extent = walk.extent();
             if offset == 0 && left >= PAGE as u64 {
-                let pages = left.min(CHUNK as u64) as usize / PAGE;
                 let (dax, place) = extent.place(position)?;
-                dax.zero_pages(&alive, place, pages)?;
-                pages * PAGE
+                dax.zero_page(&alive, place)?;
+                let memory = memory_at(&extent, &alive, position, 1, Access::Normal)?;
+                if memory.page(0).is_poisoned() {
+                    // The device has nothing against it, and its content is new.
+                    memory.page(0).clear_poison();
+                }
+                PAGE
             } else {
                 let bytes = (PAGE - offset).min(left as usize);
                 let memory = memory_at(&extent, &alive, position, bytes as u64, Access::Normal)?;
@@ -363,7 +378,7 @@ fn zero_extent(change: &mut Change<'_>, device: Account<'_>, did_zero: &mut bool
         walk.advance(done as u64);
         left -= done as u64;
         *did_zero = true;
-        if left > 0 {
+        if left > 0 && walk.position() % CHUNK as u64 == 0 {
             vm::reschedule();
         }
     }

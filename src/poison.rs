@@ -12,6 +12,15 @@ use crate::kern::{
     fs::{Mapping, PageIndex},
     page::{DevFolio, DevPage}, //
 };
+use core::sync::atomic::{AtomicBool, Ordering};
+
+static SEEN: AtomicBool = AtomicBool::new(false);
+
+/// Whether memory has failed since the module was loaded: pages may be marked.
+#[inline]
+pub(crate) fn was_seen() -> bool {
+    SEEN.load(Ordering::Relaxed)
+}
 
 /// What the callers keep to unlock with. Opaque to them, but for two values.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,6 +44,7 @@ impl Cookie {
 /// Locks the entry of a folio in the file that owns it (`dax_lock_folio`). Needs no reference to
 /// the inode, which may vanish at any moment. Sleeps.
 pub(crate) fn lock_folio(folio: DevFolio) -> Cookie {
+    SEEN.store(true, Ordering::Relaxed);
     match tree::lock_by_folio(folio) {
         FolioLock::Locked(entry) => Cookie::of(entry),
         FolioLock::NoFile => Cookie::FAILED,
@@ -55,6 +65,7 @@ pub(crate) fn unlock_folio(mapping: &Mapping, folio: DevFolio, cookie: Cookie) {
 ///
 /// Held: a reference to the inode.
 pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option<DevPage>) {
+    SEEN.store(true, Ordering::Relaxed);
     let inode = mapping.host();
     if !inode.is_dax() {
         return (Cookie::FAILED, None);

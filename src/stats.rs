@@ -73,6 +73,8 @@ counters! {
     FallbackConflict = "fallback_conflict",
     /// … because the device's `max_order` does not allow it.
     FallbackMaxOrder = "fallback_max_order",
+    /// … because a page of the range is marked as bad.
+    FallbackPoison = "fallback_poison",
     /// … for want of memory.
     FallbackNomem = "fallback_nomem",
     /// Faults that ended in an error.

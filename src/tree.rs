@@ -7,8 +7,10 @@
 //! entry's lock (one at a time), the tree's lock.
 
 use super::{
+    account::Account,
     entry::{Entry, Kind},
-    folio, //
+    folio,
+    stats::Counter, //
 };
 use crate::kern::{
     fs::{Mapping, PageIndex, PageRange},
@@ -490,6 +492,7 @@ pub(crate) fn lock_by_folio(folio: DevFolio) -> FolioLock {
         let (entry, locked) = Entry::from_raw(raw);
         if !locked {
             at.overwrite(owner.guard(), entry.locked());
+            Account::of(owner.mapping().host()).inc(Counter::PoisonLocks);
             return FolioLock::Locked(entry);
         }
         let key = EntryKey::new(owner.mapping(), entry.order().first(index));

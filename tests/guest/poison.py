@@ -61,6 +61,9 @@ def _marks_one_page(t, skew, offset):
     fd = _file(t, PMD)
     stats = t.stats()
     with Map(fd, PMD, skew=skew) as m:
+        # Unmapping leaves marks of its own: have them on before.
+        m.touch(write=True)
+        m.advise(posix.MADV_DONTNEED)
         m.touch(write=True)
         pfns = m.pfns()
         before = [flags for (flags,) in state.words(pfns, state.FLAGS)]
@@ -69,7 +72,9 @@ def _marks_one_page(t, skew, offset):
         if not skew:
             t.note(f"told with {1 << fault.lsb} bytes of doubt")
         after = [flags for (flags,) in state.words(pfns, state.FLAGS)]
-        marked = [i for i, (a, b) in enumerate(zip(before, after)) if b & ~a]
+        new = {i: hex(b & ~a) for i, (a, b) in enumerate(zip(before, after)) if b & ~a}
+        t.note(f"flags that are new: {new}")
+        marked = list(new)
         if skew or t.variant.name == "xfs":
             equal(marked, [offset // PAGE], "pages marked")
         else:

@@ -41,7 +41,7 @@ def everything_at_once(t):
             t.note(line.rstrip())
     equal(run.wait(), 0, f"status of the stress program (seed {t.settings.seed})")
     equal(len(files), 8 if t.variant.reflink else 4, "files")
-    stats.expect(read_pte=some, write_pte=some, write_pmd=some, layout_breaks=some,
+    stats.expect(read_pte=some, write_pte=some, zero_pmd=some, layout_breaks=some,
                  entries_removed=some, writeback_entries=some, private_pte=some)
     _compare(files)
     os.sync()

@@ -15,21 +15,32 @@ XFS = ["mkfs.xfs", "-q", "-f", "-K", "-d", "su=2m,sw=1", "-l", "size=64m"]
 EXT4 = ["mkfs.ext4", "-q", "-F", "-b", "4096", "-N", "4096",
         "-E", "stride=512,stripe_width=512,nodiscard,lazy_itable_init=1"]
 
+# Such that there is room for files that are mapped by 1 GiB.
+XFS_1G = ["mkfs.xfs", "-q", "-f", "-K", "-d", "agcount=2,su=1g,sw=1", "-l", "size=64m",
+          "-m", "reflink=1,rmapbt=1"]
+EXT4_1G = ["mkfs.ext4", "-q", "-F", "-b", "4096", "-N", "4096", "-m", "0", "-G", "4096",
+           "-O", "sparse_super2,^resize_inode", "-E", "num_backup_sb=0,nodiscard,lazy_itable_init=1"]
+
 
 class Variant:
-    def __init__(self, name, kind, mkfs, options="dax=always"):
+    def __init__(self, name, kind, mkfs, options="dax=always", giant=False):
         self.name, self.kind, self.mkfs, self.options = name, kind, mkfs, options
+        # For the group of that name, on a device of 8 GiB, and no other.
+        self.giant = giant
 
     @property
     def reflink(self):
-        return self.name == "xfs"
+        return self.name in ("xfs", "xfs-1g")
 
 
 VARIANTS = {v.name: v for v in [
     Variant("xfs", "xfs", XFS + ["-m", "reflink=1,rmapbt=1"]),
     Variant("xfs-noreflink", "xfs", XFS + ["-m", "reflink=0,rmapbt=0"]),
     Variant("ext4", "ext4", EXT4, "dax=always,noinit_itable"),
+    Variant("xfs-1g", "xfs", XFS_1G, giant=True),
+    Variant("ext4-1g", "ext4", EXT4_1G, "dax=always,noinit_itable", giant=True),
 ]}
+ORDINARY = tuple(name for name, variant in VARIANTS.items() if not variant.giant)
 
 
 class Filesystem:

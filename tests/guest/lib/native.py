@@ -10,6 +10,8 @@ BUILD = "/tmp/rdax-tests"
 PARTS = {
     "probe.so": ["-shared", "-fPIC", "probe.c"],
     "stress": ["stress.c"],
+    "gib.so": ["-shared", "-fPIC", "gib.c"],
+    "gib-stress": ["gib-stress.c"],
 }
 
 _running = {}

@@ -90,7 +90,7 @@ int probe_await(int ms, struct fault *f)
 
 	catch(f);
 	if (!sigsetjmp(out, 1)) {
-		while (ms-- > 0)
+		for (int i = 0; i < ms; i++)
 			nanosleep(&pause, NULL);
 	}
 	uncatch();

@@ -18,13 +18,16 @@ import sys
 import time
 import warnings
 
-from . import device, native, posix, trace
+from . import device, gib, native, posix, trace
 from .check import Failure, Skip
-from .fs import VARIANTS, Filesystem
+from .fs import ORDINARY, VARIANTS, Filesystem
 from .task import Task, describe, session_of
 
 GROUPS = ["data", "orders", "refcounts", "private", "mapsync", "reflink", "durability",
-          "erofs", "stress", "poison", "adoption"]
+          "giant", "erofs", "stress", "poison", "adoption"]
+
+# What a group needs compiled.
+NATIVE = [("stress", "stress"), ("giant", "gib.so"), ("giant", "gib-stress")]
 
 # Reports in the kernel's log that fail the case during which they come.
 TROUBLE = re.compile(
@@ -45,7 +48,7 @@ class Case:
         self.group = function.__module__
         self.name = function.__name__
         # Variants of the filesystem; empty: the case makes what it needs by itself.
-        self.fs = options.pop("fs", tuple(VARIANTS))
+        self.fs = options.pop("fs", ORDINARY)
         self.device = options.pop("device", "pmem0")
         self.timeout = options.pop("timeout", 60)
         self.quick = options.pop("quick", True)
@@ -305,11 +308,17 @@ class Runner:
         if self.settings.seed:
             print(f"# seed {self.settings.seed}")
         sys.stdout.flush()
-        native.start("probe.so", "stress")
+        parts = ["probe.so"] + [part for group, part in NATIVE if any(p[1] == group for p in plan)]
+        native.start(*parts)
         native.path("probe.so")
         trace.Pages.find()
-        native.path("stress")
+        for part in parts:
+            native.path(part)
         for variant, group, cases in plan:
+            unfit = gib.unfit("pmem0") if variant and VARIANTS[variant].giant else None
+            if unfit:
+                self.report(f"{variant}/{group}", "skip", unfit)
+                continue
             filesystems = {}
             for case_ in cases:
                 filesystem = None

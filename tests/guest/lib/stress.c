@@ -106,8 +106,7 @@ static void did(const char *what, uint64_t a, uint64_t b, uint64_t c)
 	history_at++;
 }
 
-__attribute__((noreturn, format(printf, 1, 2)))
-static void fail(const char *format, ...)
+static _Noreturn void fail(const char *format, ...)
 {
 	char text[400];
 	va_list arguments;
@@ -135,7 +134,7 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
 
 /* Run the statements; true if they came to their end, false if a file was cut meanwhile. */
 #define MAY_FAULT(statements) ({				\
-	bool through_ = false;					\
+	volatile bool through_ = false;				\
 	fault_ok = true;					\
 	if (!sigsetjmp(fault_out, 1)) {				\
 		statements;					\
@@ -236,13 +235,15 @@ static void open_file(struct file *f, int id, const char *format, int number)
 /* A range inside [0, size), aligned to the step, often small, sometimes 2 MiB at once. */
 static bool range(size_t size, size_t step, size_t *offset, size_t *length)
 {
-	static const size_t most[] = { 64, 512, PAGE, 4 * PAGE, 16 * PAGE, 64 * PAGE, PMD };
+	static const size_t most[] = {
+		8, 64, 512, PAGE, PAGE, 4 * PAGE, 4 * PAGE, 16 * PAGE, 16 * PAGE, 64 * PAGE,
+	};
 
 	size &= ~(step - 1);
 	if (!size)
 		return false;
 	*offset = below(size / step) * step;
-	*length = (1 + below(most[below(7)] / step)) * step;
+	*length = (1 + below((below(64) ? most[below(10)] : PMD) / step)) * step;
 	if (*length > size - *offset)
 		*length = size - *offset;
 	return true;
@@ -305,12 +306,17 @@ static bool change_layout(struct file *f, int mode, size_t offset, size_t length
 
 static void own_clone(void)
 {
-	did("clone", own.size, 0, 0);
+	size_t offset, length;
+
+	did("clone", own.size, copy.size, 0);
+	/* A file that ends inside a block can only be cloned to the end of another. */
+	resize(&copy, 0);
 	if (ioctl(copy.fd, FICLONE, own.fd))
 		fail("FICLONE");
 	memcpy(copy.model, own.model, MAX);
 	copy.size = own.size;
-	check_by_read(&copy, 0, copy.size, "clone");
+	if (range(copy.size, PAGE, &offset, &length))
+		check_by_read(&copy, offset, length, "clone");
 }
 
 static void own_op(void)
@@ -736,8 +742,8 @@ int main(int argc, char **argv)
 		}
 	}
 	if (!dir || workers < 1 || workers > WORKERS) {
-		fprintf(stderr, "usage: stress -d DIRECTORY [-t SECONDS] [-s SEED] [-w WORKERS] "
-				"[-D DISK] [-r]\n");
+		fputs("usage: stress -d DIR [-t SECONDS] [-s SEED] [-w WORKERS] [-D DISK] [-r]\n",
+		      stderr);
 		return 2;
 	}
 	progress = mmap(NULL, sizeof(*progress) * WORKERS, PROT_READ | PROT_WRITE,

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Contents of files of 1 GiB, which Python is too slow for: each word says which page it belongs
+ * to, and in whose writing.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#define PAGE 4096ul
+#define WORDS (PAGE / 8)
+#define PIECE 2048ul		/* pages that are read or written at once */
+
+static uint64_t word_of(uint64_t tag, uint64_t page, size_t at)
+{
+	return tag << 56 | page << 16 | at;
+}
+
+/* Make the pages from @first on, in the writing of @tag. */
+void gib_fill(uint64_t *to, size_t pages, uint64_t first, unsigned int tag)
+{
+	for (size_t i = 0; i < pages; i++, to += WORDS) {
+		uint64_t word = word_of(tag, first + i, 0);
+
+		for (size_t at = 0; at < WORDS; at++)
+			to[at] = word + at;
+	}
+}
+
+/*
+ * Look at the pages from @first on: all words of every page in @every, and three of each other
+ * one. Each page must be in the writing of @tag or of @other. Returns the offset of the first
+ * wrong word, or -1.
+ */
+long gib_check(const uint64_t *from, size_t pages, uint64_t first, unsigned int tag,
+		 unsigned int other, size_t every)
+{
+	const uint64_t *at = from;
+
+	for (size_t i = 0; i < pages; i++, at += WORDS) {
+		uint64_t word = word_of(at[0] >> 56 == other ? other : tag, first + i, 0);
+		size_t step = i % every ? (WORDS - 1) / 2 : 1;
+
+		for (size_t j = 0; j < WORDS; j += step)
+			if (at[j] != word + j)
+				return (at + j - from) * 8;
+		if (at[WORDS - 1] != word + WORDS - 1)
+			return (at + WORDS - 1 - from) * 8;
+	}
+	return -1;
+}
+
+/* The same for pages of zeroes. */
+long gib_zero(const uint64_t *from, size_t pages, size_t every)
+{
+	for (size_t i = 0; i < pages; i++) {
+		const uint64_t *at = from + i * WORDS;
+
+		for (size_t j = 0; j < WORDS; j += i % every ? WORDS / 2 : 1)
+			if (at[j])
+				return (at + j - from) * 8;
+	}
+	return -1;
+}
+
+/* Write pages with write(); returns 0 or an errno. */
+int gib_write(int fd, off_t offset, size_t pages, uint64_t first, unsigned int tag)
+{
+	uint64_t *piece = aligned_alloc(PAGE, PIECE * PAGE);
+	int error = piece ? 0 : ENOMEM;
+
+	while (pages && !error) {
+		size_t now = pages < PIECE ? pages : PIECE;
+		ssize_t done;
+
+		gib_fill(piece, now, first, tag);
+		done = pwrite(fd, piece, now * PAGE, offset);
+		if (done != (ssize_t)(now * PAGE))
+			error = done < 0 ? errno : EIO;
+		offset += now * PAGE;
+		first += now;
+		pages -= now;
+	}
+	free(piece);
+	return error;
+}
+
+/* gib_check() of what read() gives; -2 - errno if it gives too little. */
+long gib_read(int fd, off_t offset, size_t pages, uint64_t first, unsigned int tag,
+		unsigned int other, size_t every)
+{
+	uint64_t *piece = aligned_alloc(PAGE, PIECE * PAGE);
+	long wrong = piece ? -1 : -2 - ENOMEM;
+	size_t read = 0;
+
+	while (read < pages && wrong == -1) {
+		size_t now = pages - read < PIECE ? pages - read : PIECE;
+		ssize_t done = pread(fd, piece, now * PAGE, offset + read * PAGE);
+
+		if (done != (ssize_t)(now * PAGE)) {
+			wrong = -2 - (done < 0 ? errno : 0);
+		} else {
+			wrong = gib_check(piece, now, first + read, tag, other, every);
+			if (wrong >= 0)
+				wrong += read * PAGE;
+		}
+		read += now;
+	}
+	free(piece);
+	return wrong;
+}

@@ -27,7 +27,7 @@ GROUPS = ["data", "orders", "refcounts", "private", "mapsync", "reflink", "durab
           "giant", "erofs", "stress", "poison", "adoption"]
 
 # What a group needs compiled.
-NATIVE = [("stress", "stress"), ("giant", "gib.so"), ("giant", "gib-stress")]
+NATIVE = [("stress", "stress"), ("giant", "gib.so")]
 
 # Reports in the kernel's log that fail the case during which they come.
 TROUBLE = re.compile(

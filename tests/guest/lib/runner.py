@@ -153,7 +153,7 @@ class Runner:
         else:
             pids = session_of(task.pid)
             where = "\n".join(describe(pid) for pid in pids)
-            kind, value = "fail", f"no end after {timeout} s\n{where}"
+            kind, value = "fail", f"no end after {timeout * tasks.pace:.0f} s\n{where}"
         return kind, value, time.monotonic() - start, task
 
     def end_session(self, task):

@@ -97,7 +97,8 @@ def one_fault_maps_all(t):
     with GibMap(fd) as m:
         check(not m.store(HALF + 5, 0x42).signal, "the store failed")
         _only(stats, write_pud=1)
-        equal(_status("RssFile") - resident, GIB, "bytes of the file that are resident")
+        check(0 <= _status("RssFile") - resident - GIB < 16 * PMD,
+              f"{_status('RssFile') - resident} bytes of files are resident")
         _head(t, first, 1, "mapped once")
         before = _minor_faults()
         m.touch(write=True)
@@ -105,7 +106,8 @@ def one_fault_maps_all(t):
         check(_status("VmPTE") - tables <= 8 * PAGE,
               f"page tables grew by {_status('VmPTE') - tables} bytes")
         _only(stats, write_pud=1)
-    equal(_status("RssFile") - resident, 0, "bytes resident after munmap")
+    check(abs(_status("RssFile") - resident) < 16 * PMD,
+          f"{_status('RssFile') - resident} bytes are resident after munmap")
     _idle(first, "after munmap")
     same_bytes(os.pread(fd, 1, HALF + 5), b"\x42", "pread")
     os.ftruncate(fd, 0)
@@ -236,7 +238,8 @@ def populated_at_once(t):
     first = gib.frame(t, fd)
     stats = t.stats()
     with GibMap(fd, flags=posix.MAP_SHARED | posix.MAP_POPULATE):
-        _only(stats, write_pud=1)
+        _only(stats, read_pud=1)
+        _head(t, first, 1, "populated")
     stats = t.stats()
     with GibMap(fd) as m:
         m.advise(posix.MADV_POPULATE_READ)
@@ -625,7 +628,8 @@ def dropped_and_faulted_back(t):
         resident = _status("RssFile")
         _head(t, first, 1, "mapped")
         m.advise(posix.MADV_DONTNEED)
-        equal(resident - _status("RssFile"), GIB, "bytes that are not resident any more")
+        check(abs(resident - _status("RssFile") - GIB) < 16 * PMD,
+              f"{resident - _status('RssFile')} bytes are not resident any more")
         _head(t, first, 0, "dropped")
         stats = t.stats()
         gib.expect(m, 2, MIDDLE, 1)
@@ -1689,8 +1693,7 @@ def everything_at_once(t):
     import subprocess
     from lib import native
     fd = gib.file(t, "steady", 1)
-    wild = gib.file(t, "wild", 0)
-    gib._lib = None
+    wild = gib.file(t, "wild", 128)
     os.close(fd)
     os.close(wild)
     seconds = 8 if t.settings.quick else 30

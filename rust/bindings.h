@@ -13,6 +13,7 @@
 #include <linux/ftrace.h>
 #include <linux/huge_mm.h>
 #include <linux/iomap.h>
+#include <linux/ksm.h>
 #include <linux/libnvdimm.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>

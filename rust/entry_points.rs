@@ -22,7 +22,7 @@ use super::{
         Target,
         CALL_ON, //
     },
-    vm::VmFault,
+    vm::{LockedVma, VmFault},
     wait::WaitCallback, //
 };
 use crate::dax::{
@@ -442,8 +442,29 @@ unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise:
     });
 }
 
+/// Called for every move of a mapping, before its page tables are moved. The core's move takes an
+/// entry of the third level for a broken one and forgets it, and with it the folio's reference: such
+/// entries have to be gone by then. For files with DAX the function itself does nothing.
+///
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+#[cfg(CONFIG_KSM)]
+unsafe extern "C" fn ksm_madvise(
+    vma: *mut bindings::vm_area_struct,
+    start: c_ulong,
+    end: c_ulong,
+    _advice: c_int,
+    _flags: *mut bindings::vm_flags_t,
+) -> c_int {
+    // SAFETY: By this function's safety requirements; the callback has seen the file.
+    let vma = unsafe { LockedVma::from_raw(NonNull::new_unchecked(vma)) };
+    layout::unmap_largest(&vma, start as usize, end as usize);
+    0
+}
+
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
-pub(crate) static TARGETS: [Target; 20] = [
+pub(crate) static TARGETS: [Target; 20 + cfg!(CONFIG_KSM) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
     target!(dax_iomap_rw, Key::Kiocb, dax_iomap_rw),
     target!(
@@ -483,6 +504,8 @@ pub(crate) static TARGETS: [Target; 20] = [
         Key::Inode,
         dax_dedupe_file_range_compare
     ),
+    #[cfg(CONFIG_KSM)]
+    target!(ksm_madvise, Key::Vma, ksm_madvise),
     target!(bdev_mark_dead, Key::BlockDevice, bdev_mark_dead),
     target!(dax_lock_folio, Key::Folio, dax_lock_folio),
     target!(dax_unlock_folio, Key::LockedFolio, dax_unlock_folio),

@@ -141,6 +141,11 @@ bool rdax_vmf_is_present(struct vm_fault *vmf)
 	return vmf->flags & FAULT_FLAG_ORIG_PTE_VALID && pte_present(vmf->orig_pte);
 }
 
+void rdax_vma_start_write(struct vm_area_struct *vma)
+{
+	vma_start_write(vma);
+}
+
 bool rdax_vma_needs_copy(struct vm_area_struct *vma)
 {
 	return vma->anon_vma || userfaultfd_wp(vma);

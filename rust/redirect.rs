@@ -50,6 +50,8 @@ pub(crate) enum Key {
     Inode,
     /// `struct address_space *`
     Mapping,
+    /// `struct vm_area_struct *`, which may have no file.
+    Vma,
     /// `struct block_device *`, of a device of the set itself. The replacement calls the function
     /// on, with [`call_on`].
     BlockDevice,
@@ -460,6 +462,13 @@ unsafe extern "C" fn callback(
             Key::Kiocb => {
                 let iocb = first as *const bindings::kiocb;
                 (*(*(*iocb).ki_filp).f_mapping).host
+            }
+            Key::Vma => {
+                let file = (*(first as *const bindings::vm_area_struct)).vm_file;
+                if file.is_null() {
+                    return;
+                }
+                (*(*file).f_mapping).host
             }
             Key::Inode => first as *mut bindings::inode,
             Key::Mapping => (*(first as *const bindings::address_space)).host,

@@ -6,7 +6,7 @@
 
 use super::{
     bindings,
-    fs::{File, Mapping, PageIndex},
+    fs::{File, Mapping, PageIndex, PageRange},
     order::Order,
     page::{DevFolio, DevPage}, //
 };
@@ -247,6 +247,60 @@ impl VmFault {
     pub(crate) fn insert_zero_pmd(&mut self, zero: ZeroFolio) -> FaultCode {
         // SAFETY: The fault is valid, and the folio is kept until the module goes.
         FaultCode(unsafe { bindings::vmf_insert_folio_pmd(self.raw(), zero.0.as_ptr(), false) })
+    }
+}
+
+/// A VMA of a file, whose address space its task has locked for writing.
+pub(crate) struct LockedVma(NonNull<bindings::vm_area_struct>);
+
+impl LockedVma {
+    /// # Safety
+    ///
+    /// The VMA has a file, and its address space's lock is held for writing while the result is
+    /// used.
+    pub(crate) unsafe fn from_raw(vma: NonNull<bindings::vm_area_struct>) -> Self {
+        Self(vma)
+    }
+
+    /// Keeps faults out until the address space is unlocked. Sleeps.
+    pub(crate) fn keep_faults_out(&self) {
+        // SAFETY: By the constructor's safety requirements.
+        unsafe { bindings::rdax_vma_start_write(self.0.as_ptr()) };
+    }
+
+    /// The contents that are mapped.
+    pub(crate) fn mapping(&self) -> &Mapping {
+        // SAFETY: By the constructor's safety requirements the VMA has a file, and keeps it open.
+        unsafe { File::from_raw(NonNull::new_unchecked((*self.0.as_ptr()).vm_file)) }.mapping()
+    }
+
+    /// The pages of the file behind the whole stretches of `order` of the VMA that the addresses
+    /// from `start` up to `end` touch.
+    pub(crate) fn whole(&self, order: Order, start: usize, end: usize) -> Option<PageRange> {
+        // SAFETY: By the constructor's safety requirements.
+        let (from, to, offset) = unsafe {
+            let vma = self.0.as_ptr();
+            let range = (*vma).__bindgen_anon_1.__bindgen_anon_1;
+            (
+                range.vm_start as usize,
+                range.vm_end as usize,
+                (*vma).vm_pgoff as usize,
+            )
+        };
+        let mask = order.bytes() - 1;
+        let up = |address: usize| address.saturating_add(mask) & !mask;
+        let first = up(from).max(start & !mask);
+        let last = (to & !mask).min(up(end));
+        if first >= last {
+            return None;
+        }
+        let index = |address: usize| {
+            PageIndex::new(offset.wrapping_add(address.wrapping_sub(from) >> Order::PAGE_SHIFT))
+        };
+        Some(PageRange {
+            first: index(first),
+            last: index(last - 1),
+        })
     }
 }
 

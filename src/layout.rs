@@ -16,7 +16,7 @@ use crate::kern::{
     fs::{Inode, Mapping, PageIndex, PageRange},
     order::Order,
     page::{DevFolio, DevPage},
-    vm,
+    vm::{self, LockedVma},
     wait::{self, Sleep, WaitCallback},
     xa::Mark, //
 };
@@ -334,5 +334,14 @@ pub(crate) fn evacuate(inode: &Inode) {
     if inode.is_dax() {
         let mut visitor = Evacuate { waited: false };
         tree::walk(inode.mapping(), PageRange::ALL, Which::Any, &mut visitor);
+    }
+}
+
+/// Unmaps what entries of the third level may map of the addresses from `start` up to `end`, and
+/// keeps faults out until the address space is unlocked. Sleeps.
+pub(crate) fn unmap_largest(vma: &LockedVma, start: usize, end: usize) {
+    if let Some(range) = vma.whole(Order::PUD, start, end) {
+        vma.keep_faults_out();
+        vma.mapping().unmap(range);
     }
 }

@@ -521,7 +521,7 @@ def _gone(t, variant, mapped):
     same_bytes(os.pread(fd, PMD, 0), pages("n", 512), "a file on the device that came back")
     os.close(fd)
     fs.umount()
-    stats.expect(write_pmd=1)
+    stats.expect(read_bytes=PMD)
 
 
 @case(fs=())

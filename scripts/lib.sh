@@ -7,10 +7,6 @@
 set -euo pipefail
 export LC_ALL=C
 
-# The kernel series the module is for. The point release is whatever the archive offers.
-# shellcheck disable=SC2034
-SERIES=7.3
-
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck disable=SC2034
 checkout=$(dirname "$scripts")

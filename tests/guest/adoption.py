@@ -254,7 +254,7 @@ def nothing_is_redirected_without_a_device(t):
             fs.umount()
 
 
-@case(fs=())
+@case(fs=(), quick=False)
 def module_unloads_and_loads(t):
     """With all items gone rmmod works, and the module can be loaded again."""
     _need(DEVICE)
@@ -394,7 +394,7 @@ def _blkpg(fd, operation, number, start=0, length=0):
                                        ctypes.addressof(data)))
 
 
-@case(fs=())
+@case(fs=(), quick=False)
 def partition(t):
     """A partition is named by its own name; the whole disk is another device."""
     _need(DEVICE)
@@ -524,7 +524,7 @@ def _gone(t, variant, mapped):
     stats.expect(read_bytes=PMD)
 
 
-@case(fs=())
+@case(fs=(), quick=False)
 def device_goes_under_xfs(t):
     _gone(t, "xfs", mapped=False)
 
@@ -540,7 +540,7 @@ def device_goes_under_xfs_without_reverse_map(t):
     _gone(t, "xfs-noreflink", mapped=True)
 
 
-@case(fs=())
+@case(fs=(), quick=False)
 def device_goes_under_ext4(t):
     _gone(t, "ext4", mapped=False)
 

@@ -42,7 +42,7 @@ def _sizes(t, rw):
     return [dict(name=f"{rw}{bs}", bs=bs, rw=rw) for bs in sizes]
 
 
-@case()
+@case(quick=False)
 def fio_mmap_sequential(t):
     _fio(t, *_sizes(t, "write"), ioengine="mmap")
 
@@ -52,12 +52,12 @@ def fio_mmap_random(t):
     _fio(t, *_sizes(t, "randwrite"), ioengine="mmap")
 
 
-@case()
+@case(quick=False)
 def fio_psync_sequential(t):
     _fio(t, *_sizes(t, "write"), ioengine="psync")
 
 
-@case()
+@case(quick=False)
 def fio_psync_random(t):
     _fio(t, *_sizes(t, "randwrite"), ioengine="psync")
 
@@ -457,7 +457,7 @@ def sendfile(t):
     same_bytes(os.pread(out, 11 * PAGE, 0), pages("f", 40)[5000:5000 + 10 * PAGE], "sent copy")
 
 
-@case()
+@case(quick=False)
 def equal_after_remount(t):
     """Everything above in one tree, compared before and after umount and mount."""
     for i in range(3):

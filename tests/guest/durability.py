@@ -102,7 +102,7 @@ def msync_flushes_its_range(t):
         equal(len(flushes.of(pfns[1:3])), 0, "flushes of pages that msync had written")
 
 
-@case()
+@case(quick=False)
 def other_ways_to_sync(t):
     """fdatasync, syncfs, O_DSYNC's write of another page."""
     fd = _file(t, 2 * PMD)
@@ -115,7 +115,7 @@ def other_ways_to_sync(t):
             flushes.check_flushed(pfns, since, name)
 
 
-@case()
+@case(quick=False)
 def unmapped_pages_are_flushed(t):
     """munmap leaves no page table entry to find; the file's tree remembers."""
     fd = _file(t, 2 * PMD)
@@ -175,12 +175,12 @@ def truncate_of_the_tail_forgets_nothing(t):
     _remembered(t, lambda fd: os.ftruncate(fd, 3 * PMD))
 
 
-@case()
+@case(quick=False)
 def unaligned_truncate_forgets_nothing(t):
     _remembered(t, lambda fd: os.ftruncate(fd, 2 * PMD + 12345))
 
 
-@case()
+@case(quick=False)
 def growing_forgets_nothing(t):
     _remembered(t, lambda fd: os.ftruncate(fd, 4 * PMD + 12345))
 
@@ -191,18 +191,18 @@ def punch_elsewhere_forgets_nothing(t):
         fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 3 * PMD, 16 * PAGE))
 
 
-@case()
+@case(quick=False)
 def zeroing_elsewhere_forgets_nothing(t):
     _remembered(t, lambda fd: posix.fallocate(
         fd, posix.ZERO_RANGE | posix.KEEP_SIZE, 3 * PMD, 16 * PAGE))
 
 
-@case()
+@case(quick=False)
 def collapsing_elsewhere_forgets_nothing(t):
     _remembered(t, lambda fd: posix.fallocate(fd, posix.COLLAPSE_RANGE, 3 * PMD, 16 * PAGE))
 
 
-@case()
+@case(quick=False)
 def inserting_elsewhere_forgets_nothing(t):
     _remembered(t, lambda fd: posix.fallocate(fd, posix.INSERT_RANGE, 3 * PMD, 16 * PAGE))
 
@@ -301,7 +301,7 @@ def transfer_into_the_mapping_is_flushed(t):
                 flushes.check_flushed(pfns, since, "read into the mapping")
 
 
-@case()
+@case(quick=False)
 def nothing_stored_nothing_flushed(t):
     fd = _file(t, 2 * PMD)
     for skew in (0, PAGE):

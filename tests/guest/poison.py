@@ -96,7 +96,7 @@ def page_inside_huge_page(t):
     _marks_one_page(t, 0, 5 * PAGE)
 
 
-@case(**POISON)
+@case(quick=False, **POISON)
 def last_page_of_huge_page(t):
     _marks_one_page(t, 0, 511 * PAGE)
 
@@ -205,7 +205,7 @@ def _forget(t):
     t.fs.mount()
 
 
-@case(**POISON)
+@case(quick=False, **POISON)
 def bad_block_reads(t):
     """Reads give what lies before the bad page, then EIO; the rest of the file is well."""
     fd = _file(t, 2 * PMD)

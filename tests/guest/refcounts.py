@@ -195,7 +195,7 @@ def truncate_waits_for_direct_write_from_huge_page(t):
     Pages().check_free(pfns, "after truncate")
 
 
-@case()
+@case(quick=False)
 def truncate_of_a_part_waits(t):
     """Only what is cut off matters, but a huge page that is cut is in use as a whole."""
     fd, _ = _held(t, _truncate_middle, 2 * PMD, 0, 100 * PAGE)
@@ -208,19 +208,19 @@ def punch_waits_for_direct_write(t):
     same_bytes(os.pread(fd, 65 * PAGE, 0), bytes(64 * PAGE) + page("f", 64), "file")
 
 
-@case()
+@case(quick=False)
 def punch_waits_for_direct_write_from_huge_page(t):
     fd, _ = _held(t, _punch, 2 * PMD, 0, 50 * PAGE)
     same_bytes(os.pread(fd, 65 * PAGE, 0), bytes(64 * PAGE) + page("f", 64), "file")
 
 
-@case()
+@case(quick=False)
 def collapse_waits_for_direct_write(t):
     fd, _ = _held(t, _collapse, 128 * PAGE, PAGE, 2 * PAGE)
     same_bytes(os.pread(fd, 65 * PAGE, 0), pages("f", 64, 64), "file")
 
 
-@case()
+@case(quick=False)
 def punch_elsewhere_leaves_pages_alone(t):
     """Filesystems may wait for the whole file, or not; what is in use stays as it is."""
     slow, fd = SlowDisk(), _file(t, 4 * PMD)
@@ -277,17 +277,17 @@ def truncate_waits_for_direct_read(t):
     _freed(t, _truncate, PAGE, 4 * PAGE)
 
 
-@case()
+@case(quick=False)
 def truncate_waits_for_direct_read_into_huge_page(t):
     _freed(t, _truncate, 0, 100 * PAGE)
 
 
-@case()
+@case(quick=False)
 def punch_waits_for_direct_read(t):
     _freed(t, _punch, PAGE, 4 * PAGE)
 
 
-@case()
+@case(quick=False)
 def direct_read_arrives(t):
     """Without a truncate, what was read from the disk is in the file, and is flushed by fsync."""
     slow, fd = SlowDisk(), _file(t, 2 * PMD)
@@ -304,7 +304,7 @@ def direct_read_arrives(t):
         os.pwrite(fd, pages("f", 8, 513), PMD + PAGE)
 
 
-@case()
+@case(quick=False)
 def pages_in_a_pipe_are_held(t):
     """vmsplice takes plain references, not pins; the same must hold for them."""
     state, fd = Pages(), _file(t, 64 * PAGE)
@@ -382,12 +382,12 @@ def sigkill_ends_the_wait(t):
     _interrupted(t, signal.SIGKILL)
 
 
-@case()
+@case(quick=False)
 def sigterm_ends_the_wait(t):
     _interrupted(t, signal.SIGTERM)
 
 
-@case()
+@case(quick=False)
 def sigkill_ends_the_wait_of_punch(t):
     _interrupted(t, signal.SIGKILL, how=_punch)
 

@@ -241,7 +241,7 @@ def unshare(t):
     _is(two, 32, "second file", p5=page("w", 5))
 
 
-@case(fs=XFS)
+@case(fs=XFS, quick=False)
 def unshare_of_a_huge_file(t):
     one, two = _clones(t, 2 * PMD)
     with Map(one, 2 * PMD) as m1, Map(two, 2 * PMD) as m2:
@@ -345,7 +345,7 @@ def clones_mapped_small_then_huge(t):
     _sizes(t, huge_first=False)
 
 
-@case(fs=XFS)
+@case(fs=XFS, quick=False)
 def small_clone_outlives_huge_one(t):
     """The huge entry goes first: the small entries still point to the right pages."""
     one, two = _clones(t, PMD)
@@ -416,7 +416,7 @@ def _copied_under_transfer(t, size, skew, offset):
     state.check_free(pfns, "after truncating both")
 
 
-@case(fs=XFS)
+@case(fs=XFS, quick=False)
 def copy_on_write_under_transfer(t):
     _copied_under_transfer(t, 32 * PAGE, PAGE, 3 * PAGE)
 
@@ -426,7 +426,7 @@ def copy_on_write_under_transfer_from_huge_page(t):
     _copied_under_transfer(t, PMD, 0, 30 * PAGE)
 
 
-@case(fs=XFS)
+@case(fs=XFS, quick=False)
 def block_freed_under_transfer_waits(t):
     """The copy leaves the old block with one owner; when that goes too, the transfer counts."""
     slow = SlowDisk()

@@ -204,7 +204,7 @@ impl Device {
         /// In milliseconds.
         const NAP: u32 = 20;
         const FIRST_MESSAGE: u32 = 200;
-        const NEXT_MESSAGE: u32 = 10_000;
+        const NEXT_MESSAGE: u32 = 30_000;
         let mut waited = 0u32;
         let mut said = false;
         for (number, folio) in self.folios().enumerate() {

@@ -9,7 +9,8 @@ KDIR ?= $(if $(wildcard $(prepared)/.rdax-release),$(prepared),/lib/modules/$(re
 
 # Debian's kernels are built with gcc of one version; a kernel built with clang wants LLVM=1.
 cc := $(shell sed -n 's/^CONFIG_CC_VERSION_TEXT="\([^ ]*\) .*/\1/p' $(KDIR)/.config 2>/dev/null)
-tools := $(if $(findstring clang,$(cc)),LLVM=1,$(if $(cc),CC=$(cc)))
+clang := $(shell grep -s '^CONFIG_CC_IS_CLANG=y' $(KDIR)/.config)
+tools := $(if $(clang),LLVM=1,$(if $(cc),CC=$(cc)))
 
 # What `make bench` and `make check` hand on, as in `make check ARGS=--help`.
 ARGS ?=

@@ -689,29 +689,38 @@ static const struct {
 	const char *rows;
 } scenarios[] = {
 	{ pte_write, &opt.size,
-	  "pte-write-first pte-write-there pte-fsync pte-write-protect pte-write-clean pte-truncate-dirty" },
+	  "pte-write-first pte-write-there pte-fsync pte-write-protect pte-write-clean "
+	  "pte-truncate-dirty" },
 	{ pte_truncate, &opt.size, "pte-truncate-clean" },
 	{ pte_read, &opt.size, "pte-read-first pte-read-there pte-munmap" },
 	{ pte_hole, &opt.size, "pte-hole-read" },
 	{ pmd_write, &opt.size,
-	  "pmd-write-first pmd-write-there pmd-fsync pmd-write-protect pmd-write-clean pmd-truncate-dirty" },
+	  "pmd-write-first pmd-write-there pmd-fsync pmd-write-protect pmd-write-clean "
+	  "pmd-truncate-dirty" },
 	{ pmd_truncate, &opt.size, "pmd-truncate-clean" },
 	{ pmd_read, &opt.size, "pmd-read-first pmd-read-there pmd-munmap" },
 	{ pmd_hole, &opt.size, "pmd-hole-read" },
-	{ calls, &opt.size, "pread-4k pwrite-4k pread-4k-random pwrite-4k-random" },
+	{ calls, &opt.size,
+	  "pread-4k pwrite-4k pread-4k-random pwrite-4k-random" },
 	{ pte_write_random, &opt.size,
-	  "pte-write-first-random pte-write-there-random pte-fsync-random pte-write-protect-random pte-write-clean-random pte-truncate-dirty-random" },
-	{ pte_read_random, &opt.size, "pte-read-first-random pte-read-there-random pte-munmap-random" },
+	  "pte-write-first-random pte-write-there-random pte-fsync-random "
+	  "pte-write-protect-random pte-write-clean-random pte-truncate-dirty-random" },
+	{ pte_read_random, &opt.size,
+	  "pte-read-first-random pte-read-there-random pte-munmap-random" },
 	{ pte_read_advised, &opt.size, "pte-read-first-advised" },
 	{ pte_sparse, &opt.size, "pte-write-sparse pte-fsync-sparse" },
 	{ pte_bursts, &opt.size, "pte-write-bursts pte-fsync-bursts" },
-	{ blocks, &opt.size, "pte-write-unwritten pte-write-hole pmd-write-unwritten" },
+	{ blocks, &opt.size,
+	  "pte-write-unwritten pte-write-hole pmd-write-unwritten" },
 	{ processes, &opt.size,
-	  "procs-read-first procs-read-there procs-write-after-read procs-write-there procs-fsync procs-write-after-fsync procs-truncate-dirty" },
+	  "procs-read-first procs-read-there procs-write-after-read procs-write-there "
+	  "procs-fsync procs-write-after-fsync procs-truncate-dirty" },
 	{ large, &opt.large,
-	  "pte-write-first-large pte-fsync-large pte-truncate-clean-large pte-truncate-dirty-large" },
+	  "pte-write-first-large pte-fsync-large pte-truncate-clean-large "
+	  "pte-truncate-dirty-large" },
 	{ pud, &opt.pud,
-	  "pud-write-first pud-write-there pud-fsync pud-write-protect pud-write-clean pud-truncate-dirty pud-truncate-clean pud-read-first pud-read-there pud-munmap" },
+	  "pud-write-first pud-write-there pud-fsync pud-write-protect pud-write-clean "
+	  "pud-truncate-dirty pud-truncate-clean pud-read-first pud-read-there pud-munmap" },
 };
 
 /* Prints the wanted rows of a scenario, or says only whether there are any. */

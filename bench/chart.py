@@ -8,25 +8,32 @@ matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: E402
 
-from result import NAMES  # noqa: E402
+from result import NAMES, NOTE  # noqa: E402
 
 LESS, MORE = "#1b7f79", "#c4552d"
 INK, FAINT = "#222222", "#8a8a8a"
-TICKS = [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16]
+TICKS = [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8]
+# Bars end here; the figure beside a bar is never cut.
+LIMITS = TICKS[0], TICKS[-1]
 
 
 def name_of(tick):
     return f"{tick:g}" if tick >= 1 else f"1/{round(1 / tick)}"
 
 
-def panel(axes, rows, title, limits):
+def number(ratio):
+    return f"{ratio:.3f}" if ratio < 0.1 else f"{ratio:.2f}"
+
+
+def panel(axes, rows, title):
     ratios = [row.ratio("rdax", "kernel") for row in rows]
+    ends = [min(max(ratio, LIMITS[0]), LIMITS[1]) for ratio in ratios]
     places = range(len(rows))
-    axes.barh(places, [ratio - 1 for ratio in ratios], left=1, height=0.62,
+    axes.barh(places, [end - 1 for end in ends], left=1, height=0.62,
               color=[LESS if ratio <= 1 else MORE for ratio in ratios])
-    for place, row, ratio in zip(places, rows, ratios):
+    for place, row, ratio, end in zip(places, rows, ratios, ends):
         left = ratio <= 1
-        axes.annotate(f"{ratio:.2f}", (ratio, place), xytext=(-4 if left else 4, 0),
+        axes.annotate(number(ratio), (end, place), xytext=(-4 if left else 4, 0),
                       textcoords="offset points", va="center", ha="right" if left else "left",
                       fontsize=8, color=INK)
         axes.annotate(f"{row.cost('rdax'):,.0f} / {row.cost('kernel'):,.0f}", (1, place),
@@ -35,8 +42,8 @@ def panel(axes, rows, title, limits):
                       color=FAINT)
     axes.axvline(1, color=INK, linewidth=1)
     axes.set_xscale("log", base=2)
-    axes.set_xlim(*limits)
-    axes.xaxis.set_major_locator(FixedLocator([t for t in TICKS if limits[0] <= t <= limits[1]]))
+    axes.set_xlim(LIMITS[0] / 1.8, LIMITS[1] * 1.8)
+    axes.xaxis.set_major_locator(FixedLocator(TICKS))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: name_of(tick)))
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
@@ -53,21 +60,19 @@ def draw(result, path):
                                 "font.family": "sans-serif"})
     panels = [(fs, result.rows(fs, "rdax", "kernel")) for fs in result.systems()]
     rows = panels[0][1]
-    ratios = [row.ratio("rdax", "kernel") for _, found in panels for row in found]
-    limits = (min([0.5] + ratios) / 1.5, max([2] + ratios) * 1.6)
     figure, columns = pyplot.subplots(
         1, len(panels), squeeze=False, figsize=(5 + 4.2 * len(panels), 1.6 + 0.225 * len(rows)))
     for axes, (fs, found) in zip(columns[0], panels):
-        panel(axes, found, NAMES[fs], limits)
+        panel(axes, found, NAMES[fs])
         axes.set_yticks(range(len(found)), [row.label for row in found])
         axes.set_ylim(len(found) - 0.4, -0.6)
         if axes is not columns[0][0]:
             axes.tick_params(labelleft=False)
-    figure.suptitle("Instructions of rdax for one of the kernel's own code (left is cheaper)\n",
-                    x=0.01, ha="left", fontsize=12, color=INK)
-    figure.text(0.01, 0.006, f"{result.title()}. Beside each bar: instructions per operation.",
-                fontsize=7.5, color=FAINT)
-    figure.tight_layout(rect=(0, 0.015, 0.99, 1), w_pad=3)
+    figure.suptitle("Instructions of rdax as a multiple of the kernel's own DAX code "
+                    "(left of 1: fewer)\n", x=0.01, ha="left", fontsize=12, color=INK)
+    figure.text(0.01, 0.006, f"{result.title()}. Beside each bar: instructions per operation.\n"
+                f"{NOTE}", fontsize=7.5, color=FAINT)
+    figure.tight_layout(rect=(0, 0.025, 0.99, 1), w_pad=3)
     figure.savefig(path, metadata={"Date": None})
     # matplotlib names no licence, and every file of the project does.
     text = path.read_text(encoding="utf-8")

@@ -80,6 +80,9 @@ ABSENT = (
     "pread-4k", "pwrite-4k",
 )
 
+NOTE = ("Truncate of dirty entries: rdax writes them back before it removes them, the kernel's own "
+        "code does not.")
+
 STATES = ("rdax", "kernel", "beside", "absent")
 
 
@@ -134,6 +137,7 @@ class Result:
             "rdax: adopted. kernel: the kernel's own code, nothing adopted. beside: the same, to",
             "kernel, while another device is adopted. spread: largest difference between the",
             f"{self.data['rounds']} rounds of one of them. faults: page faults per operation.",
+            NOTE,
         ]
         for fs in self.systems():
             lines += ["", f"{NAMES[fs]:54} {'rdax':>9} {'kernel':>9} {'ratio':>7} {'beside':>7} "

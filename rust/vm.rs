@@ -139,8 +139,10 @@ impl VmFault {
     /// Whether `fork` leaves the VMA's page table alone, to be filled by faults.
     #[inline]
     pub(crate) fn is_not_copied_by_fork(&self) -> bool {
+        // The other flag is taken off shared mappings of files that are open for reading only.
+        let shared = self.vma_flags() & bindings::VM_MAYSHARE != 0;
         // SAFETY: The fault is valid.
-        self.is_shared() && unsafe { !bindings::rdax_vma_needs_copy(self.vma()) }
+        shared && unsafe { !bindings::rdax_vma_needs_copy(self.vma()) }
     }
 
     /// Whether the access was a write.

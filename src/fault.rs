@@ -489,7 +489,7 @@ impl Fault<'_> {
                 .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?;
             if sync {
                 // No mark makes `fsync` look for it when the entry is not dirty.
-                memory.flush(0, order.bytes());
+                layout::flush(DevPage::of(memory.pfn()), order);
             }
         }
         folio::associate(
@@ -523,16 +523,33 @@ impl Fault<'_> {
 
     /// Copies the whole stretch to its new place; zeroes where the source has no data.
     fn copy(&self, iter: &IomapIter<'_>, memory: &Memory<'_>, start: u64) -> Result {
-        let bytes = self.order.bytes();
         let Some(source) = iter.copy_source() else {
-            return memory.zero(0, bytes);
+            return self.in_pieces(|offset, bytes| memory.zero(offset, bytes));
         };
         let (device, place) = source.place(start)?;
         let alive = DaxReadGuard::new();
         let from = device.access(&alive, place, self.order.pages(), Access::Normal)?;
         self.device
             .add(Counter::CowPages, self.order.pages() as u64);
-        memory.copy_within(0, &from, 0, bytes)
+        self.in_pieces(|offset, bytes| memory.copy_within(offset, &from, offset, bytes))
+    }
+
+    /// Works on all bytes of the order, but gives way to others now and then (spec, R8). `EINTR`
+    /// when a fatal signal came.
+    fn in_pieces(&self, work: impl Fn(usize, usize) -> Result) -> Result {
+        let mut done = 0;
+        loop {
+            let bytes = (self.order.bytes() - done).min(Order::PMD.bytes());
+            work(done, bytes)?;
+            done += bytes;
+            if done == self.order.bytes() {
+                return Ok(());
+            }
+            if vm::fatal_signal() {
+                return Err(EINTR);
+            }
+            vm::reschedule();
+        }
     }
 
     /// The page that was accessed, or the first of the stretch, in a data entry that may be larger.

@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 
+from . import task
 from .check import Failure, Skip, check, equal
 
 CONFIG = "/sys/kernel/config/rdax"
@@ -104,26 +105,48 @@ def some(value):
 
 
 class SlowDisk:
-    """A disk whose requests, once held, wait until they are released (dm-delay on a ramdisk)."""
+    """A disk whose requests, once held, wait until they are released.
+
+    dm-delay on a ramdisk, or on a file in memory where the kernel has no ramdisks.
+    """
 
     NAME = "rdax-slow"
     PATH = f"/dev/mapper/{NAME}"
-    DISK = "/dev/ram0"
+    FILE = "/tmp/rdax-tests/disk"
     BYTES = 32 << 20
     HELD_MS = 1000000
 
     def __init__(self):
         os.environ["DM_DISABLE_UDEV"] = "1"
-        for command in (["modprobe", "brd", "rd_nr=1", f"rd_size={self.BYTES >> 10}"],
-                        ["modprobe", "dm-delay"]):
-            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-            if done.returncode:
-                raise Skip(f"no slow disk: {done.stderr.strip()}")
-        if not os.path.exists(self.PATH):
-            run("dmsetup", "create", self.NAME, "--table", self._table(0))
+        if os.path.exists(self.PATH):
+            self.disk = self._below()
+            return
+        self._load("dm-delay")
+        try:
+            self._load("brd", "rd_nr=1", f"rd_size={self.BYTES >> 10}")
+            self.disk = "/dev/ram0"
+        except Skip:
+            self._load("loop")
+            with open(self.FILE, "wb") as f:
+                f.truncate(self.BYTES)
+            self.disk = run("losetup", "--find", "--show", self.FILE).strip()
+        run("dmsetup", "create", self.NAME, "--table", self._table(0))
+
+    @staticmethod
+    def _load(*command):
+        done = subprocess.run(["modprobe", *command], stderr=subprocess.PIPE, text=True,
+                              check=False)
+        if done.returncode:
+            raise Skip(f"no slow disk: {done.stderr.strip()}")
+
+    @classmethod
+    def _below(cls):
+        """The disk that an earlier case has put below."""
+        number = run("dmsetup", "table", cls.NAME).split()[3]
+        return "/dev/" + os.path.basename(os.path.realpath(f"/sys/dev/block/{number}"))
 
     def _table(self, ms):
-        one = f"{self.DISK} 0 {ms}"
+        one = f"{self.disk} 0 {ms}"
         return f"0 {self.BYTES >> 9} delay {one} {one}"
 
     def _set(self, ms):
@@ -144,7 +167,7 @@ class SlowDisk:
     @classmethod
     def release_if_there(cls):
         if os.path.exists(cls.PATH):
-            cls.release(object.__new__(cls))
+            cls().release()
 
     def open(self):
         return os.open(self.PATH, os.O_RDWR | os.O_DIRECT)
@@ -153,7 +176,7 @@ class SlowDisk:
         """What is on the disk now, past all delay."""
         from .mapping import Map
         from . import posix
-        fd = os.open(self.DISK, os.O_RDONLY | os.O_DIRECT)
+        fd = os.open(self.disk, os.O_RDONLY | os.O_DIRECT)
         try:
             with Map(-1, length, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as m:
                 equal(posix.pread_to(fd, m.address, length, offset), length, "read of the disk")
@@ -164,7 +187,7 @@ class SlowDisk:
     def fill(self, data, offset=0):
         from .mapping import Map
         from . import posix
-        fd = os.open(self.DISK, os.O_WRONLY | os.O_DIRECT)
+        fd = os.open(self.disk, os.O_WRONLY | os.O_DIRECT)
         try:
             with Map(-1, len(data), flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as m:
                 m.write(0, data)
@@ -175,7 +198,8 @@ class SlowDisk:
 
 
 def wait_for(condition, what, timeout=20):
+    timeout *= task.pace
     end = time.monotonic() + timeout
     while not condition():
-        check(time.monotonic() < end, f"no {what} after {timeout} s")
+        check(time.monotonic() < end, f"no {what} after {timeout:.0f} s")
         time.sleep(0.02)

@@ -62,7 +62,7 @@ class Map:
         ctypes.memmove(self.address + offset, bytes(data), len(data))
 
     def touch(self, offset=0, length=None, step=PAGE, write=False):
-        """Read a byte every `step`, or read it and store it back."""
+        """Load a byte every `step`, or store to it without changing it."""
         length = self.length - offset if length is None else length
         probe().touch(self.address + offset, length, step, write)
 

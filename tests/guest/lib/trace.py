@@ -3,6 +3,7 @@
 
 import os
 import re
+import struct
 
 from .check import Failure, Skip, check
 from .posix import PAGE
@@ -144,6 +145,28 @@ class Pages:
         """[(field, …)] for each page."""
         got = _fetch([self.base + pfn * self.SIZE + 8 * field for pfn in pfns for field in fields])
         return [tuple(got[i:i + len(fields)]) for i in range(0, len(got), len(fields))]
+
+    @staticmethod
+    def flag(name):
+        """The bit of a page flag, from the kernel's type information."""
+        try:
+            with open("/sys/kernel/btf/vmlinux", "rb") as f:
+                data = f.read()
+        except OSError as error:
+            raise Skip(f"no type information: {error}") from error
+        head, types, _, strings, length = struct.unpack_from("<IIIII", data, 4)
+        names = data[head + strings:head + strings + length]
+        # An enumerator is the offset of its name and its value.
+        offset = names.find(f"\0PG_{name}\0".encode("ascii")) + 1
+        at = head + types - 4
+        while offset:
+            at = data.find(struct.pack("<I", offset), at + 4)
+            if at < 0:
+                break
+            value, neighbour = struct.unpack_from("<II", data, at + 4)
+            if value < 64 and names[neighbour:neighbour + 3] in (b"PG_", b"__N"):
+                return 1 << value
+        raise Skip(f"no page flag {name} in this kernel")
 
     def counts(self, pfns):
         """[(refcount, mapcount)], the map count being that of single-page mappings."""

@@ -408,12 +408,13 @@ static FILE_OPERATIONS: Table<bindings::file_operations> = Table(bindings::file_
     ..pin_init::zeroed()
 });
 
-static VM_OPERATIONS: Table<bindings::vm_operations_struct> = Table(bindings::vm_operations_struct {
-    fault: Some(fault),
-    huge_fault: Some(huge_fault),
-    pagesize: Some(pagesize),
-    ..pin_init::zeroed()
-});
+static VM_OPERATIONS: Table<bindings::vm_operations_struct> =
+    Table(bindings::vm_operations_struct {
+        fault: Some(fault),
+        huge_fault: Some(huge_fault),
+        pagesize: Some(pagesize),
+        ..pin_init::zeroed()
+    });
 
 /// # Safety
 ///

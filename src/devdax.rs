@@ -393,23 +393,30 @@ pub(crate) fn fault(device: &Device, vmf: &mut VmFault, order: Order) -> FaultCo
 
     let write = vmf.is_write();
     let page = DevPage::of(first);
-    let (code, counter) = match order {
+    let (code, read, written) = match order {
         Order::PUD => (
             vmf.insert_pud(page.folio(), write),
-            if write { Counter::WritePud } else { Counter::ReadPud },
+            Counter::ReadPud,
+            Counter::WritePud,
         ),
         Order::PMD => (
             vmf.insert_pmd(page.folio(), write),
-            if write { Counter::WritePmd } else { Counter::ReadPmd },
+            Counter::ReadPmd,
+            Counter::WritePmd,
         ),
         _ => (
             vmf.insert_page(page, write),
-            if write { Counter::WritePte } else { Counter::ReadPte },
+            Counter::ReadPte,
+            Counter::WritePte,
         ),
     };
-    device.stats.add(
-        if code.is_error() { Counter::FaultErrors } else { counter },
-        1,
-    );
+    let counter = if code.is_error() {
+        Counter::FaultErrors
+    } else if write {
+        written
+    } else {
+        read
+    };
+    device.stats.add(counter, 1);
     code
 }

@@ -122,18 +122,19 @@ int rdax_dax_keep(struct dev_dax *dev_dax, void *data, void (*drop)(void *data))
 	return devm_add_action_or_reset(&dev_dax->dev, drop, data);
 }
 
-int rdax_dax_map(struct dev_dax *dev_dax, unsigned int order, const struct dev_pagemap_ops *ops,
-		 void *owner)
+struct dev_pagemap *rdax_dax_map(struct dev_dax *dev_dax, unsigned int order,
+				 const struct dev_pagemap_ops *ops, void *owner)
 {
 	/* What the namespace says of its page map; a pattern that is left as it is. */
 	const struct dev_pagemap *given = static_dev_dax(dev_dax) ? dev_dax->pgmap : NULL;
 	struct device *dev = &dev_dax->dev;
 	struct dev_pagemap *pgmap;
+	void *address;
 	int i;
 
 	pgmap = devm_kzalloc(dev, struct_size(pgmap, ranges, dev_dax->nr_range), GFP_KERNEL);
 	if (!pgmap)
-		return -ENOMEM;
+		return ERR_PTR(-ENOMEM);
 
 	for (i = 0; i < dev_dax->nr_range; i++) {
 		const struct range *range = &dev_dax->ranges[i].range;
@@ -141,7 +142,7 @@ int rdax_dax_map(struct dev_dax *dev_dax, unsigned int order, const struct dev_p
 		if (!devm_request_mem_region(dev, range->start, range_len(range), dev_name(dev))) {
 			dev_warn(dev, "%#llx-%#llx is in use by somebody else\n",
 				 range->start, range->end);
-			return -EBUSY;
+			return ERR_PTR(-EBUSY);
 		}
 		pgmap->ranges[i] = *range;
 	}
@@ -165,11 +166,12 @@ int rdax_dax_map(struct dev_dax *dev_dax, unsigned int order, const struct dev_p
 	pgmap->vmemmap_shift = order;
 	pgmap->ops = ops;
 	pgmap->owner = owner;
-	return PTR_ERR_OR_ZERO(devm_memremap_pages(dev, pgmap));
+	address = devm_memremap_pages(dev, pgmap);
+	return IS_ERR(address) ? ERR_CAST(address) : pgmap;
 }
 
-struct cdev *rdax_dax_publish(struct dev_dax *dev_dax, const struct file_operations *fops,
-			      void *data)
+struct cdev *rdax_dax_publish(struct dev_dax *dev_dax, struct dev_pagemap *pgmap,
+			      const struct file_operations *fops, void *data)
 {
 	struct device *dev = &dev_dax->dev;
 	struct cdev *cdev = cdev_alloc();
@@ -182,6 +184,12 @@ struct cdev *rdax_dax_publish(struct dev_dax *dev_dax, const struct file_operati
 	cdev_set_parent(cdev, &dev->kobj);
 
 	dev_set_drvdata(dev, data);
+	/*
+	 * A device that is alive has a page map: files that were opened while it had another driver
+	 * may look at it. kill_dev_dax() takes it out again, unless it is the namespace's.
+	 */
+	if (!static_dev_dax(dev_dax))
+		dev_dax->pgmap = pgmap;
 	run_dax(dev_dax->dax_dev);
 	err = cdev_add(cdev, dev->devt, 1);
 	if (err) {

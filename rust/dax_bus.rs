@@ -62,14 +62,14 @@ impl Candidate<'_> {
     /// Errors: `ENOMEM`.
     pub(crate) fn name(&self) -> Result<CString> {
         // SAFETY: The device is alive and its name a string that does not change.
-        let name = unsafe { CStr::from_ptr(bindings::rdax_dax_name(self.raw.as_ptr()).cast()) };
+        let name = unsafe { CStr::from_char_ptr(bindings::rdax_dax_name(self.raw.as_ptr())) };
         Ok(CString::try_from(name)?)
     }
 
     /// The alignment in bytes that the device was made with.
     pub(crate) fn align(&self) -> usize {
         // SAFETY: The device is alive.
-        unsafe { bindings::rdax_dax_align(self.raw.as_ptr()) as usize }
+        unsafe { bindings::rdax_dax_align(self.raw.as_ptr()) }
     }
 
     /// The device's memory. It does not change while the device is bound.
@@ -83,9 +83,9 @@ impl Candidate<'_> {
             // SAFETY: As above, and `i` is less than the number of ranges.
             let range = unsafe { bindings::rdax_dax_range(self.raw.as_ptr(), i) };
             let extent = Extent {
-                index: PageIndex::new(range.pgoff as usize),
-                pfn: Pfn::from_bits(range.pfn as usize),
-                pages: range.pages as usize,
+                index: PageIndex::new(range.pgoff),
+                pfn: Pfn::from_bits(range.pfn),
+                pages: range.pages,
             };
             extents.push(extent, GFP_KERNEL)?;
         }
@@ -190,8 +190,8 @@ impl Node {
         unsafe {
             bindings::unmap_mapping_range(
                 self.mapping(),
-                index.to_byte() as _,
-                Order::PTE.bytes() as _,
+                index.to_byte() as i64,
+                Order::PTE.bytes() as i64,
                 0,
             )
         };
@@ -285,7 +285,7 @@ fn bind(candidate: &Candidate<'_>) -> Result {
     })?;
     // SAFETY: The device is alive; the node stays until the page map is gone. The device's extents
     // are multiples of folios of this order.
-    to_result(unsafe {
+    let pgmap = from_err_ptr(unsafe {
         bindings::rdax_dax_map(
             raw,
             node.device.order().bits() as c_uint,
@@ -302,6 +302,7 @@ fn bind(candidate: &Candidate<'_>) -> Result {
     let cdev = from_err_ptr(unsafe {
         bindings::rdax_dax_publish(
             raw,
+            pgmap,
             &FILE_OPERATIONS.0,
             Arc::as_ptr(&node).cast_mut().cast(),
         )
@@ -378,8 +379,8 @@ unsafe extern "C" fn memory_failure(
     // SAFETY: The page map's owner is the node, which is kept until the page map is gone.
     let node = unsafe { &*(*pgmap).owner.cast::<Node>() };
     let mut result = Ok(());
-    for offset in 0..nr_pages as usize {
-        let pfn = Pfn::from_bits((pfn as usize).saturating_add(offset));
+    for offset in 0..nr_pages {
+        let pfn = Pfn::from_bits(pfn.saturating_add(offset));
         // Faults that did not see the mark are over when this returns.
         let index = node.gate.write(|| node.device.mark_poisoned(pfn));
         match index {
@@ -465,7 +466,7 @@ unsafe extern "C" fn mmap_prepare(desc: *mut bindings::vm_area_desc) -> c_int {
         (
             node_of((*desc).file),
             bindings::rdax_desc_is_shared(desc),
-            PageIndex::new((*desc).pgoff as usize),
+            PageIndex::new((*desc).pgoff),
         )
     };
     if !node.open.load(Ordering::Acquire) {
@@ -493,22 +494,18 @@ unsafe extern "C" fn get_unmapped_area(
     let node = unsafe { node_of(file) };
     // SAFETY: As the core calls it itself.
     let search = |address: usize, len: usize| unsafe {
-        bindings::mm_get_unmapped_area(file, address as _, len as _, pgoff, flags) as usize
+        bindings::mm_get_unmapped_area(file, address, len, pgoff, flags)
     };
     // What cannot be had is an errno, which is no multiple of a page.
-    node.device.choose_address(
-        address as usize,
-        len as usize,
-        PageIndex::new(pgoff as usize),
-        |address, len| {
+    node.device
+        .choose_address(address, len, PageIndex::new(pgoff), |address, len| {
             let found = search(address, len);
             if found & (Order::PTE.bytes() - 1) == 0 {
                 Ok(found)
             } else {
                 Err(found)
             }
-        },
-    ) as c_ulong
+        }) as c_ulong
 }
 
 /// # Safety

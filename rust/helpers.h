@@ -141,14 +141,17 @@ int rdax_dax_keep(struct dev_dax *dev_dax, void *data, void (*drop)(void *data))
 
 /*
  * Make pages for the device's memory, in folios of @order, for as long as it is bound. All ranges
- * begin and end at multiples of the folios' size. Sleeps.
+ * begin and end at multiples of the folios' size. The page map, or an error pointer. Sleeps.
  */
-int rdax_dax_map(struct dev_dax *dev_dax, unsigned int order, const struct dev_pagemap_ops *ops,
-		 void *owner);
+struct dev_pagemap *rdax_dax_map(struct dev_dax *dev_dax, unsigned int order,
+				 const struct dev_pagemap_ops *ops, void *owner);
 
-/* Let user space at the device, or an error pointer. Sleeps. */
-struct cdev *rdax_dax_publish(struct dev_dax *dev_dax, const struct file_operations *fops,
-			      void *data);
+/*
+ * Let user space at the device, whose page map rdax_dax_map() made. The character device, or an
+ * error pointer. Sleeps.
+ */
+struct cdev *rdax_dax_publish(struct dev_dax *dev_dax, struct dev_pagemap *pgmap,
+			      const struct file_operations *fops, void *data);
 /* Let nobody open it any more, and remove all mappings that user space has of it. Sleeps. */
 void rdax_dax_retire(struct dev_dax *dev_dax, struct cdev *cdev);
 

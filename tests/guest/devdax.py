@@ -190,7 +190,7 @@ def what_is_refused(t):
 
 
 @case(fs=())
-def fork_and_remap(t):
+def forks_share(t):
     _namespace("2M")
     fd, stats = _open(), _Stats()
     with Map(fd, 2 * PMD) as m:
@@ -202,9 +202,6 @@ def fork_and_remap(t):
 
         Task(child).result()
         equal(m.read(0, 6), b"child!", "what the parent sees")
-        # Grown past its end by another place: the same pages.
-        at = posix.mremap(m.address, PMD, PMD, 1) if hasattr(posix, "MREMAP_MAYMOVE") else 0
-        check(at in (0, m.address), "mremap in place moved")
     stats.expect(fault_errors=0)
     os.close(fd)
 
@@ -345,8 +342,7 @@ def drivers_take_turns(t):
             equal(m.store(PMD, turn + 1).signal, 0, f"signal of a store with {driver}")
             m.touch(write=True)
         os.close(fd)
-    check("rdax/stats" in f"{SYSFS}/rdax/stats" and os.path.exists(f"{SYSFS}/rdax/stats"),
-          "there are no counters")
+    check(os.path.exists(f"{SYSFS}/rdax/stats"), "there are no counters")
 
 
 @case(fs=())

@@ -219,6 +219,18 @@ bool rdax_desc_is_shared(struct vm_area_desc *desc)
 	return vma_desc_test(desc, VMA_MAYSHARE_BIT);
 }
 
+void rdax_desc_keep_apart(struct vm_area_desc *desc)
+{
+	vma_desc_set_flags(desc, VMA_DONTEXPAND_BIT);
+}
+
+void rdax_vma_unmap_moved(struct vm_area_struct *vma)
+{
+	if (vma->vm_mm == current->mm)
+		unmap_mapping_range(vma->vm_file->f_mapping, (loff_t)vma->vm_pgoff << PAGE_SHIFT,
+				    vma->vm_end - vma->vm_start, 0);
+}
+
 int rdax_percpu_init_rwsem(struct percpu_rw_semaphore *sem)
 {
 	return percpu_init_rwsem(sem);

@@ -411,6 +411,7 @@ static FILE_OPERATIONS: Table<bindings::file_operations> = Table(bindings::file_
 
 static VM_OPERATIONS: Table<bindings::vm_operations_struct> =
     Table(bindings::vm_operations_struct {
+        open: Some(open_vma),
         fault: Some(fault),
         huge_fault: Some(huge_fault),
         pagesize: Some(pagesize),
@@ -476,7 +477,13 @@ unsafe extern "C" fn mmap_prepare(desc: *mut bindings::vm_area_desc) -> c_int {
         return error.to_errno();
     }
     // SAFETY: The description is the core's and being filled in.
-    unsafe { (*desc).vm_ops = &VM_OPERATIONS.0 };
+    unsafe {
+        (*desc).vm_ops = &VM_OPERATIONS.0;
+        if node.device.order() == Order::PUD {
+            // Moved into another mapping there would be no call of `open_vma`.
+            bindings::rdax_desc_keep_apart(desc);
+        }
+    }
     0
 }
 
@@ -506,6 +513,23 @@ unsafe extern "C" fn get_unmapped_area(
                 Err(found)
             }
         }) as c_ulong
+}
+
+/// The core's move of a mapping takes an entry of the third level for a broken one and forgets it,
+/// and with it the folio's reference. Such entries have to be gone before; faults are kept out by
+/// then.
+///
+/// # Safety
+///
+/// Called by the core for a VMA that is made of one that `mmap_prepare` was called for, by moving
+/// it, by splitting it or by `fork`.
+unsafe extern "C" fn open_vma(vma: *mut bindings::vm_area_struct) {
+    // SAFETY: The VMA keeps its file open, and is not linked yet.
+    unsafe {
+        if node_of((*vma).vm_file).device.order() == Order::PUD {
+            bindings::rdax_vma_unmap_moved(vma);
+        }
+    }
 }
 
 /// # Safety

@@ -161,6 +161,14 @@ dev_t rdax_inode_rdev(struct inode *inode);
 /* MAP_SHARED or MAP_SHARED_VALIDATE. */
 bool rdax_desc_is_shared(struct vm_area_desc *desc);
 
+/* Have the core merge the mapping with no other, and not grow it. */
+void rdax_desc_keep_apart(struct vm_area_desc *desc);
+/*
+ * For a VMA that is made of another one in the same process, and not linked yet: remove what maps
+ * the same part of the file, that other VMA's entries among it.
+ */
+void rdax_vma_unmap_moved(struct vm_area_struct *vma);
+
 int rdax_percpu_init_rwsem(struct percpu_rw_semaphore *sem);
 void rdax_percpu_down_read(struct percpu_rw_semaphore *sem);
 void rdax_percpu_up_read(struct percpu_rw_semaphore *sem);

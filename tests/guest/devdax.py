@@ -14,10 +14,9 @@ from lib.check import Skip, check, equal, raises
 from lib.device import read, run, wait_for, write
 from lib.mapping import BUS_MCEERR_AR, Map
 from lib.native import Fault, probe
-from lib.posix import PAGE, PMD
+from lib.posix import GIB, PAGE, PMD
 from lib.runner import case
 from lib.task import Task
-from lib.trace import Pages
 
 DEVICE = "pmem0"
 NAMESPACE = "namespace0.0"
@@ -25,7 +24,6 @@ NAME = "dax0.0"
 NODE = f"/dev/{NAME}"
 BUS = "/sys/bus/dax"
 SYSFS = f"{BUS}/devices/{NAME}"
-GIB = 1 << 30
 MAP_SYNC_VALIDATED = 0x80003
 EINVAL, ENXIO = 22, 6
 
@@ -226,12 +224,35 @@ def giant_pages(t):
         m.touch(length=16 * PAGE, write=True)
         m.touch(offset=PMD, length=PMD)
         stats.expect(read_pte=16 + 512, fault_errors=0)
-    pin = Map(fd, GIB, align=GIB)
-    pin.touch(length=PAGE)
-    ring = posix.pin_buffer(pin.address, 64 << 20)
-    os.close(ring)
-    pin.unmap()
     os.close(fd)
+
+
+@case(fs=(), timeout=120)
+def giant_mappings_move(t):
+    """The core's move loses entries of 1 GiB, and their references with them."""
+    _namespace("1G", "-M", "mem")
+    fd = _open()
+    with Map(fd, GIB, align=GIB) as m, Map(fd, GIB, align=GIB) as place:
+        m.store(5, 0x5a)
+        ring = posix.pin_buffer(m.address, 4 * PMD)
+        os.close(ring)
+        posix.mremap(m.address, GIB, GIB, 1 | 2, place.address)
+        place.load_ok(5, 0x5a, "after the move")
+        place.touch(length=4 * PAGE)
+        # Beside another mapping of the next GiB, where the two could be merged.
+    room = Map(-1, 3 * GIB, prot=posix.PROT_NONE, align=GIB,
+               flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS | posix.MAP_NORESERVE)
+    posix.mmap(room.address, GIB, posix.PROT_RW, posix.MAP_SHARED | posix.MAP_FIXED, fd, 0)
+    with Map(fd, GIB, offset=GIB, align=GIB) as m:
+        equal(m.store(7, 0x77).signal, 0, "signal of a store")
+        posix.mremap(m.address, GIB, GIB, 1 | 2, room.address + GIB)
+    probe().touch(room.address, 2 * GIB, PMD, True)
+    room.unmap()
+    os.close(fd)
+    unbinding = Task(_unbind)
+    check(unbinding.join(20), "unbinding waits for a reference that was lost")
+    unbinding.result()
+    _bind()
 
 
 @case(fs=())
@@ -343,6 +364,29 @@ def drivers_take_turns(t):
             m.touch(write=True)
         os.close(fd)
     check(os.path.exists(f"{SYSFS}/rdax/stats"), "there are no counters")
+
+
+@case(fs=(), timeout=120)
+def memory_and_back(t):
+    """Another driver on the bus, which makes ordinary memory of the device."""
+    if subprocess.run(["modprobe", "kmem"], check=False).returncode:
+        raise Skip("there is no module kmem")
+    _namespace("2M")
+    _unbind()
+    try:
+        write(f"{BUS}/drivers/kmem/new_id", NAME)
+        if _driver() != "kmem":
+            raise Skip("the driver kmem does not take this device")
+        write(f"{SYSFS}/state", "unplugged")
+    except OSError as error:
+        raise Skip(f"the driver kmem: {error}") from error
+    finally:
+        write(f"{BUS}/drivers/kmem/remove_id", NAME)
+    _bind()
+    fd = _open()
+    with Map(fd, 2 * PMD) as m:
+        equal(m.store(0, 1).signal, 0, "signal of a store")
+    os.close(fd)
 
 
 @case(fs=())

@@ -3,13 +3,17 @@
 //! DAX for filesystems and devices on persistent memory, in Rust.
 //!
 //! Serves the files of the block devices that the user hands over through configfs; every other
-//! DAX file stays with the kernel's own code.
+//! DAX file stays with the kernel's own code. It also is a driver on the dax bus, for the devices
+//! that the user binds to it.
 
 use dax::adopt::{
     self,
     Root, //
 };
-use kern::Runtime;
+use kern::{
+    dax_bus,
+    Runtime, //
+};
 use kernel::{
     configfs::Subsystem,
     prelude::*, //
@@ -31,6 +35,7 @@ module! {
 #[pin_data]
 struct Rdax {
     // Dropped in this order.
+    devices: dax_bus::Registration,
     #[pin]
     config: Subsystem<Root>,
     runtime: Runtime,
@@ -41,6 +46,7 @@ impl kernel::InPlaceModule for Rdax {
         try_pin_init!(Self {
             runtime: Runtime::new(),
             config <- adopt::subsystem(),
+            devices: dax_bus::Registration::new()?,
             _: {
                 pr_info!(
                     "version {} loaded; devices are adopted in /sys/kernel/config/rdax\n",

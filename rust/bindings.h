@@ -7,6 +7,7 @@
 #include <linux/hrtimer_types.h>
 
 #include <linux/blkdev.h>
+#include <linux/cdev.h>
 #include <linux/configfs.h>
 #include <linux/dax.h>
 #include <linux/fs.h>
@@ -20,6 +21,7 @@
 #include <linux/mm_types.h>
 #include <linux/module.h>
 #include <linux/pagemap.h>
+#include <linux/percpu-rwsem.h>
 #include <linux/percpu.h>
 #include <linux/rmap.h>
 #include <linux/uio.h>

@@ -12,6 +12,7 @@
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/percpu-rwsem.h>
 #include <linux/poison.h>
 #include <linux/wait.h>
 #include <linux/xarray.h>
@@ -92,5 +93,88 @@ u64 rdax_sum_percpu_u64(u64 *counter);
 int rdax_function_entries(const char *const *names, unsigned long *entries, int n);
 
 static const blk_mode_t RDAX_CONST_BLK_OPEN_READ = BLK_OPEN_READ;
+
+/*
+ * The dax bus. A device is passed only while it is bound to this driver, or is being bound to it
+ * or unbound from it.
+ */
+struct dev_dax;
+struct dev_pagemap_ops;
+struct cdev;
+
+struct rdax_dax_driver {
+	int (*probe)(struct dev_dax *dev_dax);
+	/* @data is what rdax_dax_publish() was given. */
+	void (*remove)(struct dev_dax *dev_dax, void *data);
+	/* The text of the attribute rdax/stats: the number of bytes, or an error. */
+	ssize_t (*stats)(void *data, char *buf, size_t size);
+};
+
+/* Register the driver with what it calls, once. Sleeps. */
+int rdax_dax_register(const struct rdax_dax_driver *calls);
+/* Sleeps until all devices are unbound. */
+void rdax_dax_unregister(void);
+
+const char *rdax_dax_name(struct dev_dax *dev_dax);
+dev_t rdax_dax_devt(struct dev_dax *dev_dax);
+/* Bytes. */
+unsigned long rdax_dax_align(struct dev_dax *dev_dax);
+
+struct rdax_dax_range {
+	/* The place in the device, in pages. */
+	unsigned long pgoff;
+	unsigned long pfn;
+	unsigned long pages;
+};
+
+int rdax_dax_nr_ranges(struct dev_dax *dev_dax);
+/* @i is less than the number of ranges. */
+struct rdax_dax_range rdax_dax_range(struct dev_dax *dev_dax, int i);
+
+/* The inode whose address space all mappings of the device are in, with a reference, or NULL. */
+struct inode *rdax_dax_inode(struct dev_dax *dev_dax);
+
+/*
+ * Have drop(data) called when the device is unbound or could not be bound, after what is made
+ * after this call is gone. On failure it has been called.
+ */
+int rdax_dax_keep(struct dev_dax *dev_dax, void *data, void (*drop)(void *data));
+
+/*
+ * Make pages for the device's memory, in folios of @order, for as long as it is bound. All ranges
+ * begin and end at multiples of the folios' size. The page map, or an error pointer. Sleeps.
+ */
+struct dev_pagemap *rdax_dax_map(struct dev_dax *dev_dax, unsigned int order,
+				 const struct dev_pagemap_ops *ops, void *owner);
+
+/*
+ * Let user space at the device, whose page map rdax_dax_map() made. The character device, or an
+ * error pointer. Sleeps.
+ */
+struct cdev *rdax_dax_publish(struct dev_dax *dev_dax, struct dev_pagemap *pgmap,
+			      const struct file_operations *fops, void *data);
+/* Let nobody open it any more, and remove all mappings that user space has of it. Sleeps. */
+void rdax_dax_retire(struct dev_dax *dev_dax, struct cdev *cdev);
+
+static const fop_flags_t RDAX_CONST_FOP_MMAP_SYNC = FOP_MMAP_SYNC;
+
+dev_t rdax_inode_rdev(struct inode *inode);
+/* MAP_SHARED or MAP_SHARED_VALIDATE. */
+bool rdax_desc_is_shared(struct vm_area_desc *desc);
+
+/* Have the core merge the mapping with no other, and not grow it. */
+void rdax_desc_keep_apart(struct vm_area_desc *desc);
+/*
+ * For a VMA that is made of another one in the same process, and not linked yet: remove what maps
+ * the same part of the file, that other VMA's entries among it.
+ */
+void rdax_vma_unmap_moved(struct vm_area_struct *vma);
+
+int rdax_percpu_init_rwsem(struct percpu_rw_semaphore *sem);
+void rdax_percpu_down_read(struct percpu_rw_semaphore *sem);
+void rdax_percpu_up_read(struct percpu_rw_semaphore *sem);
+
+/* Whether a message that users can cause may be written now. */
+bool rdax_may_log(void);
 
 #endif /* RDAX_HELPERS_H */

@@ -44,6 +44,7 @@ impl Runtime {
             bindings::rdax_tables_init();
             page::Giant::init();
             redirect::CALL_ON.init();
+            dax_bus::init();
         }
         Self(())
     }
@@ -58,6 +59,7 @@ impl Drop for Runtime {
 pub(crate) mod bdev;
 pub(crate) mod configfs;
 pub(crate) mod dax;
+pub(crate) mod dax_bus;
 pub(crate) mod entry_points;
 pub(crate) mod error;
 pub(crate) mod fs;
@@ -66,6 +68,7 @@ pub(crate) mod iov;
 pub(crate) mod order;
 pub(crate) mod page;
 pub(crate) mod percpu;
+pub(crate) mod percpu_rwsem;
 pub(crate) mod redirect;
 pub(crate) mod vm;
 pub(crate) mod wait;

@@ -371,3 +371,15 @@ pub(crate) fn fatal_signal() -> bool {
     // SAFETY: Looks at the current task.
     unsafe { bindings::rdax_fatal_signal_pending() }
 }
+
+/// Whether a message that users can cause may be written to the log now, or there were too many.
+pub(crate) fn may_log() -> bool {
+    // SAFETY: Looks at the module's own counter.
+    unsafe { bindings::rdax_may_log() }
+}
+
+/// Sleeps for some milliseconds, whatever signals come.
+pub(crate) fn nap(milliseconds: u32) {
+    // SAFETY: The task may sleep where this is called.
+    unsafe { bindings::msleep(milliseconds) };
+}

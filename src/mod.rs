@@ -6,6 +6,7 @@
 
 pub(crate) mod account;
 pub(crate) mod adopt;
+pub(crate) mod devdax;
 pub(crate) mod entry;
 pub(crate) mod fault;
 pub(crate) mod folio;

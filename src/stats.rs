@@ -149,4 +149,16 @@ impl Snapshot {
         }
         Ok(formatter.bytes_written())
     }
+
+    /// As [`Snapshot::print`], but only the counters that are asked for.
+    pub(crate) fn print_some(&self, wanted: &[Counter], buffer: &mut [u8]) -> Result<usize> {
+        let mut formatter = Formatter::new(buffer);
+        for &counter in wanted {
+            let index = counter as usize;
+            if let (Some(name), Some(value)) = (NAMES.get(index), self.0.get(index)) {
+                writeln!(formatter, "{name} {value}").map_err(|_| ENOSPC)?;
+            }
+        }
+        Ok(formatter.bytes_written())
+    }
 }

@@ -130,15 +130,22 @@ def become_subreaper():
     _must(_prctl(36, 1, 0, 0, 0), "prctl")
 
 
-def register_buffer(address, length):
-    """Pin memory for long, through io_uring; raises what the kernel answers."""
+def pin_buffer(address, length):
+    """Pin memory for as long as the descriptor that is returned is open, through io_uring."""
     parameters = (ctypes.c_uint8 * 120)()
     ring = _must(_syscall(425, 1, ctypes.addressof(parameters), 0, 0, 0, 0), "io_uring_setup")
     try:
         vector = (ctypes.c_uint64 * 2)(address, length)
         _must(_syscall(427, ring, 0, ctypes.addressof(vector), 1, 0, 0), "io_uring_register")
-    finally:
+    except OSError:
         os.close(ring)
+        raise
+    return ring
+
+
+def register_buffer(address, length):
+    """Pin memory for long, through io_uring; raises what the kernel answers."""
+    os.close(pin_buffer(address, length))
 
 
 def clone(source, target):

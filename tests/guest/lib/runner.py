@@ -25,7 +25,7 @@ from .fs import ORDINARY, VARIANTS, Filesystem
 from .task import Task, describe, session_of
 
 GROUPS = ["data", "orders", "refcounts", "private", "mapsync", "reflink", "durability",
-          "giant", "erofs", "stress", "poison", "adoption"]
+          "giant", "erofs", "stress", "poison", "adoption", "devdax"]
 
 # What a group needs compiled.
 NATIVE = [("stress", "stress"), ("giant", "gib.so")]
@@ -370,7 +370,7 @@ def make_plan(settings):
         return not patterns or any(fnmatch.fnmatch(name, p) or p in name for p in patterns)
 
     plan = []
-    early = [g for g in GROUPS if g not in ("erofs", "stress", "poison", "adoption")]
+    early = [g for g in GROUPS if g not in ("erofs", "stress", "poison", "adoption", "devdax")]
     for variant in settings.variants:
         if settings.quick and variant == "xfs-noreflink" and not settings.fs:
             continue

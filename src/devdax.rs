@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Device DAX: character devices whose memory is mapped whole (spec, section 9).
+//!
+//! The pages of a device are in folios of one size, the largest that its alignment allows, for as
+//! long as it is bound. A fault is served by the largest entry that address, place in the device
+//! and VMA allow: one of the folios' size, or else one of the last level for a single page.
+//!
+//! Lock order: a device's list of bad pages is taken below everything else.
+
+use super::stats::{
+    Counter,
+    Stats, //
+};
+use crate::kern::{
+    dax_bus::Extent,
+    fs::PageIndex,
+    order::Order,
+    page::{DevPage, Pfn},
+    vm::{self, FaultCode, VmFault}, //
+};
+use core::{
+    ffi::CStr,
+    sync::atomic::{
+        AtomicBool,
+        Ordering, //
+    }, //
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    str::CString,
+    sync::Mutex, //
+};
+
+/// A device on the dax bus that is bound to this driver.
+#[pin_data]
+pub(crate) struct Device {
+    name: CString,
+    extents: KVec<Extent>,
+    /// Of all folios.
+    order: Order,
+    stats: Stats,
+    any_poisoned: AtomicBool,
+    #[pin]
+    poisoned: Mutex<KVec<Pfn>>,
+}
+
+/// Where a fault happened.
+pub(crate) struct Place {
+    /// The virtual address in bytes.
+    pub(crate) address: usize,
+    /// The page of the device.
+    pub(crate) index: PageIndex,
+}
+
+impl Device {
+    /// A device of this memory, which was made with an alignment of `align` bytes. Sleeps.
+    ///
+    /// Errors: `ENXIO` if there is no memory, `ENOMEM`.
+    pub(crate) fn new(
+        name: CString,
+        extents: KVec<Extent>,
+        align: usize,
+    ) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            order: folio_order(&extents, align).ok_or(ENXIO)?,
+            name,
+            extents,
+            stats: Stats::new()?,
+            any_poisoned: AtomicBool::new(false),
+            poisoned <- new_mutex!(KVec::new()),
+        })
+    }
+
+    fn name(&self) -> &CStr {
+        &self.name
+    }
+
+    /// The order of all folios of the device.
+    #[inline]
+    pub(crate) fn order(&self) -> Order {
+        self.order
+    }
+
+    /// The order that the core asks for, if entries of it can be used for this device at all. To be
+    /// asked first; needs nothing held.
+    #[inline]
+    pub(crate) fn order_of_level(&self, order: u32) -> Option<Order> {
+        let order = Order::of_level(order)?;
+        if order == Order::PTE || order == self.order {
+            return Some(order);
+        }
+        self.stats.add(Counter::FallbackMaxOrder, 1);
+        None
+    }
+
+    /// Says in the log what was bound.
+    pub(crate) fn announce(&self) {
+        let pages = self
+            .extents
+            .iter()
+            .fold(0usize, |sum, extent| sum.saturating_add(extent.pages));
+        pr_info!(
+            "{}: {} MiB in folios of {} KiB\n",
+            self.name(),
+            pages >> (20 - Order::PAGE_SHIFT),
+            self.order.bytes() >> 10
+        );
+    }
+
+    /// Whether a mapping may be made that begins at page `index`. Nothing of its length, address or
+    /// alignment is refused: what larger entries cannot map is mapped by smaller ones.
+    ///
+    /// Errors: `EINVAL`, and the log says why (seldom enough not to flood it).
+    pub(crate) fn check_mapping(&self, shared: bool, index: PageIndex) -> Result {
+        if !shared {
+            if vm::may_log() {
+                pr_info!(
+                    "{}: a private mapping (MAP_PRIVATE) is refused: MAP_SHARED is wanted\n",
+                    self.name()
+                );
+            }
+            return Err(EINVAL);
+        }
+        if locate(&self.extents, index).is_none() {
+            if vm::may_log() {
+                pr_info!(
+                    "{}: a mapping from page {} on is refused: the device has no such page; \
+                     offsets and lengths that are multiples of {} KiB inside it are mapped best\n",
+                    self.name(),
+                    index.get(),
+                    self.order.bytes() >> 10
+                );
+            }
+            return Err(EINVAL);
+        }
+        Ok(())
+    }
+
+    /// An address for a mapping of `len` bytes from page `index` on, such that entries of the
+    /// folios' size can be used. `search` is asked for a free range at an address (0: anywhere) of a
+    /// length in bytes; its error is handed on.
+    pub(crate) fn choose_address(
+        &self,
+        address: usize,
+        len: usize,
+        index: PageIndex,
+        search: impl Fn(usize, usize) -> Result<usize, usize>,
+    ) -> usize {
+        if address == 0 && self.order > Order::PTE && len >= self.order.bytes() {
+            let align = self.order.bytes();
+            if let (Some(pfn), Some(padded)) = (
+                locate(&self.extents, index).map(|(_, pfn)| pfn),
+                len.checked_add(align - Order::PTE.bytes()),
+            ) {
+                if let Ok(found) = search(0, padded) {
+                    let wanted = (pfn.to_bits() % self.order.pages()) << Order::PAGE_SHIFT;
+                    return found.saturating_add(wanted.wrapping_sub(found) & (align - 1));
+                }
+            }
+        }
+        search(address, len).unwrap_or_else(|error| error)
+    }
+
+    /// Notes that the memory of a frame is bad, and says where in the device it is.
+    ///
+    /// Errors: `ENXIO` if it is not of this device, `ENOMEM`.
+    pub(crate) fn mark_poisoned(&self, pfn: Pfn) -> Result<PageIndex> {
+        let index = self
+            .extents
+            .iter()
+            .find_map(|extent| {
+                let offset = pfn.to_bits().checked_sub(extent.pfn.to_bits())?;
+                (offset < extent.pages)
+                    .then(|| PageIndex::new(extent.index.get().saturating_add(offset)))
+            })
+            .ok_or(ENXIO)?;
+        let mut poisoned = self.poisoned.lock();
+        if !poisoned.contains(&pfn) {
+            poisoned.push(pfn, GFP_KERNEL)?;
+        }
+        self.any_poisoned.store(true, Ordering::Relaxed);
+        Ok(index)
+    }
+
+    /// Whether one of the pages of the stretch of `order` from `first` on is bad. May sleep.
+    #[inline]
+    fn is_poisoned(&self, first: Pfn, order: Order) -> bool {
+        self.any_poisoned.load(Ordering::Relaxed)
+            && self.poisoned.lock().iter().any(|bad| {
+                bad.to_bits()
+                    .checked_sub(first.to_bits())
+                    .is_some_and(|offset| offset < order.pages())
+            })
+    }
+
+    /// Waits until nobody has a reference to any page: those of mappings are gone, and those who
+    /// pinned pages for input or output, or for longer, let them go. Says in the log what it waits
+    /// for. Sleeps, and cannot be interrupted, as the memory's pages go next.
+    ///
+    /// Held: nothing, and no fault can happen any more.
+    pub(crate) fn wait_until_idle(&self) {
+        /// In milliseconds.
+        const NAP: u32 = 20;
+        const FIRST_MESSAGE: u32 = 200;
+        const NEXT_MESSAGE: u32 = 30_000;
+        let mut waited = 0u32;
+        let mut said = false;
+        for (number, folio) in self.folios().enumerate() {
+            if number % 4096 == 0 {
+                vm::reschedule();
+            }
+            while folio.refcount() > 1 {
+                let since = if said { NEXT_MESSAGE } else { FIRST_MESSAGE };
+                if waited >= since {
+                    pr_info!(
+                        "{}: unbinding waits for {} folios of {} KiB that are in use (pinned), \
+                         from byte {:#x} of the device on\n",
+                        self.name(),
+                        self.busy_folios(),
+                        self.order.bytes() >> 10,
+                        self.byte_of(folio.head().pfn())
+                    );
+                    said = true;
+                    waited = 0;
+                }
+                vm::nap(NAP);
+                waited = waited.saturating_add(NAP);
+            }
+        }
+        if said {
+            pr_info!("{}: no folio is in use any more\n", self.name());
+        }
+    }
+
+    fn folios(&self) -> impl Iterator<Item = crate::kern::page::DevFolio> + '_ {
+        let step = self.order.pages();
+        self.extents.iter().flat_map(move |extent| {
+            (0..extent.pages)
+                .step_by(step)
+                .map(|offset| DevPage::of(extent.pfn.offset(offset)).folio())
+        })
+    }
+
+    fn busy_folios(&self) -> usize {
+        self.folios()
+            .enumerate()
+            .filter(|(number, folio)| {
+                if number % 4096 == 0 {
+                    vm::reschedule();
+                }
+                folio.refcount() > 1
+            })
+            .count()
+    }
+
+    fn byte_of(&self, pfn: Pfn) -> u64 {
+        self.extents
+            .iter()
+            .find_map(|extent| {
+                let offset = pfn.to_bits().checked_sub(extent.pfn.to_bits())?;
+                (offset < extent.pages)
+                    .then(|| PageIndex::new(extent.index.get().saturating_add(offset)).to_byte())
+            })
+            .unwrap_or(0)
+    }
+
+    /// Writes the counters, a line "name value" for each, and returns the number of bytes.
+    ///
+    /// Errors: `ENOSPC` if the buffer is too small.
+    pub(crate) fn print_stats(&self, buffer: &mut [u8]) -> Result<usize> {
+        self.stats.snapshot().print_some(
+            &[
+                Counter::ReadPte,
+                Counter::ReadPmd,
+                Counter::ReadPud,
+                Counter::WritePte,
+                Counter::WritePmd,
+                Counter::WritePud,
+                Counter::FallbackAlignment,
+                Counter::FallbackVma,
+                Counter::FallbackEof,
+                Counter::FallbackConflict,
+                Counter::FallbackMaxOrder,
+                Counter::FallbackPoison,
+                Counter::FaultErrors,
+                Counter::PoisonFaults,
+            ],
+            buffer,
+        )
+    }
+}
+
+/// The order of the folios for memory with an alignment of `align` bytes: the largest of a
+/// page-table level for which every extent begins and ends at a multiple of it. `None` without
+/// memory.
+pub(crate) fn folio_order(extents: &[Extent], align: usize) -> Option<Order> {
+    if extents.is_empty() || extents.iter().any(|extent| extent.pages == 0) {
+        return None;
+    }
+    let fits = |order: &Order| {
+        order.bytes() <= align
+            && extents
+                .iter()
+                .all(|extent| extent.pfn.is_aligned(*order) && extent.pages % order.pages() == 0)
+    };
+    [Order::PUD, Order::PMD]
+        .into_iter()
+        .find(fits)
+        .or(Some(Order::PTE))
+}
+
+/// The extent that a page of the device is in, and the page's frame. `None` past the device's end.
+#[inline]
+pub(crate) fn locate(extents: &[Extent], index: PageIndex) -> Option<(&Extent, Pfn)> {
+    extents.iter().find_map(|extent| {
+        let offset = index.get().checked_sub(extent.index.get())?;
+        (offset < extent.pages).then(|| (extent, extent.pfn.offset(offset)))
+    })
+}
+
+/// The first frame of what an entry of `order` maps for a fault at `place`, or why there can be
+/// none. `covers` says whether the VMA has all of it.
+///
+/// For [`Order::PTE`] the only reason is that the device ends before.
+#[inline]
+pub(crate) fn choose(
+    extents: &[Extent],
+    order: Order,
+    place: &Place,
+    covers: impl FnOnce() -> bool,
+) -> Result<Pfn, Counter> {
+    let (extent, pfn) = locate(extents, place.index).ok_or(Counter::FallbackEof)?;
+    if order == Order::PTE {
+        return Ok(pfn);
+    }
+    let within = order.pages() - 1;
+    let into = pfn.to_bits() & within;
+    if (place.address >> Order::PAGE_SHIFT) & within != into {
+        return Err(Counter::FallbackAlignment);
+    }
+    if !covers() {
+        return Err(Counter::FallbackVma);
+    }
+    // The frames of the whole stretch have to be the extent's.
+    let offset = place
+        .index
+        .get()
+        .checked_sub(extent.index.get())
+        .and_then(|offset| offset.checked_sub(into))
+        .ok_or(Counter::FallbackEof)?;
+    if extent.pages.saturating_sub(offset) < order.pages() {
+        return Err(Counter::FallbackEof);
+    }
+    Ok(extent.pfn.offset(offset))
+}
+
+/// Serves a fault by an entry of `order`, which [`Device::order_of_level`] gave. Sleeps.
+///
+/// SIGBUS is for what is past the device's end, and for bad memory.
+///
+/// Held: the device stays bound.
+#[inline]
+pub(crate) fn fault(device: &Device, vmf: &mut VmFault, order: Order) -> FaultCode {
+    let place = Place {
+        address: vmf.address(),
+        index: vmf.index(),
+    };
+    let refused = |reason| {
+        device.stats.add(reason, 1);
+        if order == Order::PTE {
+            FaultCode::SIGBUS
+        } else {
+            FaultCode::FALLBACK
+        }
+    };
+    let first = match choose(&device.extents, order, &place, || vmf.vma_covers(order)) {
+        Ok(first) => first,
+        Err(_) if order == Order::PTE => return refused(Counter::FaultErrors),
+        Err(reason) => return refused(reason),
+    };
+    if device.is_poisoned(first, order) {
+        if order == Order::PTE {
+            device.stats.add(Counter::PoisonFaults, 1);
+            return FaultCode::HWPOISON;
+        }
+        return refused(Counter::FallbackPoison);
+    }
+    if order != Order::PTE && vmf.has_table(order) {
+        return refused(Counter::FallbackConflict);
+    }
+
+    let write = vmf.is_write();
+    let page = DevPage::of(first);
+    let (code, read, written) = match order {
+        Order::PUD => (
+            vmf.insert_pud(page.folio(), write),
+            Counter::ReadPud,
+            Counter::WritePud,
+        ),
+        Order::PMD => (
+            vmf.insert_pmd(page.folio(), write),
+            Counter::ReadPmd,
+            Counter::WritePmd,
+        ),
+        _ => (
+            vmf.insert_page(page, write),
+            Counter::ReadPte,
+            Counter::WritePte,
+        ),
+    };
+    let counter = if code.is_error() {
+        Counter::FaultErrors
+    } else if write {
+        written
+    } else {
+        read
+    };
+    device.stats.add(counter, 1);
+    code
+}

@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Device DAX: a namespace of that mode, bound to this driver and back to the kernel's.
+
+The namespace of pmem0 is made anew for every alignment, and at the end as it was.
+"""
+
+import json
+import os
+import subprocess
+import time
+
+from lib import device, posix
+from lib.check import Skip, check, equal, raises
+from lib.device import read, run, wait_for, write
+from lib.mapping import BUS_MCEERR_AR, Map
+from lib.native import Fault, probe
+from lib.posix import GIB, PAGE, PMD
+from lib.runner import case
+from lib.task import Task
+
+DEVICE = "pmem0"
+NAMESPACE = "namespace0.0"
+NAME = "dax0.0"
+NODE = f"/dev/{NAME}"
+BUS = "/sys/bus/dax"
+SYSFS = f"{BUS}/devices/{NAME}"
+MAP_SYNC_VALIDATED = 0x80003
+EINVAL, ENXIO = 22, 6
+
+
+def _driver():
+    path = f"{SYSFS}/driver"
+    return os.path.basename(os.readlink(path)) if os.path.islink(path) else None
+
+
+def _unbind():
+    if _driver():
+        write(f"{BUS}/drivers/{_driver()}/unbind", NAME)
+        equal(_driver(), None, "driver after unbinding")
+
+
+def _bind(name="rdax"):
+    if _driver() == name:
+        return
+    _unbind()
+    if name == "rdax":
+        try:
+            write(f"{BUS}/drivers/rdax/remove_id", NAME)
+        except OSError:
+            pass
+        write(f"{BUS}/drivers/rdax/new_id", NAME)
+    else:
+        write(f"{BUS}/drivers/{name}/bind", NAME)
+    equal(_driver(), name, "driver after binding")
+
+
+def _namespace(align, *more):
+    """A namespace of that alignment, bound to this driver."""
+    if not os.path.isdir(f"{BUS}/drivers/rdax"):
+        raise Skip("there is no driver rdax on the dax bus")
+    bytes_ = {"4K": PAGE, "2M": PMD, "1G": GIB}[align]
+    if bytes_ == GIB:
+        size = int(read("/sys/bus/nd/devices/region0/size"))
+        if size < 3 * GIB:
+            raise Skip(f"a pmem device of 3 GiB is needed, and has {size >> 20} MiB")
+    if not os.path.isdir(SYSFS) or int(read(f"{SYSFS}/align")) != bytes_:
+        if device.adopted(DEVICE):
+            write(f"{device.CONFIG}/{DEVICE}/adopt", "0")
+            os.rmdir(f"{device.CONFIG}/{DEVICE}")
+        _unbind()
+        run("ndctl", "create-namespace", "-f", "-e", NAMESPACE, "-m", "devdax", "-a", align, *more)
+        wait_for(lambda: os.path.exists(NODE), NODE)
+    _bind()
+    return bytes_
+
+
+def _size():
+    return int(read(f"{SYSFS}/size"))
+
+
+def _open():
+    return os.open(NODE, os.O_RDWR)
+
+
+class _Stats:
+    def __init__(self):
+        self.before = self._now()
+
+    @staticmethod
+    def _now():
+        return {name: int(value) for name, value in
+                (line.split() for line in read(f"{SYSFS}/rdax/stats").splitlines())}
+
+    def expect(self, **wanted):
+        now = self._now()
+        moved = {name: now[name] - before for name, before in self.before.items()}
+        for name, value in wanted.items():
+            equal(moved[name], value, f"counter {name} (all: {moved})")
+
+
+def _log():
+    return subprocess.run(["dmesg"], stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+@case(fs=())
+def pages(t):
+    _namespace("4K")
+    fd, stats = _open(), _Stats()
+    with Map(fd, 4 * PMD) as m:
+        m.touch(length=PMD, write=True)
+        m.touch(offset=PMD, length=PMD)
+        equal(m.mapped(), 2 * PMD, "bytes mapped")
+        equal(m.mapped_huge(), 0, "bytes mapped by huge entries")
+        stats.expect(write_pte=512, read_pte=512)
+    os.close(fd)
+
+
+@case(fs=())
+def huge_pages(t):
+    _namespace("2M")
+    fd, stats = _open(), _Stats()
+    with Map(fd, 8 * PMD) as m:
+        for at in range(0, 4 * PMD, PMD):
+            equal(m.store(at, 7).signal, 0, "signal of a store")
+        m.touch(offset=4 * PMD)
+        equal(m.mapped_huge(), 8 * PMD, "bytes mapped by huge entries")
+        stats.expect(write_pmd=4, read_pmd=4, read_pte=0, write_pte=0)
+        m.protect(posix.PROT_READ)
+        m.protect(posix.PROT_RW)
+        m.touch(write=True)
+        stats.expect(read_pte=0, write_pte=0)
+        m.unmap_part(PMD + PAGE, PAGE)
+        m.load_ok(PMD, 7, "beside the hole")
+    os.close(fd)
+
+
+@case(fs=())
+def address_is_chosen_well(t):
+    align = _namespace("2M")
+    fd = _open()
+    for offset in (0, PAGE, PMD + 5 * PAGE):
+        for length in (PMD, 3 * PMD + PAGE):
+            at = posix.mmap(None, length, posix.PROT_RW, posix.MAP_SHARED, fd, offset)
+            equal(at % align, offset % align, f"address of a mapping of {offset:#x}")
+            posix.munmap(at, length)
+    os.close(fd)
+
+
+@case(fs=())
+def misaligned_mappings_work(t):
+    """The kernel's own driver kills the process for these."""
+    _namespace("2M")
+    fd = _open()
+    with Map(fd, 2 * PMD) as m:
+        m.write(0, b"".join(bytes([i % 251 + 1]) * PAGE for i in range(1024)))
+    for offset, skew, length in ((PAGE, 0, PMD), (0, PAGE, 2 * PMD), (PAGE, PAGE, PMD),
+                                 (0, 0, PAGE), (PMD - PAGE, PMD - PAGE, 2 * PAGE)):
+        stats = _Stats()
+        with Map(fd, length, offset=offset, skew=skew) as m:
+            for at in range(0, length, PAGE):
+                m.load_ok(at, ((offset + at) // PAGE) % 251 + 1, f"{offset:#x}+{skew:#x}")
+        stats.expect(read_pmd=0, read_pte=length // PAGE, fault_errors=0)
+    # Aligned to each other: pages at the edges, huge pages between.
+    stats = _Stats()
+    with Map(fd, 3 * PMD, offset=PAGE, skew=PAGE) as m:
+        m.touch(write=True)
+        equal(m.mapped_huge(), 2 * PMD, "bytes mapped by huge entries")
+        stats.expect(write_pmd=2, write_pte=512)
+    os.close(fd)
+
+
+@case(fs=())
+def what_is_refused(t):
+    _namespace("2M")
+    fd, size = _open(), _size()
+    raises(EINVAL, "MAP_PRIVATE", posix.mmap, None, PMD, posix.PROT_RW, posix.MAP_PRIVATE, fd, 0)
+    raises(EINVAL, "past the end", posix.mmap, None, PMD, posix.PROT_RW, posix.MAP_SHARED, fd,
+           size)
+    log = _log()
+    check("MAP_PRIVATE" in log and "no such page" in log, "the log does not say why")
+    with Map(fd, 2 * PMD, offset=size - PMD) as m:
+        m.touch(length=PMD, write=True)
+        m.bus_error(PMD, "past the end")
+        m.bus_error(PMD + PAGE, "past the end", write=True)
+    with Map(fd, PMD, flags=MAP_SYNC_VALIDATED) as m:
+        equal(m.store(0, 1).signal, 0, "signal of a store with MAP_SYNC")
+    os.close(fd)
+
+
+@case(fs=())
+def forks_share(t):
+    _namespace("2M")
+    fd, stats = _open(), _Stats()
+    with Map(fd, 2 * PMD) as m:
+        m.write(PMD, b"parent")
+
+        def child():
+            equal(m.read(PMD, 6), b"parent", "what the child sees")
+            m.write(0, b"child!")
+
+        Task(child).result()
+        equal(m.read(0, 6), b"child!", "what the parent sees")
+    stats.expect(fault_errors=0)
+    os.close(fd)
+
+
+@case(fs=(), timeout=120)
+def giant_pages(t):
+    _namespace("1G", "-M", "mem")
+    fd, stats = _open(), _Stats()
+    size = _size()
+    with Map(fd, size, align=GIB) as m:
+        for at in range(0, size, GIB):
+            equal(m.store(at + 5 * PAGE, 9).signal, 0, "signal of a store")
+        stats.expect(write_pud=size // GIB, write_pmd=0, write_pte=0, fallback_vma=0)
+        m.touch(length=GIB, step=PMD)
+        stats.expect(write_pud=size // GIB, read_pud=0, read_pmd=0, read_pte=0)
+    at = posix.mmap(None, GIB, posix.PROT_RW, posix.MAP_SHARED, fd, 0)
+    equal(at % GIB, 0, "address modulo 1 GiB")
+    posix.munmap(at, GIB)
+    stats = _Stats()
+    with Map(fd, 4 * PMD, offset=PMD - PAGE) as m:
+        m.load_ok(0, 0, "a misaligned mapping")
+        m.touch(length=16 * PAGE, write=True)
+        m.touch(offset=PMD, length=PMD)
+        stats.expect(read_pte=1 + 512, write_pte=15, fault_errors=0)
+    os.close(fd)
+
+
+@case(fs=(), timeout=120)
+def giant_mappings_move(t):
+    """The core's move loses entries of 1 GiB, and their references with them."""
+    _namespace("1G", "-M", "mem")
+    fd = _open()
+    with Map(fd, GIB, align=GIB) as m, Map(fd, GIB, align=GIB) as place:
+        m.store(5, 0x5a)
+        ring = posix.pin_buffer(m.address, 4 * PMD)
+        os.close(ring)
+        posix.mremap(m.address, GIB, GIB, 1 | 2, place.address)
+        place.load_ok(5, 0x5a, "after the move")
+        place.touch(length=4 * PAGE)
+        # Beside another mapping of the next GiB, where the two could be merged.
+    room = Map(-1, 3 * GIB, prot=posix.PROT_NONE, align=GIB,
+               flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS | posix.MAP_NORESERVE)
+    posix.mmap(room.address, GIB, posix.PROT_RW, posix.MAP_SHARED | posix.MAP_FIXED, fd, 0)
+    with Map(fd, GIB, offset=GIB, align=GIB) as m:
+        equal(m.store(7, 0x77).signal, 0, "signal of a store")
+        posix.mremap(m.address, GIB, GIB, 1 | 2, room.address + GIB)
+    probe().touch(room.address, 2 * GIB, PMD, True)
+    room.unmap()
+    os.close(fd)
+    unbinding = Task(_unbind)
+    check(unbinding.join(20), "unbinding waits for a reference that was lost")
+    unbinding.result()
+    _bind()
+
+
+@case(fs=())
+def bad_memory(t):
+    _namespace("2M")
+    fd = _open()
+    with Map(fd, 2 * PMD) as m:
+        m.touch(step=PMD)
+        fault = Fault()
+        probe().probe_madvise(m.address + 5 * PAGE, PAGE, posix.MADV_HWPOISON, fault)
+        equal(fault.error, 0, "error of MADV_HWPOISON")
+        stats = _Stats()
+        m.bus_error(5 * PAGE, "bad memory", code=BUS_MCEERR_AR)
+        m.bus_error(5 * PAGE, "bad memory", write=True, code=BUS_MCEERR_AR)
+        for at in (0, 4 * PAGE, 6 * PAGE, PMD - PAGE, PMD):
+            equal(m.load(at)[1].signal, 0, f"signal of a load at {at:#x}")
+        stats.expect(poison_faults=2)
+        check(m.mapped_huge() >= PMD, "the next 2 MiB are not mapped by a huge entry")
+    os.close(fd)
+    _unbind()
+    _bind()
+    fd = _open()
+    with Map(fd, PMD) as m:
+        equal(m.load(5 * PAGE)[1].signal, 0, "signal after binding anew")
+    os.close(fd)
+
+
+@case(fs=())
+def unbinding_ends_mappings(t):
+    _namespace("2M")
+    fd = _open()
+    with Map(fd, 4 * PMD) as m, Map(fd, 2 * PMD, offset=PAGE) as small:
+        m.touch(write=True)
+        small.touch(write=True)
+        _unbind()
+        m.bus_error(0, "after unbinding")
+        small.bus_error(PAGE, "after unbinding")
+        raises((ENXIO,), "opening an unbound device", _open)
+        _bind()
+        m.bus_error(0, "an old mapping after binding anew")
+        with open(NODE, "r+b", buffering=0) as other, Map(other.fileno(), PMD) as new:
+            equal(new.store(0, 3).signal, 0, "signal with a new file")
+    os.close(fd)
+
+
+@case(fs=())
+def unbinding_waits_for_pins(t):
+    _namespace("2M")
+    fd = _open()
+    m = Map(fd, 4 * PMD)
+    m.touch(write=True)
+    ring = posix.pin_buffer(m.address, 3 * PMD)
+
+    def unbind():
+        os.close(ring)      # the child's, which would be a pin of its own
+        _unbind()
+
+    unbinding = Task(unbind)
+    wait_for(lambda: "unbinding waits for 3 folios" in _log(), "message about pins")
+    check(not unbinding.done(), "unbinding did not wait")
+    m.bus_error(0, "while unbinding waits")
+    os.close(ring)
+    unbinding.result()
+    check("no folio is in use any more" in _log(), "no message about the end")
+    m.unmap()
+    os.close(fd)
+    _bind()
+
+
+@case(fs=(), timeout=120)
+def unbinding_under_load(t):
+    _namespace("2M")
+    for _ in range(3):
+        fd = _open()
+        stop = []
+
+        def load():
+            with Map(fd, 16 * PMD) as m, Map(fd, 4 * PMD, offset=PAGE) as small:
+                at = 0
+                while not m.store(at % m.length, 1).signal and not stop:
+                    if small.load(at % small.length)[1].signal:
+                        break
+                    at += 37 * PAGE
+                    if at % 64 == 0:
+                        m.advise(posix.MADV_DONTNEED)
+
+        tasks = [Task(load) for _ in range(3)]
+        time.sleep(0.5)
+        _unbind()
+        for task in tasks:
+            task.result()
+        _bind()
+        os.close(fd)
+
+
+@case(fs=(), timeout=180)
+def drivers_take_turns(t):
+    if subprocess.run(["modprobe", "device_dax"], check=False).returncode:
+        raise Skip("there is no module device_dax")
+    _namespace("2M")
+    for turn in range(20):
+        driver = ("device_dax", "rdax")[turn % 2]
+        _bind(driver)
+        fd = _open()
+        with Map(fd, 2 * PMD) as m:
+            if turn:
+                m.load_ok(PMD, turn, "what the other driver's turn left")
+            equal(m.store(PMD, turn + 1).signal, 0, f"signal of a store with {driver}")
+            m.touch(write=True)
+        os.close(fd)
+    check(os.path.exists(f"{SYSFS}/rdax/stats"), "there are no counters")
+
+
+@case(fs=(), timeout=120)
+def memory_and_back(t):
+    """Another driver on the bus, which makes ordinary memory of the device."""
+    if subprocess.run(["modprobe", "kmem"], check=False).returncode:
+        raise Skip("there is no module kmem")
+    _namespace("2M")
+    _unbind()
+    try:
+        write(f"{BUS}/drivers/kmem/new_id", NAME)
+        if _driver() != "kmem":
+            raise Skip("the driver kmem does not take this device")
+        write(f"{SYSFS}/state", "unplugged")
+    except OSError as error:
+        raise Skip(f"the driver kmem: {error}") from error
+    finally:
+        write(f"{BUS}/drivers/kmem/remove_id", NAME)
+    _bind()
+    fd = _open()
+    with Map(fd, 2 * PMD) as m:
+        equal(m.store(0, 1).signal, 0, "signal of a store")
+    os.close(fd)
+
+
+@case(fs=())
+def daxctl_knows(t):
+    _namespace("2M")
+    found = json.loads(run("daxctl", "list", "-d", NAME))
+    equal(found[0]["chardev"], NAME, "daxctl's name of the device")
+    equal(found[0]["size"], _size(), "daxctl's size of the device")
+
+
+def end_of_group():
+    def restore():
+        if not os.path.isdir(SYSFS):
+            return
+        _unbind()
+        run("ndctl", "create-namespace", "-f", "-e", NAMESPACE, "-m", "fsdax", "-a", "2M")
+    Task(restore).result(60)

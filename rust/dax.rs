@@ -94,8 +94,8 @@ impl DaxDevice {
         let got = unsafe {
             bindings::dax_direct_access(
                 self.as_ptr(),
-                page_offset as _,
-                pages as _,
+                page_offset as usize,
+                pages as isize,
                 match access {
                     Access::Normal => bindings::dax_access_mode_DAX_ACCESS,
                     Access::Recovery => bindings::dax_access_mode_DAX_RECOVERY_WRITE,
@@ -124,7 +124,7 @@ impl DaxDevice {
     /// Zeroes a whole page and writes the zeroes back. Clears poison where the driver can.
     pub(crate) fn zero_page(&self, _alive: &DaxReadGuard, page_offset: usize) -> Result {
         // SAFETY: The device is alive and the read lock held. The kernel takes one page at a time.
-        to_result(unsafe { bindings::dax_zero_page_range(self.as_ptr(), page_offset as _, 1) })
+        to_result(unsafe { bindings::dax_zero_page_range(self.as_ptr(), page_offset as usize, 1) })
     }
 
     /// Writes the cache lines of a page's memory, `bytes` from `offset` on, back to the device.
@@ -136,7 +136,7 @@ impl DaxDevice {
             bindings::dax_flush(
                 self.as_ptr(),
                 page.address().as_ptr().wrapping_add(offset).cast(),
-                bytes as _,
+                bytes as usize,
             )
         };
     }
@@ -202,10 +202,10 @@ impl<'a> Memory<'a> {
         // Others may map and change it: it is only ever copied.
         unsafe {
             if bindings::dax_write_cache_enabled(self.device.as_ptr()) {
-                bindings::_copy_from_iter_flushcache(address.cast(), bytes as _, iter.as_ptr())
+                bindings::_copy_from_iter_flushcache(address.cast(), bytes as usize, iter.as_ptr())
                     as usize
             } else {
-                bindings::_copy_from_iter(address.cast(), bytes as _, iter.as_ptr()) as usize
+                bindings::_copy_from_iter(address.cast(), bytes as usize, iter.as_ptr()) as usize
             }
         }
     }
@@ -217,7 +217,7 @@ impl<'a> Memory<'a> {
             return 0;
         };
         // SAFETY: As in `copy_from`.
-        unsafe { bindings::_copy_mc_to_iter(address.cast(), bytes as _, iter.as_ptr()) as usize }
+        unsafe { bindings::_copy_mc_to_iter(address.cast(), bytes as usize, iter.as_ptr()) as usize }
     }
 
     /// Overwrites poisoned memory with what `iter` gives, if the driver can.
@@ -230,9 +230,9 @@ impl<'a> Memory<'a> {
         unsafe {
             bindings::dax_recovery_write(
                 self.device.as_ptr(),
-                page as _,
+                page as usize,
                 address.cast(),
-                bytes as _,
+                bytes as usize,
                 iter.as_ptr(),
             ) as usize
         }
@@ -253,7 +253,7 @@ impl<'a> Memory<'a> {
             return Err(EIO);
         };
         // SAFETY: Both ranges are device memory, there while the read lock is held.
-        let left = unsafe { bindings::copy_mc_to_kernel(to.cast(), from.cast(), bytes as _) };
+        let left = unsafe { bindings::copy_mc_to_kernel(to.cast(), from.cast(), bytes as u32) };
         if left != 0 {
             return Err(EIO);
         }
@@ -272,7 +272,7 @@ impl<'a> Memory<'a> {
     pub(crate) fn flush(&self, offset: usize, bytes: usize) {
         if let Some(address) = self.range(offset, bytes) {
             // SAFETY: As in `zero`.
-            unsafe { bindings::dax_flush(self.device.as_ptr(), address.cast(), bytes as _) };
+            unsafe { bindings::dax_flush(self.device.as_ptr(), address.cast(), bytes as usize) };
         }
     }
 
@@ -291,6 +291,6 @@ impl<'a> Memory<'a> {
         };
         // SAFETY: Both ranges are device memory, there while the read lock is held. The content
         // may change meanwhile, so it is compared in C and no Rust reference to it is made.
-        Ok(unsafe { bindings::memcmp(a.cast(), b.cast(), bytes as _) } == 0)
+        Ok(unsafe { bindings::memcmp(a.cast(), b.cast(), bytes as usize) } == 0)
     }
 }

@@ -207,7 +207,7 @@ unsafe extern "C" fn dax_writeback_mapping_range(
     match writeback::writeback(mapping, device, &request) {
         Ok(pages) => {
             // SAFETY: By this function's safety requirements.
-            unsafe { (*wbc).nr_to_write = (*wbc).nr_to_write.saturating_sub_unsigned(pages as _) };
+            unsafe { (*wbc).nr_to_write = (*wbc).nr_to_write.saturating_sub_unsigned(pages as usize) };
             0
         }
         Err(error) => error.to_errno(),
@@ -366,7 +366,7 @@ unsafe extern "C" fn dax_lock_folio(folio: *mut bindings::folio) -> bindings::da
     let _in_flight = InFlight::enter();
     // SAFETY: By this function's safety requirements.
     let folio = unsafe { DevFolio::from_raw(NonNull::new_unchecked(folio)) };
-    poison::lock_folio(folio).0 as _
+    poison::lock_folio(folio).0 as usize
 }
 
 /// # Safety
@@ -398,7 +398,7 @@ unsafe extern "C" fn dax_lock_mapping_entry(
         // SAFETY: By this function's safety requirements.
         unsafe { page.write(found.as_ptr()) };
     }
-    cookie.0 as _
+    cookie.0 as usize
 }
 
 /// # Safety

@@ -163,7 +163,7 @@ impl Mapping {
         };
         // SAFETY: The address space is alive.
         unsafe {
-            bindings::unmap_mapping_pages(self.as_ptr(), range.first.get() as _, pages as _, false)
+            bindings::unmap_mapping_pages(self.as_ptr(), range.first.get() as usize, pages as usize, false)
         };
     }
 
@@ -175,9 +175,9 @@ impl Mapping {
         unsafe {
             bindings::mapping_wrprotect_range(
                 self.as_ptr(),
-                index.get() as _,
-                pfn.to_bits() as _,
-                pages as _,
+                index.get() as usize,
+                pfn.to_bits() as usize,
+                pages as usize,
             )
         };
     }
@@ -188,8 +188,8 @@ impl Mapping {
         unsafe {
             bindings::tag_pages_for_writeback(
                 self.as_ptr(),
-                range.first.get() as _,
-                range.last.get() as _,
+                range.first.get() as usize,
+                range.last.get() as usize,
             )
         };
     }
@@ -300,7 +300,7 @@ impl Inode {
         unsafe {
             bindings::__mark_inode_dirty(
                 self.as_ptr(),
-                bindings::inode_state_flags_enum_I_DIRTY_PAGES as _,
+                bindings::inode_state_flags_enum_I_DIRTY_PAGES as i32,
             )
         };
     }
@@ -331,7 +331,7 @@ impl File {
     /// needed to find them. Sleeps.
     pub(crate) fn sync_range(&self, start: u64, end: u64) -> Result {
         // SAFETY: The file is open.
-        to_result(unsafe { bindings::vfs_fsync_range(self.0.get(), start as _, end as _, 1) })
+        to_result(unsafe { bindings::vfs_fsync_range(self.0.get(), start as i64, end as i64, 1) })
     }
 }
 

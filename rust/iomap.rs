@@ -198,7 +198,7 @@ impl<'a> IomapIter<'a> {
             &mut *place
         };
         raw.inode = inode.as_ptr();
-        raw.pos = position as _;
+        raw.pos = position as i64;
         raw.len = len;
         raw.flags = ask.0;
         Self {
@@ -238,7 +238,7 @@ impl<'a> IomapIter<'a> {
             // Not where we asked: the filesystem is broken, and nothing may be done to it.
             return Err(EIO);
         }
-        self.raw.iter_start_pos = position as _;
+        self.raw.iter_start_pos = position as i64;
         Ok(true)
     }
 
@@ -269,8 +269,8 @@ impl<'a> IomapIter<'a> {
                     ret = end(
                         (*iter).inode,
                         (*iter).iter_start_pos,
-                        length as _,
-                        advanced as _,
+                        length as i64,
+                        advanced as isize,
                         (*iter).flags,
                         iomap,
                     );
@@ -286,7 +286,7 @@ impl<'a> IomapIter<'a> {
             let ret = begin(
                 (*iter).inode,
                 (*iter).pos,
-                (*iter).len as _,
+                (*iter).len as i64,
                 (*iter).flags,
                 iomap,
                 source,

@@ -54,14 +54,14 @@ impl IovIter {
     #[inline]
     pub(crate) fn zero(&mut self, bytes: usize) -> usize {
         // SAFETY: The iterator is valid.
-        unsafe { bindings::iov_iter_zero(bytes as _, self.as_ptr()) as usize }
+        unsafe { bindings::iov_iter_zero(bytes as usize, self.as_ptr()) as usize }
     }
 
     /// Goes back by `bytes` that were copied.
     #[inline]
     pub(crate) fn revert(&mut self, bytes: usize) {
         // SAFETY: The iterator is valid; it has been advanced by at least that much.
-        unsafe { bindings::iov_iter_revert(self.as_ptr(), bytes as _) };
+        unsafe { bindings::iov_iter_revert(self.as_ptr(), bytes as usize) };
     }
 }
 
@@ -98,7 +98,7 @@ impl Kiocb {
     #[inline]
     pub(crate) fn set_position(&mut self, position: u64) {
         // SAFETY: The control block is valid and ours.
-        unsafe { (*self.0.get()).ki_pos = position as _ };
+        unsafe { (*self.0.get()).ki_pos = position as i64 };
     }
 
     #[inline]

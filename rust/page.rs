@@ -198,7 +198,7 @@ impl DevPage {
         unsafe {
             bindings::arch_wb_cache_pmem(
                 self.address().as_ptr().wrapping_add(offset).cast(),
-                bytes as _,
+                bytes as usize,
             )
         };
     }
@@ -474,14 +474,14 @@ impl DevFolio {
         unsafe {
             let two = &raw mut (*folio).__bindgen_anon_2.__bindgen_anon_1;
             #[cfg(any(CONFIG_MEMCG, CONFIG_SLAB_OBJ_EXT))]
-            (&raw mut (*two)._nr_pages).write(order.pages() as _);
+            (&raw mut (*two)._nr_pages).write(order.pages() as u32);
             let counts = &raw mut (*two).__bindgen_anon_1.__bindgen_anon_1;
             (&raw mut (*counts)._large_mapcount.counter).write(-1);
             (&raw mut (*counts)._nr_pages_mapped.counter).write(0);
             (&raw mut (*counts)._entire_mapcount.counter).write(-1);
             (&raw mut (*counts)._pincount.counter).write(0);
             (&raw mut (*counts).__bindgen_anon_1._mm_ids).write(0);
-            (&raw mut (*counts)._mm_id_mapcount).write([-1i32 as _; 2]);
+            (&raw mut (*counts)._mm_id_mapcount).write([-1i32 as i32; 2]);
         }
         if order.bits() > 1 {
             // SAFETY: The folio has a third page, and the list head lies in it.
@@ -601,7 +601,7 @@ impl Region<'_> {
     pub(crate) fn lock(page: DevPage) -> Self {
         let slot = page.pfn().0 >> Self::ORDER.bits();
         // SAFETY: The helper takes any number.
-        let flags = unsafe { bindings::rdax_region_lock(slot as _) } as usize;
+        let flags = unsafe { bindings::rdax_region_lock(slot as usize) } as usize;
         Self {
             slot,
             flags,
@@ -615,6 +615,6 @@ impl Drop for Region<'_> {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: This value stands for the lock that `lock` took.
-        unsafe { bindings::rdax_region_unlock(self.slot as _, self.flags as _) };
+        unsafe { bindings::rdax_region_unlock(self.slot as usize, self.flags as usize) };
     }
 }

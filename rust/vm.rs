@@ -325,7 +325,7 @@ impl ZeroFolio {
         }
         // SAFETY: Allocates, and may sleep.
         let folio =
-            NonNull::new(unsafe { bindings::rdax_alloc_zero_folio(Order::PMD.bits() as _) })?;
+            NonNull::new(unsafe { bindings::rdax_alloc_zero_folio(Order::PMD.bits() as u32) })?;
         match ZERO_FOLIO.compare_exchange(
             core::ptr::null_mut(),
             folio.as_ptr(),

@@ -42,7 +42,7 @@ impl EntryKey {
     fn queue(self) -> *mut bindings::wait_queue_head {
         let hash = (self.tree >> 6) ^ self.index ^ (self.index >> 9);
         // SAFETY: The helper takes any number.
-        unsafe { bindings::rdax_entry_queue(hash as _) }
+        unsafe { bindings::rdax_entry_queue(hash as usize) }
     }
 }
 
@@ -108,10 +108,10 @@ fn sleep_on_entry(guard: TreeGuard<'_>, key: EntryKey, exclusive: bool, unlocked
             bindings::prepare_to_wait_exclusive(
                 queue,
                 &mut waiter.wait,
-                bindings::TASK_UNINTERRUPTIBLE as _,
+                bindings::TASK_UNINTERRUPTIBLE as i32,
             );
         } else {
-            bindings::prepare_to_wait(queue, &mut waiter.wait, bindings::TASK_UNINTERRUPTIBLE as _);
+            bindings::prepare_to_wait(queue, &mut waiter.wait, bindings::TASK_UNINTERRUPTIBLE as i32);
         }
     }
     drop(guard);
@@ -208,7 +208,7 @@ pub(crate) fn wake_entry_waiters(key: EntryKey, wake: Wake) {
     unsafe {
         bindings::__wake_up(
             queue,
-            bindings::TASK_NORMAL as _,
+            bindings::TASK_NORMAL as u32,
             number,
             (&raw mut key).cast(),
         )

@@ -96,7 +96,7 @@ impl<'a> Cursor<'a> {
         Self {
             xas: bindings::xa_state {
                 xa: tree.0.get(),
-                xa_index: order.first(index).get() as _,
+                xa_index: order.first(index).get() as usize,
                 xa_shift: (order.bits() - sibs) as u8,
                 xa_sibs: ((1usize << sibs) - 1) as u8,
                 xa_offset: 0,
@@ -138,7 +138,7 @@ impl<'a> Cursor<'a> {
             return Some(value);
         }
         // SAFETY: The cursor's tree is alive and locked.
-        Self::value(unsafe { bindings::xas_find(&mut self.xas, last.get() as _) }.cast())
+        Self::value(unsafe { bindings::xas_find(&mut self.xas, last.get() as usize) }.cast())
     }
 
     /// The next value, if it is of one index and in the same node: what most steps of a walk over
@@ -189,7 +189,7 @@ impl<'a> Cursor<'a> {
             unsafe {
                 bindings::xas_find_marked(
                     &mut self.xas,
-                    last.get() as _,
+                    last.get() as usize,
                     mark as bindings::xa_mark_t,
                 )
             }
@@ -214,7 +214,7 @@ impl<'a> Cursor<'a> {
     /// Goes on at `index`.
     #[inline]
     pub(crate) fn set(&mut self, index: PageIndex) {
-        self.xas.xa_index = index.get() as _;
+        self.xas.xa_index = index.get() as usize;
         self.xas.xa_node = RESTART;
     }
 

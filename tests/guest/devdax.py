@@ -402,5 +402,6 @@ def end_of_group():
         if not os.path.isdir(SYSFS):
             return
         _unbind()
+        write(f"{BUS}/drivers/rdax/remove_id", NAME)
         run("ndctl", "create-namespace", "-f", "-e", NAMESPACE, "-m", "fsdax", "-a", "2M")
     Task(restore).result(60)

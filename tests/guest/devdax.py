@@ -148,7 +148,7 @@ def address_is_chosen_well(t):
 
 @case(fs=())
 def misaligned_mappings_work(t):
-    """The kernel's own driver kills the process for these."""
+    """The kernel's own driver refuses addresses that are not aligned."""
     _namespace("2M")
     fd = _open()
     with Map(fd, 2 * PMD) as m:
@@ -402,5 +402,6 @@ def end_of_group():
         if not os.path.isdir(SYSFS):
             return
         _unbind()
+        write(f"{BUS}/drivers/rdax/remove_id", NAME)
         run("ndctl", "create-namespace", "-f", "-e", NAMESPACE, "-m", "fsdax", "-a", "2M")
     Task(restore).result(60)

@@ -217,7 +217,9 @@ impl<'a> Memory<'a> {
             return 0;
         };
         // SAFETY: As in `copy_from`.
-        unsafe { bindings::_copy_mc_to_iter(address.cast(), bytes as usize, iter.as_ptr()) as usize }
+        unsafe {
+            bindings::_copy_mc_to_iter(address.cast(), bytes as usize, iter.as_ptr()) as usize
+        }
     }
 
     /// Overwrites poisoned memory with what `iter` gives, if the driver can.

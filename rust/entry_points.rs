@@ -207,7 +207,9 @@ unsafe extern "C" fn dax_writeback_mapping_range(
     match writeback::writeback(mapping, device, &request) {
         Ok(pages) => {
             // SAFETY: By this function's safety requirements.
-            unsafe { (*wbc).nr_to_write = (*wbc).nr_to_write.saturating_sub_unsigned(pages as usize) };
+            unsafe {
+                (*wbc).nr_to_write = (*wbc).nr_to_write.saturating_sub_unsigned(pages as usize)
+            };
             0
         }
         Err(error) => error.to_errno(),

@@ -88,7 +88,10 @@ impl PageRange {
 
     /// The number of pages.
     pub(crate) fn pages(self) -> usize {
-        self.last.get().saturating_sub(self.first.get()).saturating_add(1)
+        self.last
+            .get()
+            .saturating_sub(self.first.get())
+            .saturating_add(1)
     }
 }
 
@@ -163,7 +166,12 @@ impl Mapping {
         };
         // SAFETY: The address space is alive.
         unsafe {
-            bindings::unmap_mapping_pages(self.as_ptr(), range.first.get() as usize, pages as usize, false)
+            bindings::unmap_mapping_pages(
+                self.as_ptr(),
+                range.first.get() as usize,
+                pages as usize,
+                false,
+            )
         };
     }
 

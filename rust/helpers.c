@@ -109,6 +109,7 @@ struct wait_queue_head *rdax_entry_queue(unsigned long hash)
 
 bool rdax_queue_is_empty(struct wait_queue_head *queue)
 {
+	/* Who waits has queued under the tree's lock, which the caller has held since. */
 	return !waitqueue_active(queue);
 }
 
@@ -211,7 +212,7 @@ static void visit_super(struct super_block *sb, void *data)
 	iput(last);
 }
 
-void rdax_for_each_inode(struct block_device *bdev, void (*fn)(struct inode *inode))
+void rdax_for_each_inode(struct block_device *bdev, rdax_inode_fn fn)
 {
 	static const char * const filesystems[] = { "xfs", "ext4", "erofs", "ext2" };
 	struct inode_visit visit = { .bdev = bdev, .fn = fn };

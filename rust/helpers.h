@@ -68,7 +68,9 @@ bool rdax_in_transaction(void);
  * Calls fn for every inode of the filesystem that is mounted on the block device. The superblock's
  * s_umount is held. Sleeps.
  */
-void rdax_for_each_inode(struct block_device *bdev, void (*fn)(struct inode *inode));
+typedef void (*rdax_inode_fn)(struct inode *inode);
+
+void rdax_for_each_inode(struct block_device *bdev, rdax_inode_fn fn);
 
 /* Whether memory errors are known of the disk that the inode's filesystem is on. */
 bool rdax_has_bad_blocks(struct inode *inode);

@@ -324,8 +324,8 @@ impl ZeroFolio {
             return Some(Self(folio));
         }
         // SAFETY: Allocates, and may sleep.
-        let folio =
-            NonNull::new(unsafe { bindings::rdax_alloc_zero_folio(Order::PMD.bits() as u32) })?;
+        let folio = unsafe { bindings::rdax_alloc_zero_folio(Order::PMD.bits() as u32) };
+        let folio = NonNull::new(folio)?;
         match ZERO_FOLIO.compare_exchange(
             core::ptr::null_mut(),
             folio.as_ptr(),

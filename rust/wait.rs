@@ -111,7 +111,11 @@ fn sleep_on_entry(guard: TreeGuard<'_>, key: EntryKey, exclusive: bool, unlocked
                 bindings::TASK_UNINTERRUPTIBLE as i32,
             );
         } else {
-            bindings::prepare_to_wait(queue, &mut waiter.wait, bindings::TASK_UNINTERRUPTIBLE as i32);
+            bindings::prepare_to_wait(
+                queue,
+                &mut waiter.wait,
+                bindings::TASK_UNINTERRUPTIBLE as i32,
+            );
         }
     }
     drop(guard);

@@ -184,8 +184,8 @@ impl<'a> Cursor<'a> {
         mark: Mark,
     ) -> Option<RawValue> {
         self.check(guard);
-        // SAFETY: The cursor's tree is alive and locked.
         Self::value(
+            // SAFETY: The cursor's tree is alive and locked.
             unsafe {
                 bindings::xas_find_marked(
                     &mut self.xas,

@@ -436,7 +436,7 @@ unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise:
     }
     let _in_flight = InFlight::enter();
     // SAFETY: By this function's safety requirements.
-    unsafe { bindings::rdax_for_each_inode(bdev, Some(evacuate)) };
+    unsafe { bindings::rdax_visit_inodes(bdev, Some(evacuate)) };
     let mut one = CALL_ON.lock();
     // SAFETY: By this function's safety requirements.
     call_on(&mut one, || unsafe {

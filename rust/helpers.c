@@ -212,7 +212,7 @@ static void visit_super(struct super_block *sb, void *data)
 	iput(last);
 }
 
-void rdax_for_each_inode(struct block_device *bdev, rdax_inode_fn fn)
+void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn)
 {
 	static const char * const filesystems[] = { "xfs", "ext4", "erofs", "ext2" };
 	struct inode_visit visit = { .bdev = bdev, .fn = fn };

@@ -70,7 +70,7 @@ bool rdax_in_transaction(void);
  */
 typedef void (*rdax_inode_fn)(struct inode *inode);
 
-void rdax_for_each_inode(struct block_device *bdev, rdax_inode_fn fn);
+void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn);
 
 /* Whether memory errors are known of the disk that the inode's filesystem is on. */
 bool rdax_has_bad_blocks(struct inode *inode);

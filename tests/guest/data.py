@@ -7,7 +7,7 @@ import random
 import subprocess
 
 from lib import posix
-from lib.check import check, equal, raises, same_bytes
+from lib.check import Skip, check, equal, raises, same_bytes
 from lib.device import run
 from lib.mapping import Map
 from lib.pattern import ZERO, noise, page, pages
@@ -378,7 +378,8 @@ def unwritten_extent_is_zero(t):
     for at in (2 * PMD, 3 * PMD):
         posix.fallocate(fd, 0, at, PMD)
     reused = overlap(blocks, posix.extents(fd))
-    check(reused >= PMD, f"the test means nothing: only {reused} bytes are the old blocks")
+    if reused < PMD:
+        raise Skip(f"the filesystem gave other blocks: only {reused} bytes are the old ones")
     wanted = bytearray(2 * PMD)
     with Map(fd, 2 * PMD, offset=2 * PMD) as m, \
             Map(fd, 2 * PMD, offset=2 * PMD, skew=PAGE) as small:

@@ -10,7 +10,7 @@ import signal
 import threading
 
 from lib import posix, task
-from lib.check import Failure, check, equal, raises, same_bytes
+from lib.check import Failure, Skip, check, equal, raises, same_bytes
 from lib.device import SlowDisk, some, wait_for
 from lib.mapping import Map
 from lib.pattern import page, pages
@@ -131,7 +131,8 @@ def huge_folio_comes_apart(t):
     with Map(left, PMD, offset=PMD, skew=PAGE) as m:
         m.write(0, pages("n", 512))
         again = m.pfns()
-        check(set(again) & set(pfns), "the test means nothing: other pages")
+        if not set(again) & set(pfns):
+            raise Skip("the filesystem gave other blocks than those of the huge folio")
         equal(state.refcounts(again[::30]), [1] * 18, "references to small pages")
         same_bytes(m.read(0, PMD), pages("n", 512), "content")
 

@@ -35,9 +35,9 @@ MIDDLE = PAGES // 2
 LAST = PAGES - 1
 # Pages at the edges of what smaller orders have, and in between.
 SPOTS = [0, 1, 511, 512, MIDDLE - 1, MIDDLE, MIDDLE + 77, LAST - 512, LAST - 511, LAST]
-# Pages to look at when the state of all is of interest: around each 16th boundary of 2 MiB.
-SAMPLE = sorted({at for edge in range(0, PAGES + 1, 16 * 512) for at in (edge - 1, edge, edge + 1)
-                 if 0 <= at < PAGES} | {2, 3, 511, 512, 513, LAST})
+# Pages to look at when the state of all is of interest: around each 32nd boundary of 2 MiB.
+SAMPLE = sorted({at for edge in range(0, PAGES + 1, 32 * 512) for at in (edge - 1, edge, edge + 1)
+                 if 0 <= at < PAGES} | {2, 3, 511, 512, 513})
 PINNED = 8 * PAGE
 SYNC = posix.MAP_SHARED_VALIDATE | posix.MAP_SYNC
 
@@ -91,7 +91,7 @@ def _write_spots(m, spots=SPOTS, tag=2):
 
 @case(**GIANT)
 def one_fault_maps_all(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     tables, resident, stats = _status("VmPTE"), _status("RssFile"), t.stats()
     with GibMap(fd) as m:
@@ -110,13 +110,13 @@ def one_fault_maps_all(t):
           f"{_status('RssFile') - resident} bytes are resident after munmap")
     _idle(first, "after munmap")
     same_bytes(os.pread(fd, 1, HALF + 5), b"\x42", "pread")
-    os.ftruncate(fd, 0)
-    _free(first, "after truncate")
+    gib.forget_entries(fd)
+    _free(first, "with no entry in the file's tree")
 
 
 @case(**GIANT)
 def one_load_maps_all(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     stats = t.stats()
     with GibMap(fd) as m:
@@ -136,13 +136,17 @@ def one_load_maps_all(t):
 @case(**GIANT)
 def all_data_both_ways(t):
     """Each word of the GiB: written by write and loaded, stored and read by read."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     stats = t.stats()
     with GibMap(fd) as m:
         gib.expect(m, 1, every=1)
+        _only(stats, read_pud=1)
         gib.store(m, 2)
-        stats.expect(read_pud=1, mkwrite_pud=1)
-    gib.expect_read(fd, 2)
+        _only(stats, read_pud=1, mkwrite_pud=1)
+        gib.expect_read(fd, 2)
+        gib.write(fd, 1)
+        gib.expect(m, 1)
+        _only(stats, read_pud=1, mkwrite_pud=1)
 
 
 @case(**XFS)
@@ -150,12 +154,10 @@ def unwritten_blocks_are_zeroed(t):
     """What another file has left in the blocks is never seen, and a store makes them written."""
     fd = gib.file(t)
     first = gib.frame(t, fd)
-    others = [t.open(f"other{i}") for i in range(gib.SLOTS - 1)]
-    for other in others:
-        gib.allocate(t, other)
+    gib.take_rest(t)
     os.ftruncate(fd, 0)
-    gib.allocate(t, fd)
-    equal(gib.frame(t, fd), first, "the test means nothing: the block's place")
+    check(gib.allocate(t, fd), "the blocks did not come free")
+    equal(gib.frame(t, fd), first, "the test means nothing: the blocks' place")
     stats = t.stats()
     with GibMap(fd) as m:
         gib.store(m, 2, MIDDLE, 1)
@@ -163,8 +165,7 @@ def unwritten_blocks_are_zeroed(t):
         gib.expect_zero(m, 0, MIDDLE)
         gib.expect_zero(m, MIDDLE + 1, PAGES - MIDDLE - 1)
     check(not any(e[3] & posix.EXTENT_UNWRITTEN for e in posix.extents(fd)), "unwritten extents")
-    for file in (fd, *others):
-        os.close(file)
+    os.close(fd)
     t.fs.remount()
     fd = t.open()
     gib.expect_read(fd, 2, MIDDLE, 1)
@@ -205,36 +206,43 @@ def unwritten_blocks_are_small_in_a_transaction(t):
 @case(**GIANT)
 def second_gigabyte(t):
     """Not the first of its file: the folio knows its place."""
-    fd = gib.file(t, offset=GIB)
+    fd = gib.borrow(t)
+    posix.fallocate(fd, posix.INSERT_RANGE, 0, GIB)
     equal(os.fstat(fd).st_size, 2 * GIB, "size")
     first = gib.frame(t, fd, GIB)
     stats = t.stats()
     with GibMap(fd, 2 * GIB) as m:
         m.touch(GIB + 5, 1)
         _only(stats, read_pud=1)
+        if t.adopted:
+            equal(Pages().words([first], Pages.SHARE), [(PAGES,)], "index of the folio")
         gib.expect(m, 1, PAGES, PAGES, number=0)
         m.touch(77 * PAGE, 1)
-        stats.expect(read_pud=1, fallback_hole=1, zero_pmd=1)
+        _only(stats, read_pud=1, fallback_hole=1, zero_pmd=1)
         gib.expect_zero(m, 0, 512)
         gib.store(m, 2, PAGES + MIDDLE, 1)
-        stats.expect(mkwrite_pud=1)
-    with GibMap(fd, offset=GIB) as m:
-        gib.expect(m, 1, 0, MIDDLE)
-        gib.expect(m, 2, MIDDLE, 1, number=PAGES + MIDDLE)
-        stats.expect(read_pud=2)
-        words = Pages().words([first], Pages.SHARE)
-        if t.adopted:
-            equal(words, [(PAGES,)], "index of the folio")
-        os.ftruncate(fd, GIB + HALF)
-        m.bus_error(HALF, "cut at the middle")
-        gib.expect(m, 1, 0, MIDDLE)
-    os.ftruncate(fd, 0)
-    _free(first, "after truncate")
+        _only(stats, read_pud=1, fallback_hole=1, zero_pmd=1, mkwrite_pud=1)
+        with GibMap(fd, offset=GIB) as same, GibMap(fd, skew=PAGE, offset=GIB) as small:
+            gib.expect(same, 1, 0, MIDDLE)
+            gib.expect(same, 2, MIDDLE, 1, number=PAGES + MIDDLE)
+            small.touch((MIDDLE + 5) * PAGE, 1)
+            equal(small.pfn((MIDDLE + 5) * PAGE), first + MIDDLE + 5, "frame")
+            stats.expect(read_pud=2)
+        with Flushes() as flushes:
+            os.fsync(fd)
+            _flushed_once(flushes, first, "fsync")
+        gib.store(m, 1, PAGES + MIDDLE, 1)
+        posix.fallocate(fd, posix.COLLAPSE_RANGE, 0, GIB)
+        _free(first, "after the file has been moved")
+        gib.store(m, 2, 5, 1)
+        stats.expect(write_pud=1)
+        gib.expect(m, 1, 6, MIDDLE - 6)
+        m.bus_error(GIB, "behind the end")
 
 
 @case(**GIANT)
 def populated_at_once(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     stats = t.stats()
     with GibMap(fd, flags=posix.MAP_SHARED | posix.MAP_POPULATE):
@@ -253,7 +261,7 @@ def populated_at_once(t):
 @case(**GIANT)
 def read_only_file(t):
     """Who may only read the file can have it in one entry as well."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     stats = t.stats()
     reader = os.open(t.path(), os.O_RDONLY)
@@ -268,7 +276,7 @@ def read_only_file(t):
 
 @case(**GIANT)
 def two_processes(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     go, done = os.pipe(), os.pipe()
     with GibMap(fd) as m:
@@ -314,7 +322,7 @@ def _survives(t, fd, m, parts, tag=1):
 @case(**GIANT)
 def part_unmapped(t):
     """munmap of some pages, and of some MiB: the core drops the entry, the rest is faulted back."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     with GibMap(fd) as m:
         gib.store(m, 1, 5, 1)
@@ -340,7 +348,7 @@ def part_unmapped(t):
 
 @case(**GIANT)
 def protection(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     with GibMap(fd) as m:
         gib.store(m, 1, 5, 1)
@@ -365,7 +373,7 @@ def protection(t):
 @case(**GIANT)
 def moved(t):
     """mremap of all of it, to places that agree with 1 GiB and not, and of parts."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     both = posix.MREMAP_MAYMOVE | posix.MREMAP_FIXED
     with GibMap(fd) as m, Map(-1, GIB, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS
@@ -463,7 +471,7 @@ def looked_at(t):
 
     It comes from the file's tree: the filesystem is not asked.
     """
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     asked = {"xfs": "xfs_bmapi_read", "ext4": "ext4_iomap_begin"}[t.variant.kind]
     for look in LOOKS:
@@ -483,7 +491,7 @@ def looked_at(t):
         _smaps(m)
         stats = t.stats()
         with Calls(asked) as calls:
-            check(not m.store(HALF + 8, 0).signal, "the store failed")
+            gib.store(m, 1, MIDDLE, 1)
             if t.adopted:
                 equal(calls.count(), 0, f"calls of {asked}")
         _only(stats, write_pud=1)
@@ -492,7 +500,7 @@ def looked_at(t):
 @case(**GIANT)
 def looked_at_all_the_time(t):
     """Stores go on while others read smaps, and none is lost."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     lib = probe()
     with GibMap(fd) as m:
@@ -525,7 +533,7 @@ def looked_at_all_the_time(t):
 
 @case(**GIANT)
 def fork_with_a_shared_mapping(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     with GibMap(fd) as m:
         gib.store(m, 2, 5, 1)
@@ -547,14 +555,14 @@ def fork_with_a_shared_mapping(t):
         gib.expect(m, 4, MIDDLE, 1)
         _head(t, first, 1, "after the children have ended")
     _idle(first, "after munmap")
-    os.ftruncate(fd, 0)
-    _free(first, "after truncate")
+    gib.forget_entries(fd)
+    _free(first, "with no entry in the file's tree")
 
 
 @case(**GIANT)
 def fork_with_a_private_mapping(t):
     """What fork copies has no entry of the third level, for which the core would not count."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     with GibMap(fd, flags=posix.MAP_PRIVATE) as own, GibMap(fd) as m:
         stats = t.stats()
@@ -579,14 +587,14 @@ def fork_with_a_private_mapping(t):
         gib.expect(m, 5, LAST, 1)
         gib.expect(m, 1, MIDDLE, 1)
     _idle(first, "after munmap")
-    os.ftruncate(fd, 0)
-    _free(first, "after truncate")
+    gib.forget_entries(fd)
+    _free(first, "with no entry in the file's tree")
 
 
 @case(**GIANT)
 def private_is_small(t):
     """A private mapping is never of 1 GiB, and its copies are its own."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     stats = t.stats()
     with GibMap(fd, flags=posix.MAP_PRIVATE) as own:
@@ -594,8 +602,7 @@ def private_is_small(t):
         own.touch(HALF, 1)
         stats.expect(read_pud=0, write_pud=0, fallback_private=some, read_pmd=1)
         gib.store(own, 2, MIDDLE, 1)
-    os.ftruncate(fd, GIB + PAGE)
-    os.ftruncate(fd, GIB)
+    gib.forget_entries(fd)
     with GibMap(fd) as m, GibMap(fd, flags=posix.MAP_PRIVATE) as own:
         stats = t.stats()
         gib.store(m, 3, 7, 1)
@@ -613,7 +620,6 @@ def private_is_small(t):
         gib.expect(own, 4, LAST, 1)
         gib.expect(own, 1, 1000, 2000)
         equal(stats.since().get("read_pud", 0), 0, "faults of 1 GiB in the private mapping")
-        _head(t, first, Pages().refcounts([first])[0], "the tails' references")
     _idle(first, "after munmap")
     gib.expect_read(fd, 4, MIDDLE, 1)
 
@@ -621,7 +627,7 @@ def private_is_small(t):
 @case(**GIANT)
 def dropped_and_faulted_back(t):
     """MADV_DONTNEED only unmaps."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     with GibMap(fd) as m:
         gib.store(m, 2, MIDDLE, 1)
@@ -644,107 +650,99 @@ def dropped_and_faulted_back(t):
 
 # ---- references ----
 
-def _transfer(m, offset, write, name):
-    """A task that moves some pages of the mapping to or from the slow disk."""
+def _transfer(m, offset, write, fast=True, place=0):
+    """A task that moves some pages of the mapping to or from the slow disk.
+
+    It has the pages mapped already (which is what the fast way of pinning needs), or not.
+    """
     def go():
         disk = os.open(SlowDisk.PATH, os.O_RDWR | os.O_DIRECT)
+        if fast:
+            m.touch(offset, 1, write=not write)
         move = posix.pwrite_from if write else posix.pread_to
-        return move(disk, m.address + offset, PINNED, 0)
+        return move(disk, m.address + offset, PINNED, place)
 
-    task = Task(go, name=name)
+    task = Task(go, name="direct write" if write else "direct read")
     task.blocked_in("pwrite64" if write else "pread64")
     return task
 
 
-def _truncate_waits(t, offset, write, fast):
-    """A transfer on some pages holds the whole folio; the blocks are not reused before its end."""
+def _truncate_waits(t, write):
+    """Transfers on some pages hold the whole folio; the blocks are not reused before their end."""
     slow = SlowDisk()
     state = Pages()
     fd = gib.file(t)
     first = gib.frame(t, fd)
-    others = [t.open(f"other{i}") for i in range(gib.SLOTS - 1)]
-    for other in others:
-        gib.allocate(t, other)
-    wanted = pages("d", PINNED // PAGE)
-    slow.fill(wanted if not write else bytes(PINNED))
+    gib.take_rest(t)
+    # The first, middle and last pages; each has its place on the disk.
+    spots = [0, HALF - 4 * PAGE, GIB - PINNED]
+    wanted = [pages("abc"[i], PINNED // PAGE) for i in range(3)]
+    for i in range(3):
+        slow.fill(bytes(PINNED) if write else wanted[i], i * PINNED)
     with GibMap(fd) as m:
-        if write:
-            m.write(offset, wanted)
-        else:
-            m.touch(offset, PAGE)
+        for i, spot in enumerate(spots):
+            if write:
+                m.write(spot, wanted[i])
         stats = t.stats()
-        if not fast:
-            m.advise(posix.MADV_DONTNEED)
         slow.hold()
-        transfer = _transfer(m, offset, write, "direct write" if write else "direct read")
+        transfers = []
+        references = 0
+        for i, spot in enumerate(spots):
+            transfers.append(_transfer(m, spot, write, fast=i != 1, place=i * PINNED))
+            if t.adopted:
+                now, = state.refcounts([first])
+                # One for the process's mapping, and at least one for the transfer.
+                check(now >= references + 2, f"transfer {i} has {now - references} references")
+                references = now
         if t.adopted:
-            check(state.refcounts([first])[0] > 1, "the transfer holds no reference")
-            # The transfer's own process has not faulted anything yet.
-            _only(stats, **({"read_pud": 1} if write else {"write_pud": 1}))
+            _only(stats, **({"read_pud": 3} if write else {"write_pud": 3}))
         successor = t.open("successor")
 
         def cut_and_reuse():
             os.ftruncate(fd, 0)
-            gib.allocate(t, successor)
-            equal(gib.frame(t, successor), first, "the test means nothing: the block's place")
-            gib.write(successor, 3, offset // PAGE, PINNED // PAGE)
+            check(gib.allocate(t, successor), "the blocks did not come free")
+            equal(gib.frame(t, successor), first, "the test means nothing: the blocks' place")
+            for spot in spots:
+                gib.write(successor, 3, spot // PAGE, PINNED // PAGE)
 
         waiter = Task(cut_and_reuse)
         waiter.blocked_in("ftruncate")
-        equal(os.fstat(fd).st_size, GIB, "size while the transfer is under way")
+        equal(os.fstat(fd).st_size, GIB, "size while the transfers are under way")
         if write:
-            same_bytes(slow.content(PINNED), bytes(PINNED), "the disk while it is held")
+            same_bytes(slow.content(3 * PINNED), bytes(3 * PINNED), "the disk while it is held")
         slow.release()
-        equal(transfer.result(), PINNED, "bytes moved")
+        for transfer in transfers:
+            equal(transfer.result(), PINNED, "bytes moved")
         waiter.result()
         stats.expect(layout_breaks=some, layout_waits=some, layout_wait_ns=lambda n: n > 10 ** 8)
         if write:
-            same_bytes(slow.content(PINNED), wanted, "what reached the disk")
+            same_bytes(slow.content(3 * PINNED), b"".join(wanted), "what reached the disk")
         equal(os.fstat(fd).st_size, 0, "size")
-    gib.expect_read(successor, 3, offset // PAGE, PINNED // PAGE)
+    for spot in spots:
+        gib.expect_read(successor, 3, spot // PAGE, PINNED // PAGE)
     _free(first, "after truncate")
 
 
 @case(**GIANT)
-def truncate_waits_for_direct_write_of_the_first_pages(t):
-    _truncate_waits(t, 0, True, fast=True)
+def truncate_waits_for_direct_writes(t):
+    _truncate_waits(t, True)
 
 
 @case(**GIANT)
-def truncate_waits_for_direct_write_of_pages_in_the_middle(t):
-    _truncate_waits(t, HALF - 4 * PAGE, True, fast=False)
-
-
-@case(**GIANT)
-def truncate_waits_for_direct_write_of_the_last_pages(t):
-    _truncate_waits(t, GIB - PINNED, True, fast=True)
-
-
-@case(**GIANT)
-def truncate_waits_for_direct_read_into_the_first_pages(t):
-    _truncate_waits(t, 0, False, fast=False)
-
-
-@case(**GIANT)
-def truncate_waits_for_direct_read_into_pages_in_the_middle(t):
-    _truncate_waits(t, HALF + 3 * PAGE, False, fast=True)
-
-
-@case(**GIANT)
-def truncate_waits_for_direct_read_into_the_last_pages(t):
-    _truncate_waits(t, GIB - PINNED, False, fast=True)
+def truncate_waits_for_direct_reads(t):
+    _truncate_waits(t, False)
 
 
 @case(**GIANT)
 def punch_elsewhere_waits_for_the_folio(t):
     """The hole is far from the page that is in use, but both are one folio: it must stay whole."""
     slow = SlowDisk()
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     with GibMap(fd) as m:
         gib.store(m, 2, LAST - 7, 8)
         slow.hold()
-        transfer = _transfer(m, GIB - PINNED, True, "direct write")
+        transfer = _transfer(m, GIB - PINNED, True)
         punch = Task(posix.fallocate, fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, HALF, 16 * PAGE)
         punch.blocked_in("fallocate")
         slow.release()
@@ -755,17 +753,24 @@ def punch_elsewhere_waits_for_the_folio(t):
         gib.expect(m, 1, MIDDLE + 16, MIDDLE - 24)
         gib.expect(m, 2, LAST - 7, 8)
     _idle(first, "after munmap")
+    _fill(t, fd, MIDDLE, 16)
+
+
+def _fill(t, fd, at, count):
+    """Give the pool's file back what was cut out of it, in the same place if all goes well."""
+    t.sync()
+    gib.write(fd, 1, at, count)
 
 
 @case(**GIANT)
 def signal_ends_the_wait(t):
     slow = SlowDisk()
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     with GibMap(fd) as m:
         gib.store(m, 2, MIDDLE, 8)
         slow.hold()
-        transfer = _transfer(m, HALF, True, "direct write")
+        transfer = _transfer(m, HALF, True)
         waiter = Task(os.ftruncate, fd, 0)
         waiter.blocked_in("ftruncate")
         waiter.kill(signal.SIGTERM)
@@ -782,29 +787,35 @@ def signal_ends_the_wait(t):
 @case(**GIANT)
 def pages_in_a_pipe_are_held(t):
     """Plain references (vmsplice) to the first, a middle and the last page."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     reader, writer = os.pipe()
+    spots = (0, MIDDLE, LAST)
     with GibMap(fd) as m:
-        for i, at in enumerate((0, MIDDLE, LAST)):
+        for i, at in enumerate(spots):
             gib.store(m, 2, at, 1)
             equal(posix.vmsplice(writer, m.address + at * PAGE, PAGE), PAGE, "bytes in the pipe")
             _head(t, first, 2 + i, "with pages in a pipe")
-        waiter = Task(os.ftruncate, fd, 0)
+        # Wherever the cut, the folio is one.
+        waiter = Task(os.ftruncate, fd, GIB - PMD)
         waiter.blocked_in("ftruncate")
-        for at in (0, MIDDLE, LAST):
+        for at in spots:
             check(not waiter.done(), "truncate has not waited for the last page")
             data = os.read(reader, PAGE)
             equal(int.from_bytes(data[:8], "little"), 2 << 56 | at << 16, "what was in the pipe")
         waiter.result()
+        m.bus_error(GIB - PMD, "behind the cut")
+        gib.expect(m, 1, 0, PAGES - 512, other=2)
+    _fill(t, fd, PAGES - 512, 512)
+    gib.forget_entries(fd)
     _free(first, "afterwards")
 
 
 @case(**GIANT)
 def transfers_of_all_kinds_arrive(t):
-    """Direct I/O across the edges of what smaller orders have, from pages that are not mapped yet."""
+    """Direct I/O across the edges of what smaller orders have, of pages that are not mapped yet."""
     slow = SlowDisk()
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     disk = slow.open()
     with GibMap(fd) as m:
@@ -834,7 +845,7 @@ def transfers_of_all_kinds_arrive(t):
 
 @case(**GIANT)
 def long_term_pins_are_refused(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     with GibMap(fd) as m:
         gib.store(m, 1, 0, 1)
@@ -849,7 +860,7 @@ def long_term_pins_are_refused(t):
 @case(**GIANT)
 def idle_after_crash(t):
     """A process is killed while it stores: nothing is held, and nothing stored is forgotten."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     ready = os.pipe()
 
@@ -873,8 +884,8 @@ def idle_after_crash(t):
         gib.expect_read(fd, 2, spot, 1)
     gib.expect_read(fd, 3, MIDDLE + 1024 - 1, 1, other=1)
     gib.expect_read(fd, 1, MIDDLE + 1024, 64)
-    os.ftruncate(fd, 0)
-    _free(first, "after truncate")
+    gib.forget_entries(fd)
+    _free(first, "with no entry in the file's tree")
 
 
 # ---- durability ----
@@ -892,7 +903,7 @@ def _flushed_once(flushes, first, when):
 
 @case(**GIANT)
 def fsync_flushes_all_once(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     with GibMap(fd) as m, GibMap(fd) as other, Flushes() as flushes:
         def flushed(how, *args):
@@ -937,7 +948,7 @@ def fsync_flushes_all_once(t):
 @case(**GIANT)
 def stores_race_with_fsync(t):
     """Whenever a store comes, it is flushed by a later fsync, or faults again."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     lib = probe()
     with GibMap(fd) as m, Flushes() as flushes:
@@ -959,7 +970,7 @@ def stores_race_with_fsync(t):
 
 @case(**GIANT)
 def umount_flushes(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     with Flushes() as flushes:
         with GibMap(fd) as m:
@@ -978,7 +989,7 @@ def umount_flushes(t):
 def _sync_store(t, written):
     """A store through MAP_SYNC to blocks that the log does not have yet outlives a power cut."""
     fd = t.open()
-    gib.allocate(t, fd)
+    check(gib.allocate(t, fd), "no room")
     os.fsync(fd)
     t.sync()
     if written:
@@ -1004,7 +1015,7 @@ def _sync_store(t, written):
         gib.expect_read_zero(fd, MIDDLE + 100, 64)
 
 
-@case(spoils=True, **GIANT)
+@case(spoils=True, **EXT4)
 def synchronous_store_is_durable(t):
     _sync_store(t, True)
 
@@ -1017,13 +1028,15 @@ def synchronous_store_to_unwritten_blocks_is_durable(t):
 @case(**GIANT)
 def synchronous_store_is_dirty(t):
     """fsync flushes what a synchronous fault has mapped; once all is in the log, none is needed."""
-    fd = t.open()
-    gib.allocate(t, fd)
-    gib.write(fd, 1)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
-    stats = t.stats()
     with GibMap(fd, flags=SYNC) as m, Flushes() as flushes:
+        # Something of the file that the log does not have.
+        gib.forget_entries(fd)
+        stats = t.stats()
         gib.store(m, 2, 5, 1)
+        _only(stats, sync_faults=1, write_pud=1)
+        gib.store(m, 2, LAST, 1)
         _only(stats, sync_faults=1, write_pud=1)
         flushes.clear()
         os.fsync(fd)
@@ -1031,23 +1044,28 @@ def synchronous_store_is_dirty(t):
         stats = t.stats()
         gib.store(m, 3, 6, 1)
         _only(stats, write_pud=1)
-    gib.expect_read(fd, 3, 6, 1)
+        # A store where something is mapped for reading, and by another way of mapping.
+        gib.forget_entries(fd)
+        m.touch(HALF, 1)
+        stats = t.stats()
+        gib.store(m, 3, 7, 1)
+        _only(stats, sync_faults=1, mkwrite_pud=1)
+        flushes.clear()
+        os.fsync(fd)
+        _flushed_once(flushes, first, "fsync after a load and a store")
+    for spot, tag in ((5, 2), (6, 3), (7, 3), (LAST, 2)):
+        gib.expect_read(fd, tag, spot, 1)
 
 
 # ---- why not ----
 
-def _small(t, fd, stats, reason, spot=HALF, **maps):
-    """An access is served by a smaller order, for a reason that is counted."""
-    with GibMap(fd, flags=maps.pop("flags", posix.MAP_SHARED)) as m:
-        m.touch(spot, 1)
-        stats.expect(read_pud=0, write_pud=0, **{reason: some})
-        return m
+
 
 
 @case(**GIANT)
 def hole_inside(t):
     """What is around the hole is mapped by 2 MiB, what is beside it by pages."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     hole = 350 * 512 + 100
     posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, hole * PAGE, 16 * PAGE)
     stats = t.stats()
@@ -1063,13 +1081,23 @@ def hole_inside(t):
         gib.expect(m, 1, hole + 16, PAGES - hole - 16)
         stats.expect(read_pud=0, read_pmd=511, read_pte=496, zero_pte=16)
         # Filled, in whatever place: stores to the hole arrive.
-        gib.store(m, 2, hole + 3, 1)
-        gib.expect_read(fd, 2, hole + 3, 1)
+        t.sync()
+        gib.store(m, 1, hole, 16)
+        gib.expect_read(fd, 1, hole - 1, 18)
+    # Nobody keeps the small entries: with the hole filled, all is one again if the place is right.
+    gib.forget_entries(fd)
+    if gib.in_place(t, fd):
+        stats = t.stats()
+        with GibMap(fd) as m:
+            gib.expect(m, 1)
+            _only(stats, read_pud=1)
+    else:
+        t.note("the hole was filled from elsewhere")
 
 
 @case(**GIANT)
 def hole_at_the_beginning(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 0, 2 * PMD)
     stats = t.stats()
     with GibMap(fd) as m:
@@ -1078,44 +1106,39 @@ def hole_at_the_beginning(t):
         gib.expect_zero(m, 0, 1024)
         _only(stats, read_pmd=1, zero_pmd=2, fallback_hole=1)
         gib.expect(m, 1, 1024, PAGES - 1024)
-
-
-def _reset(fd):
-    """Have the filesystem drop the file's entries, which it does whenever the size changes."""
-    os.ftruncate(fd, GIB + PAGE)
-    os.ftruncate(fd, GIB)
+    _fill(t, fd, 0, 1024)
 
 
 @case(**GIANT)
 def small_entry_in_the_way(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     for skew, order in ((PAGE, "pte"), (PMD, "pmd")):
         stats = t.stats()
         with GibMap(fd, skew=skew) as small, GibMap(fd) as m:
             small.touch(HALF + 7 * PAGE, 1, write=True)
-            stats.expect(**{f"read_{order}": 1, "fallback_conflict": 0})
+            stats.expect(**{f"write_{order}": 1, "fallback_conflict": 0})
             gib.store(m, 2, 5, 1)
-            stats.expect(write_pud=0, write_pmd=1, fallback_conflict=some)
+            stats.expect(write_pud=0, read_pud=0, fallback_conflict=some)
             gib.expect(small, 2, 5, 1)
             gib.store(m, 3, MIDDLE + 7, 1)
             gib.expect(small, 3, MIDDLE + 7, 1)
-        _reset(fd)
+        gib.forget_entries(fd)
         stats = t.stats()
         with GibMap(fd) as m:
             gib.expect(m, 3, MIDDLE + 7, 1)
             _only(stats, read_pud=1)
-        _reset(fd)
+        gib.forget_entries(fd)
 
 
 @case(**GIANT)
 def misaligned(t):
     """File offset and address have to agree."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     os.ftruncate(fd, GIB + PMD)
     stats = t.stats()
     with GibMap(fd, offset=PMD) as m:
         m.touch(HALF, 1, write=True)
-        stats.expect(read_pud=0, write_pud=0, fallback_alignment=some, read_pmd=1)
+        stats.expect(read_pud=0, write_pud=0, fallback_alignment=some, write_pmd=1)
         gib.expect(m, 1, 0, PAGES - 512, number=512)
     os.ftruncate(fd, GIB)
     for skew, order in ((PMD, "pmd"), (3 * PAGE, "pte")):
@@ -1124,56 +1147,50 @@ def misaligned(t):
             m.touch(HALF, 1)
             stats.expect(read_pud=0, fallback_alignment=some, **{f"read_{order}": 1})
             gib.expect(m, 1, MIDDLE - 600, 1200)
-        _reset(fd)
+        gib.forget_entries(fd)
 
 
 @case(**GIANT)
 def short_vma(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     for length, offset, skew in ((GIB - PAGE, 0, 0), (GIB - PMD, PMD, PMD)):
         stats = t.stats()
         with GibMap(fd, length, offset=offset, skew=skew) as m:
             m.touch(HALF, 1)
             stats.expect(read_pud=0, fallback_vma=1, read_pmd=1)
             gib.expect(m, 1, MIDDLE, 600, number=MIDDLE + offset // PAGE)
-        _reset(fd)
+        gib.forget_entries(fd)
 
 
 @case(**GIANT)
 def end_of_file(t):
     """The file has to reach into the last page of the GiB; the mapping may reach behind it."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
+    os.ftruncate(fd, GIB - 100)
+    stats = t.stats()
+    with GibMap(fd, 2 * GIB) as m:
+        gib.store(m, 2, MIDDLE, 1)
+        _only(stats, write_pud=1)
+        gib.expect(m, 1, MIDDLE + 1, MIDDLE - 2)
+        m.load_ok(GIB - 100, 0, "the first byte behind the end")
+        m.bus_error(GIB, "the first page behind the end", write=True)
+        m.bus_error(2 * GIB - 1, "far behind the end")
+        _only(stats, write_pud=1, **({"fault_errors": stats.since()["fault_errors"]}
+                                     if stats.known else {}))
     os.ftruncate(fd, GIB - PAGE)
     stats = t.stats()
     with GibMap(fd) as m:
         m.touch(HALF, 1)
         _only(stats, read_pmd=1, fallback_eof=1)
         m.bus_error(GIB - PAGE, "the page behind the end")
-    os.ftruncate(fd, GIB - PAGE + 1)
-    os.pwrite(fd, b"E", GIB - PAGE)
-    stats = t.stats()
-    with GibMap(fd, 2 * GIB) as m:
-        gib.expect(m, 1, MIDDLE, 1)
-        if t.variant.kind == "xfs":
-            # The tail was allocated again, unwritten, in what place the filesystem likes.
-            stats.expect(read_pmd=1, fallback_extent=some)
-        m.load_ok(GIB - PAGE, ord("E"), "the last byte")
-        m.bus_error(GIB, "behind the end")
-        m.bus_error(2 * GIB - 1, "far behind the end")
-    gib.write(fd, 1, LAST, 1)
-    os.ftruncate(fd, GIB - 100)
-    if len(posix.extents(fd)) == 1:
-        stats = t.stats()
-        with GibMap(fd, 2 * GIB) as m:
-            gib.store(m, 2, MIDDLE, 1)
-            _only(stats, write_pud=1)
-            m.load_ok(GIB - 100, 0, "the first byte behind the end")
-            m.bus_error(GIB, "behind the end", write=True)
+        os.ftruncate(fd, GIB)
+        m.load_ok(GIB - 1, 0, "the last byte of the hole")
+    _fill(t, fd, LAST, 1)
 
 
 @case(**GIANT)
 def nohugepage(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     stats = t.stats()
     with GibMap(fd) as m:
         m.advise(posix.MADV_NOHUGEPAGE)
@@ -1186,7 +1203,7 @@ def nohugepage(t):
 def largest_order_is_set(t):
     """The device's max_order, from one mapping to the next."""
     t.need_adopted()
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     switch = f"{device.CONFIG}/{t.device}/max_order"
     equal(device.read(switch), "pud", "max_order")
     try:
@@ -1202,13 +1219,13 @@ def largest_order_is_set(t):
                 gib.store(other, 2, MIDDLE, 1)
                 stats.expect(write_pud=0, fallback_max_order=some, write_pte=1)
                 gib.expect(m, 2, MIDDLE, 1)
-        _reset(fd)
+        gib.forget_entries(fd)
         stats = t.stats()
         with GibMap(fd) as m:
             gib.expect(m, 2, MIDDLE, 1)
             _only(stats, read_pmd=1, fallback_max_order=1)
         device.write(switch, "pte")
-        _reset(fd)
+        gib.forget_entries(fd)
         stats = t.stats()
         with GibMap(fd) as m:
             gib.expect(m, 2, MIDDLE, 1)
@@ -1220,7 +1237,7 @@ def largest_order_is_set(t):
         with GibMap(fd) as m:
             gib.expect(m, 1, 0, 512)
             stats.expect(read_pud=0, fallback_conflict=some, fallback_max_order=0)
-        _reset(fd)
+        gib.forget_entries(fd)
         stats = t.stats()
         with GibMap(fd) as m:
             gib.expect(m, 1, 0, 512)
@@ -1233,7 +1250,7 @@ def largest_order_is_set(t):
 
 @case(**GIANT)
 def small_faults_find_their_page(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     with GibMap(fd) as m, GibMap(fd, skew=PMD) as two, GibMap(fd, skew=PAGE) as one, \
             Map(fd, 4 * PMD, offset=HALF + PMD) as part, \
@@ -1277,7 +1294,7 @@ def small_faults_find_their_page(t):
 @case(**GIANT)
 def race_for_the_first_fault(t):
     """Processes with mappings of every kind fault at once: they see one file."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     state = Pages()
     skews = [0, 0, PMD, PAGE]
@@ -1300,7 +1317,7 @@ def race_for_the_first_fault(t):
             got = os.pread(fd, 32, spot * PAGE)
             equal([got[8 * i] for i in range(4)], [number + 1] * 4, f"page {spot}, round {number}")
         state.check_idle([first + at for at in SAMPLE[:40]], "after the race")
-        _reset(fd)
+        gib.forget_entries(fd)
         for end in gate:
             os.close(end)
     _free(first, "afterwards")
@@ -1311,7 +1328,7 @@ def race_for_the_first_fault(t):
 @case(**GIANT)
 def truncate_inside(t):
     """512 MiB and a page stay, with all that was stored there; behind is nothing."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     spots = [spot for spot in SPOTS if spot <= MIDDLE]
     with GibMap(fd) as m, Flushes() as flushes:
@@ -1341,13 +1358,14 @@ def truncate_inside(t):
         gib.expect(m, 1, 0, MIDDLE, other=2)
     _idle(first, "after munmap")
     Pages().check_free([first + at for at in SAMPLE if at > MIDDLE], "what was cut off")
-    os.ftruncate(fd, 0)
-    _free(first, "after all was cut")
+    gib.forget_entries(fd)
+    _free(first, "with no entry in the file's tree")
+    _fill(t, fd, MIDDLE + 1, MIDDLE - 1)
 
 
 @case(**GIANT)
 def truncate_inside_a_page(t):
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     with GibMap(fd) as m:
         gib.store(m, 2, MIDDLE, 1)
         os.ftruncate(fd, HALF + 100)
@@ -1356,6 +1374,7 @@ def truncate_inside_a_page(t):
         word = (2 << 56 | MIDDLE << 16).to_bytes(8, "little")
         same_bytes(m.read(HALF, 8), word, "before the cut")
         gib.expect(m, 1, 0, MIDDLE)
+    _fill(t, fd, MIDDLE, MIDDLE)
 
 
 def _changed(t, mode, at, count, parts):
@@ -1363,19 +1382,23 @@ def _changed(t, mode, at, count, parts):
 
     What must be there then: [(page, count, number of the page that was there, or None for zero)].
     """
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     first = gib.frame(t, fd)
     dirty = sorted(set(SPOTS) | {at - 1, at, at + count - 1, at + count})
     shift = {posix.COLLAPSE_RANGE: -count, posix.INSERT_RANGE: count}.get(mode, 0)
     with GibMap(fd) as m, Flushes() as flushes:
         _write_spots(m, dirty)
         since = _now()
+        blocks = os.fstat(fd).st_blocks
         flushes.clear()
         posix.fallocate(fd, mode, at * PAGE, count * PAGE)
         os.fsync(fd)
         lost = range(at, at + count) if mode != posix.INSERT_RANGE else range(0)
         kept = [spot for spot in dirty if spot not in lost]
         flushes.check_flushed([first + spot for spot in kept], since, "the call and fsync")
+        if mode in (posix.PUNCH_HOLE | posix.KEEP_SIZE, posix.COLLAPSE_RANGE):
+            freed = (blocks - os.fstat(fd).st_blocks) * 512 // PAGE
+            check(count - 16 <= freed <= count, f"{freed} of {count} blocks came free")
         size = PAGES + shift
         equal(os.fstat(fd).st_size, size * PAGE, "size")
         for page_, pages_, number in parts:
@@ -1396,19 +1419,22 @@ def _changed(t, mode, at, count, parts):
                 gib.store(m, 3, moved, 1)
                 gib.expect_read(fd, 3, moved, 1)
     _idle(first, "after munmap")
-    return fd, first
+    if mode == posix.INSERT_RANGE:
+        posix.fallocate(fd, posix.COLLAPSE_RANGE, at * PAGE, count * PAGE)
+    else:
+        if mode == posix.COLLAPSE_RANGE:
+            posix.fallocate(fd, posix.INSERT_RANGE, at * PAGE, count * PAGE)
+        _fill(t, fd, at, count)
+    gib.forget_entries(fd)
+    _free(first, "with no entry in the file's tree")
 
 
 @case(**GIANT)
 def punch_inside(t):
     """A hole whose edges are inside the entry, and inside 2 MiB."""
     at, count = 300 * 512 + 5, 2 * 512
-    fd, first = _changed(t, posix.PUNCH_HOLE | posix.KEEP_SIZE, at, count,
-                         [(0, at, 0), (at, count, None),
-                          (at + count, PAGES - at - count, at + count)])
-    check(os.fstat(fd).st_blocks * 512 <= GIB - count * PAGE + 64 * PAGE, "no blocks came free")
-    os.ftruncate(fd, 0)
-    _free(first, "after truncate")
+    _changed(t, posix.PUNCH_HOLE | posix.KEEP_SIZE, at, count,
+             [(0, at, 0), (at, count, None), (at + count, PAGES - at - count, at + count)])
 
 
 @case(**GIANT)
@@ -1442,7 +1468,7 @@ def insert_inside(t):
 @case(**GIANT)
 def zeroed_bytes_inside(t):
     """Zeroing of some bytes, which the kernel writes itself."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     with GibMap(fd) as m:
         gib.store(m, 2, MIDDLE, 2)
         posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, HALF + 100, PAGE)
@@ -1457,7 +1483,7 @@ def zeroed_bytes_inside(t):
 @case(**GIANT)
 def writes_are_seen(t):
     """write() and loads, read() and stores, on the same pages."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     with GibMap(fd) as m:
         stats = t.stats()
         for spot in SPOTS:
@@ -1474,9 +1500,7 @@ def truncate_gives_back(t):
     """The blocks come free, and their pages serve by any size in the next file."""
     fd = gib.file(t)
     first = gib.frame(t, fd)
-    others = [t.open(f"other{i}") for i in range(gib.SLOTS - 1)]
-    for other in others:
-        gib.allocate(t, other)
+    gib.take_rest(t)
     t.sync()
     before = os.statvfs(t.dir).f_bfree
     with GibMap(fd) as m:
@@ -1489,8 +1513,11 @@ def truncate_gives_back(t):
     wait_for(lambda: os.statvfs(t.dir).f_bfree >= before + PAGES, "free blocks")
     # By pages first, then 2 MiB, then 1 GiB again.
     for tag, skew, order in ((3, PAGE, "pte"), (4, PMD, "pmd"), (5, 0, "pud"), (6, PAGE, "pte")):
-        heir = gib.file(t, f"heir{tag}", tag)
-        equal(gib.frame(t, heir), first, "the test means nothing: the block's place")
+        heir = gib.file(t, f"heir{tag}", tag, written=order == "pud")
+        equal(gib.frame(t, heir), first, "the test means nothing: the blocks' place")
+        if order != "pud":
+            for spot in SPOTS:
+                gib.write(heir, tag, spot & ~511, 512)
         stats = t.stats()
         with GibMap(heir, skew=skew) as m:
             m.touch(HALF + 3 * PAGE, 1)
@@ -1502,7 +1529,7 @@ def truncate_gives_back(t):
             for spot in SPOTS:
                 gib.expect(m, tag, spot, 1, every=1)
                 gib.store(m, 2, spot, 1)
-            gib.expect(m, tag, 0, 2048, other=2)
+            gib.expect(m, tag, 0, 1024, other=2)
         os.unlink(t.path(f"heir{tag}"))
         os.close(heir)
         wait_for(lambda: not _owned(first), "end of the file")
@@ -1539,7 +1566,7 @@ def unlink_gives_back(t):
 @case(**GIANT)
 def extents_are_as_before(t):
     """Mapping changes nothing of where the file lies; it cannot be swapped to."""
-    fd = gib.file(t)
+    fd = gib.borrow(t)
     before = posix.extents(fd)
     with GibMap(fd) as m:
         gib.store(m, 1, MIDDLE, 1)
@@ -1557,7 +1584,7 @@ def extents_are_as_before(t):
 @case(**XFS)
 def clone_of_a_dirty_file(t):
     """Two files, one GiB: both are mapped by one entry, and a store to one leaves the other."""
-    fd, copy = gib.file(t), t.open("copy")
+    fd, copy = gib.borrow(t), t.open("copy")
     first = gib.frame(t, fd)
     with GibMap(fd) as m, GibMap(copy) as c, Flushes() as flushes:
         _write_spots(m)
@@ -1583,63 +1610,75 @@ def clone_of_a_dirty_file(t):
                 gib.expect(c, 3, at, 1)
                 gib.expect_read(fd, 2, at, 1)
                 gib.expect_read(copy, 3, at, 1)
+        if stats.known:
+            check(3 <= stats.since()["cow_pages"] <= 3 * 512, "pages copied")
         gib.expect(m, 1, other=2)
         gib.expect(c, 1, 1, MIDDLE - 1, other=2)
         gib.expect(c, 1, MIDDLE + 1, MIDDLE - 2, other=2)
-        os.ftruncate(fd, 0)
-        gib.expect(c, 1, 1, MIDDLE - 1, other=2)
-        gib.expect(c, 3, MIDDLE, 1)
-    os.ftruncate(copy, 0)
-    _free(first, "after both are gone")
+        os.ftruncate(copy, 0)
+        c.bus_error(0, "the copy that was cut")
+        gib.expect(m, 1, other=2)
+    gib.forget_entries(fd)
+    _free(first, "with no entry in any tree")
 
 
-@case(quick=False, **XFS)
+@case(**XFS)
 def copy_of_all(t):
-    """A store to a clone through an aligned mapping copies what its order has."""
-    fd, copy = gib.file(t), t.open("copy")
+    """A store to a clone copies what its order has, 1 GiB here, unless the process is killed."""
+    fd, copy = gib.borrow(t), t.open("copy")
+    first = gib.frame(t, fd)
     posix.clone(fd, copy)
     with GibMap(fd) as m, GibMap(copy) as c:
         m.touch(0, 1)
-        c.touch(0, 1)
         stats = t.stats()
-        started = time.monotonic()
-        gib.store(c, 2, MIDDLE, 1)
-        moved = stats.since()
-        t.note(f"copied {moved.get('cow_pages', 0)} pages in {time.monotonic() - started:.1f} s")
-        if t.adopted:
-            equal(moved["cow_pages"], {1: PAGES, 0: 512}[moved["write_pud"]], "pages copied")
-        gib.expect(c, 2, MIDDLE, 1)
-        gib.expect(c, 1, 0, MIDDLE)
-        gib.expect(c, 1, MIDDLE + 1, MIDDLE - 1)
+        task = Task(gib.store, c, 2, MIDDLE, 1)
+        # Emulation needs a minute for it; somebody who asks for long runs can have it all.
+        if not task.join(1.5) and t.settings.seconds <= 60:
+            started = time.monotonic()
+            task.kill()
+            equal(task.signalled(), 9, "signal")
+            t.note(f"the copy was given up {time.monotonic() - started:.2f} s after SIGKILL")
+            gib.expect_read(copy, 1, MIDDLE - 1, 3)
+            gib.expect(c, 1, MIDDLE - 512, 1024)
+            gib.expect(c, 1)
+        else:
+            task.result(400)
+            if stats.known:
+                moved = stats.since()
+                equal(moved["cow_pages"], {1: PAGES, 0: 512}[moved["write_pud"]], "pages copied")
+            gib.expect(c, 2, MIDDLE, 1)
+            gib.expect(c, 1, 0, MIDDLE)
+            gib.expect(c, 1, MIDDLE + 1, MIDDLE - 1)
+            gib.expect_read(copy, 2, MIDDLE, 1)
         gib.expect(m, 1)
     os.ftruncate(copy, 0)
-    gib.expect_read(fd, 1, MIDDLE, 64)
+    gib.forget_entries(fd)
+    _free(first, "with no entry in any tree")
 
 
 @case(**XFS)
 def clones_mapped_at_different_sizes(t):
-    fd, copy = gib.file(t), t.open("copy")
+    fd, copy = gib.borrow(t), t.open("copy")
     first = gib.frame(t, fd)
     posix.clone(fd, copy)
     # The large entry first: the small one points into it.
-    with GibMap(fd) as m, GibMap(copy, skew=PAGE) as small:
+    with GibMap(copy) as c, GibMap(fd, skew=PAGE) as small:
         stats = t.stats()
-        m.touch(HALF, 1)
-        stats.expect(read_pud=1)
+        c.touch(HALF, 1)
+        _only(stats, read_pud=1)
         for spot in SPOTS:
             small.touch(spot * PAGE, 1)
             equal(small.pfn(spot * PAGE), first + spot, f"frame of page {spot}")
             gib.expect(small, 1, spot, 1)
-    os.ftruncate(fd, 0)
-    # What is left of the large folio serves the copy.
-    with GibMap(copy) as c, GibMap(copy, skew=PAGE) as small:
-        gib.expect(c, 1, 0, 4096)
-        gib.expect(small, 1, MIDDLE, 600)
-    os.ftruncate(copy, 0)
-    _free(first, "after both are gone")
+        os.ftruncate(copy, 0)
+        # What is left of the large folio serves the other file.
+        gib.expect(small, 1, 0, 1024)
+        with GibMap(fd) as m:
+            gib.expect(m, 1, 0, 4096)
+            gib.expect(m, 1, MIDDLE, 600)
+    gib.forget_entries(fd)
+    _free(first, "with no entry in any tree")
     # The small entry first: the large one has to be small, too.
-    fd = gib.file(t, "next", 4)
-    first = gib.frame(t, fd)
     posix.clone(fd, copy)
     with GibMap(fd, skew=PAGE) as small, GibMap(copy) as c:
         small.touch(HALF, 1)
@@ -1647,11 +1686,12 @@ def clones_mapped_at_different_sizes(t):
         c.touch(HALF, 1)
         stats.expect(read_pud=0, fallback_conflict=some)
         c.touch(0, 1)
-        gib.expect(c, 4)
-        gib.expect(small, 4, MIDDLE, 1)
-    os.ftruncate(fd, 0)
+        gib.expect(c, 1, 0, 8192)
+        gib.expect(c, 1, MIDDLE - 600, 1200)
+        gib.expect(small, 1, MIDDLE, 1)
     os.ftruncate(copy, 0)
-    _free(first, "after both are gone")
+    gib.forget_entries(fd)
+    _free(first, "with no entry in any tree")
 
 
 @case(**XFS)

@@ -53,7 +53,19 @@ long gib_check(const uint64_t *from, size_t pages, uint64_t first, unsigned int 
 	return -1;
 }
 
-/* The same for pages of zeroes. */
+/* Fill the pages that somebody has stored to, by the look of three of their words. */
+void gib_repair(uint64_t *at, size_t pages, unsigned int tag)
+{
+	for (size_t i = 0; i < pages; i++, at += WORDS) {
+		uint64_t word = word_of(tag, i, 0);
+
+		if (at[0] != word || at[WORDS / 2] != word + WORDS / 2 ||
+		    at[WORDS - 1] != word + WORDS - 1)
+			gib_fill(at, 1, i, tag);
+	}
+}
+
+/* gib_check() for pages of zeroes. */
 long gib_zero(const uint64_t *from, size_t pages, size_t every)
 {
 	for (size_t i = 0; i < pages; i++) {

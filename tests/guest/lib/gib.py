@@ -2,6 +2,7 @@
 """Files of 1 GiB that lie on a physical boundary of 1 GiB, and what is in them."""
 
 import ctypes
+import errno
 import os
 import time
 
@@ -12,8 +13,9 @@ from .posix import GIB, PAGE
 
 PAGES = GIB // PAGE
 SLOTS = 3               # that the cases have to share; the rest of the device is taken
-HOLDER = ".held"
-# Slots that every filesystem has free: what the host has given for one, the next needs not wait for.
+ROOM = 4 << 20          # for small files, here and there
+HOLDER, POOL = ".held", ".gib"
+# Slots that every filesystem has: memory that the host has given for one serves the next.
 PREFERRED = (2, 5, 6)
 
 
@@ -44,15 +46,44 @@ def _native():
         lib.gib_write.argtypes = [fd, offset, size, word, tag]
         lib.gib_read.argtypes = [fd, offset, size, word, tag, tag, size]
         lib.gib_read.restype = ctypes.c_long
+        lib.gib_repair.argtypes = [void, size, tag]
         _lib = lib
     return _lib
 
 
-def _in_order(pieces, start):
-    """Whether extents are one stretch, and lie as they have to for 1 GiB."""
-    if not pieces or (pieces[0][1] + start - pieces[0][0]) % GIB:
-        return False
-    return all(a[0] + a[2] == b[0] and a[1] + a[2] == b[1] for a, b in zip(pieces, pieces[1:]))
+def _stretches(pieces):
+    """Extents that lie behind each other, in the file and on the device, taken together."""
+    found = []
+    for logical, physical, length, _ in pieces:
+        if found and (found[-1][0] + found[-1][2], found[-1][1] + found[-1][2]) == (logical,
+                                                                                   physical):
+            found[-1][2] += length
+        else:
+            found.append([logical, physical, length])
+    return found
+
+
+def _whole(t, fd):
+    """[(number of the GiB on the device, offset in the file)] of what the file has whole."""
+    start = device.data_start(t.device)
+    found = []
+    for logical, physical, length in _stretches(posix.extents(fd)):
+        first = -(-(physical + start) // GIB) * GIB - start
+        found += [(at // GIB, logical + at - physical)
+                  for at in range(first, physical + length - GIB + 1, GIB)]
+    return found
+
+
+def _grow(fd, enough=lambda: False):
+    """Give a file blocks until it has enough, or there are none."""
+    step = GIB
+    while step >= 1 << 20 and not enough():
+        try:
+            posix.fallocate(fd, 0, os.fstat(fd).st_size, step)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            step //= 2
 
 
 def _hold(t):
@@ -63,79 +94,109 @@ def _hold(t):
     path = os.path.join(t.fs.mount_point, HOLDER)
     if os.path.exists(path):
         return
-    start = device.data_start(t.device)
     fd = os.open(path + ".new", os.O_RDWR | os.O_CREAT)
     try:
-        size, step = 0, 512 << 20
-        while step >= 16 << 20:
-            try:
-                posix.fallocate(fd, 0, size, step)
-                size += step
-            except OSError:
-                step //= 2
-        # (number on the device, offset in the file) of every whole GiB.
-        whole = []
+        _grow(fd)
+        whole = sorted(_whole(t, fd), key=lambda slot: (slot[0] not in PREFERRED, slot[0]))
+        check(len(whole) >= SLOTS, f"only {len(whole)} whole GiB on the device")
         pieces = posix.extents(fd)
-        for logical, physical, length, _ in pieces:
-            first = -(-(physical + start) // GIB) * GIB - start
-            for at in range(first, physical + length - GIB + 1, GIB):
-                whole.append((at // GIB, logical + at - physical))
-        whole.sort(key=lambda slot: (slot[0] not in PREFERRED, slot[0]))
-        check(len(whole) >= SLOTS, f"only {len(whole)} whole GiB on the device: {pieces}")
-        free = set()
-        for _, offset in whole[:SLOTS]:
+        slots = [offset for _, offset in whole[:SLOTS]]
+        for offset in slots:
             posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, offset, GIB)
-            free.update(range(offset, offset + GIB, 16 << 20))
         for logical, _, length, _ in pieces:
-            for at in range(logical, logical + length - (16 << 20), 256 << 20):
-                if not any(at - (16 << 20) < taken < at + (16 << 20) for taken in free):
-                    posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, at, 16 << 20)
+            for at in range(logical, logical + length - ROOM, 256 << 20):
+                if not any(slot - ROOM < at < slot + GIB for slot in slots):
+                    posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, at, ROOM)
     finally:
         os.close(fd)
     os.rename(path + ".new", path)
-    t.sync()
 
 
-def allocate(t, fd, offset=0):
-    """Give a file 1 GiB of blocks, unwritten, in one slot."""
+def allocate(t, fd, patience=15):
+    """Give an empty file 1 GiB of blocks, unwritten, in one slot. False if there is none."""
     _hold(t)
-    end = time.monotonic() + 15
+    end = time.monotonic() + patience
     while True:
         # What was freed last can be had when the filesystem's log is written.
         t.sync()
-        try:
-            posix.fallocate(fd, 0, offset, GIB)
-            if _in_order(_pieces(fd, offset), device.data_start(t.device)):
-                return
-            posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, offset, GIB)
-        except OSError as error:
-            if error.errno != 28:
-                raise
+        _grow(fd, lambda: _whole(t, fd))
+        whole = _whole(t, fd)
+        if whole:
+            offset = whole[0][1]
+            os.ftruncate(fd, offset + GIB)
+            if offset:
+                posix.fallocate(fd, posix.COLLAPSE_RANGE, 0, offset)
+            return True
+        os.ftruncate(fd, 0)
         if time.monotonic() > end:
-            raise Failure("there is no GiB to be had on a physical boundary of 1 GiB")
+            return False
         time.sleep(0.1)
 
 
-def _pieces(fd, offset=0):
-    return [e for e in posix.extents(fd) if offset <= e[0] < offset + GIB]
+def take_rest(t):
+    """Take all slots that are free, so that the next one to come free is where the next file is."""
+    for number in range(SLOTS + 1):
+        fd = t.open(f"rest{number}")
+        taken = allocate(t, fd, 0)
+        os.close(fd)
+        if not taken:
+            os.unlink(t.path(f"rest{number}"))
+            return
+    raise Failure("there is more room than there should be")
 
 
-def file(t, name="file", tag=1, offset=0, written=True):
-    """A file with 1 GiB at `offset` that one entry can map, in the writing of `tag`."""
+def file(t, name="file", tag=1, written=True):
+    """A new file of 1 GiB that one entry can map, in the writing of `tag`."""
     fd = t.open(name)
-    allocate(t, fd, offset)
+    check(allocate(t, fd), "there is no GiB to be had on a physical boundary of 1 GiB")
     if written:
-        write(fd, tag, offset=offset)
+        write(fd, tag)
         os.fsync(fd)
     return fd
 
 
+def borrow(t, name="file", suspects=()):
+    """The same in the writing of 1, but a file that other cases have used and will use again.
+
+    Nothing may be done to it that moves its blocks. Pages that were stored to are put right, as
+    are the `suspects`, whatever they look like.
+    """
+    path = os.path.join(t.fs.mount_point, POOL)
+    if os.path.exists(path):
+        fd = os.open(path, os.O_RDWR)
+        written = not any(e[3] & posix.EXTENT_UNWRITTEN for e in posix.extents(fd))
+        if os.fstat(fd).st_size == GIB and written and in_place(t, fd):
+            with GibMap(fd) as m:
+                _native().gib_repair(m.address, PAGES, 1)
+                for number in suspects:
+                    store(m, 1, number, 1)
+            forget_entries(fd)
+            os.fsync(fd)
+            os.link(path, t.path(name))
+            return fd
+        os.close(fd)
+        os.unlink(path)
+    fd = file(t, name)
+    os.link(t.path(name), path)
+    return fd
+
+
+def in_place(t, fd):
+    """Whether the file's first GiB can be mapped by one entry."""
+    return 0 in [at for _, at in _whole(t, fd)]
+
+
+def forget_entries(fd):
+    """Have the filesystem drop the file's entries, which it does whenever the size changes."""
+    os.ftruncate(fd, GIB + PAGE)
+    os.ftruncate(fd, GIB)
+
+
 def frame(t, fd, offset=0):
-    """The number of the first page frame of a GiB that lies in one stretch."""
-    pieces = _pieces(fd, offset)
-    start = device.data_start(t.device)
-    check(_in_order(pieces, start), f"the file does not lie in one stretch: {pieces}")
-    return (start + pieces[0][1] - (pieces[0][0] - offset)) // PAGE
+    """The number of the first page frame of a GiB of a file. This writes the file back."""
+    wanted = [number for number, at in _whole(t, fd) if at == offset]
+    check(wanted, f"the file does not lie in one stretch: {posix.extents(fd)}")
+    return (device.data_start(t.device) + wanted[0] * GIB) // PAGE
 
 
 def write(fd, tag, first=0, count=PAGES, offset=0):

@@ -1062,6 +1062,15 @@ def synchronous_store_is_dirty(t):
 
 
 
+def _again(t):
+    """Huge faults that are tried again when a fault comes down to a page.
+
+    The core then gives up its lock of the VMA alone if that has no map_pages, as ext4's, and starts
+    over with all of the address space locked.
+    """
+    return 1 if t.variant.kind == "ext4" else 0
+
+
 @case(**GIANT)
 def hole_inside(t):
     """What is around the hole is mapped by 2 MiB, what is beside it by pages."""
@@ -1073,9 +1082,10 @@ def hole_inside(t):
         m.touch(5 * PAGE, 1)
         _only(stats, read_pmd=1, fallback_extent=1)
         m.touch((hole - 1) * PAGE, 1)
-        _only(stats, read_pmd=1, read_pte=1, fallback_extent=2)
+        again = _again(t)
+        _only(stats, read_pmd=1, read_pte=1, fallback_extent=2 + again)
         m.touch(hole * PAGE, 1)
-        _only(stats, read_pmd=1, read_pte=1, zero_pte=1, fallback_extent=2)
+        _only(stats, read_pmd=1, read_pte=1, zero_pte=1, fallback_extent=2 + again)
         gib.expect(m, 1, 0, hole)
         gib.expect_zero(m, hole, 16, every=1)
         gib.expect(m, 1, hole + 16, PAGES - hole - 16)
@@ -1229,7 +1239,7 @@ def largest_order_is_set(t):
         stats = t.stats()
         with GibMap(fd) as m:
             gib.expect(m, 2, MIDDLE, 1)
-            _only(stats, read_pte=1, fallback_max_order=2)
+            _only(stats, read_pte=1, fallback_max_order=2 + _again(t))
         raises(22, "an order that does not exist", device.write, switch, "huge")
         equal(device.read(switch), "pte", "max_order")
         device.write(switch, "pud")

@@ -28,7 +28,7 @@ GROUPS = ["data", "orders", "refcounts", "private", "mapsync", "reflink", "durab
           "giant", "erofs", "stress", "poison", "adoption", "devdax"]
 
 # What a group needs compiled.
-NATIVE = [("stress", "stress"), ("giant", "gib.so")]
+NATIVE = [("stress", "stress"), ("giant", "gib.so"), ("giant", "gib-stress")]
 
 # What a quick run does on other filesystems than XFS.
 QUICK_ELSEWHERE = ["data", "refcounts", "mapsync", "durability", "giant", "stress"]

@@ -179,4 +179,11 @@ void rdax_percpu_up_read(struct percpu_rw_semaphore *sem);
 /* Whether a message that users can cause may be written now. */
 bool rdax_may_log(void);
 
+#ifdef RDAX_COVERAGE
+/* Shows in debugfs, until it is hidden, how often each piece of the Rust code was executed. */
+void rdax_coverage_show(void);
+void rdax_coverage_hide(void);
+extern u64 rdax_coverage_begin;
+#endif
+
 #endif /* RDAX_HELPERS_H */

@@ -49,6 +49,11 @@ impl Runtime {
             redirect::CALL_ON.init();
             dax_bus::init();
         }
+        #[cfg(RDAX_COVERAGE)]
+        // SAFETY: Called once.
+        unsafe {
+            bindings::rdax_coverage_show();
+        }
         Self(())
     }
 }
@@ -56,6 +61,11 @@ impl Runtime {
 impl Drop for Runtime {
     fn drop(&mut self) {
         vm::ZeroFolio::release();
+        #[cfg(RDAX_COVERAGE)]
+        // SAFETY: `new` was called.
+        unsafe {
+            bindings::rdax_coverage_hide();
+        }
     }
 }
 

@@ -268,7 +268,7 @@ def module_unloads_and_loads(t):
         os.rmdir(f"{CONFIG}/{name}")
     log = Log()
     try:
-        run("rmmod", "rdax")
+        device.unload_module()
         check(not device.module_loaded(), "the module is still there")
     finally:
         if not device.module_loaded():

@@ -43,6 +43,15 @@ def module_loaded():
     return os.path.isdir(CONFIG)
 
 
+def unload_module():
+    """Remove the module; a coverage build's counters are kept for the end of the run."""
+    counters = "/sys/kernel/debug/rdax-coverage"
+    if os.path.exists(counters):
+        with open(counters, "rb") as now, open("/tmp/rdax-coverage", "ab") as kept:
+            kept.write(now.read())
+    run("rmmod", "rdax")
+
+
 def adopted(name):
     return read(f"{CONFIG}/{name}/adopt", "0") == "1"
 

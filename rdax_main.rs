@@ -23,6 +23,9 @@ use kernel::{
 mod dax;
 #[path = "rust/mod.rs"]
 mod kern;
+#[cfg(RDAX_TEST)]
+#[path = "tests/kunit/mod.rs"]
+mod tests;
 
 module! {
     type: Rdax,

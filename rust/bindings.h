@@ -32,3 +32,6 @@
 #include <linux/xarray.h>
 
 #include "helpers.h"
+#ifdef RDAX_TEST
+#include "testing.h"
+#endif

@@ -83,6 +83,8 @@ pub(crate) mod page;
 pub(crate) mod percpu;
 pub(crate) mod percpu_rwsem;
 pub(crate) mod redirect;
+#[cfg(RDAX_TEST)]
+pub(crate) mod testing;
 pub(crate) mod vm;
 pub(crate) mod wait;
 pub(crate) mod xa;

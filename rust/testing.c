@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <kunit/test.h>
+#include <kunit/test-bug.h>
+#include <linux/badblocks.h>
+#include <linux/blkdev.h>
+#include <linux/delay.h>
+#include <linux/file.h>
+#include <linux/kprobes.h>
+#include <linux/kthread.h>
+#include <linux/mman.h>
+#include <linux/module.h>
+#include <linux/mount.h>
+#include <linux/pagemap.h>
+#include <linux/pseudo_fs.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/uaccess.h>
+
+#include "testing.h"
+
+#if !defined(CONFIG_KUNIT) || !defined(CONFIG_FAILSLAB)
+#error "the tests need a kernel with KUnit and failing allocations (scripts/build --kernel debug)"
+#endif
+
+MODULE_IMPORT_NS("EXPORTED_FOR_KUNIT_TESTING");
+
+void rdax_test_fail(const char *file, int line, const char *text)
+{
+	struct kunit *test = kunit_get_current_test();
+
+	if (test)
+		KUNIT_FAIL(test, "%s:%d: %s", file, line, text);
+	else
+		pr_err("KUnit: %s:%d: %s (not in a test)\n", file, line, text);
+}
+
+void rdax_test_skip(const char *why)
+{
+	struct kunit *test = kunit_get_current_test();
+
+	if (test)
+		kunit_mark_skipped(test, "%s", why);
+}
+
+void rdax_test_note(const char *text)
+{
+	struct kunit *test = kunit_get_current_test();
+
+	if (test)
+		kunit_info(test, "%s\n", text);
+}
+
+/* The filesystem */
+
+static void evict_inode(struct inode *inode)
+{
+	if (inode->i_private)
+		rdax_test_evict(inode);
+	truncate_inode_pages_final(&inode->i_data);
+	clear_inode(inode);
+}
+
+static const struct super_operations super_ops = {
+	.statfs = simple_statfs,
+	.evict_inode = evict_inode,
+};
+
+static int init_fs_context(struct fs_context *fc)
+{
+	struct pseudo_fs_context *ctx = init_pseudo(fc, 0x72646178);
+
+	if (!ctx)
+		return -ENOMEM;
+	ctx->ops = &super_ops;
+	return 0;
+}
+
+static struct file_system_type test_fs = {
+	.name = "rdax-test",
+	.owner = THIS_MODULE,
+	.init_fs_context = init_fs_context,
+	.kill_sb = kill_anon_super,
+};
+
+struct vfsmount *rdax_test_mount(struct block_device *bdev)
+{
+	struct vfsmount *mnt = kern_mount(&test_fs);
+
+	if (!IS_ERR(mnt))
+		mnt->mnt_sb->s_bdev = bdev;
+	return mnt;
+}
+
+void rdax_test_unmount(struct vfsmount *mnt)
+{
+	flush_delayed_fput();
+	/* The device is not the filesystem's to be synced and closed. */
+	mnt->mnt_sb->s_bdev = NULL;
+	kern_unmount(mnt);
+}
+
+struct inode *rdax_test_inode(struct vfsmount *mnt, loff_t size, void *private)
+{
+	struct inode *inode = new_inode(mnt->mnt_sb);
+
+	if (!inode)
+		return NULL;
+	inode->i_mode = S_IFREG | 0600;
+	inode->i_private = private;
+	inode->i_flags |= S_DAX;
+	i_size_write(inode, size);
+	return inode;
+}
+
+struct file *rdax_test_file(struct vfsmount *mnt, struct inode *inode,
+			    const struct file_operations *fops)
+{
+	struct file *file;
+
+	/* The file's. */
+	ihold(inode);
+	file = alloc_file_pseudo(inode, mnt, "rdax-test", O_RDWR, fops);
+	if (IS_ERR(file))
+		iput(inode);
+	return file;
+}
+
+void rdax_test_close(struct file *file)
+{
+	__fput_sync(file);
+}
+
+void *rdax_test_private(struct inode *inode)
+{
+	return inode->i_private;
+}
+
+void rdax_test_set_size(struct inode *inode, loff_t size)
+{
+	i_size_write(inode, size);
+}
+
+void rdax_test_set_links(struct inode *inode, unsigned int links)
+{
+	if (links)
+		set_nlink(inode, links);
+	else
+		clear_nlink(inode);
+}
+
+void rdax_test_set_dax(struct inode *inode, bool dax)
+{
+	inode_set_flags(inode, dax ? S_DAX : 0, S_DAX);
+}
+
+void rdax_test_set_block_bits(struct inode *inode, unsigned int bits)
+{
+	inode->i_blkbits = bits;
+}
+
+int rdax_test_take_error(struct inode *inode)
+{
+	return filemap_check_errors(&inode->i_data);
+}
+
+void rdax_test_lock_faults_shared(struct inode *inode)
+{
+	filemap_invalidate_lock_shared(&inode->i_data);
+}
+
+void rdax_test_unlock_faults_shared(struct inode *inode)
+{
+	filemap_invalidate_unlock_shared(&inode->i_data);
+}
+
+/* User memory */
+
+int rdax_test_attach_mm(void)
+{
+	return kunit_attach_mm();
+}
+
+unsigned long rdax_test_map(struct file *file, unsigned long addr, unsigned long len,
+			    unsigned long prot, unsigned long flags, unsigned long offset)
+{
+	return vm_mmap(file, addr, len, prot, flags, offset);
+}
+
+void rdax_test_unmap(unsigned long addr, unsigned long len)
+{
+	vm_munmap(addr, len);
+	/* The mapping's reference to the file, which a kthread drops later. */
+	flush_delayed_fput();
+}
+
+int rdax_test_load(unsigned long addr, u64 *value)
+{
+	return get_user(*value, (u64 __user *)addr);
+}
+
+int rdax_test_store(unsigned long addr, u64 value)
+{
+	return put_user(value, (u64 __user *)addr);
+}
+
+static unsigned int entry_flags(bool writable, bool dirty)
+{
+	return RDAX_CONST_TEST_PRESENT | (writable ? RDAX_CONST_TEST_WRITABLE : 0) |
+	       (dirty ? RDAX_CONST_TEST_DIRTY : 0);
+}
+
+unsigned int rdax_test_mapping(unsigned long addr, unsigned int *order, unsigned long *pfn)
+{
+	struct mm_struct *mm = current->mm;
+	pgd_t *pgd;
+	p4d_t *p4d;
+	pud_t *pudp, pud;
+	pmd_t *pmdp, pmd;
+	pte_t pte;
+
+	if (!mm)
+		return 0;
+	/* Nobody but the test itself takes these tables down. */
+	pgd = pgd_offset(mm, addr);
+	if (pgd_none(*pgd))
+		return 0;
+	p4d = p4d_offset(pgd, addr);
+	if (p4d_none(*p4d))
+		return 0;
+	pudp = pud_offset(p4d, addr);
+	pud = READ_ONCE(*pudp);
+	if (pud_none(pud))
+		return 0;
+	if (pud_trans_huge(pud)) {
+		*order = PUD_SHIFT - PAGE_SHIFT;
+		*pfn = pud_pfn(pud) + ((addr & ~PUD_MASK) >> PAGE_SHIFT);
+		return entry_flags(pud_write(pud), pud_dirty(pud));
+	}
+	pmdp = pmd_offset(pudp, addr);
+	pmd = pmdp_get_lockless(pmdp);
+	if (pmd_none(pmd))
+		return 0;
+	if (pmd_trans_huge(pmd)) {
+		*order = PMD_ORDER;
+		*pfn = pmd_pfn(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT);
+		return entry_flags(pmd_write(pmd), pmd_dirty(pmd));
+	}
+	pte = ptep_get(pte_offset_kernel(pmdp, addr));
+	if (!pte_present(pte))
+		return 0;
+	*order = 0;
+	*pfn = pte_pfn(pte);
+	return entry_flags(pte_write(pte), pte_dirty(pte));
+}
+
+struct page *rdax_test_pin(unsigned long addr, bool write, bool longterm)
+{
+	unsigned int flags = (write ? FOLL_WRITE : 0) | (longterm ? FOLL_LONGTERM : 0);
+	struct page *page;
+
+	return pin_user_pages_fast(addr, 1, flags, &page) == 1 ? page : NULL;
+}
+
+void rdax_test_unpin(struct page *page)
+{
+	unpin_user_page(page);
+}
+
+/* Threads */
+
+struct thread {
+	int (*fn)(void *data);
+	void *data;
+	struct kunit *test;
+	struct completion done;
+};
+
+static int run_thread(void *data)
+{
+	struct thread *thread = data;
+
+	allow_signal(SIGKILL);
+	allow_signal(SIGUSR1);
+	current->kunit_test = thread->test;
+	thread->fn(thread->data);
+	current->kunit_test = NULL;
+	/* Stays until it is joined. */
+	for (;;) {
+		set_current_state(TASK_UNINTERRUPTIBLE);
+		if (kthread_should_stop())
+			break;
+		complete(&thread->done);
+		schedule();
+	}
+	__set_current_state(TASK_RUNNING);
+	kfree(thread);
+	return 0;
+}
+
+struct task_struct *rdax_test_thread(int (*fn)(void *data), void *data)
+{
+	struct thread *thread = kzalloc(sizeof(*thread), GFP_KERNEL);
+	struct task_struct *task;
+
+	if (!thread)
+		return NULL;
+	thread->fn = fn;
+	thread->data = data;
+	thread->test = kunit_get_current_test();
+	init_completion(&thread->done);
+	task = kthread_create(run_thread, thread, "rdax-test");
+	if (IS_ERR(task)) {
+		kfree(thread);
+		return NULL;
+	}
+	wake_up_process(task);
+	return task;
+}
+
+void rdax_test_thread_join(struct task_struct *task)
+{
+	struct thread *thread = kthread_data(task);
+
+	wait_for_completion(&thread->done);
+	kthread_stop(task);
+}
+
+bool rdax_test_is_asleep(struct task_struct *task)
+{
+	unsigned int state = READ_ONCE(task->__state);
+
+	return state & (TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE) && !task_is_running(task) &&
+	       !READ_ONCE(task->on_cpu);
+}
+
+void rdax_test_signal(struct task_struct *task, bool fatal)
+{
+	send_sig(fatal ? SIGKILL : SIGUSR1, task, 1);
+}
+
+void rdax_test_flush_signals(void)
+{
+	flush_signals(current);
+}
+
+void rdax_test_fail_nth(unsigned int nth)
+{
+	WRITE_ONCE(current->fail_nth, nth);
+}
+
+unsigned int rdax_test_left_nth(void)
+{
+	return READ_ONCE(current->fail_nth);
+}
+
+/* Write-back of cache lines */
+
+static void (*flush_fn)(unsigned long addr, size_t size);
+
+static int on_flush(struct kprobe *probe, struct pt_regs *regs)
+{
+	flush_fn(regs_get_kernel_argument(regs, 0), regs_get_kernel_argument(regs, 1));
+	return 0;
+}
+
+static struct kprobe flush_probe;
+
+int rdax_test_watch_flushes(void (*fn)(unsigned long addr, size_t size))
+{
+	flush_fn = fn;
+	memset(&flush_probe, 0, sizeof(flush_probe));
+	flush_probe.symbol_name = "arch_wb_cache_pmem";
+	flush_probe.pre_handler = on_flush;
+	return register_kprobe(&flush_probe);
+}
+
+void rdax_test_unwatch_flushes(void)
+{
+	unregister_kprobe(&flush_probe);
+}
+
+/* Memory errors */
+
+void rdax_test_set_poison(struct page *page, bool poison)
+{
+	if (poison)
+		SetPageHWPoison(page);
+	else
+		ClearPageHWPoison(page);
+}
+
+int rdax_test_set_bad_blocks(struct block_device *bdev, sector_t sector, sector_t n, bool bad)
+{
+	struct badblocks *bb = bdev->bd_disk->bb;
+
+	if (!bb)
+		return -EOPNOTSUPP;
+	if (bad)
+		return badblocks_set(bb, sector, n, 1) ? 0 : -EIO;
+	return badblocks_clear(bb, sector, n) ? 0 : -EIO;
+}
+
+/* File I/O */
+
+void rdax_test_iov_user(struct iov_iter *iter, bool source, unsigned long addr, size_t len)
+{
+	iov_iter_ubuf(iter, source ? ITER_SOURCE : ITER_DEST, (void __user *)addr, len);
+}
+
+void rdax_test_iov_kernel(struct iov_iter *iter, struct kvec *kvec, bool source, void *addr,
+			  size_t len)
+{
+	kvec->iov_base = addr;
+	kvec->iov_len = len;
+	iov_iter_kvec(iter, source ? ITER_SOURCE : ITER_DEST, kvec, 1, len);
+}
+
+void rdax_test_kiocb(struct kiocb *iocb, struct file *file, loff_t pos, int flags)
+{
+	init_sync_kiocb(iocb, file);
+	iocb->ki_pos = pos;
+	iocb->ki_flags |= flags;
+}
+
+void rdax_test_pause(unsigned int ms)
+{
+	msleep(ms);
+}

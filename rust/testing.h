@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * C helpers of the KUnit tests; in test builds only. All sleep where nothing else is said.
+ */
+#ifndef RDAX_TESTING_H
+#define RDAX_TESTING_H
+
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/uio.h>
+
+/* Report a failed check of the present task's test, and go on. Does not sleep. */
+void rdax_test_fail(const char *file, int line, const char *text);
+/* The present test cannot be run. */
+void rdax_test_skip(const char *why);
+/* A line for the results. */
+void rdax_test_note(const char *text);
+
+/*
+ * A filesystem without names, in memory, that says that it is on @bdev. Its inodes are regular
+ * files with DAX.
+ */
+struct vfsmount *rdax_test_mount(struct block_device *bdev);
+void rdax_test_unmount(struct vfsmount *mnt);
+/* A new inode with a reference, or NULL. */
+struct inode *rdax_test_inode(struct vfsmount *mnt, loff_t size, void *private);
+/* An open file of the inode, or an error pointer. */
+struct file *rdax_test_file(struct vfsmount *mnt, struct inode *inode,
+			    const struct file_operations *fops);
+void rdax_test_close(struct file *file);
+void *rdax_test_private(struct inode *inode);
+void rdax_test_set_size(struct inode *inode, loff_t size);
+void rdax_test_set_links(struct inode *inode, unsigned int links);
+void rdax_test_set_dax(struct inode *inode, bool dax);
+void rdax_test_set_block_bits(struct inode *inode, unsigned int bits);
+/* What the inode's contents did wrong in write-back, and forget it. */
+int rdax_test_take_error(struct inode *inode);
+void rdax_test_lock_faults_shared(struct inode *inode);
+void rdax_test_unlock_faults_shared(struct inode *inode);
+/* What the filesystem calls when an inode goes away. Implemented in Rust. */
+void rdax_test_evict(struct inode *inode);
+
+/* An address space for the present kthread, which is the present test's. */
+int rdax_test_attach_mm(void);
+/* The address, or an error. @prot: PROT_*, @flags: MAP_*. */
+unsigned long rdax_test_map(struct file *file, unsigned long addr, unsigned long len,
+			    unsigned long prot, unsigned long flags, unsigned long offset);
+void rdax_test_unmap(unsigned long addr, unsigned long len);
+int rdax_test_load(unsigned long addr, u64 *value);
+int rdax_test_store(unsigned long addr, u64 value);
+
+static const unsigned int RDAX_CONST_TEST_PRESENT = 1 << 0;
+static const unsigned int RDAX_CONST_TEST_WRITABLE = 1 << 1;
+static const unsigned int RDAX_CONST_TEST_DIRTY = 1 << 2;
+
+/*
+ * What the page table of the present task has for an address: RDAX_CONST_TEST_* or 0, the order of
+ * the entry and the page that it maps there. Does not sleep.
+ */
+unsigned int rdax_test_mapping(unsigned long addr, unsigned int *order, unsigned long *pfn);
+
+/* Pins a page of user memory as direct I/O does; NULL without one. */
+struct page *rdax_test_pin(unsigned long addr, bool write, bool longterm);
+void rdax_test_unpin(struct page *page);
+
+/* A task that calls fn(data), for the present test. To be joined. NULL without memory. */
+struct task_struct *rdax_test_thread(int (*fn)(void *data), void *data);
+void rdax_test_thread_join(struct task_struct *task);
+/* Whether the task sleeps, uninterruptible or interruptible. */
+bool rdax_test_is_asleep(struct task_struct *task);
+/* Send a signal to a thread of the tests; they take SIGKILL and SIGUSR1. */
+void rdax_test_signal(struct task_struct *task, bool fatal);
+/* Forget the signals that came to the present thread. */
+void rdax_test_flush_signals(void);
+
+/* Have the nth allocation of the present task fail, counted from 1; 0 for none. Does not sleep. */
+void rdax_test_fail_nth(unsigned int nth);
+/* What is left of it: 0 when it has failed. */
+unsigned int rdax_test_left_nth(void);
+
+/* Watch what is written back: called with preemption off for every call of arch_wb_cache_pmem(). */
+int rdax_test_watch_flushes(void (*fn)(unsigned long addr, size_t size));
+void rdax_test_unwatch_flushes(void);
+
+/* Mark a page as bad, or take the mark off. */
+void rdax_test_set_poison(struct page *page, bool poison);
+/* Have the device say that a part of it is bad, or good again. In sectors. */
+int rdax_test_set_bad_blocks(struct block_device *bdev, sector_t sector, sector_t n, bool bad);
+
+void rdax_test_iov_user(struct iov_iter *iter, bool source, unsigned long addr, size_t len);
+void rdax_test_iov_kernel(struct iov_iter *iter, struct kvec *kvec, bool source, void *addr,
+			  size_t len);
+void rdax_test_kiocb(struct kiocb *iocb, struct file *file, loff_t pos, int flags);
+
+/* Whether the present task is waited for, or would be held up; gives others a moment. */
+void rdax_test_pause(unsigned int ms);
+
+#endif /* RDAX_TESTING_H */

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the KUnit tests stand on, in test builds only: reports, and a small world of device memory,
+//! files and threads that a test can change and look at.
+//!
+//! C header: [`include/kunit/test.h`](srctree/include/kunit/test.h)
+
+// One suite may leave unused what another needs.
+#![allow(dead_code)]
+
+use super::bindings;
+use core::ffi::CStr;
+use kernel::{
+    alloc::AllocError,
+    prelude::*,
+    str::CString, //
+};
+
+/// A check has failed, and KUnit knows it.
+///
+/// A test that fails returns this, so that everything it made is taken down again: what KUnit's own
+/// assertions do, ending the thread, would leave files and locks behind.
+#[derive(Debug)]
+pub(crate) struct Failed(());
+
+/// What a test returns.
+pub(crate) type Checked<T = ()> = Result<T, Failed>;
+
+/// Reports a failed check.
+pub(crate) fn failed(file: &str, line: u32, text: kernel::fmt::Arguments<'_>) -> Failed {
+    let file = CString::try_from_fmt(fmt!("{file}"));
+    let text = CString::try_from_fmt(fmt!("{text}"));
+    let or_unknown = |string: &Result<CString, Error>| match string {
+        Ok(string) => string.as_char_ptr(),
+        Err(_) => c"?".as_char_ptr(),
+    };
+    // SAFETY: Both are strings that live for the call.
+    unsafe { bindings::rdax_test_fail(or_unknown(&file), line as i32, or_unknown(&text)) };
+    Failed(())
+}
+
+#[track_caller]
+fn unexpected(error: Error) -> Failed {
+    let place = core::panic::Location::caller();
+    failed(
+        place.file(),
+        place.line(),
+        fmt!("unexpected error {}", error.to_errno()),
+    )
+}
+
+impl From<Error> for Failed {
+    #[track_caller]
+    fn from(error: Error) -> Self {
+        unexpected(error)
+    }
+}
+
+impl From<AllocError> for Failed {
+    #[track_caller]
+    fn from(_: AllocError) -> Self {
+        unexpected(ENOMEM)
+    }
+}
+
+/// Notes that the present test cannot be run, and why. The test returns then.
+pub(crate) fn skip(why: &CStr) {
+    // SAFETY: A string.
+    unsafe { bindings::rdax_test_skip(why.as_char_ptr()) };
+}
+
+/// Writes a line of the test's results.
+pub(crate) fn note(text: kernel::fmt::Arguments<'_>) {
+    if let Ok(text) = CString::try_from_fmt(fmt!("{text}")) {
+        // SAFETY: A string.
+        unsafe { bindings::rdax_test_note(text.as_char_ptr()) };
+    }
+}
+
+/// Numbers that look random, the same in every run.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    /// The next number (xorshift).
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `n`, which is not 0.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        (self.next() >> 11) as usize % n
+    }
+}
+
+/// # Safety
+///
+/// Called by the tests' filesystem for an inode that goes away.
+#[no_mangle]
+unsafe extern "C" fn rdax_test_evict(_inode: *mut bindings::inode) {}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The packed entry (spec, section 3).
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_entry)]
+mod tests {
+    use crate::{
+        dax::entry::{Entry, Kind},
+        kern::{
+            order::Order,
+            page::Pfn,
+            testing::{Checked, Random},
+        },
+    };
+
+    /// The largest frame number that a machine with 52 bits of physical address has.
+    const LAST_PFN: usize = (1 << 40) - 1;
+    const ORDERS: usize = Order::PUD.bits() + 1;
+    const ROUNDS: usize = 5000;
+
+    /// An entry of one of the three kinds.
+    fn entry(kind: usize, pfn: usize, order: Order) -> (Entry, Kind) {
+        match kind % 3 {
+            0 => (Entry::empty(order), Kind::Empty),
+            1 => (Entry::zero(order), Kind::Zero),
+            _ => (
+                Entry::data(Pfn::from_bits(pfn), order),
+                Kind::Data(Pfn::from_bits(pfn)),
+            ),
+        }
+    }
+
+    fn same_everywhere(kind: usize, pfn: usize, order: Order, writable: bool) -> Checked {
+        let (plain, kind) = entry(kind, pfn, order);
+        let made = if writable { plain.writable() } else { plain };
+        for (raw, locked) in [(made.locked(), true), (made.unlocked(), false)] {
+            check!(raw & 1 == 1, "{raw:#x} is no value for an XArray");
+            let (read, is_locked) = Entry::from_raw(raw);
+            check_eq!(is_locked, locked);
+            check!(read == made);
+            check!(read.kind() == kind, "order {order:?} pfn {pfn:#x}");
+            check_eq!(read.order(), order);
+            check_eq!(read.is_writable(), writable);
+        }
+        // The lock is one bit, and not part of the entry.
+        check_eq!((made.locked() ^ made.unlocked()).count_ones(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn unpacked_is_what_was_packed() -> Checked {
+        let mut random = Random::new(0x0072_6461_7865_6e74);
+        for _ in 0..ROUNDS {
+            let order = Order::from_bits(random.below(ORDERS));
+            let pfn = random.next() as usize & LAST_PFN & !(order.pages() - 1);
+            let kind = random.below(3);
+            same_everywhere(kind, pfn, order, random.below(2) == 1)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn limits_of_pfn_and_order_are_kept() -> Checked {
+        for order in 0..ORDERS {
+            let order = Order::from_bits(order);
+            for pfn in [0, 1, order.pages(), LAST_PFN - 1, LAST_PFN] {
+                for kind in 0..3 {
+                    same_everywhere(kind, pfn, order, false)?;
+                    same_everywhere(kind, pfn, order, true)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn entries_that_differ_have_words_that_differ() -> Checked {
+        let mut random = Random::new(0x0077_6f72_6473);
+        for _ in 0..ROUNDS {
+            let of = |random: &mut Random| {
+                let order = Order::from_bits(random.below(ORDERS));
+                // Few frames, so that everything else is often what differs.
+                let (entry, kind) = entry(random.below(3), random.below(4), order);
+                let writable = random.below(2) == 1;
+                let locked = random.below(2) == 1;
+                let entry = if writable { entry.writable() } else { entry };
+                let raw = if locked {
+                    entry.locked()
+                } else {
+                    entry.unlocked()
+                };
+                (raw, kind, order, writable, locked)
+            };
+            let (a, b) = (of(&mut random), of(&mut random));
+            let same = a.1 == b.1 && a.2 == b.2 && a.3 == b.3 && a.4 == b.4;
+            check_eq!(a.0 == b.0, same, "{:#x} and {:#x}", a.0, b.0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_data_has_a_page() -> Checked {
+        for order in [Order::PTE, Order::PMD, Order::PUD] {
+            check!(Entry::empty(order).page().is_none());
+            check!(Entry::zero(order).page().is_none());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_index_belongs_to_the_stretch_of_its_order() -> Checked {
+        use crate::kern::fs::PageIndex;
+        let mut random = Random::new(0x6964_7800);
+        for _ in 0..ROUNDS {
+            let order = Order::from_bits(random.below(ORDERS));
+            let index = PageIndex::new(random.next() as usize & PageIndex::MAX.get());
+            let (first, last) = (order.first(index), order.last(index));
+            check!(first <= index && index <= last);
+            check_eq!(first.get() % order.pages(), 0);
+            check_eq!(last.get() - first.get() + 1, order.pages());
+        }
+        Ok(())
+    }
+}

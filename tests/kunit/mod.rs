@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KUnit tests, one file per file of `src/`; each test states a rule of the specification.
+
+/// Reports a condition that does not hold, and ends the test or the helper of one.
+macro_rules! check {
+    ($condition:expr $(,)?) => {
+        if !$condition {
+            return Err($crate::kern::testing::failed(
+                file!(),
+                line!(),
+                kernel::prelude::fmt!("not so: {}", stringify!($condition)),
+            ));
+        }
+    };
+    ($condition:expr, $($what:tt)+) => {
+        if !$condition {
+            return Err($crate::kern::testing::failed(
+                file!(),
+                line!(),
+                kernel::prelude::fmt!(
+                    "not so: {} ({})",
+                    stringify!($condition),
+                    kernel::prelude::fmt!($($what)+)
+                ),
+            ));
+        }
+    };
+}
+
+/// Reports two values that are not equal, and ends the test or the helper of one.
+macro_rules! check_eq {
+    ($left:expr, $right:expr $(,)?) => {
+        match (&$left, &$right) {
+            (left, right) => {
+                if *left != *right {
+                    return Err($crate::kern::testing::failed(
+                        file!(),
+                        line!(),
+                        kernel::prelude::fmt!(
+                            "{} is {:?}, not {:?}",
+                            stringify!($left),
+                            left,
+                            right
+                        ),
+                    ));
+                }
+            }
+        }
+    };
+    ($left:expr, $right:expr, $($what:tt)+) => {
+        match (&$left, &$right) {
+            (left, right) => {
+                if *left != *right {
+                    return Err($crate::kern::testing::failed(
+                        file!(),
+                        line!(),
+                        kernel::prelude::fmt!(
+                            "{} is {:?}, not {:?} ({})",
+                            stringify!($left),
+                            left,
+                            right,
+                            kernel::prelude::fmt!($($what)+)
+                        ),
+                    ));
+                }
+            }
+        }
+    };
+}
+
+mod entry;

@@ -233,14 +233,18 @@ pub(crate) enum Sleep<'a> {
     Uninterruptible,
 }
 
-/// How often a folio is looked at that other files have mapped, in milliseconds.
-const SHARED_NAP: u32 = 10;
+/// How often a folio that may stay mapped is looked at, in milliseconds: at first, and in the end.
+const FIRST_NAP: u32 = 10;
+const LONGEST_NAP: u32 = 160;
 
-/// Waits until the folio has no reference, or a signal that the way of sleeping allows.
+/// Waits until the folio has no reference, or a signal that the way of sleeping allows. Where it
+/// can be mapped meanwhile, the wait ends, too, when all references are those of mappings.
 ///
 /// The core wakes the waiters on the folio's address when the last reference is dropped (spec,
-/// section 2). A folio that several files share can stay mapped by the others without end, and
-/// nobody is woken when the references beyond that are gone: it is looked at from time to time.
+/// section 2). A folio that several files share can stay mapped by the others without end; and the
+/// filesystem's callback lets faults in, so that one of a single file can be mapped again before
+/// whoever used it is done. Nobody is woken then when the references beyond that are gone: the
+/// folio is looked at from time to time.
 pub(crate) fn wait_until_idle(folio: DevFolio, how: Sleep<'_>) -> Result {
     let state = match how {
         Sleep::Callback(..) => bindings::TASK_INTERRUPTIBLE,
@@ -250,6 +254,7 @@ pub(crate) fn wait_until_idle(folio: DevFolio, how: Sleep<'_>) -> Result {
     let var: *mut c_void = folio.as_ptr().cast();
     let mut waiter: bindings::wait_bit_queue_entry = pin_init::zeroed();
     let mut result = Ok(());
+    let mut nap = FIRST_NAP;
     // SAFETY: The waiter stays where it is until `finish_wait` has taken it off the queue; the
     // address is only compared. The task may sleep: no lock of ours is held here.
     unsafe {
@@ -258,8 +263,9 @@ pub(crate) fn wait_until_idle(folio: DevFolio, how: Sleep<'_>) -> Result {
         loop {
             let signal =
                 bindings::prepare_to_wait_event(queue, &mut waiter.wq_entry, state as c_int);
-            let shared = folio.owner() == 0 && folio.share() != 0;
-            if folio.refcount() == 0 || shared && folio.refcount() <= folio.mapcount() {
+            let mappable = matches!(how, Sleep::Callback(..))
+                || folio.owner() == 0 && folio.share() != 0;
+            if folio.refcount() == 0 || mappable && folio.refcount() <= folio.mapcount() {
                 break;
             }
             if signal != 0 {
@@ -267,13 +273,13 @@ pub(crate) fn wait_until_idle(folio: DevFolio, how: Sleep<'_>) -> Result {
                 break;
             }
             match how {
-                Sleep::Callback(inode, callback) if shared => {
-                    bindings::rdax_nap(Some(callback), inode.as_ptr(), SHARED_NAP)
+                Sleep::Callback(inode, callback) => {
+                    bindings::rdax_nap(Some(callback), inode.as_ptr(), nap)
                 }
-                _ if shared => bindings::rdax_nap(None, ptr::null_mut(), SHARED_NAP),
-                Sleep::Callback(inode, callback) => callback(inode.as_ptr()),
+                _ if mappable => bindings::rdax_nap(None, ptr::null_mut(), nap),
                 _ => bindings::schedule(),
             }
+            nap = (nap * 2).min(LONGEST_NAP);
         }
         bindings::finish_wait(queue, &mut waiter.wq_entry);
     }

@@ -745,6 +745,8 @@ def punch_elsewhere_waits_for_the_folio(t):
         transfer = _transfer(m, GIB - PINNED, True)
         punch = Task(posix.fallocate, fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, HALF, 16 * PAGE)
         punch.blocked_in("fallocate")
+        # Mapped again, by this process, which keeps it when the transfer is over.
+        gib.expect(m, 2, LAST - 7, 8)
         slow.release()
         equal(transfer.result(), PINNED, "bytes written")
         punch.result()

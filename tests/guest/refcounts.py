@@ -196,6 +196,31 @@ def truncate_waits_for_direct_write_from_huge_page(t):
     Pages().check_free(pfns, "after truncate")
 
 
+def _mapped_again(t, skew):
+    slow = SlowDisk()
+    fd = _file(t, PMD)
+    with Map(fd, PMD, skew=skew) as m:
+        m.touch(write=True)
+        pfns = m.pfns()
+        slow.hold()
+        transfer = _transfer(m, 0, PINNED, True)
+        waiter = Task(os.ftruncate, fd, 0)
+        waiter.blocked_in("ftruncate")
+        m.touch(0, PINNED)
+        slow.release()
+        equal(transfer.result(), PINNED, "bytes written")
+        waiter.result()
+        m.bus_error(0, "after truncate")
+    Pages().check_free(pfns[::37], "after truncate")
+
+
+@case()
+def truncate_ends_though_mapped_again(t):
+    """R7: only transfers are waited for, not who has mapped the pages again meanwhile."""
+    _mapped_again(t, PAGE)
+    _mapped_again(t, 0)
+
+
 @case(quick=False)
 def truncate_of_a_part_waits(t):
     """Only what is cut off matters, but a huge page that is cut is in use as a whole."""

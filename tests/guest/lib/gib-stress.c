@@ -332,7 +332,19 @@ static void steady_op(void)
 	case 8:
 		if (below(16))
 			break;
-		/* The blocks stay, but are not written until somebody writes them. */
+		/*
+		 * Have the filesystem drop the entries, small ones among them, which it does when
+		 * the size changes.
+		 */
+		did("forget", 0, 0);
+		if (ftruncate(steady.fd, GIB + PAGE) || ftruncate(steady.fd, GIB))
+			fail("ftruncate of steady");
+		/*
+		 * ext4 keeps the blocks, which are not written until somebody writes them; XFS
+		 * takes others, and there would be no entry of 1 GiB any more.
+		 */
+		if (reflink)
+			break;
 		did("zero", page, 0);
 		if (fallocate(steady.fd, FALLOC_FL_ZERO_RANGE, page * PAGE, PAGE))
 			fail("FALLOC_FL_ZERO_RANGE");
@@ -479,6 +491,7 @@ static void worker(int number, uint64_t end)
 	open_file(&steady, "steady");
 	open_file(&wild, "wild");
 	open_file(&copy, "copy");
+	load(bounce, (uint64_t *)steady.map[0], WORDS);
 	if (disk_path) {
 		disk = open(disk_path, O_RDWR | O_DIRECT);
 		if (disk < 0)

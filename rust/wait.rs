@@ -263,8 +263,8 @@ pub(crate) fn wait_until_idle(folio: DevFolio, how: Sleep<'_>) -> Result {
         loop {
             let signal =
                 bindings::prepare_to_wait_event(queue, &mut waiter.wq_entry, state as c_int);
-            let mappable = matches!(how, Sleep::Callback(..))
-                || folio.owner() == 0 && folio.share() != 0;
+            let mappable =
+                matches!(how, Sleep::Callback(..)) || folio.owner() == 0 && folio.share() != 0;
             if folio.refcount() == 0 || mappable && folio.refcount() <= folio.mapcount() {
                 break;
             }

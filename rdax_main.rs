@@ -38,6 +38,8 @@ module! {
 #[pin_data]
 struct Rdax {
     // Dropped in this order.
+    #[cfg(RDAX_CHECK)]
+    check: dax::check::Shown,
     devices: dax_bus::Registration,
     #[pin]
     config: Subsystem<Root>,
@@ -47,6 +49,8 @@ struct Rdax {
 impl kernel::InPlaceModule for Rdax {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            #[cfg(RDAX_CHECK)]
+            check: dax::check::Shown::new()?,
             runtime: Runtime::new(),
             config <- adopt::subsystem(),
             devices: dax_bus::Registration::new()?,

@@ -57,6 +57,11 @@ impl BlockDevice {
         Self(bdev)
     }
 
+    #[cfg(RDAX_CHECK)]
+    pub(super) fn as_ptr(&self) -> *mut bindings::block_device {
+        self.0.as_ptr()
+    }
+
     fn inode(&self) -> *mut bindings::inode {
         // SAFETY: By the type invariant.
         unsafe { (*(*self.0.as_ptr()).bd_mapping).host }
@@ -328,6 +333,23 @@ impl<D: Send + Sync + 'static> Set<D> {
     /// The members' addresses.
     pub(crate) const fn members(&self) -> &Members {
         &self.members
+    }
+
+    /// Calls `f` for every member.
+    #[cfg(RDAX_CHECK)]
+    pub(crate) fn visit(&'static self, mut f: impl FnMut(&BlockDevice)) {
+        // `Writer::remove` waits for this before it lets go of a device.
+        let _in_flight = redirect::InFlight::enter();
+        for member in &self.members.0 {
+            let bdev = member.load(Ordering::Acquire);
+            if bdev == Members::removed() {
+                continue;
+            }
+            if let Some(bdev) = NonNull::new(bdev) {
+                // The reference is the member's.
+                f(&ManuallyDrop::new(BlockDevice(bdev)));
+            }
+        }
     }
 
     /// The right to change the set, for the first who asks.

@@ -35,7 +35,7 @@ use crate::dax::{
 use core::ptr::{self, NonNull};
 use kernel::{
     error::{code::*, Result},
-    ffi::{c_int, c_uint, c_ulong}, //
+    ffi::{c_int, c_uint, c_ulong, c_void}, //
 };
 
 /// What a function of the kernel returns for a result: 0 or an errno.
@@ -430,13 +430,13 @@ unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise:
     /// # Safety
     ///
     /// The inode is referenced.
-    unsafe extern "C" fn evacuate(inode: *mut bindings::inode) {
+    unsafe extern "C" fn evacuate(inode: *mut bindings::inode, _data: *mut c_void) {
         // SAFETY: By this function's safety requirements.
         layout::evacuate(unsafe { Inode::from_raw(NonNull::new_unchecked(inode)) });
     }
     let _in_flight = InFlight::enter();
     // SAFETY: By this function's safety requirements.
-    unsafe { bindings::rdax_visit_inodes(bdev, Some(evacuate)) };
+    unsafe { bindings::rdax_visit_inodes(bdev, Some(evacuate), ptr::null_mut()) };
     let mut one = CALL_ON.lock();
     // SAFETY: By this function's safety requirements.
     call_on(&mut one, || unsafe {

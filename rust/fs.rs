@@ -155,6 +155,12 @@ impl Mapping {
         unsafe { AtomicUsize::from_ptr((&raw mut (*self.as_ptr()).nrpages).cast()) }
     }
 
+    /// The pages that are counted as covered by entries (spec, R6).
+    #[cfg(RDAX_CHECK)]
+    pub(crate) fn pages(&self) -> usize {
+        self.nrpages().load(Ordering::Relaxed)
+    }
+
     /// Removes the pages from all page tables. Sleeps.
     #[inline]
     pub(crate) fn unmap(&self, range: PageRange) {
@@ -282,6 +288,13 @@ impl Inode {
     pub(crate) fn block_bits(&self) -> u32 {
         // SAFETY: The inode is alive; the field does not change while the file is in use.
         unsafe { (*self.as_ptr()).i_blkbits.into() }
+    }
+
+    /// The file's number.
+    #[cfg(RDAX_CHECK)]
+    pub(crate) fn number(&self) -> u64 {
+        // SAFETY: The inode is alive; the field does not change while the file is in use.
+        unsafe { (*self.as_ptr()).i_ino }
     }
 
     /// Whether the file has no name left and goes away with its last user.

@@ -185,7 +185,8 @@ void rdax_cond_resched(void)
 
 struct inode_visit {
 	struct block_device *bdev;
-	void (*fn)(struct inode *inode);
+	rdax_inode_fn fn;
+	void *data;
 };
 
 static void visit_super(struct super_block *sb, void *data)
@@ -201,7 +202,7 @@ static void visit_super(struct super_block *sb, void *data)
 		if (!igrab(inode))
 			continue;
 		spin_unlock(&sb->s_inode_list_lock);
-		visit->fn(inode);
+		visit->fn(inode, visit->data);
 		/* The one before is not needed any more to go on from. */
 		iput(last);
 		last = inode;
@@ -212,10 +213,10 @@ static void visit_super(struct super_block *sb, void *data)
 	iput(last);
 }
 
-void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn)
+void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn, void *data)
 {
 	static const char * const filesystems[] = { "xfs", "ext4", "erofs", "ext2" };
-	struct inode_visit visit = { .bdev = bdev, .fn = fn };
+	struct inode_visit visit = { .bdev = bdev, .fn = fn, .data = data };
 	int i;
 
 	if (!READ_ONCE(bdev->bd_holder))

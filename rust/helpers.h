@@ -68,9 +68,9 @@ bool rdax_in_transaction(void);
  * Calls fn for every inode of the filesystem that is mounted on the block device. The superblock's
  * s_umount is held. Sleeps.
  */
-typedef void (*rdax_inode_fn)(struct inode *inode);
+typedef void (*rdax_inode_fn)(struct inode *inode, void *data);
 
-void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn);
+void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn, void *data);
 
 /* Whether memory errors are known of the disk that the inode's filesystem is on. */
 bool rdax_has_bad_blocks(struct inode *inode);
@@ -178,6 +178,50 @@ void rdax_percpu_up_read(struct percpu_rw_semaphore *sem);
 
 /* Whether a message that users can cause may be written now. */
 bool rdax_may_log(void);
+
+#ifdef RDAX_CHECK
+/* What struct page says of the folio that a page of device memory is part of. */
+struct rdax_folio_state {
+	unsigned long head;		/* The first page's frame. */
+	unsigned int order;
+	int refcount;
+	int mapcount;
+	unsigned long owner;		/* The address space, or 0. */
+	unsigned long index;		/* In the owner, or the share count. */
+	bool poisoned;			/* One of the pages is. */
+	bool odd;			/* What makes it one folio is not as it must be. */
+};
+
+void rdax_folio_state(unsigned long pfn, struct rdax_folio_state *state);
+
+/*
+ * The first page from frame @first up to @end that is not a page of its own which nobody uses, or
+ * @end. Folios that are whole but idle and owned by nobody are passed over, and counted.
+ */
+unsigned long rdax_find_used(unsigned long first, unsigned long end, unsigned long *whole);
+
+/*
+ * The frame of page @at of a block device that is capable of DAX, and in @pages how many pages from
+ * there on are contiguous; 0 if there is no memory.
+ */
+unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
+				 unsigned long *pages);
+
+/* A page-table entry of any size that maps a part of a file. */
+struct rdax_leaf {
+	unsigned long index;
+	unsigned long pfn;
+	unsigned int order;
+	bool writable;
+	bool shared;			/* The mapping is. */
+	bool device;			/* The memory is that of a device. */
+};
+
+typedef void (*rdax_leaf_fn)(const struct rdax_leaf *leaf, void *data);
+
+/* Calls fn for each page-table entry that maps the file, under i_mmap_rwsem. */
+void rdax_visit_leaves(struct address_space *mapping, rdax_leaf_fn fn, void *data);
+#endif
 
 #ifdef RDAX_COVERAGE
 /* Shows in debugfs, until it is hidden, how often each piece of the Rust code was executed. */

@@ -49,6 +49,12 @@ impl EntryKey {
 /// Tasks that wait for any entry. Counted up under the lock of the tree they wait in.
 static WAITERS: AtomicUsize = AtomicUsize::new(0);
 
+/// How many tasks wait for any entry.
+#[cfg(RDAX_CHECK)]
+pub(crate) fn entry_waiters() -> usize {
+    WAITERS.load(Ordering::Relaxed)
+}
+
 /// Whom to wake.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wake {

@@ -211,6 +211,14 @@ impl<'a> Cursor<'a> {
         PageIndex::new(self.xas.xa_index as usize)
     }
 
+    /// Log2 of the indices that the tree keeps for the value that the walk has come to.
+    #[cfg(RDAX_CHECK)]
+    pub(crate) fn stored_order(&mut self, guard: &TreeGuard<'_>) -> usize {
+        self.check(guard);
+        // SAFETY: The cursor's tree is alive and locked, and the cursor was walked to a value.
+        unsafe { bindings::xas_get_order(&mut self.xas) as usize }
+    }
+
     /// Goes on at `index`.
     #[inline]
     pub(crate) fn set(&mut self, index: PageIndex) {

@@ -96,6 +96,12 @@ pub(crate) fn device_for<'a>(of: &'a impl OnSuperBlock) -> Option<&'a Device> {
     DEVICES.get(of)
 }
 
+/// Calls `f` for every adopted device.
+#[cfg(RDAX_CHECK)]
+pub(crate) fn visit(f: impl FnMut(&crate::kern::bdev::BlockDevice)) {
+    DEVICES.visit(f);
+}
+
 /// The rights to change who is served.
 struct Registry {
     devices: Writer<Device>,

@@ -301,6 +301,8 @@ pub(crate) fn disassociate(page: DevPage) {
     }
     folio.set_share(&region, 0);
     if folio.refcount() != 0 {
+        #[cfg(RDAX_CHECK)]
+        super::check::left_whole();
         return;
     }
     if folio.order() > Region::ORDER {

@@ -6,6 +6,8 @@
 
 pub(crate) mod account;
 pub(crate) mod adopt;
+#[cfg(RDAX_CHECK)]
+pub(crate) mod check;
 pub(crate) mod devdax;
 pub(crate) mod entry;
 pub(crate) mod fault;

@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 
-from . import device, gib, native, posix, trace
+from . import device, gib, invariants, native, posix, trace
 from . import task as tasks
 from .check import Failure, Skip
 from .fs import ORDINARY, VARIANTS, Filesystem
@@ -246,6 +246,17 @@ class Runner:
         if filesystem.mounted:
             shutil.rmtree(os.path.join(filesystem.mount_point, name))
 
+    def look_for_violations(self, kind, value, when):
+        """What must hold must hold now that nobody uses a file."""
+        if not invariants.can_be_checked():
+            return kind, value
+        outcome, violations, _, task = self.bounded(invariants.violations, timeout=30)
+        self.end_session(task)
+        if outcome == "result" and not violations:
+            return kind, value
+        value = ("" if kind != "fail" else f"{value}\n") + f"violations {when}:\n{violations}"
+        return "fail", value
+
     def run_case(self, case_, filesystem, name):
         kind, value = "result", None
         seconds = 0
@@ -261,6 +272,7 @@ class Runner:
                 self.report(name, "fail", value)
                 self.bail_out(f"{name} left processes that cannot be ended:\n"
                               + "\n".join(describe(p) for p in session_of(task.pid)))
+            kind, value = self.look_for_violations(kind, value, "with the case's files")
         trace.clean_up()
         if filesystem is not None:
             if kind == "fail" or case_.spoils:
@@ -275,6 +287,7 @@ class Runner:
                 if cleaned == "fail" and kind != "fail":
                     kind, value = "fail", f"the case's files cannot be removed: {why}"
                     self.bad.add((filesystem.variant.name, filesystem.device))
+        kind, value = self.look_for_violations(kind, value, "afterwards")
         trouble = self.log.trouble()
         if trouble:
             value = ("" if kind != "fail" else f"{value}\n") + "the kernel's log says:\n" \
@@ -311,6 +324,8 @@ class Runner:
             for name in ("pmem0", "pmem1") if device.exists(name)))
         if self.settings.seed:
             print(f"# seed {self.settings.seed}")
+        if invariants.can_be_checked():
+            print("# what must hold is checked after every case")
         sys.stdout.flush()
         tasks.measure_pace()
         if tasks.pace > 1:

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What the check of src/check.rs looks at, read by the kernel's own means and none of those by which
+ * the module writes it.
+ */
+
+#include <linux/dax.h>
+#include <linux/memremap.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/rbtree.h>
+
+#include "helpers.h"
+
+static bool is_odd(struct folio *folio)
+{
+	struct page *head = &folio->page;
+	unsigned long i, pages = 1UL << folio_order(folio);
+
+	if (!folio_test_large(folio))
+		return PageTail(head);
+	if (folio_nr_pages(folio) != pages || atomic_read(&folio->_pincount) ||
+	    !IS_ALIGNED(page_to_pfn(head), pages))
+		return true;
+	for (i = 1; i < pages; i++)
+		if (compound_head(head + i) != head || page_ref_count(head + i))
+			return true;
+	return false;
+}
+
+void rdax_folio_state(unsigned long pfn, struct rdax_folio_state *state)
+{
+	struct folio *folio = page_folio(pfn_to_page(pfn));
+	unsigned long i;
+
+	state->head = page_to_pfn(&folio->page);
+	state->order = folio_order(folio);
+	state->refcount = folio_ref_count(folio);
+	state->mapcount = folio_mapcount(folio);
+	state->owner = (unsigned long)folio->mapping;
+	state->index = folio->index;
+	state->odd = is_odd(folio);
+	state->poisoned = false;
+	for (i = 0; i < 1UL << state->order; i++)
+		state->poisoned |= PageHWPoison(&folio->page + i);
+}
+
+unsigned long rdax_find_used(unsigned long first, unsigned long end, unsigned long *whole)
+{
+	struct dev_pagemap *pgmap = page_pgmap(pfn_to_page(first));
+	unsigned long pfn, pages;
+
+	for (pfn = first; pfn < end; pfn += pages) {
+		struct page *page = pfn_to_page(pfn);
+		struct folio *folio = (struct folio *)page;
+
+		pages = 1;
+		if (PageTail(page))
+			break;
+		if (folio_test_large(folio)) {
+			pages = folio_nr_pages(folio);
+			if (is_odd(folio))
+				break;
+			++*whole;
+		}
+		if (folio->mapping || folio->index || folio_mapcount(folio) ||
+		    folio->pgmap != pgmap)
+			break;
+		/* Who handles bad memory may keep it. */
+		if (folio_ref_count(folio) && !PageHWPoison(page))
+			break;
+	}
+	return min(pfn, end);
+}
+
+unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
+				 unsigned long *pages)
+{
+	struct dax_device *dax_dev;
+	unsigned long pfn = 0;
+	u64 start;
+	long n = 0;
+	int id;
+
+	dax_dev = fs_dax_get_by_bdev(bdev, &start, NULL, NULL);
+	if (dax_dev) {
+		id = dax_read_lock();
+		n = dax_direct_access(dax_dev, (start >> PAGE_SHIFT) + at,
+				      (bdev_nr_bytes(bdev) >> PAGE_SHIFT) - at,
+				      DAX_RECOVERY_WRITE, NULL, &pfn);
+		dax_read_unlock(id);
+		fs_put_dax(dax_dev, NULL);
+	}
+	*pages = max(n, 0L);
+	return pfn;
+}
+
+static void emit(struct vm_area_struct *vma, unsigned long addr, unsigned long pfn,
+		 unsigned int order, bool writable, rdax_leaf_fn fn, void *data)
+{
+	struct rdax_leaf leaf = {
+		.index = linear_page_index(vma, addr),
+		.pfn = pfn,
+		.order = order,
+		.writable = writable,
+		.shared = vma->vm_flags & VM_SHARED,
+		.device = pfn_valid(pfn) && is_zone_device_page(pfn_to_page(pfn)),
+	};
+
+	fn(&leaf, data);
+}
+
+/* Page tables stay as long as i_mmap_rwsem keeps the VMA in its tree. */
+static void visit_vma(struct vm_area_struct *vma, rdax_leaf_fn fn, void *data)
+{
+	unsigned long addr = vma->vm_start, next;
+
+	for (; addr < vma->vm_end; addr = next) {
+		pgd_t *pgdp = pgd_offset(vma->vm_mm, addr);
+		p4d_t *p4dp;
+		pud_t *pudp, pud;
+		pmd_t *pmdp, pmd;
+		pte_t pte;
+
+		next = pgd_addr_end(addr, vma->vm_end);
+		if (pgd_none(READ_ONCE(*pgdp)))
+			continue;
+		p4dp = p4d_offset(pgdp, addr);
+		next = p4d_addr_end(addr, vma->vm_end);
+		if (p4d_none(READ_ONCE(*p4dp)))
+			continue;
+		pudp = pud_offset(p4dp, addr);
+		pud = READ_ONCE(*pudp);
+		next = pud_addr_end(addr, vma->vm_end);
+		if (pud_none(pud))
+			continue;
+		if (pud_leaf(pud)) {
+			emit(vma, addr, pud_pfn(pud), PUD_SHIFT - PAGE_SHIFT, pud_write(pud),
+			     fn, data);
+			continue;
+		}
+		pmdp = pmd_offset(pudp, addr);
+		pmd = READ_ONCE(*pmdp);
+		next = pmd_addr_end(addr, vma->vm_end);
+		if (pmd_none(pmd))
+			continue;
+		if (pmd_leaf(pmd)) {
+			emit(vma, addr, pmd_pfn(pmd), PMD_SHIFT - PAGE_SHIFT, pmd_write(pmd),
+			     fn, data);
+			continue;
+		}
+		pte = ptep_get(pte_offset_kernel(&pmd, addr));
+		next = addr + PAGE_SIZE;
+		if (pte_present(pte))
+			emit(vma, addr, pte_pfn(pte), 0, pte_write(pte), fn, data);
+	}
+}
+
+void rdax_visit_leaves(struct address_space *mapping, rdax_leaf_fn fn, void *data)
+{
+	struct rb_node *node;
+
+	i_mmap_lock_read(mapping);
+	for (node = rb_first_cached(&mapping->i_mmap); node; node = rb_next(node)) {
+		visit_vma(rb_entry(node, struct vm_area_struct, shared.rb), fn, data);
+		cond_resched();
+	}
+	i_mmap_unlock_read(mapping);
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the check looks at ([`crate::dax::check`]), read through the kernel's own accessors.
+
+use super::{
+    bdev::BlockDevice,
+    bindings,
+    fs::{Inode, Mapping, PageIndex},
+    page::Pfn, //
+};
+use core::{
+    ffi::c_void,
+    ptr::NonNull, //
+};
+
+pub(crate) use bindings::rdax_folio_state as FolioState;
+
+/// What `struct page` says of the folio that the page of a frame is part of.
+pub(crate) fn folio_state(pfn: Pfn) -> FolioState {
+    let mut state = FolioState::default();
+    // SAFETY: The frame is one of device memory, by the invariant of `Pfn`.
+    unsafe { bindings::rdax_folio_state(pfn.to_bits() as usize, &mut state) };
+    state
+}
+
+/// The first frame from `first` on, up to `end`, whose page is not a page of its own that nobody
+/// uses, or `end`; and how many folios there are before it that are whole but idle.
+///
+/// The frames are of one stretch of [`device_memory`].
+pub(crate) fn find_used(first: usize, end: usize) -> (usize, usize) {
+    if first >= end {
+        return (end, 0);
+    }
+    let mut whole = 0;
+    // SAFETY: The frames are of device memory.
+    let found = unsafe { bindings::rdax_find_used(first as usize, end as usize, &mut whole) };
+    (found as usize, whole as usize)
+}
+
+/// The frame of page `at` of a block device, and how many pages from there on are contiguous.
+pub(crate) fn device_memory(bdev: &BlockDevice, at: usize) -> Option<(usize, usize)> {
+    let mut pages = 0;
+    // SAFETY: The device is valid.
+    let first = unsafe { bindings::rdax_device_memory(bdev.as_ptr(), at as usize, &mut pages) };
+    (pages != 0).then_some((first as usize, pages as usize))
+}
+
+/// Calls `f` for every inode of the filesystem that is mounted on the device. Sleeps.
+pub(crate) fn visit_inodes(bdev: &BlockDevice, mut f: impl FnMut(&Inode)) {
+    /// # Safety
+    ///
+    /// The inode is referenced; `data` is a `F` that nobody else uses.
+    unsafe extern "C" fn call<F: FnMut(&Inode)>(inode: *mut bindings::inode, data: *mut c_void) {
+        // SAFETY: By this function's safety requirements.
+        unsafe { (*data.cast::<F>())(Inode::from_raw(NonNull::new_unchecked(inode))) }
+    }
+    fn of<F: FnMut(&Inode)>(_: &F) -> bindings::rdax_inode_fn {
+        Some(call::<F>)
+    }
+    let function = of(&f);
+    // SAFETY: The device is valid, and the function is that of the closure.
+    unsafe { bindings::rdax_visit_inodes(bdev.as_ptr(), function, (&raw mut f).cast()) };
+}
+
+/// A page-table entry of any size that maps a part of a file.
+#[derive(Clone, Copy)]
+pub(crate) struct Leaf {
+    /// The place in the file.
+    pub(crate) index: PageIndex,
+    /// The first frame's number.
+    pub(crate) pfn: usize,
+    /// Log2 of the pages.
+    pub(crate) order: usize,
+    /// User space can store through it.
+    pub(crate) writable: bool,
+    /// The mapping is shared.
+    pub(crate) shared: bool,
+    /// The memory is that of a device.
+    pub(crate) device: bool,
+}
+
+/// Calls `f` for every page-table entry that maps a part of the file, without memory being
+/// allocated meanwhile. Sleeps.
+pub(crate) fn visit_leaves(mapping: &Mapping, mut f: impl FnMut(Leaf)) {
+    /// # Safety
+    ///
+    /// The leaf is valid; `data` is a `F` that nobody else uses.
+    unsafe extern "C" fn call<F: FnMut(Leaf)>(leaf: *const bindings::rdax_leaf, data: *mut c_void) {
+        // SAFETY: By this function's safety requirements.
+        let leaf = unsafe { &*leaf };
+        let leaf = Leaf {
+            index: PageIndex::new(leaf.index as usize),
+            pfn: leaf.pfn as usize,
+            order: leaf.order as usize,
+            writable: leaf.writable,
+            shared: leaf.shared,
+            device: leaf.device,
+        };
+        // SAFETY: By this function's safety requirements.
+        unsafe { (*data.cast::<F>())(leaf) }
+    }
+    fn of<F: FnMut(Leaf)>(_: &F) -> bindings::rdax_leaf_fn {
+        Some(call::<F>)
+    }
+    let function = of(&f);
+    // SAFETY: The address space is alive, and the function is that of the closure.
+    unsafe { bindings::rdax_visit_leaves(mapping.as_ptr(), function, (&raw mut f).cast()) };
+}

@@ -1,0 +1,498 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whether what must hold does hold (spec, section 1): a look at every entry, folio and page-table
+//! entry of a device, for tests.
+//!
+//! It is meaningful while nobody uses the files: what is under way looks like a violation. Page
+//! tables may map them, but nobody may hold a page otherwise.
+
+use super::{
+    adopt,
+    entry::{Entry, Kind}, //
+};
+use crate::kern::{
+    bdev::BlockDevice,
+    check::{self as look, FolioState, Leaf},
+    fs::{Inode, Mapping, PageIndex},
+    page::{DevPage, Pfn},
+    wait,
+    xa::{Cursor, Mark, RawValue}, //
+};
+use core::{
+    fmt::Write,
+    sync::atomic::{AtomicUsize, Ordering}, //
+};
+use kernel::{
+    alloc::AllocError,
+    debugfs,
+    fmt,
+    prelude::*,
+    rbtree::RBTree,
+    str::Formatter, //
+};
+
+/// Entries that are looked at under one hold of a tree's lock.
+const BATCH: usize = 32;
+
+/// Bytes of what is said of violations; the first are the ones of interest.
+const REPORT: usize = 2048;
+
+/// Folios that lost their last entry while somebody held them. They stay whole until their pages
+/// are used again.
+static LEFT_WHOLE: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts a folio that lost its last entry while somebody holds it.
+pub(crate) fn left_whole() {
+    LEFT_WHOLE.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What was counted.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Numbers {
+    /// Files with at least one entry.
+    pub(crate) files: usize,
+    /// Entries.
+    pub(crate) entries: usize,
+    /// Dirty ones of them.
+    pub(crate) dirty: usize,
+    /// Pages that the entries cover.
+    pub(crate) pages: usize,
+    /// Page-table entries, of any size, that map device memory.
+    pub(crate) leaves: usize,
+    /// Idle folios of more than a page that no entry points to.
+    pub(crate) whole: usize,
+}
+
+/// What was found wrong.
+struct Report {
+    violations: usize,
+    text: KVec<u8>,
+    length: usize,
+}
+
+impl Report {
+    fn new() -> Result<Self, AllocError> {
+        Ok(Self {
+            violations: 0,
+            text: KVec::from_elem(0, REPORT, GFP_KERNEL)?,
+            length: 0,
+        })
+    }
+
+    /// Adds a line, if there is room.
+    fn add(&mut self, line: fmt::Arguments<'_>) {
+        self.violations += 1;
+        let Some(room) = self.text.get_mut(self.length..) else {
+            return;
+        };
+        let mut formatter = Formatter::new(room);
+        if writeln!(formatter, "{line}").is_ok() {
+            self.length += formatter.bytes_written();
+        }
+    }
+
+    fn text(&self) -> &str {
+        self.text
+            .get(..self.length)
+            .and_then(|text| core::str::from_utf8(text).ok())
+            .unwrap_or("")
+    }
+}
+
+/// A folio that an entry points to.
+struct Seen {
+    state: FolioState,
+    entries: usize,
+    leaves: usize,
+}
+
+/// A look at files that may share memory.
+pub(crate) struct Census {
+    folios: RBTree<usize, Seen>,
+    numbers: Numbers,
+    report: Report,
+}
+
+/// An entry as it was found in a tree.
+#[derive(Clone, Copy)]
+struct Found {
+    index: PageIndex,
+    raw: RawValue,
+    dirty: bool,
+    order: usize,
+}
+
+impl Census {
+    /// Nothing seen yet.
+    pub(crate) fn new() -> Result<Self, AllocError> {
+        Ok(Self {
+            folios: RBTree::new(),
+            numbers: Numbers::default(),
+            report: Report::new()?,
+        })
+    }
+
+    /// What was counted up to now.
+    pub(crate) fn numbers(&self) -> Numbers {
+        self.numbers
+    }
+
+    /// How many violations were found, and what is to be said of the first of them.
+    pub(crate) fn violations(&self) -> (usize, &str) {
+        (self.report.violations, self.report.text())
+    }
+
+    /// Looks at a file. Sleeps.
+    pub(crate) fn add(&mut self, inode: &Inode) -> Result<(), AllocError> {
+        let mapping = inode.mapping();
+        if !inode.is_dax() {
+            return Ok(());
+        }
+        let mut batch = [Found {
+            index: PageIndex::new(0),
+            raw: 0,
+            dirty: false,
+            order: 0,
+        }; BATCH];
+        let mut pages = 0;
+        let mut from = Some(PageIndex::new(0));
+        self.numbers.files += usize::from(!mapping.is_empty());
+        while let Some(index) = from {
+            let count = find(mapping, index, &mut batch);
+            let found = batch.get(..count).unwrap_or(&[]);
+            from = None;
+            for found in found {
+                let entry = Entry::from_raw(found.raw).0;
+                self.add_entry(inode, found)?;
+                pages += entry.order().pages();
+                let last = entry.order().last(found.index);
+                from = (last < PageIndex::MAX).then(|| PageIndex::new(last.get() + 1));
+            }
+        }
+        self.numbers.pages += pages;
+        if mapping.pages() != pages {
+            self.report.add(fmt!(
+                "R6: inode {}: nrpages is {}, the entries cover {pages}",
+                inode.number(),
+                mapping.pages()
+            ));
+        }
+        look::visit_leaves(mapping, |leaf| self.add_leaf(inode, leaf));
+        Ok(())
+    }
+
+    fn add_entry(&mut self, inode: &Inode, found: &Found) -> Result<(), AllocError> {
+        let (entry, locked) = Entry::from_raw(found.raw);
+        let number = inode.number();
+        let first = entry.order().first(found.index);
+        let at = first.get();
+        self.numbers.entries += 1;
+        self.numbers.dirty += usize::from(found.dirty);
+        if locked {
+            self.report
+                .add(fmt!("R7: inode {number} index {at}: locked"));
+        }
+        if found.order != entry.order().bits() {
+            self.report.add(fmt!(
+                "R4: inode {number} index {at}: order {} stored as {}",
+                entry.order().bits(),
+                found.order
+            ));
+        }
+        let Kind::Data(pfn) = entry.kind() else {
+            if found.dirty {
+                self.report
+                    .add(fmt!("R5: inode {number} index {at}: dirty without memory"));
+            }
+            return Ok(());
+        };
+        let state = look::folio_state(pfn);
+        let (size, order) = (state.order as usize, entry.order().bits());
+        let head = state.head;
+        if state.odd {
+            self.report.add(fmt!(
+                "R4: inode {number} index {at}: pfn {:#x} is no proper folio",
+                pfn.to_bits()
+            ));
+        }
+        if state.owner == 0 {
+            if order > size || !pfn.is_aligned(entry.order()) {
+                self.report.add(fmt!(
+                    "R4: inode {number} index {at}: order {order} on a shared folio of {size}"
+                ));
+            }
+        } else if state.owner != mapping_address(inode) || state.index != at {
+            self.report.add(fmt!(
+                "R3: inode {number} index {at}: the folio is another file's, or of index {}",
+                state.index
+            ));
+        } else if order != size || head != pfn.to_bits() {
+            self.report.add(fmt!(
+                "R4: inode {number} index {at}: order {order} on a folio of {size}"
+            ));
+        }
+        if let Some(seen) = self.folios.get_mut(&head) {
+            seen.entries += 1;
+            return Ok(());
+        }
+        self.folios
+            .try_create_and_insert(
+                head,
+                Seen {
+                    state,
+                    entries: 1,
+                    leaves: 0,
+                },
+                GFP_KERNEL,
+            )
+            .map_err(|_| AllocError)?;
+        Ok(())
+    }
+
+    fn add_leaf(&mut self, inode: &Inode, leaf: Leaf) {
+        if !leaf.shared && !leaf.device {
+            // A copy of the process's own, or a hole.
+            return;
+        }
+        let (number, at) = (inode.number(), leaf.index.get());
+        let tree = inode.mapping().tree();
+        let (found, dirty) = {
+            let guard = tree.lock();
+            let mut cursor = Cursor::new(tree, leaf.index);
+            let found = cursor.load(&guard);
+            (
+                found,
+                found.is_some() && cursor.has_mark(&guard, Mark::Dirty),
+            )
+        };
+        self.numbers.leaves += usize::from(leaf.device);
+        let Some(raw) = found else {
+            self.report.add(fmt!(
+                "R2: inode {number} index {at}: mapped (pfn {:#x}), but there is no entry",
+                leaf.pfn
+            ));
+            return;
+        };
+        let entry = Entry::from_raw(raw).0;
+        if leaf.order > entry.order().bits() {
+            self.report.add(fmt!(
+                "R4: inode {number} index {at}: order {} maps an entry of {}",
+                leaf.order,
+                entry.order().bits()
+            ));
+        }
+        let Kind::Data(pfn) = entry.kind() else {
+            if leaf.device || leaf.writable {
+                self.report.add(fmt!(
+                    "R2: inode {number} index {at}: mapped (pfn {:#x}), but known as a hole",
+                    leaf.pfn
+                ));
+            }
+            return;
+        };
+        let within = at - entry.order().first(leaf.index).get();
+        if leaf.pfn != pfn.offset(within).to_bits() {
+            self.report.add(fmt!(
+                "R2: inode {number} index {at}: pfn {:#x} is mapped instead of {:#x}",
+                leaf.pfn,
+                pfn.offset(within).to_bits()
+            ));
+            return;
+        }
+        if leaf.writable && !dirty {
+            self.report.add(fmt!(
+                "R5: inode {number} index {at}: writable, but not dirty"
+            ));
+        }
+        let head = DevPage::of(pfn).folio().head().pfn().to_bits();
+        if let Some(seen) = self.folios.get_mut(&head) {
+            seen.leaves += 1;
+        }
+    }
+
+    /// Looks at the folios, after all files that share them were added.
+    pub(crate) fn finish(&mut self) {
+        for (head, seen) in &self.folios {
+            let state = &seen.state;
+            let shared = state.owner == 0;
+            if shared && state.index != seen.entries {
+                self.report.add(fmt!(
+                    "R3: pfn {head:#x}: share count {}, but {} entries",
+                    state.index,
+                    seen.entries
+                ));
+            }
+            if !shared && seen.entries != 1 {
+                self.report.add(fmt!(
+                    "R3: pfn {head:#x}: one file's, but {} entries",
+                    seen.entries
+                ));
+            }
+            if state.mapcount as usize != seen.leaves {
+                self.report.add(fmt!(
+                    "R1: pfn {head:#x}: map count {}, but {} page-table entries",
+                    state.mapcount,
+                    seen.leaves
+                ));
+            }
+            if state.refcount != state.mapcount && !state.poisoned {
+                self.report.add(fmt!(
+                    "R1: pfn {head:#x}: {} references, map count {}",
+                    state.refcount,
+                    state.mapcount
+                ));
+            }
+        }
+        if wait::entry_waiters() != 0 {
+            self.report
+                .add(fmt!("R7: {} tasks wait for entries", wait::entry_waiters()));
+        }
+    }
+
+    /// Looks at all pages from frame `first` up to `end` that no entry points to: they are free.
+    pub(crate) fn rest_is_free(&mut self, first: usize, end: usize) {
+        let mut from = first;
+        loop {
+            let folio = self
+                .folios
+                .cursor_lower_bound(&from)
+                .as_ref()
+                .map(|cursor| cursor.current())
+                .filter(|(head, _)| **head < end)
+                .map(|(head, seen)| (*head, seen.state.order));
+            let gap_end = folio.map_or(end, |(head, _)| head);
+            while from < gap_end {
+                let (used, whole) = look::find_used(from, gap_end);
+                self.numbers.whole += whole;
+                from = used;
+                if used < gap_end {
+                    let state = look::folio_state(Pfn::from_bits(used));
+                    self.report.add(fmt!(
+                        "R4: pfn {used:#x}: no entry, but order {} of {:#x}, {} references, map \
+                         count {}, owner {:#x}, index {}{}",
+                        state.order,
+                        state.head,
+                        state.refcount,
+                        state.mapcount,
+                        state.owner,
+                        state.index,
+                        if state.odd { ", no proper folio" } else { "" }
+                    ));
+                    from += 1;
+                }
+            }
+            let Some((head, order)) = folio else {
+                return;
+            };
+            from = head + (1 << order);
+        }
+    }
+}
+
+/// The number by which folios know the file.
+fn mapping_address(inode: &Inode) -> usize {
+    inode.mapping().key()
+}
+
+/// Finds entries from `index` on; returns how many.
+fn find(mapping: &Mapping, index: PageIndex, batch: &mut [Found; BATCH]) -> usize {
+    let tree = mapping.tree();
+    let guard = tree.lock();
+    let mut cursor = Cursor::new(tree, index);
+    let mut count = 0;
+    for found in batch.iter_mut() {
+        let Some(raw) = cursor.find(&guard, PageIndex::MAX) else {
+            break;
+        };
+        *found = Found {
+            index: cursor.index(),
+            raw,
+            dirty: cursor.has_mark(&guard, Mark::Dirty),
+            order: cursor.stored_order(&guard),
+        };
+        count += 1;
+    }
+    count
+}
+
+/// Looks at the files and all memory of a device. Sleeps.
+fn device(bdev: &BlockDevice) -> Result<Census, AllocError> {
+    let mut census = Census::new()?;
+    let mut result = Ok(());
+    look::visit_inodes(bdev, |inode| {
+        if result.is_ok() {
+            result = census.add(inode);
+        }
+    });
+    result?;
+    census.finish();
+    let mut at = 0;
+    while let Some((first, pages)) = look::device_memory(bdev, at) {
+        census.rest_is_free(first, first + pages);
+        at += pages;
+    }
+    let left = LEFT_WHOLE.load(Ordering::Relaxed);
+    if census.numbers.whole > left {
+        let whole = census.numbers.whole;
+        census.report.add(fmt!(
+            "R4: {whole} folios without entries are whole; {left} were held when they lost them"
+        ));
+    }
+    Ok(census)
+}
+
+/// Looks at all adopted devices, and writes "ok" and what was counted, or a line for each violation.
+fn write(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut result = Ok(());
+    let mut violations = 0;
+    adopt::visit(|bdev| {
+        if result.is_err() {
+            return;
+        }
+        result = match device(bdev) {
+            Ok(census) => {
+                let (count, text) = census.violations();
+                let Numbers {
+                    files,
+                    entries,
+                    dirty,
+                    pages,
+                    leaves,
+                    whole,
+                } = census.numbers();
+                violations += count;
+                f.write_str(text).and_then(|()| {
+                    writeln!(
+                        f,
+                        "# files {files} entries {entries} dirty {dirty} pages {pages} leaves \
+                         {leaves} whole {whole}"
+                    )
+                })
+            }
+            Err(AllocError) => writeln!(f, "no memory to look at the device"),
+        };
+    });
+    result?;
+    if violations == 0 {
+        writeln!(f, "ok")
+    } else {
+        writeln!(f, "{violations} violations")
+    }
+}
+
+/// The file in debugfs by which user space asks for the check.
+pub(crate) struct Shown {
+    _file: Pin<KBox<debugfs::File<()>>>,
+}
+
+impl Shown {
+    /// Makes the file, `rdax/check`.
+    pub(crate) fn new() -> Result<Self> {
+        let directory = debugfs::Dir::new(c"rdax");
+        let file = KBox::pin_init(
+            directory.read_callback_file::<_, Error, _>(c"check", Ok(()), &|(), f| write(f)),
+            GFP_KERNEL,
+        )?;
+        Ok(Self { _file: file })
+    }
+}

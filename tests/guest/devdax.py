@@ -9,11 +9,12 @@ import os
 import subprocess
 import time
 
-from lib import device, posix
-from lib.check import Skip, check, equal, raises
-from lib.device import read, run, wait_for, write
+from lib import device, gup, native, posix
+from lib.check import Skip, check, equal, raises, same_bytes
+from lib.device import SlowDisk, read, run, wait_for, write
 from lib.mapping import BUS_MCEERR_AR, Map
 from lib.native import Fault, probe
+from lib.pattern import pages as pattern
 from lib.posix import GIB, PAGE, PMD
 from lib.runner import case
 from lib.task import Task
@@ -90,6 +91,9 @@ class _Stats:
     def _now():
         return {name: int(value) for name, value in
                 (line.split() for line in read(f"{SYSFS}/rdax/stats").splitlines())}
+
+    def moved(self, name):
+        return self._now()[name] - self.before[name]
 
     def expect(self, **wanted):
         now = self._now()
@@ -188,6 +192,100 @@ def what_is_refused(t):
 
 
 @case(fs=())
+def refusals_do_not_flood_the_log(t):
+    _namespace("2M")
+    fd, size = _open(), _size()
+    before = len(_log().splitlines())
+    for _ in range(100):
+        for what in ((posix.MAP_PRIVATE, 0), (posix.MAP_SHARED, size), (posix.MAP_SHARED, 4 * size)):
+            raises(EINVAL, str(what), posix.mmap, None, PMD, posix.PROT_RW, what[0], fd, what[1])
+    lines = [line for line in _log().splitlines()[before:] if "is refused" in line]
+    check(1 <= len(lines) <= 40, f"{len(lines)} lines for 300 refusals")
+    check(any("multiples of 2048 KiB" in line for line in lines), f"no alignment in {lines[:3]}")
+    os.close(fd)
+
+
+def _moves(fd, length, skew):
+    """Registered buffers in a mapping of the device: to a disk and back to another place."""
+    import ctypes
+    lib = ctypes.CDLL(native.path("uring.so"))
+    lib.uring_move.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t,
+                               ctypes.c_int]
+    lib.uring_move.restype = ctypes.c_long
+    slow = SlowDisk()
+    slow.release()
+    disk = slow.open()
+    with Map(fd, length, skew=skew) as source, Map(fd, length, offset=2 * length, skew=skew) as to:
+        source.write(0, pattern("u", length // PAGE))
+        to.touch(write=True)
+        equal(lib.uring_move(disk, source.address, length, 16 * PAGE, 1), length, "bytes written")
+        equal(lib.uring_move(disk, to.address, length, 8 * PAGE, 0), length, "bytes read")
+        same_bytes(to.read(0, length), pattern("u", length // PAGE), "what came back")
+    os.close(disk)
+
+
+@case(fs=())
+def registered_buffers_move_data(t):
+    _namespace("2M")
+    fd = _open()
+    _moves(fd, 2 * PMD, 0)
+    _moves(fd, 2 * PMD, 3 * PAGE)
+    os.close(fd)
+    unbinding = Task(_unbind)
+    check(unbinding.join(20), "unbinding waits for a pin that should be gone")
+    unbinding.result()
+    _bind()
+
+
+def _pins_last(fd, length, **place):
+    gup.need()
+    with Map(fd, length, **place) as m, \
+            Map(-1, 16 * PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as copy:
+        m.write(0, pattern("p", 16))
+        for way in gup.WAYS:
+            equal(gup.take(way, m.address, min(length, 8 * PMD)), min(length, 8 * PMD), way)
+        for fast in (False, True):
+            for write in (False, True):
+                equal(gup.take_long_term(m.address, 2 * PMD, fast, write), 2 * PMD,
+                      f"lasting pins, fast={fast} write={write}")
+                pin = gup.LongTermPin(m.address, 16 * PAGE, fast, write)
+                m.advise(posix.MADV_DONTNEED)
+                pin.read(copy.address)
+                same_bytes(copy.read(0, 16 * PAGE), pattern("p", 16), "the pinned pages")
+                pin.drop()
+
+
+@case(fs=())
+def pins_may_last(t):
+    """FOLL_LONGTERM, which files refuse, in all ways and for both sizes of entry."""
+    _namespace("2M")
+    fd = _open()
+    _pins_last(fd, 4 * PMD)
+    _pins_last(fd, 4 * PMD, skew=PAGE)
+    os.close(fd)
+    unbinding = Task(_unbind)
+    check(unbinding.join(20), "unbinding waits for a pin that should be gone")
+    unbinding.result()
+    _bind()
+
+
+@case(fs=(), timeout=120)
+def fio_agrees(t):
+    """fio writes and verifies through mappings of its own making."""
+    _namespace("2M")
+    command = ["fio", "--name=dax", f"--filename={NODE}", "--size=32m", "--verify=crc32c",
+               "--verify_fatal=1", "--verify_state_save=0", "--thread=1", "--rw=randwrite",
+               "--output-format=terse", "--terse-version=3"]
+    for engine, bs in (("dev-dax", "4k"), ("dev-dax", "2m")):
+        stats = _Stats()
+        fields = run(*command, f"--ioengine={engine}", f"--bs={bs}").splitlines()[-1].split(";")
+        equal(fields[4], "0", f"error of fio with {engine} and blocks of {bs}")
+        equal((int(fields[5]), int(fields[46])), (32 << 10, 32 << 10), "KiB read and written")
+        stats.expect(fault_errors=0)
+        check(stats.moved("write_pmd") + stats.moved("read_pmd") > 0, "nothing was mapped by 2 MiB")
+
+
+@case(fs=())
 def forks_share(t):
     _namespace("2M")
     fd, stats = _open(), _Stats()
@@ -204,7 +302,7 @@ def forks_share(t):
     os.close(fd)
 
 
-@case(fs=(), timeout=120)
+@case(fs=(), timeout=120, giant=True)
 def giant_pages(t):
     _namespace("1G", "-M", "mem")
     fd, stats = _open(), _Stats()
@@ -215,6 +313,10 @@ def giant_pages(t):
         stats.expect(write_pud=size // GIB, write_pmd=0, write_pte=0, fallback_vma=0)
         m.touch(length=GIB, step=PMD)
         stats.expect(write_pud=size // GIB, read_pud=0, read_pmd=0, read_pte=0)
+    with Map(fd, GIB, align=GIB) as m:
+        m.touch(step=GIB)
+        for at in (0, GIB - 4 * PMD):
+            os.close(posix.pin_buffer(m.address + at, 4 * PMD))
     at = posix.mmap(None, GIB, posix.PROT_RW, posix.MAP_SHARED, fd, 0)
     equal(at % GIB, 0, "address modulo 1 GiB")
     posix.munmap(at, GIB)
@@ -227,7 +329,21 @@ def giant_pages(t):
     os.close(fd)
 
 
-@case(fs=(), timeout=120)
+@case(fs=(), timeout=120, giant=True)
+def giant_pages_are_pinned(t):
+    _namespace("1G", "-M", "mem")
+    fd = _open()
+    _moves(fd, 4 * PMD, 0)
+    if not gup.unfit():
+        _pins_last(fd, GIB, align=GIB)
+    os.close(fd)
+    unbinding = Task(_unbind)
+    check(unbinding.join(20), "unbinding waits for a pin that should be gone")
+    unbinding.result()
+    _bind()
+
+
+@case(fs=(), timeout=120, giant=True)
 def giant_mappings_move(t):
     """The core's move loses entries of 1 GiB, and their references with them."""
     _namespace("1G", "-M", "mem")
@@ -395,6 +511,43 @@ def daxctl_knows(t):
     found = json.loads(run("daxctl", "list", "-d", NAME))
     equal(found[0]["chardev"], NAME, "daxctl's name of the device")
     equal(found[0]["size"], _size(), "daxctl's size of the device")
+
+
+def _holds(value, what):
+    """The device's first byte, through whatever driver it has."""
+    with open(NODE, "r+b", buffering=0) as file, Map(file.fileno(), PMD) as m:
+        m.load_ok(0, value, what)
+
+
+@case(fs=(), timeout=120)
+def daxctl_changes_drivers(t):
+    """disable-device takes it away, enable-device gives it to the kernel's driver."""
+    for module in ("device_dax", "kmem"):
+        if subprocess.run(["modprobe", module], check=False).returncode:
+            raise Skip(f"there is no module {module}")
+    _namespace("2M")
+    with open(NODE, "r+b", buffering=0) as file, Map(file.fileno(), PMD) as m:
+        equal(m.store(0, 0x5a).signal, 0, "signal of a store")
+    said = run("daxctl", "reconfigure-device", "-m", "devdax", NAME)
+    check("already in devdax mode" in said, said)
+    equal(_driver(), "rdax", "driver of what is in that mode already")
+    for _ in range(3):
+        run("daxctl", "disable-device", NAME)
+        equal(_driver(), None, "driver after disable-device")
+        run("daxctl", "enable-device", NAME)
+        equal(_driver(), "device_dax", "driver after enable-device")
+        _holds(0x5a, "with the kernel's driver")
+        _bind()
+        _holds(0x5a, "with this driver")
+    # To ordinary memory, which nobody may use at once, and back.
+    write("/sys/devices/system/memory/auto_online_blocks", "offline")
+    run("daxctl", "reconfigure-device", "-N", "-m", "system-ram", NAME)
+    equal(_driver(), "kmem", "driver in mode system-ram")
+    run("daxctl", "reconfigure-device", "-f", "-m", "devdax", NAME)
+    equal(_driver(), "device_dax", "driver in mode devdax again")
+    _bind()
+    with open(NODE, "r+b", buffering=0) as file, Map(file.fileno(), PMD) as m:
+        equal(m.store(0, 1).signal, 0, "signal of a store in the end")
 
 
 def end_of_group():

@@ -1739,7 +1739,7 @@ def part_of_a_giant_is_cloned_and_deduped(t):
 
 # ---- everything at once ----
 
-@case(timeout=lambda settings: 240, fs=("xfs-1g", "ext4-1g"))
+@case(timeout=lambda settings: settings.seconds + 240, fs=("xfs-1g", "ext4-1g"))
 def everything_at_once(t):
     """See lib/gib-stress.c."""
     import subprocess
@@ -1748,7 +1748,7 @@ def everything_at_once(t):
     wild = gib.file(t, "wild", 128)
     os.close(fd)
     os.close(wild)
-    seconds = 8 if t.settings.quick else 30
+    seconds = max(8, t.settings.seconds // 2)
     seconds = seconds if t.variant.kind == "xfs" else seconds * 2 // 3
     command = [native.path("gib-stress"), "-d", t.dir, "-t", str(seconds), "-s",
                str(t.settings.seed), "-w", "4"]

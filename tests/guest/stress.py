@@ -7,7 +7,7 @@ import zlib
 
 from lib import native
 from lib.check import Skip, check, equal
-from lib.device import SlowDisk, some
+from lib.device import SlowDisk, some, write
 from lib.runner import case
 
 # Of the time asked for.
@@ -18,8 +18,22 @@ def _seconds(settings, variant):
     return max(3, round(settings.seconds * (SHARE[variant] if not settings.fs else 1)))
 
 
+# Much less than anything lost with each operation would come to, in bytes.
+MOST_GROWTH = 16 << 20
+
+
+def _kernel_memory():
+    """What the kernel has taken for small objects, with all that can be dropped gone, in bytes."""
+    os.sync()
+    write("/proc/sys/vm/drop_caches", "3")
+    with open("/proc/meminfo", encoding="ascii") as meminfo:
+        return next(int(line.split()[1]) << 10 for line in meminfo
+                    if line.startswith("SUnreclaim:"))
+
+
 @case(timeout=lambda settings: settings.seconds + 120)
 def everything_at_once(t):
+    before = _kernel_memory()
     seconds = _seconds(t.settings, t.variant.name)
     command = [native.path("stress"), "-d", t.dir, "-t", str(seconds), "-s",
                str(t.settings.seed), "-w", "4"]
@@ -47,6 +61,11 @@ def everything_at_once(t):
     os.sync()
     t.fs.remount()
     _compare(files)
+    for path, *_ in files:
+        os.unlink(path)
+    after = _kernel_memory()
+    t.note(f"kernel memory in small objects: {before >> 10} KiB before, {after >> 10} KiB after")
+    check(after - before < MOST_GROWTH, f"{after - before} bytes of kernel memory were lost")
 
 
 def _compare(files):

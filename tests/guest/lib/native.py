@@ -7,12 +7,23 @@ import subprocess
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = "/tmp/rdax-tests"
+# Where scripts/guest puts the source of the kernel that runs.
+KERNEL = "/usr/src/linux"
+SELFTESTS = f"{KERNEL}/tools/testing/selftests/mm"
+_SELFTEST = ["-w", f"-I{BUILD}", f"-I{KERNEL}", "-I..", "-isystem", f"{KERNEL}/include/uapi",
+             "vm_util.c", "hugepage_settings.c"]
+
+# Options and sources for the compiler, and where the sources are if not here.
 PARTS = {
     "probe.so": ["-shared", "-fPIC", "probe.c"],
     "stress": ["stress.c"],
     "gib.so": ["-shared", "-fPIC", "gib.c"],
     "gib-stress": ["gib-stress.c"],
+    "uring.so": ["-shared", "-fPIC", "uring.c", "-luring"],
+    "gup_test": [*_SELFTEST, "gup_test.c"],
+    "gup_longterm": [*_SELFTEST, "gup_longterm.c", "-luring"],
 }
+PLACES = {"gup_test": SELFTESTS, "gup_longterm": SELFTESTS}
 
 _running = {}
 
@@ -20,14 +31,16 @@ _running = {}
 def start(*names):
     """Begin to compile, so that it is done by the time the result is wanted."""
     os.makedirs(BUILD, exist_ok=True)
+    # What the kernel's selftests would have found out of the system's libraries.
+    with open(os.path.join(BUILD, "local_config.h_gen"), "w", encoding="ascii") as config:
+        config.write("#define LOCAL_CONFIG_HAVE_LIBURING 1\n")
     for name in names:
         path = os.path.join(BUILD, name)
         if name in _running or os.path.exists(path):
             continue
-        *flags, source = PARTS[name]
-        command = ["gcc", "-O1", "-Wall", "-pthread", *flags, "-o", path + ".new",
-                   os.path.join(HERE, source)]
-        _running[name] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        command = ["gcc", "-O1", "-Wall", "-pthread", "-o", path + ".new", *PARTS[name]]
+        _running[name] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
+                                          cwd=PLACES.get(name, HERE))
 
 
 def path(name):

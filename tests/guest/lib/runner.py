@@ -25,10 +25,11 @@ from .fs import ORDINARY, VARIANTS, Filesystem
 from .task import Task, describe, session_of
 
 GROUPS = ["data", "orders", "refcounts", "private", "mapsync", "reflink", "durability",
-          "giant", "erofs", "stress", "poison", "adoption", "devdax"]
+          "gup", "giant", "erofs", "stress", "poison", "adoption", "devdax"]
 
 # What a group needs compiled.
-NATIVE = [("stress", "stress"), ("giant", "gib.so"), ("giant", "gib-stress")]
+NATIVE = [("stress", "stress"), ("giant", "gib.so"), ("giant", "gib-stress"),
+          ("devdax", "uring.so"), ("gup", "gup_test"), ("gup", "gup_longterm"), ("gup", "gib.so")]
 
 # What a quick run does on other filesystems than XFS.
 QUICK_ELSEWHERE = ["data", "refcounts", "mapsync", "durability", "giant", "stress"]
@@ -56,6 +57,8 @@ class Case:
         self.device = options.pop("device", "pmem0")
         self.timeout = options.pop("timeout", 60)
         self.quick = options.pop("quick", True)
+        # The case needs a device of some GiB that begins at a multiple of 1 GiB.
+        self.giant = options.pop("giant", any(VARIANTS[fs].giant for fs in self.fs))
         # The case leaves a filesystem behind that no other should use.
         self.spoils = options.pop("spoils", False)
         assert not options, options
@@ -330,7 +333,15 @@ class Runner:
         tasks.measure_pace()
         if tasks.pace > 1:
             print(f"# slow by {tasks.pace:.1f}: limits of time are stretched", flush=True)
-        parts = ["probe.so"] + [part for group, part in NATIVE if any(p[1] == group for p in plan)]
+        groups = {group for _, group, _ in plan}
+        # What a whole group needs and this kernel or machine lacks.
+        lacks = {group: why for group in groups
+                 if (why := getattr(sys.modules[group], "unfit", lambda: None)())}
+        for group in sorted(lacks):
+            self.report(group, "skip", lacks[group])
+        plan = [part for part in plan if part[1] not in lacks]
+        parts = dict.fromkeys(["probe.so"] + [part for group, part in NATIVE
+                                              if group in groups - set(lacks)])
         native.start(*parts)
         native.path("probe.so")
         trace.Pages.find()
@@ -379,6 +390,8 @@ def make_plan(settings):
     def wanted(variant, case_):
         name = "/".join(filter(None, (variant, case_.group, case_.name)))
         patterns = settings.only
+        if settings.giant is not None and case_.giant != settings.giant:
+            return False
         if settings.quick and not (case_.quick and (variant in (None, "xfs") or settings.fs
                                                     or case_.group in QUICK_ELSEWHERE)):
             return False
@@ -416,17 +429,22 @@ def main(directory):
                         help="run the cases whose name holds or matches PATTERN; repeatable")
     parser.add_argument("--fs", metavar="LIST",
                         help=f"of {','.join(VARIANTS)},erofs (default: all)")
+    parser.add_argument("--giant", action=argparse.BooleanOptionalAction,
+                        help="only the cases for a device of 9G that was made with an alignment "
+                             "of 1G, or none of them (default: all that can run)")
     parser.add_argument("--quick", action="store_true",
                         help="leave out what is long or nearly said twice (also: QUICK=1)")
     parser.add_argument("--seconds", type=int, metavar="N",
-                        help="length of the stress run (default: 60, or 10 with --quick)")
+                        help="length of the stress run (default: 60; 20 on the debug kernel; "
+                             "10 with --quick)")
     parser.add_argument("--seed", type=int, default=None,
                         help="for what is random (default: $SEED, or from the clock)")
     parser.add_argument("--times", action="store_true", help="say how long each case took")
     settings = parser.parse_args()
     settings.started = time.monotonic()
     settings.quick = settings.quick or os.environ.get("QUICK", "") not in ("", "0")
-    settings.seconds = settings.seconds or (10 if settings.quick else 60)
+    settings.seconds = settings.seconds or (
+        10 if settings.quick else 20 if os.uname().release.endswith("-rdax-debug") else 60)
     settings.fs = settings.fs.split(",") if settings.fs else []
     unknown = [f for f in settings.fs if f not in (*VARIANTS, "erofs")]
     if unknown:

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Input and output with a buffer that is registered with io_uring, and pinned for as long. */
+#include <errno.h>
+#include <liburing.h>
+#include <string.h>
+
+/*
+ * Register @length bytes at @buffer, then move them in pieces of @piece bytes from (or, with
+ * @write, to) the beginning of a file. Returns the bytes moved or -errno.
+ */
+long uring_move(int fd, void *buffer, size_t length, size_t piece, int write)
+{
+	struct iovec all = { .iov_base = buffer, .iov_len = length };
+	struct io_uring_cqe *done;
+	struct io_uring_sqe *entry;
+	struct io_uring ring;
+	long moved = 0, error;
+
+	error = io_uring_queue_init(8, &ring, 0);
+	if (error)
+		return error;
+	error = io_uring_register_buffers(&ring, &all, 1);
+	for (size_t at = 0; at < length && !error; at += piece) {
+		entry = io_uring_get_sqe(&ring);
+		if (write)
+			io_uring_prep_write_fixed(entry, fd, buffer + at, piece, at, 0);
+		else
+			io_uring_prep_read_fixed(entry, fd, buffer + at, piece, at, 0);
+		error = io_uring_submit(&ring) == 1 ? 0 : -EIO;
+		if (!error)
+			error = io_uring_wait_cqe(&ring, &done);
+		if (error)
+			break;
+		if (done->res < 0)
+			error = done->res;
+		else
+			moved += done->res;
+		io_uring_cqe_seen(&ring, done);
+	}
+	io_uring_queue_exit(&ring);
+	return error ? error : moved;
+}

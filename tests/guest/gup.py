@@ -189,7 +189,7 @@ def short_pins_race_with_truncate(t):
         tasks = [Task(pin, m, "pin fast", 37), Task(pin, small, "get fast", 101),
                  Task(pin, m, "pin", 211)]
         end, cuts = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or cuts < 2:
             os.ftruncate(fd, PMD - 5 * PAGE)
             os.ftruncate(fd, BYTES)
             os.pwrite(fd, pages("h", BYTES // PAGE), 0)
@@ -197,7 +197,7 @@ def short_pins_race_with_truncate(t):
             cuts += 1
         taken = [task.result(60) for task in tasks]
         t.note(f"{cuts} cuts, {[n // PAGE for n in taken]} pages")
-        check(cuts > 1 and all(taken), f"{cuts} cuts, {taken} bytes: no race")
+        check(all(taken), f"{taken} bytes: no race")
         os.ftruncate(fd, 0)
         Pages().check_free(pfns[::37], "after truncate")
 

@@ -354,6 +354,58 @@ def one_adopted_one_not_ext4(t):
 
 
 @case(fs=())
+def name_of_another_device(t):
+    """A device is adopted by its own name, whatever else leads to it."""
+    _need(DEVICE)
+    os.symlink(f"/dev/{DEVICE}", "/dev/rdax-alias")
+    try:
+        with _Item("rdax-alias") as item:
+            raises(ENODEV, "adopting by another name", item.set, True)
+            equal(item.adopted(), False, "adopt after the error")
+    finally:
+        os.unlink("/dev/rdax-alias")
+
+
+@case(fs=())
+def device_is_removed_and_comes_again(t):
+    """What has the name of an adopted device that was removed is not adopted, but can be."""
+    _need(DEVICE)
+    os.environ["DM_DISABLE_UDEV"] = "1"
+    run("modprobe", "dm-mod")
+    table = f"0 {device.size(DEVICE) >> 9} linear /dev/{DEVICE} 0"
+
+    with open("/proc/devices", encoding="ascii") as devices:
+        major = next(line.split()[0] for line in devices if "device-mapper" in line)
+
+    def create():
+        run("dmsetup", "create", "rdax-again", "--major", major, "--minor", "77",
+            "--table", table)
+
+    with _Item(DEVICE, adopt=False):
+        create()
+        try:
+            with _Item("dm-77", adopt=True) as item:
+                run("dmsetup", "remove", "rdax-again")
+                equal(item.adopted(), False, "adopt when the device was removed")
+                create()
+                equal(item.adopted(), False, "adopt when there is another of its name")
+                item.set(True)
+                equal(item.adopted(), True, "adopt of the other one")
+                fs = _fs(name="dm-77")
+                fs.make()
+                fs.mount()
+                try:
+                    stats = Stats("dm-77")
+                    with open(f"{fs.mount_point}/file", "wb") as f:
+                        f.write(pages("a", 8))
+                    stats.expect(write_bytes=8 * PAGE)
+                finally:
+                    fs.umount()
+        finally:
+            run("dmsetup", "remove", "rdax-again")
+
+
+@case(fs=())
 def mapped_device(t):
     """A device-mapper device on top of pmem is a device of its own."""
     _need(DEVICE)
@@ -504,6 +556,11 @@ def _gone(t, variant, mapped):
         os.close(fd)
     except OSError as error:
         check(error.errno in (5, 6, 19), f"opening a file of the lost device: {error}")
+    _come_back(fs, driver, name, was)
+
+
+def _come_back(fs, driver, name, was):
+    """The driver takes the device again, which is as good as before."""
     Task(fs.umount).result(30)
     if was:
         write(f"{CONFIG}/{DEVICE}/adopt", "0")
@@ -538,6 +595,39 @@ def device_goes_under_xfs_with_mappings(t):
 def device_goes_under_xfs_without_reverse_map(t):
     """This filesystem is not told, so nobody is killed beforehand."""
     _gone(t, "xfs-noreflink", mapped=True)
+
+
+@case(fs=())
+def device_with_pages_in_use_goes(t):
+    """The driver waits for who holds a page of it, and then goes on."""
+    _need(DEVICE)
+    was = device.adopted(DEVICE)
+    if not was:
+        raise Skip("the kernel's own code crashes here")
+    fs, log = _fs("ext4"), Log()
+    fs.make()
+    fs.mount()
+    path = os.path.realpath(f"/sys/block/{DEVICE}/device")
+    driver, name = os.path.realpath(f"{path}/driver"), os.path.basename(path)
+    fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+    posix.fallocate(fd, 0, 0, 2 * PMD)
+    reader, writer = os.pipe()
+    with Map(fd, 2 * PMD) as m:
+        m.write(PMD + PAGE, page("h", 1))
+        m.touch(0, PMD)
+        equal(posix.vmsplice(writer, m.address + PMD + PAGE, PAGE), PAGE, "bytes in the pipe")
+        os.close(writer)
+        unbind = Task(write, f"{driver}/unbind", name, name="unbind")
+        wait_for(lambda: any("its pages are in use" in line for line in log.read()),
+                 "word of pages in use")
+        time.sleep(0.5)
+        check(not unbind.done(), "the driver let go of memory that is in use")
+        same_bytes(os.read(reader, PAGE), page("h", 1), "what comes out of the pipe")
+        os.close(reader)
+        unbind.result(30)
+        m.bus_error(PMD + PAGE, "memory of the lost device")
+    os.close(fd)
+    _come_back(fs, driver, name, was)
 
 
 @case(fs=(), quick=False)

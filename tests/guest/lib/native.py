@@ -17,6 +17,7 @@ _SELFTEST = ["-w", f"-I{BUILD}", f"-I{KERNEL}", "-I..", "-isystem", f"{KERNEL}/i
 PARTS = {
     "probe.so": ["-shared", "-fPIC", "probe.c"],
     "stress": ["stress.c"],
+    "sweep.so": ["-shared", "-fPIC", "sweep.c"],
     "gib.so": ["-shared", "-fPIC", "gib.c"],
     "gib-stress": ["gib-stress.c"],
     "uring.so": ["-shared", "-fPIC", "uring.c", "-luring"],

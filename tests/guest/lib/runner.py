@@ -25,11 +25,12 @@ from .fs import ORDINARY, VARIANTS, Filesystem
 from .task import Task, describe, session_of
 
 GROUPS = ["data", "orders", "refcounts", "private", "mapsync", "reflink", "durability",
-          "gup", "giant", "erofs", "stress", "poison", "adoption", "devdax"]
+          "gup", "giant", "sweep", "erofs", "stress", "poison", "adoption", "devdax"]
 
 # What a group needs compiled.
-NATIVE = [("stress", "stress"), ("giant", "gib.so"), ("giant", "gib-stress"),
-          ("devdax", "uring.so"), ("gup", "gup_test"), ("gup", "gup_longterm"), ("gup", "gib.so")]
+NATIVE = [("stress", "stress"), ("sweep", "sweep.so"), ("giant", "gib.so"),
+          ("giant", "gib-stress"), ("devdax", "uring.so"), ("gup", "gup_test"),
+          ("gup", "gup_longterm"), ("gup", "gib.so")]
 
 # What a quick run does on other filesystems than XFS.
 QUICK_ELSEWHERE = ["data", "refcounts", "mapsync", "durability", "giant", "stress"]
@@ -59,9 +60,13 @@ class Case:
         self.quick = options.pop("quick", True)
         # The case needs a device of some GiB that begins at a multiple of 1 GiB.
         self.giant = options.pop("giant", any(VARIANTS[fs].giant for fs in self.fs))
-        # The case leaves a filesystem behind that no other should use.
-        self.spoils = options.pop("spoils", False)
+        # The case leaves a filesystem behind that no other should use: any, or one of these.
+        self._spoils = options.pop("spoils", False)
         assert not options, options
+
+    def spoils(self, filesystem):
+        return filesystem.variant.name in self._spoils if isinstance(self._spoils, tuple) \
+            else self._spoils
 
 
 def case(**options):
@@ -205,6 +210,9 @@ class Runner:
             print(f"{'not ok' if kind == 'fail' else 'ok'} {self.number} - {name}"
                   + (f" # {seconds:.1f} s" if self.settings.times else ""))
         sys.stdout.flush()
+        if kind == "fail" and self.settings.stop:
+            self.finish()
+            sys.exit(1)
 
     def bail_out(self, why):
         print(f"Bail out! {why}")
@@ -278,9 +286,9 @@ class Runner:
             kind, value = self.look_for_violations(kind, value, "with the case's files")
         trace.clean_up()
         if filesystem is not None:
-            if kind == "fail" or case_.spoils:
+            if kind == "fail" or case_.spoils(filesystem):
                 self.bad.add((filesystem.variant.name, filesystem.device))
-            if filesystem.mounted and (kind != "fail" or not case_.spoils):
+            if filesystem.mounted and (kind != "fail" or not case_.spoils(filesystem)):
                 # Files that cannot be removed have pages that somebody still holds.
                 cleaned, why, _, task = self.bounded(self.clean, filesystem, case_.name,
                                                      timeout=20)
@@ -398,7 +406,7 @@ def make_plan(settings):
         return not patterns or any(fnmatch.fnmatch(name, p) or p in name for p in patterns)
 
     plan = []
-    early = [g for g in GROUPS if g not in ("erofs", "stress", "poison", "adoption", "devdax")]
+    early = [g for g in GROUPS if g not in ("sweep", "erofs", "stress", "poison", "adoption", "devdax")]
     for variant in settings.variants:
         if settings.quick and variant == "xfs-noreflink" and not settings.fs:
             continue
@@ -439,6 +447,7 @@ def main(directory):
                              "10 with --quick)")
     parser.add_argument("--seed", type=int, default=None,
                         help="for what is random (default: $SEED, or from the clock)")
+    parser.add_argument("--stop", action="store_true", help="stop at the first failure")
     parser.add_argument("--times", action="store_true", help="say how long each case took")
     settings = parser.parse_args()
     settings.started = time.monotonic()

@@ -15,7 +15,7 @@ tools := $(if $(clang),LLVM=1,$(if $(cc),CC=$(cc)))
 # What `make bench` and `make check` hand on, as in `make check ARGS=--help`.
 ARGS ?=
 
-.PHONY: all install clean demo check coverage bench shell kdir help
+.PHONY: all install clean demo check coverage mutants bench shell kdir help
 
 all: metadata ## build rdax.ko for the running kernel (or KDIR=tree)
 	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) modules
@@ -35,6 +35,9 @@ check: ## run all tests
 
 coverage: ## which lines of src/ no test executes
 	scripts/coverage $(ARGS)
+
+mutants: ## whether the tests catch deliberate faults
+	scripts/mutants $(ARGS)
 
 bench: ## count the instructions of each operation, upstream's and ours
 	bench/run $(ARGS)

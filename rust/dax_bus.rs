@@ -18,7 +18,7 @@ use super::{
     order::Order,
     page::Pfn,
     percpu_rwsem::PercpuRwSemaphore,
-    vm::{FaultCode, VmFault}, //
+    vm::{FaultCode, LockedVma, VmFault}, //
 };
 use crate::dax::devdax::{
     self,
@@ -412,6 +412,7 @@ static FILE_OPERATIONS: Table<bindings::file_operations> = Table(bindings::file_
 static VM_OPERATIONS: Table<bindings::vm_operations_struct> =
     Table(bindings::vm_operations_struct {
         open: Some(open_vma),
+        may_split: Some(may_split_vma),
         fault: Some(fault),
         huge_fault: Some(huge_fault),
         pagesize: Some(pagesize),
@@ -530,6 +531,23 @@ unsafe extern "C" fn open_vma(vma: *mut bindings::vm_area_struct) {
             bindings::rdax_vma_unmap_moved(vma);
         }
     }
+}
+
+/// The core takes what an entry of the third level maps for a table when it splits a VMA there.
+///
+/// # Safety
+///
+/// Called by the core for a VMA that `mmap_prepare` was called for, before it is split at an
+/// address, with the address space locked for writing.
+unsafe extern "C" fn may_split_vma(
+    vma: *mut bindings::vm_area_struct,
+    address: c_ulong,
+) -> c_int {
+    // SAFETY: By this function's safety requirements.
+    let vma = unsafe { LockedVma::from_raw(NonNull::new_unchecked(vma)) };
+    vma.keep_faults_out();
+    vma.unmap_straddling(address as usize);
+    0
 }
 
 /// # Safety

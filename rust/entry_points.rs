@@ -465,8 +465,33 @@ unsafe extern "C" fn ksm_madvise(
     0
 }
 
+/// Called when a VMA is about to begin or end at another address (it is split, or gives a part to
+/// its neighbour): no huge entry may reach over that. The core knows of entries of the second level
+/// only, and takes what an entry of the third level maps for a table of such: it would read and
+/// write the file's data as entries.
+///
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn vma_adjust_trans_huge(
+    vma: *mut bindings::vm_area_struct,
+    start: c_ulong,
+    end: c_ulong,
+    next: *mut bindings::vm_area_struct,
+) {
+    // SAFETY: By this function's safety requirements; `next` maps the same file.
+    unsafe {
+        let vma = LockedVma::from_raw(NonNull::new_unchecked(vma));
+        vma.unmap_straddling(start as usize);
+        vma.unmap_straddling(end as usize);
+        if let Some(next) = NonNull::new(next) {
+            LockedVma::from_raw(next).unmap_straddling(end as usize);
+        }
+    }
+}
+
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
-pub(crate) static TARGETS: [Target; 20 + cfg!(CONFIG_KSM) as usize] = [
+pub(crate) static TARGETS: [Target; 21 + cfg!(CONFIG_KSM) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
     target!(dax_iomap_rw, Key::Kiocb, dax_iomap_rw),
     target!(
@@ -506,6 +531,7 @@ pub(crate) static TARGETS: [Target; 20 + cfg!(CONFIG_KSM) as usize] = [
         Key::Inode,
         dax_dedupe_file_range_compare
     ),
+    target!(vma_adjust_trans_huge, Key::Vma, vma_adjust_trans_huge),
     #[cfg(CONFIG_KSM)]
     target!(ksm_madvise, Key::Vma, ksm_madvise),
     target!(bdev_mark_dead, Key::BlockDevice, bdev_mark_dead),

@@ -147,6 +147,42 @@ void rdax_vma_start_write(struct vm_area_struct *vma)
 	vma_start_write(vma);
 }
 
+/* The size of the entry that maps an address, if that is larger than a page, or 0. */
+static unsigned long huge_size(struct mm_struct *mm, unsigned long address)
+{
+	pgd_t *pgd = pgd_offset(mm, address);
+	p4d_t *p4d;
+	pud_t *pud;
+	pmd_t *pmd;
+
+	if (!pgd_present(*pgd))
+		return 0;
+	p4d = p4d_offset(pgd, address);
+	if (!p4d_present(*p4d))
+		return 0;
+	pud = pud_offset(p4d, address);
+	if (!pud_present(*pud))
+		return 0;
+	if (pud_leaf(*pud))
+		return PUD_SIZE;
+	pmd = pmd_offset(pud, address);
+	return pmd_present(*pmd) && pmd_leaf(*pmd) ? PMD_SIZE : 0;
+}
+
+void rdax_vma_unmap_straddling(struct vm_area_struct *vma, unsigned long address)
+{
+	unsigned long size, start;
+
+	if (address <= vma->vm_start || address >= vma->vm_end)
+		return;
+	size = huge_size(vma->vm_mm, address);
+	if (!size || IS_ALIGNED(address, size))
+		return;
+	start = ALIGN_DOWN(address, size);
+	if (range_in_vma(vma, start, start + size))
+		zap_vma_range(vma, start, size);
+}
+
 bool rdax_vma_needs_copy(struct vm_area_struct *vma)
 {
 	return vma->anon_vma || userfaultfd_wp(vma);

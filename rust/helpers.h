@@ -47,6 +47,7 @@ bool rdax_vmf_pud_is_huge(struct vm_fault *vmf);
 bool rdax_vmf_pud_is_table(struct vm_fault *vmf);
 bool rdax_vmf_is_present(struct vm_fault *vmf);
 void rdax_vma_start_write(struct vm_area_struct *vma);
+void rdax_vma_unmap_straddling(struct vm_area_struct *vma, unsigned long address);
 bool rdax_vma_needs_copy(struct vm_area_struct *vma);
 void rdax_vmf_give_zero_page(struct vm_fault *vmf);
 vm_fault_t rdax_vmf_insert_zero_page(struct vm_fault *vmf);

@@ -268,6 +268,12 @@ impl LockedVma {
         unsafe { bindings::rdax_vma_start_write(self.0.as_ptr()) };
     }
 
+    /// Unmaps what one huge entry maps on both sides of an address. Faults are kept out. Sleeps.
+    pub(crate) fn unmap_straddling(&self, address: usize) {
+        // SAFETY: By the constructor's safety requirements.
+        unsafe { bindings::rdax_vma_unmap_straddling(self.0.as_ptr(), address) };
+    }
+
     /// The contents that are mapped.
     pub(crate) fn mapping(&self) -> &Mapping {
         // SAFETY: By the constructor's safety requirements the VMA has a file, and keeps it open.

@@ -314,6 +314,14 @@ def giant_pages(t):
         m.touch(length=GIB, step=PMD)
         stats.expect(write_pud=size // GIB, read_pud=0, read_pmd=0, read_pte=0)
     with Map(fd, GIB, align=GIB) as m:
+        # Split where one entry maps both sides, with entries of 2 MiB for data.
+        data = b"".join((i << 21 | 0xE7).to_bytes(8, "little") for i in range(512))
+        m.write(0, data)
+        m.advise(posix.MADV_RANDOM, GIB // 2 + PAGE, PAGE)
+        m.protect(posix.PROT_READ, 5 * PAGE, PMD)
+        m.unmap_part(GIB // 2 - PMD - PAGE, PAGE)
+        equal(m.read(0, PAGE), data, "data after the mapping was split")
+    with Map(fd, GIB, align=GIB) as m:
         m.touch(step=GIB)
         for at in (0, GIB - 4 * PMD):
             os.close(posix.pin_buffer(m.address + at, 4 * PMD))

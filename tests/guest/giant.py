@@ -370,6 +370,54 @@ def protection(t):
     _idle(first, "after munmap")
 
 
+def _cut_part(m):
+    m.unmap_part(HALF + 3 * PAGE, 3 * PAGE)
+
+
+def _advise_part(m):
+    """Split into three, and merged again."""
+    m.advise(posix.MADV_RANDOM, 5 * PMD + PAGE, PMD)
+    m.touch(0, 1, write=True)
+    m.advise(posix.MADV_NORMAL, 5 * PMD + PAGE, PMD)
+
+
+def _protect_part(m):
+    m.protect(posix.PROT_READ, HALF - PAGE, PAGE)
+
+
+def _give_part_to_neighbour(m):
+    """The end of the VMA moves, and nothing is split."""
+    m.advise(posix.MADV_RANDOM, GIB, PMD)
+    m.touch(0, 1, write=True)
+    m.advise(posix.MADV_RANDOM, GIB - PAGE, PAGE)
+
+
+@case(**GIANT)
+def data_is_no_page_table(t):
+    """When a VMA is split, the core takes what an entry of 1 GiB maps for a table of smaller ones."""
+    fd = gib.borrow(t)
+    os.ftruncate(fd, GIB + PMD)
+    first = gib.frame(t, fd)
+    # Entries of 2 MiB that are present, writable, for users, accessed and dirty; and junk that is
+    # not present.
+    tables = [[(first + 512 * i) * PAGE | 0xE7 for i in range(512)],
+              [i * 0x9E3779B97F4A7C15 % 2 ** 64 & ~0x181 | 2 for i in range(512)]]
+    for table in tables:
+        data = b"".join(word.to_bytes(8, "little") for word in table)
+        for act in (_cut_part, _advise_part, _protect_part, _give_part_to_neighbour):
+            with GibMap(fd, GIB + PMD) as m:
+                stats = t.stats()
+                m.write(0, data)
+                stats.expect(write_pud=1)
+                act(m)
+                same_bytes(os.pread(fd, PAGE, 0), data, f"data after {act.__name__}")
+                same_bytes(m.read(0, PAGE), data, f"mapping after {act.__name__}")
+                gib.expect(m, 1, 1, 600)
+                gib.expect(m, 1, LAST - 600, 600)
+            _idle(first, f"after {act.__name__} and munmap")
+    os.ftruncate(fd, GIB)
+
+
 @case(**GIANT)
 def moved(t):
     """mremap of all of it, to places that agree with 1 GiB and not, and of parts."""

@@ -539,10 +539,7 @@ unsafe extern "C" fn open_vma(vma: *mut bindings::vm_area_struct) {
 ///
 /// Called by the core for a VMA that `mmap_prepare` was called for, before it is split at an
 /// address, with the address space locked for writing.
-unsafe extern "C" fn may_split_vma(
-    vma: *mut bindings::vm_area_struct,
-    address: c_ulong,
-) -> c_int {
+unsafe extern "C" fn may_split_vma(vma: *mut bindings::vm_area_struct, address: c_ulong) -> c_int {
     // SAFETY: By this function's safety requirements.
     let vma = unsafe { LockedVma::from_raw(NonNull::new_unchecked(vma)) };
     vma.keep_faults_out();

@@ -174,7 +174,7 @@ impl Claim {
         Ok(Self(NonNull::new(from_err_ptr(file)?).ok_or(ENODEV)?))
     }
 
-    fn bdev(&self) -> NonNull<bindings::block_device> {
+    pub(super) fn bdev(&self) -> NonNull<bindings::block_device> {
         // SAFETY: By the type invariant; a block device's file has a device.
         unsafe { NonNull::new_unchecked(bindings::file_bdev(self.0.as_ptr())) }
     }

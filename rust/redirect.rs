@@ -570,3 +570,56 @@ impl Redirection {
         }
     }
 }
+
+/// Where a call goes, for the KUnit tests.
+#[cfg(RDAX_TEST)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Destination {
+    /// To the kernel's function, as it was.
+    Kernel,
+    /// To what serves in its place.
+    Ours,
+    /// Nowhere: the answer is that no entry was locked.
+    NoEntry,
+    /// Somewhere else, which is wrong.
+    Elsewhere,
+}
+
+#[cfg(RDAX_TEST)]
+impl Redirection {
+    /// The functions' names and what their first arguments are.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = (&'static CStr, Key)> {
+        self.targets.iter().map(|target| (target.name, target.key))
+    }
+
+    /// Where ftrace's callback sends a call of the function with this number in the table.
+    ///
+    /// # Safety
+    ///
+    /// `first` is what the function's key says.
+    pub(crate) unsafe fn decide(&'static self, number: usize, first: usize) -> Destination {
+        let Some(route) = self.routes.get(number) else {
+            return Destination::Elsewhere;
+        };
+        let entry = route.entry.load(Ordering::Relaxed);
+        let mut regs: bindings::pt_regs = pin_init::zeroed();
+        regs.di = first as c_ulong;
+        regs.ip = entry as c_ulong;
+        let ops: Opaque<bindings::ftrace_ops> = Opaque::zeroed();
+        // SAFETY: As ftrace would call it; `ops` is this function's own.
+        unsafe {
+            (*ops.get()).private = ptr::from_ref(self).cast_mut().cast();
+            callback(entry as c_ulong, 0, ops.get(), (&raw mut regs).cast());
+        }
+        let ip = regs.ip as usize;
+        if ip == entry {
+            Destination::Kernel
+        } else if ip == route.replacement as usize {
+            Destination::Ours
+        } else if ip == no_entry as *const () as usize {
+            Destination::NoEntry
+        } else {
+            Destination::Elsewhere
+        }
+    }
+}

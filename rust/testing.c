@@ -6,6 +6,7 @@
 #include <linux/blkdev.h>
 #include <linux/delay.h>
 #include <linux/file.h>
+#include <linux/fs_struct.h>
 #include <linux/kprobes.h>
 #include <linux/kthread.h>
 #include <linux/mman.h>
@@ -30,7 +31,7 @@ void rdax_test_fail(const char *file, int line, const char *text)
 	struct kunit *test = kunit_get_current_test();
 
 	if (test)
-		KUNIT_FAIL(test, "%s:%d: %s", file, line, text);
+		KUNIT_FAIL(test, "  %s:%d: %s", file, line, text);
 	else
 		pr_err("KUnit: %s:%d: %s (not in a test)\n", file, line, text);
 }
@@ -49,6 +50,16 @@ void rdax_test_note(const char *text)
 
 	if (test)
 		kunit_info(test, "%s\n", text);
+}
+
+struct fs_struct *rdax_test_begin_paths(void)
+{
+	return __override_init_fs();
+}
+
+void rdax_test_end_paths(struct fs_struct *old)
+{
+	__revert_init_fs(old);
 }
 
 /* The filesystem */
@@ -76,6 +87,11 @@ static int init_fs_context(struct fs_context *fc)
 	return 0;
 }
 
+/* Of what the core calls for a page that was written to, there is nothing to do. */
+static const struct address_space_operations address_ops = {
+	.dirty_folio = noop_dirty_folio,
+};
+
 static struct file_system_type test_fs = {
 	.name = "rdax-test",
 	.owner = THIS_MODULE,
@@ -90,6 +106,11 @@ struct vfsmount *rdax_test_mount(struct block_device *bdev)
 	if (!IS_ERR(mnt))
 		mnt->mnt_sb->s_bdev = bdev;
 	return mnt;
+}
+
+void rdax_test_set_device(struct vfsmount *mnt, struct block_device *bdev)
+{
+	WRITE_ONCE(mnt->mnt_sb->s_bdev, bdev);
 }
 
 void rdax_test_unmount(struct vfsmount *mnt)
@@ -109,6 +130,7 @@ struct inode *rdax_test_inode(struct vfsmount *mnt, loff_t size, void *private)
 	inode->i_mode = S_IFREG | 0600;
 	inode->i_private = private;
 	inode->i_flags |= S_DAX;
+	inode->i_mapping->a_ops = &address_ops;
 	i_size_write(inode, size);
 	return inode;
 }
@@ -182,9 +204,18 @@ int rdax_test_attach_mm(void)
 }
 
 unsigned long rdax_test_map(struct file *file, unsigned long addr, unsigned long len,
-			    unsigned long prot, unsigned long flags, unsigned long offset)
+			    unsigned long offset, bool private, bool sync)
 {
-	return vm_mmap(file, addr, len, prot, flags, offset);
+	unsigned long flags = MAP_FIXED_NOREPLACE;
+
+	if (private)
+		flags |= MAP_PRIVATE;
+	else if (sync)
+		/* Which takes known flags only, and not the one above. */
+		flags = MAP_FIXED | MAP_SHARED_VALIDATE | MAP_SYNC;
+	else
+		flags |= MAP_SHARED;
+	return vm_mmap(file, addr, len, PROT_READ | PROT_WRITE, flags, offset);
 }
 
 void rdax_test_unmap(unsigned long addr, unsigned long len)
@@ -273,6 +304,7 @@ struct thread {
 	int (*fn)(void *data);
 	void *data;
 	struct kunit *test;
+	struct completion begun;
 	struct completion done;
 };
 
@@ -283,6 +315,7 @@ static int run_thread(void *data)
 	allow_signal(SIGKILL);
 	allow_signal(SIGUSR1);
 	current->kunit_test = thread->test;
+	complete(&thread->begun);
 	thread->fn(thread->data);
 	current->kunit_test = NULL;
 	/* Stays until it is joined. */
@@ -308,6 +341,7 @@ struct task_struct *rdax_test_thread(int (*fn)(void *data), void *data)
 	thread->fn = fn;
 	thread->data = data;
 	thread->test = kunit_get_current_test();
+	init_completion(&thread->begun);
 	init_completion(&thread->done);
 	task = kthread_create(run_thread, thread, "rdax-test");
 	if (IS_ERR(task)) {
@@ -315,6 +349,8 @@ struct task_struct *rdax_test_thread(int (*fn)(void *data), void *data)
 		return NULL;
 	}
 	wake_up_process(task);
+	/* Signals that come earlier are lost. */
+	wait_for_completion(&thread->begun);
 	return task;
 }
 
@@ -332,6 +368,11 @@ bool rdax_test_is_asleep(struct task_struct *task)
 
 	return state & (TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE) && !task_is_running(task) &&
 	       !READ_ONCE(task->on_cpu);
+}
+
+unsigned long rdax_test_switches(struct task_struct *task)
+{
+	return READ_ONCE(task->nvcsw);
 }
 
 void rdax_test_signal(struct task_struct *task, bool fatal)
@@ -352,6 +393,11 @@ void rdax_test_fail_nth(unsigned int nth)
 unsigned int rdax_test_left_nth(void)
 {
 	return READ_ONCE(current->fail_nth);
+}
+
+void rdax_test_fail_all(bool fail)
+{
+	current->make_it_fail = fail;
 }
 
 /* Write-back of cache lines */
@@ -378,6 +424,73 @@ int rdax_test_watch_flushes(void (*fn)(unsigned long addr, size_t size))
 void rdax_test_unwatch_flushes(void)
 {
 	unregister_kprobe(&flush_probe);
+}
+
+/* Locks of a tree */
+
+static struct {
+	struct address_space *mapping;
+	struct kprobe lock;
+	struct kprobe unlock;
+	/* Under the tree's lock. */
+	unsigned long before;
+	unsigned long holds;
+	unsigned long most;
+} watched;
+
+/* Only one task works on the tree: the pages before the lock are those under it. */
+static int on_lock(struct kprobe *probe, struct pt_regs *regs)
+{
+	if (regs_get_kernel_argument(regs, 0) == (unsigned long)&watched.mapping->i_pages)
+		watched.before = watched.mapping->nrpages;
+	return 0;
+}
+
+static int on_unlock(struct kprobe *probe, struct pt_regs *regs)
+{
+	unsigned long now = watched.mapping->nrpages;
+
+	if (regs_get_kernel_argument(regs, 0) != (unsigned long)&watched.mapping->i_pages)
+		return 0;
+	watched.holds++;
+	if (watched.before > now)
+		watched.most = max(watched.most, watched.before - now);
+	return 0;
+}
+
+int rdax_test_watch_tree(struct address_space *mapping)
+{
+	int err;
+
+	memset(&watched, 0, sizeof(watched));
+	watched.mapping = mapping;
+	watched.lock.symbol_name = "rdax_xa_lock_irq";
+	watched.lock.pre_handler = on_lock;
+	watched.unlock.symbol_name = "rdax_xa_unlock_irq";
+	watched.unlock.pre_handler = on_unlock;
+	err = register_kprobe(&watched.lock);
+	if (err)
+		return err;
+	err = register_kprobe(&watched.unlock);
+	if (err)
+		unregister_kprobe(&watched.lock);
+	return err;
+}
+
+unsigned long rdax_test_tree_holds(void)
+{
+	return watched.holds;
+}
+
+unsigned long rdax_test_tree_most(void)
+{
+	return watched.most;
+}
+
+void rdax_test_unwatch_tree(void)
+{
+	unregister_kprobe(&watched.unlock);
+	unregister_kprobe(&watched.lock);
 }
 
 /* Memory errors */

@@ -16,11 +16,17 @@ void rdax_test_skip(const char *why);
 /* A line for the results. */
 void rdax_test_note(const char *text);
 
+/* Look at paths as the first process does; kernel threads have none. To be ended. */
+struct fs_struct *rdax_test_begin_paths(void);
+void rdax_test_end_paths(struct fs_struct *old);
+
 /*
  * A filesystem without names, in memory, that says that it is on @bdev. Its inodes are regular
  * files with DAX.
  */
 struct vfsmount *rdax_test_mount(struct block_device *bdev);
+/* Say that it is on another device, or on none. */
+void rdax_test_set_device(struct vfsmount *mnt, struct block_device *bdev);
 void rdax_test_unmount(struct vfsmount *mnt);
 /* A new inode with a reference, or NULL. */
 struct inode *rdax_test_inode(struct vfsmount *mnt, loff_t size, void *private);
@@ -42,9 +48,12 @@ void rdax_test_evict(struct inode *inode);
 
 /* An address space for the present kthread, which is the present test's. */
 int rdax_test_attach_mm(void);
-/* The address, or an error. @prot: PROT_*, @flags: MAP_*. */
+/*
+ * Map a file at @addr to be read and written: MAP_PRIVATE, MAP_SHARED_VALIDATE | MAP_SYNC or else
+ * MAP_SHARED. The address, or an error.
+ */
 unsigned long rdax_test_map(struct file *file, unsigned long addr, unsigned long len,
-			    unsigned long prot, unsigned long flags, unsigned long offset);
+			    unsigned long offset, bool private, bool sync);
 void rdax_test_unmap(unsigned long addr, unsigned long len);
 int rdax_test_load(unsigned long addr, u64 *value);
 int rdax_test_store(unsigned long addr, u64 value);
@@ -68,6 +77,8 @@ struct task_struct *rdax_test_thread(int (*fn)(void *data), void *data);
 void rdax_test_thread_join(struct task_struct *task);
 /* Whether the task sleeps, uninterruptible or interruptible. */
 bool rdax_test_is_asleep(struct task_struct *task);
+/* How often the task has given the processor away. */
+unsigned long rdax_test_switches(struct task_struct *task);
 /* Send a signal to a thread of the tests; they take SIGKILL and SIGUSR1. */
 void rdax_test_signal(struct task_struct *task, bool fatal);
 /* Forget the signals that came to the present thread. */
@@ -78,9 +89,21 @@ void rdax_test_fail_nth(unsigned int nth);
 /* What is left of it: 0 when it has failed. */
 unsigned int rdax_test_left_nth(void);
 
+/* Have all allocations of the present task fail, or none. Does not sleep. */
+void rdax_test_fail_all(bool fail);
+
 /* Watch what is written back: called with preemption off for every call of arch_wb_cache_pmem(). */
 int rdax_test_watch_flushes(void (*fn)(unsigned long addr, size_t size));
 void rdax_test_unwatch_flushes(void);
+
+/*
+ * Watch the tree of @mapping: how often it is locked, and by how many pages mapping->nrpages gets
+ * less under one lock at most.
+ */
+int rdax_test_watch_tree(struct address_space *mapping);
+unsigned long rdax_test_tree_holds(void);
+unsigned long rdax_test_tree_most(void);
+void rdax_test_unwatch_tree(void);
 
 /* Mark a page as bad, or take the mark off. */
 void rdax_test_set_poison(struct page *page, bool poison);

@@ -393,7 +393,62 @@ pub(crate) fn subsystem() -> impl PinInit<Subsystem<Root>, Error> {
         c"rdax",
         kind,
         try_pin_init!(Root {
-            registry: Registry::new()?,
+            registry: {
+                let registry = Registry::new()?;
+                #[cfg(RDAX_TEST)]
+                REGISTRY.populate(registry.clone());
+                registry
+            },
         }),
     )
+}
+
+/// The registry, for the KUnit tests, which have no directories.
+#[cfg(RDAX_TEST)]
+static REGISTRY: kernel::sync::SetOnce<Arc<Mutex<Registry>>> = kernel::sync::SetOnce::new();
+
+/// The functions that are redirected, for the KUnit tests.
+#[cfg(RDAX_TEST)]
+pub(crate) fn redirection() -> &'static redirect::Redirection {
+    &REDIRECTION
+}
+
+/// A device that the KUnit tests adopted. It stays adopted until it is released.
+#[cfg(RDAX_TEST)]
+pub(crate) struct Adopted {
+    member: Member<Device>,
+    name: CString,
+}
+
+#[cfg(RDAX_TEST)]
+impl Adopted {
+    /// Adopts a device as a directory of this name would. Sleeps.
+    pub(crate) fn new(name: &CStr) -> Result<Self> {
+        let registry = REGISTRY.as_ref().ok_or(ENODEV)?;
+        let member = registry.lock().adopt(name, Order::PUD)?;
+        let name = CString::try_from(name)?;
+        Ok(Self { member, name })
+    }
+
+    /// Releases it as a directory would. Sleeps.
+    pub(crate) fn release(self) -> Result<(), (Self, Error)> {
+        let Self { member, name } = self;
+        let Some(registry) = REGISTRY.as_ref() else {
+            return Err((Self { member, name }, ENODEV));
+        };
+        match registry.lock().release(&name, member) {
+            Ok(_) => Ok(()),
+            Err((member, error)) => Err((Self { member, name }, error)),
+        }
+    }
+
+    /// What is known of the device.
+    pub(crate) fn device(&self) -> &Device {
+        self.member.data()
+    }
+
+    /// As the directory's `max_order`.
+    pub(crate) fn set_max_order(&self, order: Order) {
+        self.member.data().set_max_order(order);
+    }
 }

@@ -139,6 +139,12 @@ impl Snapshot {
     /// Nothing counted.
     pub(crate) const ZERO: Self = Self([0; NAMES.len()]);
 
+    /// What was counted, for the KUnit tests.
+    #[cfg(RDAX_TEST)]
+    pub(crate) fn get(&self, counter: Counter) -> u64 {
+        self.0.get(counter as usize).copied().unwrap_or(0)
+    }
+
     /// Writes a line "name value" for each counter, and returns the number of bytes.
     ///
     /// Errors: `ENOSPC` if the buffer is too small.

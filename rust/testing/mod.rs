@@ -8,6 +8,16 @@
 // One suite may leave unused what another needs.
 #![allow(dead_code)]
 
+mod call;
+mod thread;
+mod watch;
+mod world;
+
+pub(crate) use call::*;
+pub(crate) use thread::*;
+pub(crate) use watch::*;
+pub(crate) use world::*;
+
 use super::bindings;
 use core::ffi::CStr;
 use kernel::{
@@ -99,8 +109,18 @@ impl Random {
     }
 }
 
-/// # Safety
-///
-/// Called by the tests' filesystem for an inode that goes away.
-#[no_mangle]
-unsafe extern "C" fn rdax_test_evict(_inode: *mut bindings::inode) {}
+/// Keeps the module from being unloaded.
+pub(crate) fn keep_module() {
+    // SAFETY: The module is live: its tests are being run.
+    unsafe { bindings::__module_get(kernel::module::this_module::<crate::LocalModule>().as_ptr()) };
+}
+
+/// Does what has to do with paths, which kernel threads do not know.
+pub(crate) fn with_paths<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: Ended below, by the same task.
+    let old = unsafe { bindings::rdax_test_begin_paths() };
+    let result = work();
+    // SAFETY: Begun above.
+    unsafe { bindings::rdax_test_end_paths(old) };
+    result
+}

@@ -69,4 +69,19 @@ macro_rules! check_eq {
     };
 }
 
+// One suite may leave unused what another needs.
+#[allow(dead_code)]
+mod helpers;
+
+mod account;
+mod adopt;
+mod devdax;
 mod entry;
+mod fault;
+mod folio;
+mod io;
+mod layout;
+mod poison;
+mod stats;
+mod tree;
+mod writeback;

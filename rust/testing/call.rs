@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Calls of the kernel's own functions, and where they are sent.
+
+use super::File;
+use crate::kern::{
+    bindings,
+    fs::Mapping,
+    page::DevFolio,
+    redirect::{Destination, Key, Redirection}, //
+};
+use core::{
+    ffi::CStr,
+    ptr::{self, NonNull}, //
+};
+use kernel::{
+    error::{from_err_ptr, to_result},
+    prelude::*, //
+};
+
+/// Where a call of a function of the table is sent that is about a file; for functions that take a
+/// folio, about that one.
+pub(crate) fn decide(
+    redirection: &'static Redirection,
+    number: usize,
+    key: Key,
+    file: &File<'_>,
+    folio: DevFolio,
+) -> Destination {
+    let mut vma: bindings::vm_area_struct = pin_init::zeroed();
+    vma.vm_file = file.raw();
+    let mut vmf: bindings::vm_fault = pin_init::zeroed();
+    vmf.__bindgen_anon_1.vma = &raw mut vma;
+    let mut iocb: bindings::kiocb = pin_init::zeroed();
+    iocb.ki_filp = file.raw();
+    let first = match key {
+        Key::VmFault => &raw const vmf as usize,
+        Key::Kiocb => &raw const iocb as usize,
+        Key::Vma => &raw const vma as usize,
+        Key::Inode => file.inode().as_ptr() as usize,
+        Key::Mapping => file.mapping().as_ptr() as usize,
+        Key::BlockDevice => file.world().bdev() as usize,
+        Key::Folio | Key::LockedFolio => folio.as_ptr() as usize,
+    };
+    // SAFETY: Just made so.
+    unsafe { redirection.decide(number, first) }
+}
+
+/// The same for a mapping of no file.
+pub(crate) fn decide_without_file(redirection: &'static Redirection, number: usize) -> Destination {
+    let vma: bindings::vm_area_struct = pin_init::zeroed();
+    // SAFETY: For functions with `Key::Vma`, which is the caller's to see to; a VMA without a file.
+    unsafe { redirection.decide(number, &raw const vma as usize) }
+}
+
+/// `dax_layout_busy_page`, as a filesystem calls it.
+pub(crate) fn call_busy_page(file: &File<'_>) -> Option<DevFolio> {
+    // SAFETY: The address space is alive.
+    let page = unsafe { bindings::dax_layout_busy_page(file.mapping().as_ptr()) };
+    // SAFETY: A page of the device.
+    NonNull::new(page).map(|page| unsafe { DevFolio::from_raw(page.cast()) })
+}
+
+/// `dax_break_layout` of a whole file, without waiting.
+pub(crate) fn call_break_layout(file: &File<'_>) -> Result {
+    // SAFETY: The inode is alive.
+    to_result(unsafe { bindings::dax_break_layout(file.inode().as_ptr(), 0, i64::MAX, None) })
+}
+
+/// `invalidate_inode_pages2_range` of a whole file, which calls `dax_invalidate_mapping_entry_sync`.
+/// `EBUSY` when something stays.
+pub(crate) fn call_invalidate(file: &File<'_>) -> Result {
+    // SAFETY: The address space is alive.
+    to_result(unsafe {
+        bindings::invalidate_inode_pages2_range(file.mapping().as_ptr(), 0, usize::MAX)
+    })
+}
+
+/// `dax_writeback_mapping_range` of a whole file, and what it took off the number of pages that may
+/// be written.
+pub(crate) fn call_writeback(file: &File<'_>) -> Result<i64> {
+    const PAGES: i64 = 1 << 40;
+    let mut wbc: bindings::writeback_control = pin_init::zeroed();
+    wbc.nr_to_write = PAGES as isize;
+    wbc.range_end = i64::MAX;
+    wbc.sync_mode = bindings::writeback_sync_modes_WB_SYNC_ALL;
+    // SAFETY: The address space and the device are alive.
+    to_result(unsafe {
+        bindings::dax_writeback_mapping_range(
+            file.mapping().as_ptr(),
+            file.world().raw_dax(),
+            &mut wbc,
+        )
+    })?;
+    Ok(PAGES - wbc.nr_to_write as i64)
+}
+
+/// Gives a folio another owner's bits, as those who are no file have them, while `work` is done.
+pub(crate) fn with_anonymous_owner<R>(
+    folio: DevFolio,
+    mapping: &Mapping,
+    work: impl FnOnce() -> R,
+) -> R {
+    let field = {
+        let folio = folio.as_ptr();
+        // SAFETY: The folio is valid; nobody else uses it.
+        unsafe { &raw mut (*folio).__bindgen_anon_1.__bindgen_anon_1.mapping }
+    };
+    let marked = (mapping.as_ptr() as usize | bindings::FOLIO_MAPPING_ANON as usize) as *mut _;
+    // SAFETY: As above.
+    let old = unsafe { field.replace(marked) };
+    let result = work();
+    // SAFETY: As above.
+    unsafe { field.write(old) };
+    result
+}
+
+/// A block device that somebody else has open exclusively.
+pub(crate) struct HeldByOther(NonNull<bindings::file>);
+
+static OTHER: u8 = 0;
+
+impl HeldByOther {
+    /// Opens it as a mount does. `EBUSY` when somebody has it.
+    pub(crate) fn new(path: &CStr) -> Result<Self> {
+        // SAFETY: The path is a string, and the holder's address is nobody else's.
+        let file = unsafe {
+            bindings::bdev_file_open_by_path(
+                path.as_char_ptr(),
+                bindings::BLK_OPEN_READ,
+                ptr::from_ref(&OTHER).cast_mut().cast(),
+                ptr::null(),
+            )
+        };
+        Ok(Self(NonNull::new(from_err_ptr(file)?).ok_or(ENODEV)?))
+    }
+}
+
+impl Drop for HeldByOther {
+    fn drop(&mut self) {
+        // SAFETY: The file is this value's.
+        unsafe { bindings::bdev_fput(self.0.as_ptr()) };
+    }
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Watching what the module does while it does it.
+//!
+//! C header: [`include/linux/kprobes.h`](srctree/include/linux/kprobes.h)
+
+use super::{mapped_at, Checked, File};
+use crate::kern::{
+    bindings,
+    order::Order,
+    page::{DevFolio, Pfn}, //
+};
+use core::{
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicPtr, AtomicUsize, Ordering}, //
+};
+use kernel::{error::to_result, prelude::*};
+
+/// A call of `arch_wb_cache_pmem`, and how the page was when it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flush {
+    /// The address in the kernel.
+    pub(crate) address: usize,
+    /// In bytes.
+    pub(crate) size: usize,
+    /// Whether the entry that is watched was marked as dirty.
+    pub(crate) dirty: bool,
+    /// Whether the address that is watched could be written to.
+    pub(crate) writable: bool,
+    /// Whether the entry was there.
+    pub(crate) present: bool,
+}
+
+const MAX: usize = 4096;
+const FIELDS: usize = 3;
+
+static RECORDS: [[AtomicUsize; FIELDS]; MAX] =
+    [const { [const { AtomicUsize::new(0) }; FIELDS] }; MAX];
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+static TREE: AtomicPtr<bindings::xarray> = AtomicPtr::new(ptr::null_mut());
+static INDEX: AtomicUsize = AtomicUsize::new(0);
+static ADDRESS: AtomicUsize = AtomicUsize::new(0);
+
+/// Takes no lock, and allocates nothing.
+///
+/// # Safety
+///
+/// Called by the probe, with preemption off, while [`Flushes`] lives.
+unsafe extern "C" fn on_flush(address: usize, size: usize) {
+    let tree = TREE.load(Ordering::Relaxed);
+    let index = INDEX.load(Ordering::Relaxed);
+    let (mut dirty, mut present) = (false, false);
+    if !tree.is_null() {
+        // SAFETY: The tree is alive while it is watched; it is read under RCU.
+        unsafe {
+            dirty = bindings::xa_get_mark(tree, index, 0);
+            present = !bindings::xa_load(tree, index).is_null();
+        }
+    }
+    let user = ADDRESS.load(Ordering::Relaxed);
+    let writable = user != 0 && mapped_at(user).is_some_and(|mapped| mapped.writable);
+    let at = COUNT.fetch_add(1, Ordering::Relaxed);
+    if let Some([a, b, c]) = RECORDS.get(at) {
+        a.store(address, Ordering::Relaxed);
+        b.store(size, Ordering::Relaxed);
+        c.store(
+            usize::from(dirty) | usize::from(writable) << 1 | usize::from(present) << 2,
+            Ordering::Relaxed,
+        );
+    }
+}
+
+/// Watches write-back of cache lines while it lives.
+pub(crate) struct Flushes(());
+
+impl Flushes {
+    /// Watches; also the entry at `index` of a file and what the page table of this task has for
+    /// `address`, 0 for none.
+    pub(crate) fn watch(file: &File<'_>, index: usize, address: usize) -> Checked<Self> {
+        let mapping = file.mapping().as_ptr();
+        // SAFETY: The address space is alive.
+        TREE.store(unsafe { &raw mut (*mapping).i_pages }, Ordering::Relaxed);
+        INDEX.store(index, Ordering::Relaxed);
+        ADDRESS.store(address, Ordering::Relaxed);
+        COUNT.store(0, Ordering::Relaxed);
+        // SAFETY: The function stays as long as the module.
+        to_result(unsafe { bindings::rdax_test_watch_flushes(Some(on_flush)) })?;
+        Ok(Self(()))
+    }
+
+    /// How many calls there were.
+    pub(crate) fn count(&self) -> usize {
+        COUNT.load(Ordering::Relaxed)
+    }
+
+    /// Forgets them.
+    pub(crate) fn clear(&self) {
+        COUNT.store(0, Ordering::Relaxed);
+    }
+
+    /// A call.
+    pub(crate) fn get(&self, number: usize) -> Option<Flush> {
+        if number >= self.count() {
+            return None;
+        }
+        let [a, b, c] = RECORDS.get(number)?;
+        let flags = c.load(Ordering::Relaxed);
+        Some(Flush {
+            address: a.load(Ordering::Relaxed),
+            size: b.load(Ordering::Relaxed),
+            dirty: flags & 1 != 0,
+            writable: flags & 2 != 0,
+            present: flags & 4 != 0,
+        })
+    }
+
+    /// The calls.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Flush> + '_ {
+        (0..self.count().min(MAX)).filter_map(|number| self.get(number))
+    }
+
+    /// Whether all the memory of `order` from a frame on was written back.
+    pub(crate) fn covers(&self, first: Pfn, order: Order) -> bool {
+        let begin = crate::kern::page::DevPage::of(first).address().as_ptr() as usize;
+        let mut next = begin;
+        // In any order, each page by one call at least.
+        while next < begin + order.bytes() {
+            match self
+                .iter()
+                .find(|flush| flush.address <= next && next < flush.address + flush.size)
+            {
+                Some(flush) => next = flush.address + flush.size,
+                None => return false,
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Flushes {
+    fn drop(&mut self) {
+        // SAFETY: Watched since this value was made; nobody is in the function when it returns.
+        unsafe { bindings::rdax_test_unwatch_flushes() };
+        TREE.store(ptr::null_mut(), Ordering::Relaxed);
+    }
+}
+
+/// Watches how long a file's tree is locked, in entries.
+pub(crate) struct Holds(());
+
+impl Holds {
+    /// Watches the tree of a file all of whose entries are of one page.
+    pub(crate) fn watch(file: &File<'_>) -> Checked<Self> {
+        // SAFETY: The file borrows nothing: it is the test that keeps it while it watches.
+        to_result(unsafe { bindings::rdax_test_watch_tree(file.mapping().as_ptr()) })?;
+        Ok(Self(()))
+    }
+
+    /// How often the tree was locked.
+    pub(crate) fn count(&self) -> usize {
+        // SAFETY: Reads a number.
+        unsafe { bindings::rdax_test_tree_holds() as usize }
+    }
+
+    /// The most entries that were removed under one lock.
+    pub(crate) fn most(&self) -> usize {
+        // SAFETY: Reads a number.
+        unsafe { bindings::rdax_test_tree_most() as usize }
+    }
+}
+
+impl Drop for Holds {
+    fn drop(&mut self) {
+        // SAFETY: Watched since this value was made.
+        unsafe { bindings::rdax_test_unwatch_tree() };
+    }
+}
+
+/// A folio of ordinary memory as the core makes it, to compare with.
+pub(crate) struct CoreFolio(NonNull<bindings::folio>);
+
+impl CoreFolio {
+    /// A fresh one.
+    pub(crate) fn new(order: Order) -> Checked<Self> {
+        // SAFETY: Allocates, and may sleep.
+        let folio = unsafe { bindings::rdax_alloc_zero_folio(order.bits() as u32) };
+        Ok(Self(NonNull::new(folio).ok_or(ENOMEM)?))
+    }
+
+    /// The folio, whose pages may be looked at and no more.
+    pub(crate) fn folio(&self) -> DevFolio {
+        // SAFETY: The functions that look at pages work for those of any memory.
+        unsafe { DevFolio::from_raw(self.0) }
+    }
+}
+
+impl Drop for CoreFolio {
+    fn drop(&mut self) {
+        // SAFETY: The reference is the one that the allocation gave.
+        unsafe { bindings::rdax_folio_put(self.0.as_ptr()) };
+    }
+}
+
+static CALLBACKS: AtomicUsize = AtomicUsize::new(0);
+
+/// What a filesystem gives to wait with: sleeps, and counts.
+///
+/// # Safety
+///
+/// Called to wait for a page.
+pub(crate) unsafe extern "C" fn wait_callback(_inode: *mut bindings::inode) {
+    CALLBACKS.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: The caller has set the task's state.
+    unsafe { bindings::schedule() };
+}
+
+/// How often [`wait_callback`] was called.
+pub(crate) fn callbacks() -> usize {
+    CALLBACKS.load(Ordering::Relaxed)
+}

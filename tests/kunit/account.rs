@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whose counters and switches apply to a file.
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_account)]
+mod tests {
+    use crate::{
+        dax::{account::Account, stats::Counter},
+        kern::{order::Order, testing::Checked},
+        tests::helpers::*,
+    };
+
+    #[test]
+    fn a_file_on_an_adopted_device_is_counted_there() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let before = count(Counter::CowPages);
+        Account::of(file.inode()).inc(Counter::CowPages);
+        Account::of(file.inode()).add(Counter::CowPages, 5);
+        check_eq!(count(Counter::CowPages), before + 6);
+        for order in [Order::PTE, Order::PMD, Order::PUD] {
+            set_max_order(order)?;
+            check_eq!(Account::of(file.inode()).max_order(), order);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_of_nobody_is_not_counted_and_gets_the_smallest_order() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let before = count(Counter::CowPages);
+        world.set_foreign(true);
+        let account = Account::of(file.inode());
+        account.inc(Counter::CowPages);
+        let order = account.max_order();
+        world.set_foreign(false);
+        check_eq!(count(Counter::CowPages), before);
+        check_eq!(order, Order::PTE);
+        Ok(())
+    }
+}

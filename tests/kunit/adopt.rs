@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which devices' files are served (spec, section 8).
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_adopt)]
+mod tests {
+    use crate::{
+        dax::adopt::{self, Adopted},
+        kern::{
+            order::Order,
+            page::DevFolio,
+            redirect::{Destination, Key},
+            testing::{
+                call_break_layout, call_busy_page, call_invalidate, call_writeback, decide,
+                decide_without_file, hold, note, pause, with_anonymous_owner, with_paths,
+                with_threads, Checked, File, HeldByOther,
+            },
+            xa::Mark,
+        },
+        tests::helpers::*,
+    };
+    use core::sync::atomic::{AtomicBool, Ordering};
+    use kernel::prelude::*;
+
+    /// Where all functions' calls go that are about a file, and about a folio of it.
+    fn check_all(file: &File<'_>, folio: DevFolio, expected: Destination) -> Checked {
+        let redirection = adopt::redirection();
+        for (number, (name, key)) in redirection.targets().enumerate() {
+            // What a device has is no matter of a file.
+            if key == Key::BlockDevice {
+                continue;
+            }
+            let found = decide(redirection, number, key, file, folio);
+            check_eq!(found, expected, "{name}");
+        }
+        Ok(())
+    }
+
+    fn check_device(file: &File<'_>, folio: DevFolio, expected: Destination) -> Checked {
+        let redirection = adopt::redirection();
+        let mut found = 0;
+        for (number, (name, key)) in redirection.targets().enumerate() {
+            if key == Key::BlockDevice {
+                found += 1;
+                check_eq!(
+                    decide(redirection, number, key, file, folio),
+                    expected,
+                    "{name}"
+                );
+            }
+        }
+        check!(found > 0);
+        Ok(())
+    }
+
+    #[test]
+    fn every_function_is_ours_for_a_file_on_an_adopted_device() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        put(&file, 0, Order::PTE, place, false)?;
+        let folio = world.page(place).folio();
+        check_all(&file, folio, Destination::Ours)?;
+        check_device(&file, folio, Destination::Ours)?;
+        // The same file elsewhere.
+        world.set_foreign(true);
+        let result = check_all(&file, folio, Destination::Kernel);
+        world.set_foreign(false);
+        result?;
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn every_function_is_the_kernels_when_the_device_was_given_back() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        put(&file, 0, Order::PTE, place, false)?;
+        let folio = world.page(place).folio();
+        release()?;
+        let results = (
+            check_all(&file, folio, Destination::Kernel),
+            check_device(&file, folio, Destination::Kernel),
+        );
+        adopt()?;
+        results.0?;
+        results.1?;
+        check_all(&file, folio, Destination::Ours)?;
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_folio_in_no_file_is_not_locked_by_anybody() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        let folio = world.page(place).folio();
+        let redirection = adopt::redirection();
+        let mut keys = 0;
+        for (number, (name, key)) in redirection.targets().enumerate() {
+            let expected = match key {
+                Key::Folio => Destination::NoEntry,
+                Key::LockedFolio => Destination::Kernel,
+                _ => continue,
+            };
+            keys += 1;
+            check_eq!(
+                decide(redirection, number, key, &file, folio),
+                expected,
+                "{name}"
+            );
+            // What looks like an address space and is none.
+            let found = with_anonymous_owner(folio, file.mapping(), || {
+                decide(redirection, number, key, &file, folio)
+            });
+            check_eq!(found, Destination::Kernel, "{name}");
+        }
+        check_eq!(keys, 2);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_mapping_of_no_file_is_the_kernels() -> Checked {
+        let _world = world()?;
+        let redirection = adopt::redirection();
+        for (number, (name, key)) in redirection.targets().enumerate() {
+            if key == Key::Vma {
+                let found = decide_without_file(redirection, number);
+                check_eq!(found, Destination::Kernel, "{name}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn calls_of_the_kernels_functions_arrive() -> Checked {
+        let world = world()?;
+        let file = world.file(4)?;
+        let place = world.take_many(4, Order::PTE)?;
+        for index in 0..4 {
+            put(&file, index, Order::PTE, place + index, index == 1)?;
+        }
+        let folio = world.page(place).folio();
+        // Ours say what our entries are; the kernel's know nothing of them.
+        check!(call_busy_page(&file).is_none());
+        let held = hold(folio);
+        check!(call_busy_page(&file) == Some(folio));
+        check_eq!(call_break_layout(&file), Err(ERESTARTSYS));
+        check_eq!(file.nrpages(), 4);
+        drop(held);
+        check_eq!(call_invalidate(&file), Err(EBUSY));
+        check_eq!(file.nrpages(), 1);
+        check!(is_marked(&file, 1, Mark::Dirty));
+        check_eq!(call_writeback(&file), Ok(1));
+        put(&file, 0, Order::PTE, place, false)?;
+        check_eq!(call_invalidate(&file), Ok(()));
+        check_eq!(file.nrpages(), 0);
+        put(&file, 0, Order::PTE, place, true)?;
+        check_eq!(call_break_layout(&file), Ok(()));
+        check_eq!(file.nrpages(), 0);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_device_that_somebody_has_is_neither_taken_nor_given_back() -> Checked {
+        drop(world()?);
+        let held = with_paths(|| HeldByOther::new(PATH))?;
+        check_eq!(release_now(), Err(EBUSY));
+        check!(is_adopted()?);
+        drop(held);
+        check_eq!(release_now(), Ok(()));
+        check!(!is_adopted()?);
+        let held = with_paths(|| HeldByOther::new(PATH))?;
+        let result = with_paths(|| Adopted::new(NAME)).map(|_| ());
+        check_eq!(result, Err(EBUSY));
+        drop(held);
+        adopt()
+    }
+
+    #[test]
+    fn only_block_devices_with_dax_are_adopted_and_only_once() -> Checked {
+        adopt()?;
+        let try_adopt = |name| with_paths(|| Adopted::new(name)).map(|_| ());
+        check_eq!(try_adopt(NAME), Err(EEXIST));
+        check_eq!(try_adopt(c"no-such-device"), Err(ENODEV));
+        // A device, but not one of blocks; and what is no name of a device.
+        check_eq!(try_adopt(c"null"), Err(ENODEV));
+        check_eq!(try_adopt(c"../dev/pmem0"), Err(ENODEV));
+        check_eq!(try_adopt(c"loop0"), Err(EOPNOTSUPP));
+        check!(is_adopted()?);
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        put(&file, 0, Order::PTE, place, false)?;
+        check_all(&file, world.page(place).folio(), Destination::Ours)?;
+        clear(&file);
+        Ok(())
+    }
+
+    #[test]
+    fn decisions_are_right_while_a_device_comes_and_goes() -> Checked {
+        const ROUNDS: usize = 8;
+        let world = world()?;
+        let (ours, foreign) = (world.file(1)?, world.file(1)?);
+        let place = world.take(Order::PTE)?;
+        put(&ours, 0, Order::PTE, place, false)?;
+        let folio = world.page(place).folio();
+        let over = AtomicBool::new(false);
+        let redirection = adopt::redirection();
+        let work = |_| -> Checked<[usize; 2]> {
+            let mut seen = [0; 2];
+            while !over.load(Ordering::Relaxed) {
+                for (number, (name, key)) in redirection.targets().enumerate() {
+                    match decide(redirection, number, key, &ours, folio) {
+                        Destination::Ours => seen[0] += 1,
+                        Destination::Kernel => seen[1] += 1,
+                        other => {
+                            return Err(crate::kern::testing::failed(
+                                file!(),
+                                line!(),
+                                fmt!("{name}: {other:?}"),
+                            ))
+                        }
+                    }
+                }
+                // Giving back waits for every task to sleep.
+                pause(1);
+            }
+            Ok(seen)
+        };
+        let (results, changed) = with_threads(2, work, |_| -> Checked {
+            let result = (|| -> Checked {
+                for _ in 0..ROUNDS {
+                    release()?;
+                    check_all(&ours, folio, Destination::Kernel)?;
+                    adopt()?;
+                    check_all(&ours, folio, Destination::Ours)?;
+                }
+                Ok(())
+            })();
+            over.store(true, Ordering::Relaxed);
+            result
+        })?;
+        changed?;
+        let mut sum = [0; 2];
+        for result in results {
+            let seen = result?;
+            sum = [sum[0] + seen[0], sum[1] + seen[1]];
+        }
+        note(fmt!("{} calls were ours, {} the kernel's", sum[0], sum[1]));
+        check!(sum[0] > 0 && sum[1] > 0);
+        drop(foreign);
+        clear(&ours);
+        world.check_clean()
+    }
+}

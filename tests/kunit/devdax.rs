@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Device DAX: which entry serves a fault (spec, section 9). What needs a device on the dax bus is
+//! tested in guests.
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_devdax)]
+mod tests {
+    use crate::{
+        dax::{
+            devdax::{choose, folio_order, locate, Device, Place},
+            stats::Counter,
+        },
+        kern::{
+            dax_bus::Extent,
+            fs::PageIndex,
+            order::Order,
+            page::Pfn,
+            testing::{hold, with_thread, Checked, Random},
+        },
+        tests::helpers::*,
+    };
+    use kernel::{
+        prelude::*,
+        str::CString,
+        sync::Arc, //
+    };
+
+    const PMD: usize = Order::PMD.pages();
+    const PUD: usize = Order::PUD.pages();
+    const GIB: usize = Order::PUD.bytes();
+    const MIB2: usize = Order::PMD.bytes();
+    const KIB4: usize = Order::PTE.bytes();
+
+    fn extent(index: usize, pfn: usize, pages: usize) -> Extent {
+        Extent {
+            index: PageIndex::new(index),
+            pfn: Pfn::from_bits(pfn),
+            pages,
+        }
+    }
+
+    fn device(extents: &[Extent], align: usize) -> Checked<Arc<Device>> {
+        let mut list = KVec::new();
+        list.extend_from_slice(extents, GFP_KERNEL)?;
+        let name = CString::try_from(c"test")?;
+        Ok(Arc::pin_init(Device::new(name, list, align), GFP_KERNEL)?)
+    }
+
+    #[test]
+    fn folios_are_the_largest_that_all_extents_and_the_alignment_allow() -> Checked {
+        let order = |extents: &[Extent], align| folio_order(extents, align);
+        check_eq!(order(&[extent(0, 0, PUD)], GIB), Some(Order::PUD));
+        check_eq!(order(&[extent(0, 0, PUD)], GIB - 1), Some(Order::PMD));
+        check_eq!(order(&[extent(0, 0, PUD)], MIB2), Some(Order::PMD));
+        check_eq!(order(&[extent(0, 0, PUD)], KIB4), Some(Order::PTE));
+        check_eq!(order(&[extent(0, PMD, PUD)], GIB), Some(Order::PMD));
+        check_eq!(order(&[extent(0, 1, PUD)], GIB), Some(Order::PTE));
+        check_eq!(order(&[extent(0, 0, PUD + PMD)], GIB), Some(Order::PMD));
+        check_eq!(order(&[extent(0, 0, PUD + 1)], GIB), Some(Order::PTE));
+        let two = [extent(0, 0, PUD), extent(PUD, 5 * PUD + PMD, PMD)];
+        check_eq!(order(&two, GIB), Some(Order::PMD));
+        check_eq!(order(&[], GIB), None);
+        check_eq!(order(&[extent(0, 0, PUD), extent(PUD, PUD, 0)], GIB), None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_page_is_located_in_its_extent() -> Checked {
+        let extents = [extent(0, 1000, 10), extent(10, 5000, 20)];
+        let pfn = |index| {
+            locate(&extents, PageIndex::new(index))
+                .map(|(extent, pfn)| (extent.index.get(), pfn.to_bits()))
+        };
+        check_eq!(pfn(0), Some((0, 1000)));
+        check_eq!(pfn(9), Some((0, 1009)));
+        check_eq!(pfn(10), Some((10, 5000)));
+        check_eq!(pfn(29), Some((10, 5019)));
+        check_eq!(pfn(30), None);
+        check_eq!(pfn(usize::MAX), None);
+        Ok(())
+    }
+
+    #[test]
+    fn an_entry_maps_its_frames_at_its_place_or_not_at_all() -> Checked {
+        let mut random = Random::new(0x0063_686f_6f73_6500);
+        let mut chosen = 0;
+        for _ in 0..20_000 {
+            // Two extents, aligned to 2 MiB more often than not.
+            let aligned = |random: &mut Random| {
+                let pages = random.below(6 * PMD) + 1;
+                if random.below(3) == 0 {
+                    pages
+                } else {
+                    pages.next_multiple_of(PMD)
+                }
+            };
+            let (first, second) = (aligned(&mut random), aligned(&mut random));
+            let base = aligned(&mut random);
+            let extents = [
+                extent(0, base, first),
+                extent(first, base + 100 * PMD + aligned(&mut random), second),
+            ];
+            let index = random.below(first + second + 3);
+            let address = (1 << 40) + random.below(64 * PMD) * KIB4;
+            let covers = random.below(4) != 0;
+            let place = Place {
+                address: if random.below(2) == 0 {
+                    // Where it fits.
+                    locate(&extents, PageIndex::new(index))
+                        .map_or(address, |(_, pfn)| (1 << 40) + (pfn.to_bits() % PMD) * KIB4)
+                } else {
+                    address
+                },
+                index: PageIndex::new(index),
+            };
+            let located = locate(&extents, place.index);
+            let small = choose(&extents, Order::PTE, &place, || false);
+            check!(small.ok() == located.map(|(_, pfn)| pfn));
+            match choose(&extents, Order::PMD, &place, || covers) {
+                Ok(pfn) => {
+                    chosen += 1;
+                    let Some((extent, own)) = located else {
+                        return Err(crate::kern::testing::failed(
+                            file!(),
+                            line!(),
+                            fmt!("a frame past the end"),
+                        ));
+                    };
+                    check!(covers);
+                    check!(pfn.is_aligned(Order::PMD));
+                    // The faulting address sees the page that it would see alone.
+                    let into = (place.address / KIB4) % PMD;
+                    check_eq!(pfn.to_bits() + into, own.to_bits());
+                    check!(pfn.to_bits() >= extent.pfn.to_bits());
+                    check!(
+                        pfn.to_bits() + PMD <= extent.pfn.to_bits() + extent.pages,
+                        "frames of others"
+                    );
+                }
+                Err(reason) => {
+                    let is = |counter: Counter| reason as usize == counter as usize;
+                    let agrees = located.is_some_and(|(_, pfn)| {
+                        (place.address / KIB4) % PMD == pfn.to_bits() % PMD
+                    });
+                    check!(
+                        is(Counter::FallbackEof)
+                            || is(Counter::FallbackAlignment) && !agrees
+                            || is(Counter::FallbackVma) && agrees && !covers
+                    );
+                }
+            }
+        }
+        check!(chosen > 1000, "{chosen}");
+        Ok(())
+    }
+
+    #[test]
+    fn only_orders_of_the_device_are_tried() -> Checked {
+        let device = device(&[extent(0, 0, 2 * PMD)], MIB2)?;
+        check_eq!(device.order(), Order::PMD);
+        check_eq!(device.order_of_level(0), Some(Order::PTE));
+        check_eq!(device.order_of_level(9), Some(Order::PMD));
+        check_eq!(device.order_of_level(18), None);
+        check_eq!(device.order_of_level(4), None);
+        Ok(())
+    }
+
+    #[test]
+    fn what_the_device_does_not_have_is_not_mapped() -> Checked {
+        let device = device(&[extent(0, 0, 2 * PMD)], MIB2)?;
+        check_eq!(device.check_mapping(true, at(0)), Ok(()));
+        check_eq!(device.check_mapping(true, at(2 * PMD - 1)), Ok(()));
+        check_eq!(device.check_mapping(true, at(2 * PMD)), Err(EINVAL));
+        check_eq!(device.check_mapping(false, at(0)), Err(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn an_address_is_chosen_for_the_largest_entries() -> Checked {
+        // The device's memory begins in the middle of what an entry maps.
+        let device = device(&[extent(0, 3 * PMD, 8 * PMD)], MIB2)?;
+        let mut random = Random::new(0x6164_6472);
+        for _ in 0..1000 {
+            let start = (1 << 40) + random.below(1 << 20) * KIB4;
+            let len = (random.below(4 * PMD) + 1) * KIB4;
+            let index = random.below(4 * PMD);
+            let search = |address: usize, padded: usize| {
+                // A free range begins somewhere.
+                if address == 0 {
+                    Ok(start)
+                } else {
+                    Err(padded)
+                }
+            };
+            let address = device.choose_address(0, len, at(index), search);
+            check!(address >= start && address < start + MIB2);
+            if len >= MIB2 {
+                check_eq!((address / KIB4) % PMD, index % PMD);
+            } else {
+                check_eq!(address, start);
+            }
+        }
+        // What the user says is what is searched for; an error is the user's.
+        let address = device.choose_address(77 * KIB4, MIB2, at(0), |address, _| Ok(address));
+        check_eq!(address, 77 * KIB4);
+        check_eq!(device.choose_address(0, MIB2, at(0), |_, _| Err(13)), 13);
+        // A length that no address space has.
+        let address = device.choose_address(0, usize::MAX, at(0), |_, len| Err(len));
+        check_eq!(address, usize::MAX);
+        Ok(())
+    }
+
+    #[test]
+    fn bad_memory_is_found_where_it_is_in_the_device() -> Checked {
+        let device = device(&[extent(0, 1 << 20, PMD), extent(PMD, 1 << 30, PMD)], MIB2)?;
+        let mark = |pfn| device.mark_poisoned(Pfn::from_bits(pfn));
+        check_eq!(mark((1 << 20) + 3), Ok(at(3)));
+        check_eq!(mark((1 << 30) + 5), Ok(at(PMD + 5)));
+        check_eq!(mark((1 << 30) + 5), Ok(at(PMD + 5)));
+        check_eq!(mark((1 << 20) - 1), Err(ENXIO));
+        check_eq!(mark((1 << 20) + PMD), Err(ENXIO));
+        Ok(())
+    }
+
+    #[test]
+    fn unbinding_waits_until_no_page_is_referenced() -> Checked {
+        let world = world()?;
+        let place = world.take_many(2 * PMD, Order::PMD)?;
+        let device = device(&[extent(0, world.pfn(place).to_bits(), 2 * PMD)], KIB4)?;
+        device.wait_until_idle();
+        // Idle is one reference here: the page map's.
+        let last = world.page(place + 2 * PMD - 1).folio();
+        let own = hold(last);
+        device.wait_until_idle();
+        let pin = hold(last);
+        let ((), waited) = with_thread(
+            || device.wait_until_idle(),
+            |thread| {
+                let waited = thread.waits();
+                thread.signal(true);
+                let still = thread.waits();
+                drop(pin);
+                waited && still
+            },
+        )?;
+        check!(waited);
+        drop(own);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_device_without_memory_is_refused() -> Checked {
+        let mut list = KVec::new();
+        list.push(extent(0, 0, 0), GFP_KERNEL)?;
+        let name = CString::try_from(c"test")?;
+        let result = Arc::pin_init(Device::new(name, list, MIB2), GFP_KERNEL);
+        check_eq!(result.err(), Some(ENXIO));
+        Ok(())
+    }
+}

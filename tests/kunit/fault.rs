@@ -1,0 +1,877 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page faults, in a real address space (spec, section 4).
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_fault)]
+mod tests {
+    use crate::{
+        dax::{
+            entry::{Entry, Kind},
+            poison,
+            stats::Counter,
+        },
+        kern::{
+            order::Order,
+            testing::{
+                note, skip, with_failing_allocation, without_memory, Checked, Failing, File, Share,
+                Stretch, View, World,
+            },
+            vm::{FaultCode, ZeroFolio},
+            xa::Mark,
+        },
+        tests::helpers::*,
+    };
+    use kernel::prelude::*;
+
+    const PMD: usize = Order::PMD.pages();
+    const PUD: usize = Order::PUD.pages();
+
+    /// A file of one extent of `order`, and where that is on the device. `None` on a device that
+    /// is too small.
+    fn mapped_file(world: &World, order: Order) -> Checked<Option<(File<'_>, usize)>> {
+        let Some(place) = world.try_take(order.pages(), order) else {
+            note(fmt!(
+                "order {} left out: the device is too small",
+                order.bits()
+            ));
+            return Ok(None);
+        };
+        let file = world.file(order.pages())?;
+        file.set_extents(&[Stretch::mapped(0, order.pages(), place)])?;
+        Ok(Some((file, place)))
+    }
+
+    /// Whether a page of a file is mapped by an entry of this order, at this place.
+    fn check_mapped(
+        world: &World,
+        view: &View<'_>,
+        page: usize,
+        order: Order,
+        place: usize,
+        writable: bool,
+    ) -> Checked {
+        let Some(mapped) = view.mapped(page) else {
+            return Err(crate::kern::testing::failed(
+                file!(),
+                line!(),
+                fmt!("page {page} is not mapped"),
+            ));
+        };
+        check_eq!(mapped.order, order.bits());
+        check_eq!(mapped.pfn, world.pfn(place).to_bits());
+        check_eq!(mapped.writable, writable);
+        Ok(())
+    }
+
+    #[test]
+    fn every_order_is_mapped_by_one_entry_and_one_reference() -> Checked {
+        for order in [Order::PTE, Order::PMD, Order::PUD] {
+            let world = world()?;
+            let Some((file, place)) = mapped_file(&world, order)? else {
+                continue;
+            };
+            let page = order.pages() / 3;
+            let (reads, writes) = match order {
+                Order::PTE => (Counter::ReadPte, Counter::WritePte),
+                Order::PMD => (Counter::ReadPmd, Counter::WritePmd),
+                _ => (Counter::ReadPud, Counter::WritePud),
+            };
+            let before = (count(reads), count(writes));
+            let view = View::new(&file, 0, order.pages(), Share::Shared, 0)?;
+            world.set_byte(place + page, 0, 0x5a);
+            check_eq!(view.load(page)? & 0xff, 0x5a);
+            check_mapped(&world, &view, page, order, place + page, false)?;
+            check_eq!(count(reads), before.0 + 1);
+            let folio = world.page(place).folio();
+            check_eq!(folio.order(), order);
+            check_eq!((folio.refcount(), folio.mapcount()), (1, 1));
+            check_eq!(file.nrpages(), order.pages());
+            check!(!is_marked(&file, page, Mark::Dirty));
+            drop(view);
+            // R1: not mapped is not referenced, and the entry holds nothing.
+            check_eq!((folio.refcount(), folio.mapcount()), (0, 0));
+
+            let view = View::new(&file, 0, order.pages(), Share::Shared, 0)?;
+            view.store(page, 0x1234)?;
+            check_mapped(&world, &view, page, order, place + page, true)?;
+            check_eq!(count(writes), before.1 + 1);
+            check_eq!(world.byte(place + page, 0), 0x34);
+            check_eq!((folio.refcount(), folio.mapcount()), (1, 1));
+            check!(is_marked(&file, page, Mark::Dirty));
+            let other = View::new(&file, 0, order.pages(), Share::Shared, 0)?;
+            check_eq!(other.load(page)?, 0x1234);
+            check_eq!((folio.refcount(), folio.mapcount()), (2, 2));
+            drop((view, other));
+            check_eq!((folio.refcount(), folio.mapcount()), (0, 0));
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_write_after_a_read_makes_the_same_mapping_writable() -> Checked {
+        for order in [Order::PTE, Order::PMD, Order::PUD] {
+            let world = world()?;
+            let Some((file, place)) = mapped_file(&world, order)? else {
+                continue;
+            };
+            let counter = match order {
+                Order::PTE => Counter::MkwritePte,
+                Order::PMD => Counter::MkwritePmd,
+                _ => Counter::MkwritePud,
+            };
+            let before = count(counter);
+            let view = View::new(&file, 0, order.pages(), Share::Shared, 0)?;
+            view.load(0)?;
+            view.store(0, 5)?;
+            check_mapped(&world, &view, 0, order, place, true)?;
+            check_eq!(count(counter), before + 1);
+            check!(is_marked(&file, 0, Mark::Dirty));
+            check_eq!(world.page(place).folio().refcount(), 1);
+            drop(view);
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    /// Has one access fall back from [`Order::PMD`] and be served by a page, and returns how often
+    /// the reason was counted. 1 GiB is not tried.
+    fn fallback(
+        file: &File<'_>,
+        view: &View<'_>,
+        page: usize,
+        write: bool,
+        reason: Counter,
+    ) -> Checked<u64> {
+        set_max_order(Order::PMD)?;
+        let before = count(reason);
+        file.forget_faults();
+        if write {
+            view.store(page, 1)?;
+        } else {
+            view.load(page)?;
+        }
+        let fell = (0..file.faults())
+            .filter_map(|number| file.fault(number))
+            .any(|fault| fault.order == 9 && fault.code == FaultCode::FALLBACK);
+        check!(fell, "no fault of 2 MiB fell back");
+        check!(view.mapped(page).is_some_and(|mapped| mapped.order == 0));
+        Ok(count(reason) - before)
+    }
+
+    #[test]
+    fn falls_back_when_the_device_allows_no_such_order() -> Checked {
+        let world = world()?;
+        let Some((file, _)) = mapped_file(&world, Order::PMD)? else {
+            return Ok(());
+        };
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        set_max_order(Order::PTE)?;
+        let before = count(Counter::FallbackMaxOrder);
+        view.store(3, 1)?;
+        // Both larger orders.
+        check_eq!(count(Counter::FallbackMaxOrder) - before, 2);
+        check!(view.mapped(3).is_some_and(|mapped| mapped.order == 0));
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn falls_back_for_a_private_write() -> Checked {
+        let world = world()?;
+        let Some((file, place)) = mapped_file(&world, Order::PMD)? else {
+            return Ok(());
+        };
+        world.fill(place + 3, 1, 0x77);
+        let view = View::new(&file, 0, PMD, Share::Private, 0)?;
+        let copies = count(Counter::PrivatePte);
+        check_eq!(
+            fallback(&file, &view, 3, true, Counter::FallbackPrivate)?,
+            1
+        );
+        check_eq!(count(Counter::PrivatePte), copies + 1);
+        // A copy: the file has what it had, and nobody refers to its page.
+        check_eq!(view.load(3)?, 1);
+        check!(world.is_filled(place + 3, 0, Order::PTE.bytes(), 0x77));
+        check_eq!(world.page(place + 3).folio().refcount(), 0);
+        check!(!is_marked(&file, 3, Mark::Dirty));
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn falls_back_when_address_and_offset_are_not_aligned() -> Checked {
+        let world = world()?;
+        let Some((file, _)) = mapped_file(&world, Order::PMD)? else {
+            return Ok(());
+        };
+        let view = View::new(&file, 0, PMD, Share::Shared, 1)?;
+        check_eq!(
+            fallback(&file, &view, 3, true, Counter::FallbackAlignment)?,
+            1
+        );
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn falls_back_when_the_mapping_is_too_small() -> Checked {
+        let world = world()?;
+        let Some((file, _)) = mapped_file(&world, Order::PMD)? else {
+            return Ok(());
+        };
+        for (first, pages) in [(0, PMD - 1), (1, PMD - 1)] {
+            let view = View::new(&file, first, pages, Share::Shared, 0)?;
+            check_eq!(fallback(&file, &view, 3, true, Counter::FallbackVma)?, 1);
+            drop(view);
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn falls_back_when_the_file_ends_before() -> Checked {
+        let world = world()?;
+        let Some((file, _)) = mapped_file(&world, Order::PMD)? else {
+            return Ok(());
+        };
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        file.set_size(((PMD - 1) << Order::PAGE_SHIFT) as u64);
+        check_eq!(fallback(&file, &view, 3, true, Counter::FallbackEof)?, 1);
+        drop(view);
+        clear(&file);
+        // Rounded up to pages, it does not.
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        file.set_size((((PMD - 1) << Order::PAGE_SHIFT) + 1) as u64);
+        view.store(3, 1)?;
+        check!(view.mapped(3).is_some_and(|mapped| mapped.order == 9));
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn falls_back_when_the_extent_is_too_short_or_misaligned() -> Checked {
+        let world = world()?;
+        let file = world.file(PMD)?;
+        let place = world.take_many(PMD + 1, Order::PMD)?;
+        for extent in [
+            Stretch::mapped(0, PMD - 1, place),
+            Stretch::mapped(0, PMD, place + 1),
+        ] {
+            file.set_extents(&[extent])?;
+            let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+            check_eq!(fallback(&file, &view, 3, true, Counter::FallbackExtent)?, 1);
+            drop(view);
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn falls_back_for_a_hole_of_1_gib() -> Checked {
+        let world = world()?;
+        let file = world.file(PUD)?;
+        let view = View::new(&file, 0, PUD, Share::Shared, 0)?;
+        let before = count(Counter::FallbackHole);
+        check_eq!(view.load(5)?, 0);
+        check_eq!(count(Counter::FallbackHole), before + 1);
+        check!(view.mapped(5).is_some_and(|mapped| mapped.order == 9));
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn falls_back_when_a_smaller_entry_is_in_the_way() -> Checked {
+        let world = world()?;
+        let Some((file, place)) = mapped_file(&world, Order::PMD)? else {
+            return Ok(());
+        };
+        put(&file, 100, Order::PTE, place + 100, false)?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        check_eq!(
+            fallback(&file, &view, 3, true, Counter::FallbackConflict)?,
+            1
+        );
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn falls_back_when_one_page_is_bad_and_reports_that_one() -> Checked {
+        let world = world()?;
+        let Some((file, place)) = mapped_file(&world, Order::PMD)? else {
+            return Ok(());
+        };
+        // Memory has failed.
+        let (cookie, _) = poison::lock_index(file.mapping(), at(0));
+        poison::unlock_index(file.mapping(), at(0), cookie);
+        world.set_poison(place + 100, true);
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        check_eq!(fallback(&file, &view, 3, true, Counter::FallbackPoison)?, 1);
+        file.forget_faults();
+        check_eq!(view.load(100), Err(EFAULT));
+        check!(file
+            .last_fault()
+            .is_some_and(|fault| fault.code == FaultCode::HWPOISON && fault.order == 0));
+        check!(view.mapped(100).is_none());
+        world.set_poison(place + 100, false);
+        view.load(100)?;
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn falls_back_without_memory_for_2_mib_of_zeroes() -> Checked {
+        let world = world()?;
+        let file = world.file(2 * PMD)?;
+        set_max_order(Order::PMD)?;
+        let view = View::new(&file, 0, 2 * PMD, Share::Shared, 0)?;
+        // The tables above are there then.
+        check_eq!(view.load(PMD)?, 0);
+        put_zero(&file, 0, Order::PMD)?;
+        // Nobody needs it but those who have it mapped, and they have their reference.
+        ZeroFolio::release();
+        let before = count(Counter::FallbackNomem);
+        let result = without_memory(|| view.load(0));
+        check_eq!(count(Counter::FallbackNomem), before + 1, "{result:?}");
+        check_eq!(view.load(0)?, 0);
+        check_eq!(view.load(5)?, 0);
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn past_the_end_of_the_file_is_an_error() -> Checked {
+        let world = world()?;
+        let Some((file, _)) = mapped_file(&world, Order::PMD)? else {
+            return Ok(());
+        };
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        file.set_size(10 << Order::PAGE_SHIFT);
+        for write in [false, true] {
+            file.forget_faults();
+            let result = if write {
+                view.store(10, 1)
+            } else {
+                view.load(10).map(|_| ())
+            };
+            check_eq!(result, Err(EFAULT));
+            check_eq!(
+                file.last_fault().map(|fault| fault.code),
+                Some(FaultCode::SIGBUS)
+            );
+        }
+        check_eq!(file.nrpages(), 0);
+        view.store(9, 1)?;
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn errors_of_the_filesystem_are_given_on_and_leave_nothing() -> Checked {
+        let world = world()?;
+        let Some((file, place)) = mapped_file(&world, Order::PTE)? else {
+            return Ok(());
+        };
+        file.set_strict();
+        let view = View::new(&file, 0, 1, Share::Shared, 0)?;
+        for write in [false, true] {
+            for (error, code) in [
+                (EIO, FaultCode::SIGBUS),
+                (ENOSPC, FaultCode::SIGBUS),
+                (ENOMEM, FaultCode::OOM),
+            ] {
+                for at_end in [false, true] {
+                    let failing = Some(Failing { call: 0, error });
+                    if at_end {
+                        file.fail_end(failing);
+                    } else {
+                        file.fail_begin(failing);
+                    }
+                    file.forget_faults();
+                    let errors = count(Counter::FaultErrors);
+                    let result = if write {
+                        view.store(0, 1)
+                    } else {
+                        view.load(0).map(|_| ())
+                    };
+                    check_eq!(result, Err(EFAULT));
+                    let fault = file.last_fault();
+                    check_eq!(
+                        fault.map(|fault| fault.code),
+                        Some(code),
+                        "at end: {at_end}"
+                    );
+                    check_eq!(fault.map(|fault| fault.error), Some(error.to_errno()));
+                    check_eq!(count(Counter::FaultErrors), errors + 1);
+                    check!(view.mapped(0).is_none());
+                    // At most a placeholder is left, and no page.
+                    check!(
+                        look(&file, 0).is_none_or(|(entry, locked)| entry
+                            == Entry::empty(Order::PTE)
+                            && !locked)
+                    );
+                    check!(crate::kern::testing::is_free(world.page(place)));
+                    file.fail_begin(None);
+                    file.fail_end(None);
+                }
+            }
+        }
+        view.store(0, 1)?;
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn an_error_for_a_large_order_is_a_smaller_order() -> Checked {
+        let world = world()?;
+        let Some((file, _)) = mapped_file(&world, Order::PMD)? else {
+            return Ok(());
+        };
+        set_max_order(Order::PMD)?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        file.fail_begin(Some(Failing {
+            call: 0,
+            error: EIO,
+        }));
+        check_eq!(fallback(&file, &view, 3, true, Counter::FallbackExtent)?, 1);
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_filesystem_that_cannot_take_it_over_gets_it_back() -> Checked {
+        let world = world()?;
+        let Some((file, place)) = mapped_file(&world, Order::PMD)? else {
+            return Ok(());
+        };
+        set_max_order(Order::PMD)?;
+        file.set_strict();
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        file.fail_end(Some(Failing {
+            call: 0,
+            error: EIO,
+        }));
+        check_eq!(view.store(3, 1), Err(EFAULT));
+        check!(view.mapped(3).is_none());
+        check!(look(&file, 3) == Some((Entry::empty(Order::PMD), false)));
+        check!(!is_marked(&file, 3, Mark::Dirty));
+        check!(crate::kern::testing::is_free(world.page(place)));
+        file.fail_end(None);
+        view.store(3, 1)?;
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_hole_reads_as_zeroes_of_its_size() -> Checked {
+        let world = world()?;
+        let file = world.file(PMD)?;
+        set_max_order(Order::PMD)?;
+        for (order, share, counter) in [
+            (Order::PMD, 0, Counter::ZeroPmd),
+            (Order::PTE, 1, Counter::ZeroPte),
+        ] {
+            for unwritten in [false, true] {
+                if unwritten {
+                    file.set_extents(&[Stretch::unwritten(0, PMD, 0)])?;
+                } else {
+                    file.set_extents(&[Stretch::hole(0, PMD)])?;
+                }
+                let before = count(counter);
+                let view = View::new(&file, 0, PMD, Share::Shared, share)?;
+                check_eq!(view.load(7)?, 0);
+                check!(view
+                    .mapped(7)
+                    .is_some_and(|mapped| mapped.order == order.bits() && !mapped.writable));
+                check_eq!(count(counter), before + 1);
+                check!(look(&file, 7) == Some((Entry::zero(order), false)));
+                check_eq!(file.nrpages(), order.pages());
+                drop(view);
+                clear(&file);
+            }
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_write_to_a_hole_without_blocks_is_an_error() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let view = View::new(&file, 0, 1, Share::Shared, 0)?;
+        for extent in [
+            Stretch::hole(0, 1),
+            Stretch::unwritten(0, 1, 0),
+            Stretch::inline(0, 1),
+        ] {
+            file.set_extents(&[extent])?;
+            check_eq!(view.store(0, 1), Err(EFAULT));
+            check_eq!(
+                file.last_fault().map(|fault| fault.code),
+                Some(FaultCode::SIGBUS)
+            );
+            check!(view.mapped(0).is_none());
+        }
+        drop(view);
+        clear(&file);
+        Ok(())
+    }
+
+    #[test]
+    fn a_write_to_what_was_a_hole_takes_the_zeroes_out_of_every_mapping() -> Checked {
+        for order in [Order::PTE, Order::PMD] {
+            let world = world()?;
+            let pages = order.pages();
+            let file = world.file(pages)?;
+            let place = world.take(order)?;
+            world.fill(place, pages, 0);
+            file.set_extents(&[Stretch::hole(0, pages)])?;
+            set_max_order(order)?;
+            let view = View::new(&file, 0, pages, Share::Shared, 0)?;
+            let other = View::new(&file, 0, pages, Share::Shared, 0)?;
+            check_eq!((view.load(0)?, other.load(0)?), (0, 0));
+            check!(other.mapped(0).is_some());
+            file.set_extents_for_writing(&[Stretch::mapped(0, pages, place).new_blocks()])?;
+            file.forget_faults();
+            view.store(0, 9)?;
+            // Blocks were allocated for it.
+            let major = file
+                .last_fault()
+                .is_some_and(|fault| fault.code.0 & FaultCode::MAJOR.0 != 0);
+            check!(major);
+            check!(other
+                .mapped(0)
+                .is_none_or(|mapped| { mapped.pfn == world.pfn(place).to_bits() }));
+            file.set_extents(&[Stretch::mapped(0, pages, place)])?;
+            check_eq!((view.load(0)?, other.load(0)?), (9, 9));
+            check_eq!(file.nrpages(), pages);
+            drop((view, other));
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_write_to_a_shared_extent_copies_all_of_it() -> Checked {
+        for order in [Order::PTE, Order::PMD] {
+            let world = world()?;
+            let pages = order.pages();
+            let file = world.file(pages)?;
+            let (old, new) = (world.take(order)?, world.take(order)?);
+            world.fill(old, pages, 0x11);
+            world.fill(new, pages, 0xee);
+            set_max_order(order)?;
+            file.set_extents(&[Stretch::mapped(0, pages, old).shared()])?;
+            file.set_extents_for_writing(&[Stretch::mapped(0, pages, new).shared().copy_of(old)])?;
+            let view = View::new(&file, 0, pages, Share::Shared, 0)?;
+            check_eq!(view.load(0)? & 0xff, 0x11);
+            let copied = count(Counter::CowPages);
+            view.store(0, 0)?;
+            check_eq!(count(Counter::CowPages), copied + pages as u64);
+            check!(world.is_filled(new, 8, order.bytes(), 0x11));
+            check!(
+                world.is_filled(old, 0, order.bytes(), 0x11),
+                "the source was written to"
+            );
+            check!(is_marked(&file, 0, Mark::Dirty));
+            check!(is_marked(&file, 0, Mark::ToWrite));
+            check_mapped(&world, &view, 0, order, new, true)?;
+            check!(
+                crate::kern::testing::is_free(world.page(old)),
+                "the old page is kept"
+            );
+            drop(view);
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_write_to_a_shared_extent_without_data_makes_zeroes() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        world.fill(place, 1, 0xee);
+        file.set_extents_for_writing(&[Stretch::unwritten(0, 1, place).shared()])?;
+        let view = View::new(&file, 0, 1, Share::Shared, 0)?;
+        view.store(0, 0)?;
+        check!(world.is_filled(place, 0, Order::PTE.bytes(), 0));
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_synchronous_write_is_mapped_when_its_metadata_is_durable() -> Checked {
+        for order in [Order::PTE, Order::PMD, Order::PUD] {
+            let world = world()?;
+            let Some((file, place)) = mapped_file(&world, order)? else {
+                continue;
+            };
+            file.set_extents(&[Stretch::mapped(0, order.pages(), place).dirty()])?;
+            set_max_order(order)?;
+            let view = View::new(&file, 0, order.pages(), Share::Sync, 0)?;
+            let before = count(Counter::SyncFaults);
+            file.fail_sync(Some(EIO));
+            check_eq!(view.store(0, 1), Err(EFAULT));
+            check!(view.mapped(0).is_none());
+            check!(!is_marked(&file, 0, Mark::Dirty));
+            check_eq!(file.syncs(), 1);
+            file.fail_sync(None);
+            file.forget_faults();
+            view.store(0, 1)?;
+            check_eq!(file.syncs(), 2);
+            check_eq!(count(Counter::SyncFaults), before + 2);
+            let number = file.faults();
+            check!(number >= 2);
+            check_eq!(
+                file.fault(number - 2).map(|fault| fault.code),
+                Some(FaultCode::NEED_SYNC)
+            );
+            check_eq!(
+                file.fault(number - 1).map(|fault| fault.code),
+                Some(FaultCode::NOPAGE)
+            );
+            check_mapped(&world, &view, 0, order, place, true)?;
+            check!(is_marked(&file, 0, Mark::Dirty));
+            drop(view);
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_a_write_with_metadata_to_be_synced_is_synchronous() -> Checked {
+        let world = world()?;
+        let Some((file, place)) = mapped_file(&world, Order::PTE)? else {
+            return Ok(());
+        };
+        let dirty = [Stretch::mapped(0, 1, place).dirty()];
+        // Without MAP_SYNC.
+        file.set_extents(&dirty)?;
+        let view = View::new(&file, 0, 1, Share::Shared, 0)?;
+        view.store(0, 1)?;
+        drop(view);
+        clear(&file);
+        // A read.
+        let view = View::new(&file, 0, 1, Share::Sync, 0)?;
+        view.load(0)?;
+        // With metadata that is durable.
+        file.set_extents(&[Stretch::mapped(0, 1, place)])?;
+        view.store(0, 1)?;
+        check_eq!(file.syncs(), 0);
+        check!(is_marked(&file, 0, Mark::Dirty));
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_page_of_a_larger_entry_is_mapped_by_a_smaller_fault() -> Checked {
+        for order in [Order::PMD, Order::PUD] {
+            let world = world()?;
+            let Some((file, place)) = mapped_file(&world, order)? else {
+                continue;
+            };
+            put(&file, 0, order, place, false)?;
+            // Not aligned for anything large.
+            let view = View::new(&file, 0, order.pages(), Share::Shared, 1)?;
+            for page in [0, 1, order.pages() / 2 + 7, order.pages() - 1] {
+                view.store(page, page as u64)?;
+                check_mapped(&world, &view, page, Order::PTE, place + page, true)?;
+            }
+            check_eq!(world.page(place).folio().refcount(), 4);
+            check_eq!(world.page(place).folio().mapcount(), 4);
+            check_eq!(file.nrpages(), order.pages());
+            drop(view);
+            check_eq!(world.page(place).folio().refcount(), 0);
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn adjacent_extents_are_mapped_as_one() -> Checked {
+        let world = world()?;
+        let file = world.file(PMD)?;
+        let place = world.take_many(PMD + 8, Order::PMD)?;
+        set_max_order(Order::PMD)?;
+        let pieces = |gap: usize| {
+            [
+                Stretch::mapped(0, 100, place),
+                Stretch::mapped(100, 200, place + 100),
+                Stretch::mapped(300, PMD - 300, place + 300 + gap),
+            ]
+        };
+        file.set_extents(&pieces(0))?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        view.store(250, 1)?;
+        check_mapped(&world, &view, 250, Order::PMD, place + 250, true)?;
+        drop(view);
+        clear(&file);
+        file.set_extents(&pieces(8))?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        check_eq!(
+            fallback(&file, &view, 250, true, Counter::FallbackExtent)?,
+            1
+        );
+        view.store(400, 1)?;
+        check_mapped(&world, &view, 400, Order::PTE, place + 408, true)?;
+        drop(view);
+        clear(&file);
+        // A hole in the middle is not adjacent either.
+        file.set_extents(&[
+            Stretch::mapped(0, 100, place),
+            Stretch::mapped(101, PMD - 101, place + 101),
+        ])?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        check_eq!(fallback(&file, &view, 5, true, Counter::FallbackExtent)?, 1);
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn every_call_of_the_filesystem_is_ended() -> Checked {
+        let world = world()?;
+        let file = world.file(PMD)?;
+        let place = world.take(Order::PMD)?;
+        file.set_extents(&[
+            Stretch::mapped(0, 100, place),
+            Stretch::mapped(100, PMD - 100, place + 100),
+        ])?;
+        file.fail_begin(None);
+        file.fail_end(None);
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        view.store(3, 1)?;
+        check_eq!(file.begins(), file.ends());
+        drop(view);
+        clear(&file);
+        // Also when it is of no use.
+        file.set_extents(&[Stretch::inline(0, PMD)])?;
+        file.fail_begin(None);
+        file.fail_end(None);
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        check_eq!(view.store(3, 1), Err(EFAULT));
+        check!(file.begins() > 0);
+        check_eq!(file.begins(), file.ends());
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn pins_are_references_and_those_for_ever_are_refused() -> Checked {
+        for order in [Order::PTE, Order::PMD, Order::PUD] {
+            let world = world()?;
+            let Some((file, place)) = mapped_file(&world, order)? else {
+                continue;
+            };
+            let page = order.pages() / 2;
+            let view = View::new(&file, 0, order.pages(), Share::Shared, 0)?;
+            for write in [false, true] {
+                let pin = view.pin(page, write);
+                check_eq!(
+                    pin.as_ref().map(|pin| pin.pfn()),
+                    Some(world.pfn(place + page).to_bits())
+                );
+                check!(world.page(place).folio().refcount() > 1);
+                drop(pin);
+                check_eq!(world.page(place).folio().refcount(), 1);
+            }
+            check!(view.pin_longterm(page).is_none());
+            drop(view);
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn every_allocation_that_fails_leaves_a_fault_that_works_next_time() -> Checked {
+        let world = world()?;
+        let file = world.file(2 * PMD)?;
+        let place = world.take_many(2 * PMD, Order::PMD)?;
+        file.set_extents(&[Stretch::mapped(0, 2 * PMD, place)])?;
+        let mut nth = 1;
+        loop {
+            let view = View::new(&file, 0, 2 * PMD, Share::Shared, nth as usize % 2)?;
+            let (result, failed) = with_failing_allocation(nth, || view.store(5, 7));
+            check!(look(&file, 5).is_none_or(|(_, locked)| !locked));
+            view.store(5, 8)?;
+            check_eq!(world.byte(place + 5, 0), 8);
+            check!(is_marked(&file, 5, Mark::Dirty));
+            drop(view);
+            clear(&file);
+            check_eq!(file.nrpages(), 0);
+            if !failed {
+                check_eq!(result, Ok(()));
+                break;
+            }
+            nth += 1;
+            check!(nth < 200);
+        }
+        note(fmt!("{} allocations failed one after the other", nth - 1));
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_locked_entry_is_waited_for_by_a_fault() -> Checked {
+        use crate::kern::testing::with_thread;
+        let world = world()?;
+        let Some((file, place)) = mapped_file(&world, Order::PTE)? else {
+            return Ok(());
+        };
+        let held = grab(&file, 0, Order::PTE)?;
+        let work = || -> Checked<bool> {
+            let view = View::new(&file, 0, 1, Share::Shared, 0)?;
+            view.store(0, 3)?;
+            let right = view
+                .mapped(0)
+                .is_some_and(|mapped| mapped.pfn == world.pfn(place).to_bits());
+            Ok(right)
+        };
+        let (result, waited) = with_thread(work, |thread| {
+            let waited = thread.waits();
+            drop(held);
+            waited
+        })?;
+        check!(waited);
+        check!(result?);
+        check!(matches!(
+            look(&file, 0).map(|(entry, _)| entry.kind()),
+            Some(Kind::Data(_))
+        ));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn faults_of_1_gib_can_be_tested() -> Checked {
+        let world = world()?;
+        if world.try_take(PUD, Order::PUD).is_none() {
+            skip(c"the device has no aligned GiB");
+        }
+        Ok(())
+    }
+}

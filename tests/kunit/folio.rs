@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The folio's life: free, associated, shared, free again (spec, section 2).
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_folio)]
+mod tests {
+    use crate::{
+        dax::folio::{self, AssociateError},
+        kern::{
+            fs::PageIndex,
+            order::Order,
+            page::{DevFolio, DevPage},
+            testing::{
+                hold, is_free, page_bits, skip, with_thread, with_threads, Checked, CoreFolio,
+                File, Random, World,
+            },
+        },
+        tests::helpers::*,
+    };
+    use kernel::prelude::*;
+
+    const ORDERS: [usize; 10] = [0, 2, 3, 4, 5, 6, 7, 8, 9, 18];
+
+    /// Does something for every order, with pages of the device for each. The largest one is left
+    /// out on a device that is too small for it.
+    fn for_each_order(work: impl Fn(&World, Order, usize) -> Checked) -> Checked {
+        for order in ORDERS {
+            let order = Order::from_bits(order);
+            let world = world()?;
+            match world.try_take(order.pages(), order) {
+                Some(place) => work(&world, order, place)?,
+                None => crate::kern::testing::note(fmt!(
+                    "order {} left out: the device is too small",
+                    order.bits()
+                )),
+            }
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    fn associate(page: DevPage, order: Order, file: &File<'_>, index: usize) -> Checked {
+        associate_as(page, order, file, index, false)
+    }
+
+    fn associate_as(
+        page: DevPage,
+        order: Order,
+        file: &File<'_>,
+        index: usize,
+        shared: bool,
+    ) -> Checked {
+        folio::associate(page, order, file.mapping(), at(index), shared).map_err(|error| {
+            crate::kern::testing::failed(file!(), line!(), fmt!("associate: {error:?}"))
+        })
+    }
+
+    /// All pages of the folio know it, and nobody refers to it (R1).
+    fn check_whole(head: DevPage, order: Order) -> Checked {
+        let folio = head.folio();
+        check!(folio.head() == head);
+        check_eq!(folio.order(), order);
+        check_eq!(folio.refcount(), 0);
+        check_eq!(folio.mapcount(), 0);
+        for offset in 1..order.pages() {
+            let page = DevPage::of(head.pfn().offset(offset));
+            check!(page.folio() == folio, "page {offset} of order {order:?}");
+        }
+        Ok(())
+    }
+
+    fn check_free(first: DevPage, order: Order) -> Checked {
+        for offset in 0..order.pages() {
+            let page = DevPage::of(first.pfn().offset(offset));
+            check!(is_free(page), "page {offset} of order {order:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn associated_is_whole_and_owned_then_free_again() -> Checked {
+        for_each_order(|world, order, place| {
+            let file = world.file(order.pages())?;
+            let page = world.page(place);
+            check_free(page, order)?;
+            associate(page, order, &file, 0)?;
+            check_whole(page, order)?;
+            let folio = page.folio();
+            check_eq!(folio.owner(), file.mapping().key());
+            check_eq!(folio.index(), PageIndex::new(0));
+            folio::disassociate(page);
+            check_free(page, order)
+        })
+    }
+
+    #[test]
+    fn a_free_page_is_word_for_word_as_it_was_before() -> Checked {
+        for_each_order(|world, order, place| {
+            let file = world.file(order.pages())?;
+            let page = |offset| world.page(place + offset);
+            // Once, for what the pages never were used for.
+            associate(page(0), order, &file, 0)?;
+            folio::disassociate(page(0));
+            let mut before = KVVec::new();
+            for offset in 0..order.pages() {
+                before.push(page_bits(page(offset)), GFP_KERNEL)?;
+            }
+            associate(page(0), order, &file, 0)?;
+            folio::disassociate(page(0));
+            for (offset, before) in before.iter().enumerate() {
+                let after = page_bits(page(offset));
+                check_eq!(after, *before, "page {offset} of order {order:?}");
+            }
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn what_the_core_reads_of_a_folio_is_as_in_one_of_its_own() -> Checked {
+        // Words of `struct page`.
+        const FLAGS: usize = 0;
+        const INFO: usize = 1;
+        const MAPPING: usize = 3;
+        const COUNTS: usize = 6;
+        const EXTRA: usize = 7;
+        const HEAD: usize = 1 << crate::kern::bindings::pageflags_PG_head;
+        const ORDER: usize = 0xff;
+        for_each_order(|world, order, place| {
+            if order > Order::PMD || order == Order::PTE {
+                return Ok(());
+            }
+            let file = world.file(order.pages())?;
+            let ours = world.page(place);
+            associate(ours, order, &file, 0)?;
+            let core = CoreFolio::new(order)?;
+            let theirs = core.folio().head();
+            let bits = |page: DevPage, offset| page_bits(DevPage::of(page.pfn().offset(offset)));
+
+            let (our, their) = (bits(ours, 0), bits(theirs, 0));
+            check_eq!(our[FLAGS] & HEAD, their[FLAGS] & HEAD);
+            // The map count is the lower half; the core's folio has a reference.
+            check_eq!(our[COUNTS] as u32, their[COUNTS] as u32);
+            check_eq!(our[COUNTS] >> 32, 0);
+
+            let (our, their) = (bits(ours, 1), bits(theirs, 1));
+            check_eq!(our[FLAGS] & ORDER, their[FLAGS] & ORDER);
+            for word in [2, 3, 4, 5, COUNTS, EXTRA] {
+                check_eq!(our[word], their[word], "word {word} of page 1, {order:?}");
+            }
+            let list = |page: DevPage| {
+                let third = DevPage::of(page.pfn().offset(2)).as_ptr() as usize;
+                let bits = bits(page, 2);
+                (2..4).all(|word| bits[word].wrapping_sub(third) < 64)
+            };
+            check_eq!(list(ours), list(theirs));
+
+            for offset in 1..order.pages() {
+                let (our, their) = (bits(ours, offset), bits(theirs, offset));
+                let head_of = |info: usize, head: DevPage, offset| {
+                    let page = DevPage::of(head.pfn().offset(offset)).as_ptr() as usize;
+                    info & 1 == 1
+                        && (info - 1 == head.as_ptr() as usize
+                            || info & page == head.as_ptr() as usize)
+                };
+                check!(head_of(our[INFO], ours, offset));
+                check!(head_of(their[INFO], theirs, offset));
+                check_eq!(our[COUNTS], their[COUNTS], "page {offset}, {order:?}");
+                if offset > 2 {
+                    check_eq!(our[MAPPING], their[MAPPING], "page {offset}, {order:?}");
+                }
+                check_eq!(our[FLAGS] & HEAD, 0);
+            }
+            folio::disassociate(ours);
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn shared_has_no_owner_and_counts_its_entries() -> Checked {
+        const FILES: usize = 5;
+        for_each_order(|world, order, place| {
+            let files = [
+                world.file(order.pages())?,
+                world.file(order.pages())?,
+                world.file(order.pages())?,
+                world.file(order.pages())?,
+                world.file(order.pages())?,
+            ];
+            let page = world.page(place);
+            for (number, file) in files.iter().enumerate() {
+                associate_as(page, order, file, 0, true)?;
+                check_whole(page, order)?;
+                let folio = page.folio();
+                if number > 0 {
+                    check_eq!(folio.owner(), 0);
+                    check_eq!(folio.share(), number + 1);
+                }
+            }
+            for left in (0..FILES).rev() {
+                folio::disassociate(page);
+                if left > 0 {
+                    check_whole(page, order)?;
+                    check_eq!(page.folio().owner(), 0);
+                    check_eq!(page.folio().share(), left);
+                }
+            }
+            check_free(page, order)
+        })
+    }
+
+    #[test]
+    fn a_second_association_that_is_not_shared_is_refused() -> Checked {
+        for_each_order(|world, order, place| {
+            let file = world.file(2 * order.pages())?;
+            let page = world.page(place);
+            associate(page, order, &file, 0)?;
+            let again = folio::associate(page, order, file.mapping(), at(order.pages()), false);
+            check_eq!(again, Err(AssociateError::Owned));
+            check_whole(page, order)?;
+            check_eq!(page.folio().owner(), file.mapping().key());
+            check_eq!(page.folio().index(), at(0));
+            folio::disassociate(page);
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn a_smaller_entry_may_point_into_a_shared_folio() -> Checked {
+        for_each_order(|world, order, place| {
+            let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
+            let page = world.page(place);
+            let inside = world.page(place + order.pages() - 1);
+            associate_as(page, order, &a, 0, true)?;
+            associate_as(inside, Order::PTE, &b, order.pages() - 1, true)?;
+            check_whole(page, order)?;
+            check_eq!(page.folio().owner(), 0);
+            check_eq!(page.folio().share(), 2);
+            // The larger one goes first, the folio stays for the smaller.
+            folio::disassociate(page);
+            check_whole(page, order)?;
+            check_eq!(page.folio().share(), 1);
+            folio::disassociate(inside);
+            check_free(page, order)
+        })
+    }
+
+    #[test]
+    fn a_larger_entry_may_not_point_to_smaller_folios() -> Checked {
+        for_each_order(|world, order, place| {
+            if order == Order::PTE {
+                return Ok(());
+            }
+            let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
+            for offset in [0, 1, order.pages() / 2, order.pages() - 1] {
+                let small = world.page(place + offset);
+                associate_as(small, Order::PTE, &a, offset, true)?;
+                let large = folio::associate(world.page(place), order, b.mapping(), at(0), true);
+                check_eq!(large, Err(AssociateError::Smaller), "offset {offset}");
+                check_whole(small, Order::PTE)?;
+                check_eq!(small.folio().owner(), a.mapping().key());
+                folio::disassociate(small);
+                check_free(world.page(place), order)?;
+            }
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn the_last_entry_gone_a_held_folio_stays_whole_and_is_taken_over() -> Checked {
+        for_each_order(|world, order, place| {
+            let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
+            let page = world.page(place);
+            associate(page, order, &a, 0)?;
+            let held = hold(page.folio());
+            folio::disassociate(page);
+            let folio = page.folio();
+            check_eq!(folio.order(), order);
+            check_eq!(folio.refcount(), 1);
+            check_eq!(folio.owner(), 0);
+            check_eq!(folio.share(), 0);
+            // At the same place and of the same order: as it is, reference and all.
+            associate(page, order, &b, 0)?;
+            check_eq!(folio.owner(), b.mapping().key());
+            check_eq!(folio.refcount(), 1);
+            drop(held);
+            check_whole(page, order)?;
+            folio::disassociate(page);
+            check_free(page, order)
+        })
+    }
+
+    #[test]
+    fn a_folio_left_whole_is_taken_apart_when_it_is_idle() -> Checked {
+        for_each_order(|world, order, place| {
+            let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
+            let page = world.page(place);
+            let last = order.pages() - 1;
+            associate(page, order, &a, 0)?;
+            let held = hold(page.folio());
+            folio::disassociate(page);
+            drop(held);
+            // Another order, or another place: the pages are taken from it.
+            associate(world.page(place + last), Order::PTE, &b, last)?;
+            check_whole(world.page(place + last), Order::PTE)?;
+            folio::disassociate(world.page(place + last));
+            check_free(page, order)
+        })
+    }
+
+    #[test]
+    fn who_needs_pages_of_a_held_folio_waits_for_it() -> Checked {
+        for_each_order(|world, order, place| {
+            if order == Order::PTE {
+                return Ok(());
+            }
+            let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
+            let page = world.page(place);
+            let inside = world.page(place + 1);
+            associate(page, order, &a, 0)?;
+            let held = hold(page.folio());
+            folio::disassociate(page);
+            let (result, waited) = with_thread(
+                || folio::associate(inside, Order::PTE, b.mapping(), at(1), false),
+                |thread| {
+                    let waited = thread.waits();
+                    drop(held);
+                    waited
+                },
+            )?;
+            check!(waited, "{order:?}");
+            check_eq!(result, Ok(()));
+            check_whole(inside, Order::PTE)?;
+            folio::disassociate(inside);
+            check_free(page, order)
+        })
+    }
+
+    #[test]
+    fn that_wait_is_ended_by_a_fatal_signal_only() -> Checked {
+        let world = world()?;
+        let order = Order::PMD;
+        let place = world.take(order)?;
+        let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
+        let (page, inside) = (world.page(place), world.page(place + 1));
+        associate(page, order, &a, 0)?;
+        let held = hold(page.folio());
+        folio::disassociate(page);
+        let (result, waited) = with_thread(
+            || folio::associate(inside, Order::PTE, b.mapping(), at(1), false),
+            |thread| {
+                let waited = thread.waits();
+                thread.signal(false);
+                let still = thread.waits();
+                thread.signal(true);
+                waited && still
+            },
+        )?;
+        check!(waited);
+        check_eq!(result, Err(AssociateError::Interrupted));
+        check_eq!(page.folio().order(), order);
+        check_eq!(page.folio().refcount(), 1);
+        drop(held);
+        associate(page, order, &b, 0)?;
+        folio::disassociate(page);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_small_held_page_keeps_a_large_folio_waiting() -> Checked {
+        for_each_order(|world, order, place| {
+            if order == Order::PTE {
+                return Ok(());
+            }
+            let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
+            let last = order.pages() - 1;
+            let small = world.page(place + last);
+            associate(small, Order::PTE, &a, last)?;
+            let held = hold(small.folio());
+            folio::disassociate(small);
+            let (result, waited) = with_thread(
+                || folio::associate(world.page(place), order, b.mapping(), at(0), false),
+                |thread| {
+                    let waited = thread.waits();
+                    drop(held);
+                    waited
+                },
+            )?;
+            check!(waited, "{order:?}");
+            check_eq!(result, Ok(()));
+            check_whole(world.page(place), order)?;
+            folio::disassociate(world.page(place));
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn disassociating_what_is_free_changes_nothing() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PTE)?;
+        let before = page_bits(world.page(place));
+        folio::disassociate(world.page(place));
+        check_eq!(page_bits(world.page(place)), before);
+        Ok(())
+    }
+
+    #[test]
+    fn many_who_share_at_once_leave_everything_free() -> Checked {
+        const ROUNDS: usize = 400;
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        let files = [
+            world.file(Order::PMD.pages())?,
+            world.file(Order::PMD.pages())?,
+            world.file(Order::PMD.pages())?,
+        ];
+        let work = |number: usize| -> Checked<usize> {
+            let mut random = Random::new(0x0066_6f6c_696f + number as u64);
+            let mut done = 0;
+            let Some(file) = files.get(number) else {
+                return Ok(0);
+            };
+            for _ in 0..ROUNDS {
+                let order = match random.below(3) {
+                    0 => Order::PMD,
+                    1 => Order::from_bits(4),
+                    _ => Order::PTE,
+                };
+                let index = random.below(Order::PMD.pages()) & !(order.pages() - 1);
+                let page = world.page(place + index);
+                match folio::associate(page, order, file.mapping(), at(index), true) {
+                    Ok(()) => {
+                        done += 1;
+                        let held = (random.below(2) == 0).then(|| hold(page.folio()));
+                        if random.below(4) == 0 {
+                            crate::kern::vm::reschedule();
+                        }
+                        check!(page.folio().order() >= order);
+                        folio::disassociate(page);
+                        drop(held);
+                    }
+                    Err(error) => check_eq!(error, AssociateError::Smaller),
+                }
+            }
+            Ok(done)
+        };
+        let (results, ()) = with_threads(3, work, |_| ())?;
+        let mut done = 0;
+        for result in results {
+            done += result?;
+        }
+        check!(done > ROUNDS, "{done} of {}", 3 * ROUNDS);
+        // What was held when its last entry went was left whole.
+        let page = world.page(place);
+        associate(page, Order::PMD, &files[0], 0)?;
+        folio::disassociate(page);
+        check_free(page, Order::PMD)?;
+        world.check_clean()
+    }
+
+    #[test]
+    fn pages_of_1_gib_can_be_tested() -> Checked {
+        let world = world()?;
+        if world.try_take(Order::PUD.pages(), Order::PUD).is_none() {
+            skip(c"the device has no aligned GiB");
+        }
+        let _: fn(DevFolio) -> Order = DevFolio::order;
+        Ok(())
+    }
+}

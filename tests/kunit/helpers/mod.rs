@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the suites have in common.
+
+use crate::{
+    dax::{
+        adopt::Adopted,
+        entry::Entry,
+        folio,
+        layout,
+        stats::Counter,
+        tree::{self, Locked}, //
+    },
+    kern::{
+        fs::{PageIndex, PageRange},
+        order::Order,
+        testing::{self, failed, Checked, File, World}, //
+    },
+};
+use core::ffi::CStr;
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{Arc, Mutex, SetOnce}, //
+};
+
+/// The device that the tests work on.
+pub(crate) const NAME: &CStr = c"pmem0";
+pub(crate) const PATH: &CStr = c"/dev/pmem0";
+
+/// The device as an adopted one, from the first test that needs it on.
+static ADOPTED: SetOnce<Arc<Mutex<Option<Adopted>>>> = SetOnce::new();
+
+pub(crate) fn adopted() -> Checked<&'static Mutex<Option<Adopted>>> {
+    if ADOPTED.as_ref().is_none() {
+        ADOPTED.populate(Arc::pin_init(new_mutex!(None), GFP_KERNEL)?);
+        // The device may stay adopted for good.
+        testing::keep_module();
+    }
+    let adopted = ADOPTED
+        .as_ref()
+        .ok_or_else(|| failed(file!(), line!(), fmt!("no room for the device")))?;
+    Ok(adopted)
+}
+
+/// The device adopted and opened, and a filesystem on it.
+pub(crate) fn world() -> Checked<World> {
+    adopt()?;
+    testing::with_paths(|| World::new(PATH))
+}
+
+pub(crate) fn adopt() -> Checked {
+    let mut adopted = adopted()?.lock();
+    if adopted.is_none() {
+        *adopted = Some(testing::with_paths(|| Adopted::new(NAME))?);
+    }
+    if let Some(adopted) = &*adopted {
+        adopted.set_max_order(Order::PUD);
+    }
+    Ok(())
+}
+
+/// Gives the device back.
+pub(crate) fn release() -> Checked {
+    let mut adopted = adopted()?.lock();
+    if let Some(device) = adopted.take() {
+        if let Err((device, error)) = device.release() {
+            *adopted = Some(device);
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+/// What was counted for the device since it was adopted.
+pub(crate) fn count(counter: Counter) -> u64 {
+    let Ok(adopted) = adopted() else {
+        return 0;
+    };
+    let adopted = adopted.lock();
+    adopted.as_ref().map_or(0, |adopted| {
+        adopted.device().stats().snapshot().get(counter)
+    })
+}
+
+/// As the user says of the device.
+pub(crate) fn set_max_order(order: Order) -> Checked {
+    if let Some(adopted) = &*adopted()?.lock() {
+        adopted.set_max_order(order);
+    }
+    Ok(())
+}
+
+/// Shorthand.
+pub(crate) fn at(index: usize) -> PageIndex {
+    PageIndex::new(index)
+}
+
+/// Pages of a file from `first` to `last`, both included.
+pub(crate) fn range(first: usize, last: usize) -> PageRange {
+    PageRange {
+        first: at(first),
+        last: at(last),
+    }
+}
+
+/// Locks an entry, as a fault does.
+pub(crate) fn grab<'f>(file: &'f File<'_>, index: usize, order: Order) -> Checked<Locked<'f>> {
+    tree::grab(file.mapping(), at(index), order, false)
+        .map_err(|error| failed(file!(), line!(), fmt!("grab: {error:?}")))
+}
+
+/// Makes a data entry, as a fault does.
+pub(crate) fn put(
+    file: &File<'_>,
+    index: usize,
+    order: Order,
+    place: usize,
+    dirty: bool,
+) -> Checked {
+    put_shared(file, index, order, place, dirty, false)
+}
+
+/// Makes a data entry for an extent that is shared, or not.
+pub(crate) fn put_shared(
+    file: &File<'_>,
+    index: usize,
+    order: Order,
+    place: usize,
+    dirty: bool,
+    shared: bool,
+) -> Checked {
+    let mut locked = tree::grab(file.mapping(), at(index), order, dirty)
+        .map_err(|error| failed(file!(), line!(), fmt!("grab: {error:?}")))?;
+    let world = file.world();
+    let page = world.page(place);
+    folio::associate(page, order, file.mapping(), locked.first(), shared)
+        .map_err(|error| failed(file!(), line!(), fmt!("associate: {error:?}")))?;
+    locked.set(Entry::data(world.pfn(place), order));
+    Ok(())
+}
+
+/// Makes an entry for a hole.
+pub(crate) fn put_zero(file: &File<'_>, index: usize, order: Order) -> Checked {
+    grab(file, index, order)?.set(Entry::zero(order));
+    Ok(())
+}
+
+/// Removes all entries of a file.
+pub(crate) fn clear(file: &File<'_>) {
+    layout::delete_range(file.mapping(), PageRange::ALL);
+}
+
+/// The entry that covers an index, and whether it is locked.
+pub(crate) fn look(file: &File<'_>, index: usize) -> Option<(Entry, bool)> {
+    let tree = file.mapping().tree();
+    let guard = tree.lock();
+    crate::kern::xa::Cursor::new(tree, at(index))
+        .load(&guard)
+        .map(Entry::from_raw)
+}
+
+/// Whether the entry that covers an index has a mark.
+pub(crate) fn is_marked(file: &File<'_>, index: usize, mark: crate::kern::xa::Mark) -> bool {
+    let tree = file.mapping().tree();
+    let guard = tree.lock();
+    let mut cursor = crate::kern::xa::Cursor::new(tree, at(index));
+    cursor.load(&guard).is_some() && cursor.has_mark(&guard, mark)
+}
+
+/// Gives the device back, and says what came of it.
+pub(crate) fn release_now() -> Result {
+    let Ok(adopted) = adopted() else {
+        return Err(ENOMEM);
+    };
+    let mut adopted = adopted.lock();
+    match adopted.take().map(Adopted::release) {
+        Some(Err((device, error))) => {
+            *adopted = Some(device);
+            Err(error)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the device is adopted.
+pub(crate) fn is_adopted() -> Checked<bool> {
+    Ok(adopted()?.lock().is_some())
+}

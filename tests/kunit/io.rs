@@ -1,0 +1,621 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading, writing, zeroing, unsharing and comparing (spec, section 6).
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_io)]
+mod tests {
+    use crate::{
+        dax::{
+            io::{self, Side},
+            stats::Counter,
+        },
+        kern::{
+            bindings,
+            order::Order,
+            testing::{
+                flush_signals, with_thread, Buffer, Checked, Failing, File, Flushes, Share,
+                Stretch, View,
+            },
+            xa::Mark,
+        },
+        tests::helpers::*,
+    };
+    use kernel::prelude::*;
+
+    const PAGE: usize = Order::PTE.bytes();
+    const PMD: usize = Order::PMD.pages();
+
+    /// The result, and where the file is then.
+    type Done = (Result<usize>, u64);
+
+    fn transfer(file: &File<'_>, position: usize, flags: u32, buffer: Buffer<'_>) -> Done {
+        file.transfer(position as u64, flags, buffer, |iocb, iter| {
+            let result = io::iomap_rw(iocb, iter, file.ops());
+            (result, iocb.position())
+        })
+    }
+
+    fn read(file: &File<'_>, position: usize, bytes: &mut [u8]) -> Done {
+        transfer(file, position, 0, Buffer::Read(bytes))
+    }
+
+    fn write(file: &File<'_>, position: usize, bytes: &[u8]) -> Done {
+        transfer(file, position, 0, Buffer::Write(bytes))
+    }
+
+    fn filled(len: usize, byte: u8) -> Checked<KVVec<u8>> {
+        Ok(KVVec::from_elem(byte, len, GFP_KERNEL)?)
+    }
+
+    fn all(bytes: &[u8], byte: u8) -> bool {
+        bytes.iter().all(|b| *b == byte)
+    }
+
+    #[test]
+    fn data_is_read_and_holes_are_zeroes() -> Checked {
+        let world = world()?;
+        let file = world.file(6)?;
+        let place = world.take_many(4, Order::PTE)?;
+        world.fill(place, 1, 0xa1);
+        world.fill(place + 1, 1, 0xa2);
+        world.fill(place + 2, 2, 0xff);
+        // Data, a hole, data from elsewhere, unwritten blocks, nothing.
+        file.set_extents(&[
+            Stretch::mapped(0, 1, place),
+            Stretch::hole(1, 1),
+            Stretch::mapped(2, 1, place + 1),
+            Stretch::unwritten(3, 2, place + 2),
+        ])?;
+        let mut bytes = filled(6 * PAGE, 0x55)?;
+        let counted = count(Counter::ReadBytes);
+        check_eq!(read(&file, 0, &mut bytes), (Ok(6 * PAGE), 6 * PAGE as u64));
+        check_eq!(count(Counter::ReadBytes), counted + 6 * PAGE as u64);
+        for (page, byte) in [0xa1, 0, 0xa2, 0, 0, 0].into_iter().enumerate() {
+            check!(
+                all(&bytes[page * PAGE..(page + 1) * PAGE], byte),
+                "page {page}"
+            );
+        }
+        // Neither begin nor end at a page.
+        let mut bytes = filled(PAGE + 20, 0x55)?;
+        check_eq!(
+            read(&file, PAGE - 10, &mut bytes),
+            (Ok(PAGE + 20), 2 * PAGE as u64 + 10)
+        );
+        check!(all(&bytes[..10], 0xa1));
+        check!(all(&bytes[10..PAGE + 10], 0));
+        check!(all(&bytes[PAGE + 10..], 0xa2));
+        check_eq!(file.nrpages(), 0);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_read_ends_with_the_file() -> Checked {
+        let world = world()?;
+        let file = world.file(2)?;
+        let place = world.take_many(2, Order::PTE)?;
+        file.set_extents(&[Stretch::mapped(0, 2, place)])?;
+        file.set_size(PAGE as u64 + 100);
+        let mut bytes = filled(2 * PAGE, 0x55)?;
+        check_eq!(read(&file, PAGE, &mut bytes), (Ok(100), PAGE as u64 + 100));
+        check!(all(&bytes[100..], 0x55), "more was read");
+        check_eq!(read(&file, PAGE + 100, &mut bytes).0, Ok(0));
+        check_eq!(
+            read(&file, 10 * PAGE, &mut bytes),
+            (Ok(0), 10 * PAGE as u64)
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_written_is_on_the_device() -> Checked {
+        let world = world()?;
+        let file = world.file(3)?;
+        let place = world.take_many(3, Order::PTE)?;
+        world.fill(place, 3, 0x11);
+        file.set_extents(&[
+            Stretch::mapped(0, 1, place + 2),
+            Stretch::mapped(1, 2, place),
+        ])?;
+        let bytes = filled(PAGE + 50, 0x22)?;
+        check_eq!(
+            write(&file, PAGE - 20, &bytes),
+            (Ok(PAGE + 50), 2 * PAGE as u64 + 30)
+        );
+        check!(world.is_filled(place + 2, 0, PAGE - 20, 0x11));
+        check!(world.is_filled(place + 2, PAGE - 20, PAGE, 0x22));
+        check!(world.is_filled(place, 0, PAGE + 30, 0x22));
+        check!(world.is_filled(place, PAGE + 30, 2 * PAGE, 0x11));
+        let mut back = filled(PAGE + 50, 0)?;
+        check_eq!(read(&file, PAGE - 20, &mut back).0, Ok(PAGE + 50));
+        check!(all(&back, 0x22));
+        Ok(())
+    }
+
+    #[test]
+    fn a_write_without_blocks_is_an_error() -> Checked {
+        let world = world()?;
+        let file = world.file(2)?;
+        let place = world.take(Order::PTE)?;
+        for extent in [
+            Stretch::hole(0, 1),
+            Stretch::unwritten(0, 1, place),
+            Stretch::inline(0, 1),
+        ] {
+            file.set_extents(&[extent])?;
+            check_eq!(write(&file, 0, &[1, 2, 3]), (Err(EIO), 0));
+        }
+        // What was done before counts.
+        file.set_extents(&[Stretch::mapped(0, 1, place), Stretch::hole(1, 1)])?;
+        let bytes = filled(PAGE + 5, 0x33)?;
+        check_eq!(write(&file, 0, &bytes), (Ok(PAGE), PAGE as u64));
+        check!(world.is_filled(place, 0, PAGE, 0x33));
+        Ok(())
+    }
+
+    #[test]
+    fn a_bad_buffer_ends_it_with_what_was_done() -> Checked {
+        let world = world()?;
+        let file = world.file(4)?;
+        let place = world.take_many(4, Order::PTE)?;
+        file.set_extents(&[Stretch::mapped(0, 4, place)])?;
+        // User memory that ends after two pages.
+        let memory = world.file(2)?;
+        let memory_place = world.take_many(2, Order::PTE)?;
+        memory.set_extents(&[Stretch::mapped(0, 2, memory_place)])?;
+        let view = View::new(&memory, 0, 2, Share::Shared, 0)?;
+        world.fill(memory_place, 2, 0x44);
+        view.load(0)?;
+        view.load(1)?;
+        world.fill(place, 4, 0);
+        let (result, end) = transfer(&file, 0, 0, Buffer::WriteUser(view.address(0), 3 * PAGE));
+        let done = result?;
+        check!(done > 0 && done <= 2 * PAGE);
+        check_eq!(end, done as u64);
+        check!(world.is_filled(place, 0, done, 0x44));
+        check!(world.is_filled(place, 2 * PAGE, 4 * PAGE, 0));
+        let beyond = view.address(0) + 2 * PAGE;
+        check_eq!(
+            transfer(&file, 0, 0, Buffer::WriteUser(beyond, PAGE)),
+            (Err(EFAULT), 0)
+        );
+        // The same for what is read.
+        world.fill(place, 4, 0x66);
+        let (result, end) = transfer(&file, 0, 0, Buffer::ReadUser(view.address(0), 3 * PAGE));
+        let done = result?;
+        check!(done > 0 && done <= 2 * PAGE);
+        check_eq!(end, done as u64);
+        check!(world.is_filled(memory_place, 0, done, 0x66));
+        check_eq!(
+            transfer(&file, 0, 0, Buffer::ReadUser(beyond, PAGE)),
+            (Err(EFAULT), 0)
+        );
+        file.set_extents(&[Stretch::hole(0, 4)])?;
+        check_eq!(
+            transfer(&file, 0, 0, Buffer::ReadUser(beyond, PAGE)),
+            (Err(EFAULT), 0)
+        );
+        drop(view);
+        clear(&memory);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_write_to_a_shared_extent_keeps_what_is_around_it() -> Checked {
+        let world = world()?;
+        let file = world.file(3)?;
+        let (old, new) = (
+            world.take_many(3, Order::PTE)?,
+            world.take_many(3, Order::PTE)?,
+        );
+        for hole in [false, true] {
+            world.fill(old, 3, 0x11);
+            world.fill(new, 3, 0xee);
+            file.set_extents(&[Stretch::mapped(0, 3, old).shared()])?;
+            let target = Stretch::mapped(0, 3, new).shared();
+            let target = if hole { target } else { target.copy_of(old) };
+            file.set_extents_for_writing(&[target])?;
+            let bytes = filled(PAGE + 100, 0x77)?;
+            check_eq!(write(&file, 30, &bytes).0, Ok(PAGE + 100));
+            let around = if hole { 0 } else { 0x11 };
+            check!(world.is_filled(new, 0, 30, around));
+            check!(world.is_filled(new, 30, PAGE + 130, 0x77));
+            check!(world.is_filled(new, PAGE + 130, 2 * PAGE, around));
+            check!(
+                world.is_filled(old, 0, 3 * PAGE, 0x11),
+                "the source was written to"
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn no_mapping_shows_the_old_copy_after_a_write() -> Checked {
+        let world = world()?;
+        let file = world.file(2)?;
+        let (old, new) = (
+            world.take_many(2, Order::PTE)?,
+            world.take_many(2, Order::PTE)?,
+        );
+        world.fill(old, 2, 0x11);
+        file.set_extents(&[Stretch::mapped(0, 2, old).shared()])?;
+        let view = View::new(&file, 0, 2, Share::Shared, 0)?;
+        check_eq!(view.load(0)? & 0xff, 0x11);
+        check_eq!(view.load(1)? & 0xff, 0x11);
+        let copied = [Stretch::mapped(0, 1, new).shared().copy_of(old)];
+        file.set_extents_for_writing(&copied)?;
+        check_eq!(write(&file, 0, &[0x22; 8]).0, Ok(8));
+        check!(view.mapped(0).is_none());
+        check!(look(&file, 0).is_none());
+        // The other page was none of it.
+        check!(view.mapped(1).is_some());
+        file.set_extents(&[Stretch::mapped(0, 1, new), Stretch::mapped(1, 1, old + 1)])?;
+        check_eq!(view.load(0)? & 0xff, 0x22);
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn no_mapping_shows_zeroes_after_a_write_to_new_blocks() -> Checked {
+        let world = world()?;
+        let file = world.file(PMD)?;
+        let place = world.take(Order::PMD)?;
+        file.set_extents(&[Stretch::hole(0, PMD)])?;
+        file.set_extents_for_writing(&[Stretch::mapped(0, PMD, place).new_blocks()])?;
+        set_max_order(Order::PMD)?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        check_eq!(view.load(5)?, 0);
+        check!(view.mapped(5).is_some_and(|mapped| mapped.order == 9));
+        check_eq!(write(&file, 5 * PAGE, &[0x22; 8]).0, Ok(8));
+        check!(view.mapped(5).is_none());
+        check_eq!(file.nrpages(), 0);
+        file.set_extents(&[Stretch::mapped(0, PMD, place)])?;
+        check_eq!(view.load(5)? & 0xff, 0x22);
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_dirty_entry_in_the_way_of_a_write_is_flushed() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let (old, new) = (world.take(Order::PTE)?, world.take(Order::PTE)?);
+        put(&file, 0, Order::PTE, old, true)?;
+        file.set_extents_for_writing(&[Stretch::mapped(0, 1, new).shared().copy_of(old)])?;
+        let flushes = Flushes::watch(&file, 0, 0)?;
+        check_eq!(write(&file, 0, &[1; 16]).0, Ok(16));
+        check!(flushes.covers(world.pfn(old), Order::PTE));
+        drop(flushes);
+        check!(!is_marked(&file, 0, Mark::Dirty));
+        check_eq!(file.nrpages(), 0);
+        world.check_clean()
+    }
+
+    #[test]
+    fn who_does_not_want_to_wait_is_not_made_to() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        file.set_extents(&[Stretch::mapped(0, 1, place)])?;
+        let mut bytes = [0; 16];
+        check_eq!(read(&file, 0, &mut bytes).0, Ok(16));
+        check_eq!(file.asked() & bindings::IOMAP_NOWAIT, 0);
+        let nowait = bindings::IOCB_NOWAIT as u32;
+        check_eq!(
+            transfer(&file, 0, nowait, Buffer::Read(&mut bytes)).0,
+            Ok(16)
+        );
+        check!(file.asked() & bindings::IOMAP_NOWAIT != 0);
+        check_eq!(transfer(&file, 0, nowait, Buffer::Write(&bytes)).0, Ok(16));
+        check!(file.asked() & bindings::IOMAP_NOWAIT != 0);
+        file.fail_begin(Some(Failing {
+            call: 0,
+            error: EAGAIN,
+        }));
+        check_eq!(
+            transfer(&file, 0, nowait, Buffer::Write(&bytes)),
+            (Err(EAGAIN), 0)
+        );
+        let atomic = bindings::IOCB_ATOMIC as u32;
+        check_eq!(
+            transfer(&file, 0, atomic, Buffer::Write(&bytes)),
+            (Err(EIO), 0)
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn errors_of_the_filesystem_come_after_what_was_done() -> Checked {
+        let world = world()?;
+        let file = world.file(2)?;
+        let place = world.take_many(2, Order::PTE)?;
+        file.set_extents(&[
+            Stretch::mapped(0, 1, place),
+            Stretch::mapped(1, 1, place + 1),
+        ])?;
+        let bytes = filled(2 * PAGE, 0x11)?;
+        for (call, expected) in [(0, Err(ENOSPC)), (1, Ok(PAGE))] {
+            file.fail_begin(Some(Failing {
+                call,
+                error: ENOSPC,
+            }));
+            file.fail_end(None);
+            check_eq!(write(&file, 0, &bytes).0, expected);
+            check_eq!(file.ends(), call);
+        }
+        file.fail_begin(None);
+        file.fail_end(None);
+        check_eq!(write(&file, 0, &bytes).0, Ok(2 * PAGE));
+        check_eq!(file.last_end().map(|end| end.written), Some(PAGE));
+        Ok(())
+    }
+
+    #[test]
+    fn a_fatal_signal_ends_it() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        file.set_extents(&[Stretch::mapped(0, 1, place)])?;
+        let (results, ()) = with_thread(
+            || {
+                while !crate::kern::vm::fatal_signal() {
+                    crate::kern::vm::reschedule();
+                }
+                let mut bytes = [0; 16];
+                let results = (
+                    read(&file, 0, &mut bytes).0,
+                    write(&file, 0, &bytes).0,
+                    io::zero_range(file.inode(), 0, 16, file.ops(), &mut false),
+                );
+                flush_signals();
+                results
+            },
+            |thread| thread.signal(true),
+        )?;
+        check_eq!(results, (Err(EINTR), Err(EINTR), Err(EINTR)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_page_marked_as_bad_is_not_read() -> Checked {
+        let world = world()?;
+        let file = world.file(4)?;
+        let place = world.take_many(4, Order::PTE)?;
+        world.fill(place, 4, 0x11);
+        file.set_extents(&[Stretch::mapped(0, 4, place)])?;
+        world.set_poison(place + 2, true);
+        let mut bytes = filled(4 * PAGE, 0)?;
+        check_eq!(read(&file, 2 * PAGE, &mut bytes[..10]).0, Err(EIO));
+        check_eq!(read(&file, 0, &mut bytes[..2 * PAGE]).0, Ok(2 * PAGE));
+        check_eq!(read(&file, 3 * PAGE, &mut bytes[..PAGE]).0, Ok(PAGE));
+        // A part of it would keep what was lost.
+        check_eq!(write(&file, 2 * PAGE + 8, &[1; 8]).0, Err(EIO));
+        check!(world.page(place + 2).is_poisoned());
+        // All of it is as good as new.
+        let new = filled(PAGE, 0x22)?;
+        check_eq!(write(&file, 2 * PAGE, &new).0, Ok(PAGE));
+        check!(!world.page(place + 2).is_poisoned());
+        check_eq!(read(&file, 0, &mut bytes).0, Ok(4 * PAGE));
+        check!(all(&bytes[2 * PAGE..3 * PAGE], 0x22));
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_page_marked_as_bad_is_good_when_it_was_zeroed() -> Checked {
+        let world = world()?;
+        let file = world.file(2)?;
+        let place = world.take_many(2, Order::PTE)?;
+        world.fill(place, 2, 0x11);
+        file.set_extents(&[Stretch::mapped(0, 2, place)])?;
+        world.set_poison(place, true);
+        let mut zeroed = false;
+        let zero = |from: u64, len: u64, zeroed: &mut bool| {
+            io::zero_range(file.inode(), from, len, file.ops(), zeroed)
+        };
+        check_eq!(zero(8, 100, &mut zeroed), Err(EIO));
+        check!(!zeroed);
+        check_eq!(zero(0, PAGE as u64, &mut zeroed), Ok(()));
+        check!(zeroed);
+        check!(!world.page(place).is_poisoned());
+        check!(world.is_filled(place, 0, PAGE, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_block_that_the_device_knows_as_bad_is_an_io_error() -> Checked {
+        let world = world()?;
+        let file = world.file(3)?;
+        let place = world.take_many(3, Order::PTE)?;
+        file.set_extents(&[Stretch::mapped(0, 3, place)])?;
+        if let Err(error) = world.set_bad_blocks(place + 1, true) {
+            check_eq!(error, EOPNOTSUPP);
+            crate::kern::testing::skip(c"the device keeps no list of bad blocks");
+            return Ok(());
+        }
+        let mut bytes = [0; 16];
+        let bad = read(&file, PAGE, &mut bytes).0;
+        let good = read(&file, 0, &mut bytes).0;
+        let cleared = world.set_bad_blocks(place + 1, false);
+        check_eq!(bad, Err(EIO));
+        check_eq!(good, Ok(16));
+        check_eq!(cleared, Ok(()));
+        check_eq!(read(&file, PAGE, &mut bytes).0, Ok(16));
+        Ok(())
+    }
+
+    #[test]
+    fn zeroing_writes_only_where_there_is_data() -> Checked {
+        let world = world()?;
+        let file = world.file(5)?;
+        let place = world.take_many(5, Order::PTE)?;
+        world.fill(place, 5, 0x11);
+        file.set_extents(&[
+            Stretch::mapped(0, 3, place),
+            Stretch::hole(3, 1),
+            Stretch::unwritten(4, 1, place + 4),
+        ])?;
+        let mut zeroed = false;
+        let zero = |from: usize, to: usize, zeroed: &mut bool| {
+            io::zero_range(
+                file.inode(),
+                from as u64,
+                (to - from) as u64,
+                file.ops(),
+                zeroed,
+            )
+        };
+        check_eq!(zero(3 * PAGE, 5 * PAGE, &mut zeroed), Ok(()));
+        check!(!zeroed, "nothing was there to be zeroed");
+        check!(world.is_filled(place + 4, 0, PAGE, 0x11));
+        let flushes = Flushes::watch(&file, 0, 0)?;
+        check_eq!(zero(10, 2 * PAGE + 20, &mut zeroed), Ok(()));
+        check!(flushes.count() > 0, "zeroes were not written back");
+        drop(flushes);
+        check!(zeroed);
+        check!(world.is_filled(place, 0, 10, 0x11));
+        check!(world.is_filled(place, 10, 2 * PAGE + 20, 0));
+        check!(world.is_filled(place, 2 * PAGE + 20, 3 * PAGE, 0x11));
+        Ok(())
+    }
+
+    #[test]
+    fn truncating_zeroes_the_rest_of_the_block() -> Checked {
+        let world = world()?;
+        let file = world.file(2)?;
+        let place = world.take_many(2, Order::PTE)?;
+        world.fill(place, 2, 0x11);
+        file.set_extents(&[Stretch::mapped(0, 2, place)])?;
+        let mut zeroed = false;
+        let cut = |at: usize, zeroed: &mut bool| {
+            io::truncate_page(file.inode(), at as u64, file.ops(), zeroed)
+        };
+        check_eq!(cut(PAGE, &mut zeroed), Ok(()));
+        check!(!zeroed);
+        check_eq!(cut(100, &mut zeroed), Ok(()));
+        check!(zeroed);
+        check!(world.is_filled(place, 0, 100, 0x11));
+        check!(world.is_filled(place, 100, PAGE, 0));
+        check!(world.is_filled(place + 1, 0, PAGE, 0x11));
+        file.set_block_bits(9);
+        check_eq!(cut(PAGE + 100, &mut zeroed), Ok(()));
+        check!(world.is_filled(place + 1, 100, 512, 0));
+        check!(world.is_filled(place + 1, 512, PAGE, 0x11));
+        file.set_block_bits(12);
+        Ok(())
+    }
+
+    #[test]
+    fn zeroing_a_shared_page_copies_the_rest() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let (old, new) = (world.take(Order::PTE)?, world.take(Order::PTE)?);
+        world.fill(old, 1, 0x11);
+        world.fill(new, 1, 0xee);
+        file.set_extents_for_writing(&[Stretch::mapped(0, 1, new).shared().copy_of(old)])?;
+        let mut zeroed = false;
+        check_eq!(
+            io::zero_range(file.inode(), 50, 60, file.ops(), &mut zeroed),
+            Ok(())
+        );
+        check!(zeroed);
+        check!(world.is_filled(new, 0, 50, 0x11));
+        check!(world.is_filled(new, 50, 110, 0));
+        check!(world.is_filled(new, 110, PAGE, 0x11));
+        check!(world.is_filled(old, 0, PAGE, 0x11));
+        Ok(())
+    }
+
+    #[test]
+    fn unsharing_copies_what_is_shared_and_in_the_file() -> Checked {
+        let world = world()?;
+        let file = world.file(4)?;
+        let (old, new) = (
+            world.take_many(4, Order::PTE)?,
+            world.take_many(4, Order::PTE)?,
+        );
+        world.fill(old, 4, 0x11);
+        world.fill(new, 4, 0xee);
+        put_shared(&file, 1, Order::PTE, old + 1, false, true)?;
+        file.set_extents_for_writing(&[
+            Stretch::mapped(0, 1, old),
+            Stretch::mapped(1, 3, new + 1).shared().copy_of(old + 1),
+        ])?;
+        file.set_size(2 * PAGE as u64 + 7);
+        let unshare = |from: usize, len: usize| {
+            io::file_unshare(file.inode(), from as u64, len as u64, file.ops())
+        };
+        check_eq!(unshare(3 * PAGE, PAGE), Ok(()));
+        check!(world.is_filled(new, 0, 4 * PAGE, 0xee));
+        check_eq!(unshare(5, 100 * PAGE), Ok(()));
+        check!(world.is_filled(new, 0, PAGE, 0xee), "it was not shared");
+        check!(world.is_filled(new + 1, 0, 2 * PAGE, 0x11));
+        check!(
+            world.is_filled(new + 3, 0, PAGE, 0xee),
+            "past the end of the file"
+        );
+        check!(
+            look(&file, 1).is_none(),
+            "the entry of the old page is left"
+        );
+        world.check_clean()
+    }
+
+    #[test]
+    fn comparing_finds_every_difference() -> Checked {
+        let world = world()?;
+        let (a, b) = (world.file(4)?, world.file(4)?);
+        let (in_a, in_b) = (
+            world.take_many(4, Order::PTE)?,
+            world.take_many(4, Order::PTE)?,
+        );
+        world.fill(in_a, 4, 0x11);
+        world.fill(in_b, 4, 0x11);
+        let compare = |at_a: usize, at_b: usize, len: usize| {
+            io::dedupe_compare(
+                &Side {
+                    inode: a.inode(),
+                    position: at_a as u64,
+                },
+                &Side {
+                    inode: b.inode(),
+                    position: at_b as u64,
+                },
+                len as u64,
+                a.ops(),
+            )
+        };
+        // Extents that end at different places.
+        a.set_extents(&[Stretch::mapped(0, 1, in_a), Stretch::mapped(1, 3, in_a + 1)])?;
+        b.set_extents(&[Stretch::mapped(0, 3, in_b), Stretch::mapped(3, 1, in_b + 3)])?;
+        check_eq!(compare(0, 0, 4 * PAGE), Ok(true));
+        check_eq!(compare(0, PAGE, 3 * PAGE), Ok(true));
+        check_eq!(compare(10, PAGE + 33, 2 * PAGE), Ok(true));
+        check_eq!(compare(0, 0, 0), Ok(true));
+        for offset in [0, PAGE - 1, PAGE, 3 * PAGE + 77, 4 * PAGE - 1] {
+            world.set_byte(in_b, offset, 0x12);
+            check_eq!(compare(0, 0, 4 * PAGE), Ok(false), "byte {offset}");
+            check_eq!(compare(0, 0, offset), Ok(true), "before byte {offset}");
+            check_eq!(compare(0, 0, offset + 1), Ok(false), "up to byte {offset}");
+            world.set_byte(in_b, offset, 0x11);
+        }
+        // Holes are equal to each other, and to no data, be it zeroes.
+        world.fill(in_b, 1, 0);
+        a.set_extents(&[Stretch::hole(0, 4)])?;
+        check_eq!(compare(0, 0, PAGE), Ok(false));
+        b.set_extents(&[Stretch::unwritten(0, 4, in_b)])?;
+        check_eq!(compare(0, 0, 4 * PAGE), Ok(true));
+        a.fail_begin(Some(Failing {
+            call: 0,
+            error: EIO,
+        }));
+        b.fail_begin(None);
+        b.fail_end(None);
+        check_eq!(compare(0, 0, PAGE), Err(EIO));
+        check_eq!(b.begins(), b.ends());
+        Ok(())
+    }
+}

@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who is busy, breaking a layout, and removing entries (spec, section 5).
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_layout)]
+mod tests {
+    use crate::{
+        dax::{
+            entry::Kind,
+            layout::{self, Patience},
+            stats::Counter,
+            tree,
+        },
+        kern::{
+            fs::PageRange,
+            order::Order,
+            testing::{
+                callbacks, hold, wait_callback, with_thread, Checked, File, Holds, Share, Stretch,
+                View,
+            },
+            xa::Mark,
+        },
+        tests::helpers::*,
+    };
+    use kernel::prelude::*;
+
+    const PMD: usize = Order::PMD.pages();
+
+    fn patient() -> Patience {
+        Patience::Callback(wait_callback)
+    }
+
+    #[test]
+    fn busy_exactly_when_referenced_beyond_the_map_count() -> Checked {
+        let world = world()?;
+        for order in [Order::PTE, Order::PMD] {
+            let file = world.file(2 * PMD)?;
+            let place = world.take(order)?;
+            put(&file, 0, order, place, false)?;
+            let folio = world.page(place).folio();
+            check!(layout::busy_folio(file.mapping(), PageRange::ALL).is_none());
+            let held = hold(folio);
+            check!(layout::busy_folio(file.mapping(), PageRange::ALL) == Some(folio));
+            // A part of a large entry is all of it, and what is behind it is not.
+            check!(layout::busy_folio(file.mapping(), range(0, 0)) == Some(folio));
+            let last = order.pages() - 1;
+            check!(layout::busy_folio(file.mapping(), range(last, last)) == Some(folio));
+            check!(layout::busy_folio(file.mapping(), range(last + 1, last + 9)).is_none());
+            drop(held);
+            check!(layout::busy_folio(file.mapping(), PageRange::ALL).is_none());
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn looking_for_who_is_busy_unmaps_first() -> Checked {
+        let world = world()?;
+        let file = world.file(PMD)?;
+        let place = world.take(Order::PMD)?;
+        file.set_extents(&[Stretch::mapped(0, PMD, place)])?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        view.store(3, 7)?;
+        check!(view.mapped(3).is_some());
+        let folio = world.page(place).folio();
+        check_eq!(folio.refcount(), 1);
+        check_eq!(folio.mapcount(), 1);
+        check!(layout::busy_folio(file.mapping(), range(3, 3)).is_none());
+        check!(view.mapped(3).is_none());
+        check_eq!(folio.refcount(), 0);
+        check_eq!(view.load(3)?, 7);
+        // Whoever pins it through the mapping is seen.
+        let pin = view.pin(3, true);
+        check!(pin.is_some());
+        check!(layout::busy_folio(file.mapping(), range(3, 3)) == Some(folio));
+        drop(pin);
+        check!(layout::busy_folio(file.mapping(), range(3, 3)).is_none());
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn what_another_file_has_mapped_is_not_busy() -> Checked {
+        let world = world()?;
+        let (a, b) = (world.file(1)?, world.file(1)?);
+        let place = world.take(Order::PTE)?;
+        for file in [&a, &b] {
+            file.set_extents(&[Stretch::mapped(0, 1, place).shared()])?;
+        }
+        let view = View::new(&b, 0, 1, Share::Shared, 0)?;
+        view.load(0)?;
+        put_shared(&a, 0, Order::PTE, place, false, true)?;
+        let folio = world.page(place).folio();
+        check_eq!(folio.share(), 2);
+        check_eq!(folio.refcount(), 1);
+        check!(layout::busy_folio(a.mapping(), PageRange::ALL).is_none());
+        check_eq!(
+            layout::break_layout(a.inode(), PageRange::ALL, Patience::None),
+            Ok(())
+        );
+        check!(view.mapped(0).is_some());
+        check_eq!(folio.refcount(), 1);
+        drop(view);
+        clear(&b);
+        world.check_clean()
+    }
+
+    #[test]
+    fn without_patience_the_first_busy_page_is_an_error() -> Checked {
+        let world = world()?;
+        let file = world.file(8)?;
+        let place = world.take_many(8, Order::PTE)?;
+        for index in 0..8 {
+            put(&file, index, Order::PTE, place + index, false)?;
+        }
+        let held = hold(world.page(place + 5).folio());
+        let result = layout::break_layout(file.inode(), PageRange::ALL, Patience::None);
+        check_eq!(result, Err(ERESTARTSYS));
+        check_eq!(file.nrpages(), 8, "entries were removed");
+        // The range decides.
+        let result = layout::break_layout(file.inode(), range(0, 3), Patience::None);
+        check_eq!(result, Ok(()));
+        check_eq!(file.nrpages(), 4);
+        drop(held);
+        let result = layout::break_layout(file.inode(), PageRange::ALL, Patience::None);
+        check_eq!(result, Ok(()));
+        check_eq!(file.nrpages(), 0);
+        world.check_clean()
+    }
+
+    #[test]
+    fn breaking_waits_by_the_callback_until_the_page_is_idle() -> Checked {
+        let world = world()?;
+        for order in [Order::PTE, Order::PMD] {
+            let file = world.file(PMD)?;
+            let place = world.take(order)?;
+            put(&file, 0, order, place, true)?;
+            let held = hold(world.page(place).folio());
+            let (calls, waits) = (callbacks(), count(Counter::LayoutWaits));
+            let (result, seen) = with_thread(
+                || layout::break_layout(file.inode(), PageRange::ALL, patient()),
+                |thread| {
+                    let waited = thread.waits();
+                    let pages = file.nrpages();
+                    drop(held);
+                    (waited, pages)
+                },
+            )?;
+            check_eq!(seen, (true, order.pages()));
+            check_eq!(result, Ok(()));
+            check!(callbacks() > calls, "not by the callback");
+            check_eq!(count(Counter::LayoutWaits), waits + 1);
+            check_eq!(file.nrpages(), 0);
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_signal_ends_the_wait_and_nothing_is_removed() -> Checked {
+        let world = world()?;
+        let file = world.file(4)?;
+        let place = world.take_many(4, Order::PTE)?;
+        for index in 0..4 {
+            put(&file, index, Order::PTE, place + index, true)?;
+        }
+        for fatal in [false, true] {
+            let held = hold(world.page(place + 2).folio());
+            let (result, waited) = with_thread(
+                || layout::break_layout(file.inode(), PageRange::ALL, patient()),
+                |thread| {
+                    let waited = thread.waits();
+                    thread.signal(fatal);
+                    waited
+                },
+            )?;
+            check!(waited);
+            check_eq!(result, Err(ERESTARTSYS));
+            check_eq!(file.nrpages(), 4);
+            check!((0..4).all(|index| is_marked(&file, index, Mark::Dirty)));
+            drop(held);
+        }
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn the_final_break_waits_through_signals() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        put(&file, 0, Order::PTE, place, false)?;
+        let held = hold(world.page(place).folio());
+        let ((), seen) = with_thread(
+            || layout::break_layout_final(file.inode()),
+            |thread| {
+                let waited = thread.waits();
+                thread.signal(false);
+                thread.signal(true);
+                let still = thread.waits();
+                let pages = file.nrpages();
+                drop(held);
+                (waited, still, pages)
+            },
+        )?;
+        check_eq!(seen, (true, true, 1));
+        check_eq!(file.nrpages(), 0);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_cut_large_entry_is_removed_whole() -> Checked {
+        let world = world()?;
+        let file = world.file(4 * PMD)?;
+        let place = world.take_many(4 * PMD, Order::PMD)?;
+        let fill = || -> Checked {
+            for area in 0..4 {
+                if look(&file, area * PMD).is_none() {
+                    put(&file, area * PMD, Order::PMD, place + area * PMD, false)?;
+                }
+            }
+            check_eq!(file.nrpages(), 4 * PMD);
+            Ok(())
+        };
+        // From inside of the second to inside of the third.
+        let cut = range(PMD + 100, 2 * PMD + 5);
+        let left = |file: &File<'_>| [0, 1, 2, 3].map(|area| look(file, area * PMD).is_some());
+        fill()?;
+        check_eq!(
+            layout::break_layout(file.inode(), cut, Patience::None),
+            Ok(())
+        );
+        check_eq!(left(&file), [true, false, false, true]);
+        fill()?;
+        layout::delete_range(file.mapping(), cut);
+        check_eq!(left(&file), [true, false, false, true]);
+        fill()?;
+        layout::evict_range(file.mapping(), cut);
+        check_eq!(left(&file), [true, false, false, true]);
+        // What is held of it outside of the range is waited for.
+        fill()?;
+        let held = hold(world.page(place + PMD).folio());
+        let result = layout::break_layout(file.inode(), cut, Patience::None);
+        check_eq!(result, Err(ERESTARTSYS));
+        check_eq!(file.nrpages(), 4 * PMD);
+        drop(held);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_cut_large_entry_is_unmapped_whole() -> Checked {
+        let world = world()?;
+        let file = world.file(PMD)?;
+        let place = world.take(Order::PMD)?;
+        file.set_extents(&[Stretch::mapped(0, PMD, place)])?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        view.store(0, 1)?;
+        check!(view.mapped(0).is_some_and(|mapped| mapped.order == 9));
+        layout::delete_range(file.mapping(), range(PMD - 1, PMD - 1));
+        check!(view.mapped(0).is_none());
+        check_eq!(file.nrpages(), 0);
+        check_eq!(view.load(0)?, 1);
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_file_without_dax_is_left_alone() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        put(&file, 0, Order::PTE, place, false)?;
+        let held = hold(world.page(place).folio());
+        file.set_dax(false);
+        check!(layout::busy_folio(file.mapping(), PageRange::ALL).is_none());
+        let result = layout::break_layout(file.inode(), PageRange::ALL, Patience::None);
+        check_eq!(result, Ok(()));
+        layout::break_layout_final(file.inode());
+        check_eq!(file.nrpages(), 1);
+        file.set_dax(true);
+        drop(held);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_single_entry_is_deleted_when_it_is_there() -> Checked {
+        let world = world()?;
+        let file = world.file(PMD)?;
+        check!(!layout::delete_entry(file.mapping(), at(3)));
+        let place = world.take(Order::PMD)?;
+        put(&file, 0, Order::PMD, place, true)?;
+        check!(layout::delete_entry(file.mapping(), at(3)));
+        check_eq!(file.nrpages(), 0);
+        world.check_clean()
+    }
+
+    #[test]
+    fn only_clean_entries_are_invalidated() -> Checked {
+        let world = world()?;
+        let file = world.file(4)?;
+        let place = world.take_many(3, Order::PTE)?;
+        put(&file, 0, Order::PTE, place, false)?;
+        put(&file, 1, Order::PTE, place + 1, true)?;
+        put(&file, 2, Order::PTE, place + 2, false)?;
+        let mut locked = grab(&file, 2, Order::PTE)?;
+        locked.mark(Mark::ToWrite);
+        drop(locked);
+        let invalidated =
+            [0, 1, 2, 3].map(|index| layout::invalidate_entry(file.mapping(), at(index)));
+        check_eq!(invalidated, [true, false, false, false]);
+        check_eq!(file.nrpages(), 2);
+        check!(is_marked(&file, 1, Mark::Dirty));
+        check!(is_marked(&file, 2, Mark::ToWrite));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn removing_waits_for_a_locked_entry() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        for which in 0..4 {
+            put(&file, 0, Order::PTE, place, false)?;
+            let held = tree::lock_present(file.mapping(), at(0));
+            let ((), waited) = with_thread(
+                || match which {
+                    0 => layout::delete_range(file.mapping(), PageRange::ALL),
+                    1 => {
+                        layout::delete_entry(file.mapping(), at(0));
+                    }
+                    2 => {
+                        layout::invalidate_entry(file.mapping(), at(0));
+                    }
+                    _ => layout::evict_range(file.mapping(), PageRange::ALL),
+                },
+                |thread| {
+                    let waited = thread.waits();
+                    drop(held);
+                    waited
+                },
+            )?;
+            check!(waited, "case {which}");
+            check_eq!(file.nrpages(), 0, "case {which}");
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn the_lock_is_held_for_few_of_100000_entries() -> Checked {
+        const ENTRIES: usize = 100_000;
+        // XA_CHECK_SCHED
+        const LIMIT: usize = 4096;
+        let world = world()?;
+        let file = world.file(ENTRIES)?;
+        let Some(place) = world.try_take(ENTRIES, Order::PTE) else {
+            crate::kern::testing::skip(c"the device has fewer than 100,000 pages");
+            return Ok(());
+        };
+        let fill = || -> Checked {
+            for index in 0..ENTRIES {
+                if index % 10 == 9 {
+                    put_zero(&file, index, Order::PTE)?;
+                } else {
+                    put(&file, index, Order::PTE, place + index, index % 97 == 0)?;
+                }
+            }
+            check_eq!(file.nrpages(), ENTRIES);
+            Ok(())
+        };
+        fill()?;
+        {
+            let holds = Holds::watch(&file)?;
+            check!(layout::busy_folio(file.mapping(), PageRange::ALL).is_none());
+            check!(holds.count() >= ENTRIES / LIMIT, "{} holds", holds.count());
+        }
+        for which in 0..3 {
+            if which != 0 {
+                fill()?;
+            }
+            let (most, count) = {
+                let holds = Holds::watch(&file)?;
+                match which {
+                    0 => layout::delete_range(file.mapping(), PageRange::ALL),
+                    1 => layout::evict_range(file.mapping(), PageRange::ALL),
+                    _ => layout::break_layout_final(file.inode()),
+                }
+                (holds.most(), holds.count())
+            };
+            check_eq!(file.nrpages(), 0);
+            crate::kern::testing::note(fmt!("way {which}: {count} holds, at most {most} removed"));
+            check!(most > 0 && most <= LIMIT, "{most} entries under one lock");
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_device_that_goes_away_takes_its_entries_with_it() -> Checked {
+        let world = world()?;
+        let file = world.file(2 * PMD)?;
+        let place = world.take_many(2 * PMD, Order::PMD)?;
+        put(&file, 0, Order::PMD, place, true)?;
+        put_zero(&file, PMD, Order::PTE)?;
+        let held = hold(world.page(place).folio());
+        let ((), waited) = with_thread(
+            || layout::evacuate(file.inode()),
+            |thread| {
+                let waited = thread.waits();
+                thread.signal(true);
+                let still = thread.waits();
+                drop(held);
+                waited && still
+            },
+        )?;
+        check!(waited);
+        // Holes need no memory.
+        check!(look(&file, 0).is_none());
+        check!(look(&file, PMD).is_some_and(|(entry, _)| entry.kind() == Kind::Zero));
+        clear(&file);
+        world.check_clean()
+    }
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Keeping an entry still while processes are told of bad memory (spec, section 7).
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_poison)]
+mod tests {
+    use crate::{
+        dax::{
+            folio, layout,
+            poison::{self, Cookie},
+            stats::Counter,
+            tree,
+        },
+        kern::{
+            order::Order,
+            page::{DevFolio, DevPage},
+            testing::{note, with_thread, Checked, World},
+            wait::OwnerGuard,
+        },
+        tests::helpers::*,
+    };
+    use core::sync::atomic::{AtomicBool, Ordering};
+    use kernel::prelude::*;
+
+    const PMD: usize = Order::PMD.pages();
+    const ORDERS: [Order; 3] = [Order::PTE, Order::PMD, Order::PUD];
+
+    fn place_of(world: &World, order: Order) -> Option<usize> {
+        let place = world.try_take(order.pages(), order);
+        if place.is_none() {
+            note(fmt!(
+                "order {} left out: the device is too small",
+                order.bits()
+            ));
+        }
+        place
+    }
+
+    /// As `dax_unlock_folio`: the locked entry keeps the folio's owner.
+    fn unlock(folio: DevFolio, cookie: Cookie) -> bool {
+        match OwnerGuard::of(folio) {
+            Some(owner) => {
+                poison::unlock_folio(owner.mapping(), folio, cookie);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn is_locked(file: &crate::kern::testing::File<'_>, index: usize) -> bool {
+        look(file, index).is_some_and(|(_, locked)| locked)
+    }
+
+    #[test]
+    fn locking_a_folio_locks_its_entry() -> Checked {
+        for order in ORDERS {
+            let world = world()?;
+            let Some(place) = place_of(&world, order) else {
+                continue;
+            };
+            let file = world.file(2 * order.pages())?;
+            // Not the first of the file.
+            let index = order.pages();
+            put(&file, index, order, place, false)?;
+            let before = look(&file, index);
+            let folio = world.page(place + order.pages() - 1).folio();
+            let locks = count(Counter::PoisonLocks);
+            let cookie = poison::lock_folio(folio);
+            check!(cookie != Cookie::FAILED && cookie != Cookie::NOTHING);
+            check_eq!(count(Counter::PoisonLocks), locks + 1);
+            check!(is_locked(&file, index));
+            // Who waits for it is woken.
+            let (found, waited) = with_thread(
+                || grab(&file, index + order.pages() - 1, Order::PTE).is_ok(),
+                |thread| {
+                    let waited = thread.waits();
+                    waited && unlock(folio, cookie)
+                },
+            )?;
+            check!(waited && found, "{order:?}");
+            check!(look(&file, index) == before);
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_folio_in_no_file_of_dax_is_not_locked() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PTE)?;
+        let (a, b) = (world.file(1)?, world.file(1)?);
+        let folio = || world.page(place).folio();
+        check!(poison::lock_folio(folio()) == Cookie::FAILED);
+        put_shared(&a, 0, Order::PTE, place, false, true)?;
+        a.set_dax(false);
+        check!(poison::lock_folio(folio()) == Cookie::FAILED);
+        check!(!is_locked(&a, 0));
+        a.set_dax(true);
+        // Shared: there is no such thing as the file.
+        put_shared(&b, 0, Order::PTE, place, false, true)?;
+        check!(poison::lock_folio(folio()) == Cookie::FAILED);
+        check!(!is_locked(&a, 0) && !is_locked(&b, 0));
+        clear(&a);
+        clear(&b);
+        world.check_clean()
+    }
+
+    #[test]
+    fn locking_a_folio_waits_for_its_entry() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        let file = world.file(PMD)?;
+        for removed in [false, true] {
+            put(&file, 0, Order::PMD, place, false)?;
+            let folio = world.page(place).folio();
+            let held = tree::lock_present(file.mapping(), at(0));
+            let (locked, waited) = with_thread(
+                || {
+                    let cookie = poison::lock_folio(folio);
+                    cookie != Cookie::FAILED && unlock(folio, cookie)
+                },
+                |thread| {
+                    let waited = thread.waits();
+                    match held {
+                        Some(held) if removed => layout::discard(held),
+                        held => drop(held),
+                    }
+                    waited
+                },
+            )?;
+            check!(waited);
+            check_eq!(locked, !removed);
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn locking_by_index_finds_the_page_at_the_index() -> Checked {
+        for order in ORDERS {
+            let world = world()?;
+            let Some(place) = place_of(&world, order) else {
+                continue;
+            };
+            let file = world.file(order.pages())?;
+            put(&file, 0, order, place, false)?;
+            for index in [0, order.pages() / 3, order.pages() - 1] {
+                let (cookie, page) = poison::lock_index(file.mapping(), at(index));
+                check!(cookie != Cookie::FAILED && cookie != Cookie::NOTHING);
+                check!(page == Some(world.page(place + index)), "index {index}");
+                check!(is_locked(&file, index));
+                poison::unlock_index(file.mapping(), at(index), cookie);
+                check!(!is_locked(&file, index));
+            }
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn where_there_is_no_data_nothing_is_locked() -> Checked {
+        let world = world()?;
+        let file = world.file(3)?;
+        put_zero(&file, 1, Order::PTE)?;
+        drop(grab(&file, 2, Order::PTE)?);
+        for index in 0..3 {
+            let (cookie, page) = poison::lock_index(file.mapping(), at(index));
+            check!(cookie == Cookie::NOTHING && page.is_none());
+            check!(!is_locked(&file, index));
+            poison::unlock_index(file.mapping(), at(index), cookie);
+        }
+        file.set_dax(false);
+        let (cookie, page) = poison::lock_index(file.mapping(), at(1));
+        check!(cookie == Cookie::FAILED && page.is_none());
+        file.set_dax(true);
+        clear(&file);
+        Ok(())
+    }
+
+    #[test]
+    fn locking_by_index_waits_and_wakes() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PTE)?;
+        let file = world.file(1)?;
+        put(&file, 0, Order::PTE, place, false)?;
+        let (cookie, _) = poison::lock_index(file.mapping(), at(0));
+        let (second, waited) = with_thread(
+            || {
+                let (cookie, page) = poison::lock_index(file.mapping(), at(0));
+                poison::unlock_index(file.mapping(), at(0), cookie);
+                page.is_some()
+            },
+            |thread| {
+                let waited = thread.waits();
+                poison::unlock_index(file.mapping(), at(0), cookie);
+                waited
+            },
+        )?;
+        check!(waited && second);
+        check!(!is_locked(&file, 0));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn an_unlocked_entry_keeps_that_it_is_dirty() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PTE)?;
+        let file = world.file(1)?;
+        put(&file, 0, Order::PTE, place, true)?;
+        let cookie = poison::lock_folio(world.page(place).folio());
+        check!(unlock(world.page(place).folio(), cookie));
+        let (cookie, _) = poison::lock_index(file.mapping(), at(0));
+        poison::unlock_index(file.mapping(), at(0), cookie);
+        check!(is_marked(&file, 0, crate::kern::xa::Mark::Dirty));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn the_inode_may_go_away_at_any_moment() -> Checked {
+        const FILES: usize = 150;
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        let page: DevPage = world.page(place);
+        let over = AtomicBool::new(false);
+        let (locked, created) = with_thread(
+            || {
+                let mut locked = 0usize;
+                while !over.load(Ordering::Relaxed) {
+                    let folio = page.folio();
+                    let cookie = poison::lock_folio(folio);
+                    if cookie != Cookie::FAILED {
+                        locked += 1;
+                        // Told about, the file stays.
+                        crate::kern::vm::reschedule();
+                        unlock(folio, cookie);
+                    }
+                }
+                locked
+            },
+            |_| -> Checked<usize> {
+                let mut created = 0;
+                let result = (|| -> Checked {
+                    for number in 0..FILES {
+                        let file = world.file(PMD)?;
+                        let order = if number % 3 == 0 {
+                            Order::PMD
+                        } else {
+                            Order::PTE
+                        };
+                        put(&file, 0, order, place, number % 2 == 0)?;
+                        crate::kern::vm::reschedule();
+                        match number % 4 {
+                            0 => clear(&file),
+                            1 => file.set_links(0),
+                            _ => (),
+                        }
+                        created += 1;
+                    }
+                    Ok(())
+                })();
+                over.store(true, Ordering::Relaxed);
+                result?;
+                Ok(created)
+            },
+        )?;
+        check_eq!(created?, FILES);
+        note(fmt!("locked {locked} times in {FILES} files"));
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_page_without_a_file_stays_so() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PTE)?;
+        let file = world.file(1)?;
+        put(&file, 0, Order::PTE, place, false)?;
+        folio::disassociate(world.page(place));
+        check!(poison::lock_folio(world.page(place).folio()) == Cookie::FAILED);
+        // The entry is made whole again for those who remove it.
+        let again = folio::associate(world.page(place), Order::PTE, file.mapping(), at(0), false);
+        check_eq!(again, Ok(()));
+        clear(&file);
+        world.check_clean()
+    }
+}

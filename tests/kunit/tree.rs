@@ -1,0 +1,584 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Finding, locking and waiting for entries (spec, section 3).
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_tree)]
+mod tests {
+    use crate::{
+        dax::{
+            entry::{Entry, Kind},
+            layout,
+            tree::{self, After, GrabError, Locked, Step, Visitor, Which},
+        },
+        kern::{
+            fs::PageRange,
+            order::Order,
+            page::Pfn,
+            testing::{
+                pause, until, with_failing_allocation, with_thread, with_threads, without_memory,
+                Checked, File, Random,
+            },
+            xa::Mark,
+        },
+        tests::helpers::*,
+    };
+    use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use kernel::prelude::*;
+
+    /// Those of page-table levels, and others that an XArray stores in its own way.
+    const ORDERS: [Order; 5] = [
+        Order::PTE,
+        Order::from_bits(3),
+        Order::from_bits(6),
+        Order::PMD,
+        Order::PUD,
+    ];
+
+    /// An entry of each kind. Nobody looks at the page of the last one.
+    fn kinds(order: Order) -> [Entry; 3] {
+        [
+            Entry::empty(order),
+            Entry::zero(order),
+            Entry::data(Pfn::from_bits(7 << Order::PUD.bits()), order),
+        ]
+    }
+
+    /// Puts an entry into the tree that points to no page that anybody could miss.
+    fn store(file: &File<'_>, index: usize, entry: Entry) -> Checked {
+        let mut locked = grab(file, index, entry.order())?;
+        check!(locked.entry() == Entry::empty(entry.order()));
+        locked.set(entry);
+        Ok(())
+    }
+
+    /// Takes it out again.
+    fn erase(file: &File<'_>, index: usize) -> Checked {
+        match tree::lock_present(file.mapping(), at(index)) {
+            Some(locked) => {
+                locked.remove();
+                Ok(())
+            }
+            None => Err(crate::kern::testing::failed(
+                file!(),
+                line!(),
+                fmt!("nothing at {index}"),
+            )),
+        }
+    }
+
+    #[test]
+    fn nothing_there_gives_a_locked_empty_entry() -> Checked {
+        let world = world()?;
+        let file = world.file(Order::PUD.pages())?;
+        for order in ORDERS {
+            let locked = grab(&file, 5, order)?;
+            check!(locked.entry() == Entry::empty(order));
+            check_eq!(locked.first(), order.first(at(5)));
+            check!(look(&file, 5) == Some((Entry::empty(order), true)));
+            check_eq!(file.nrpages(), order.pages());
+            drop(locked);
+            check!(look(&file, 5) == Some((Entry::empty(order), false)));
+            erase(&file, 5)?;
+            check_eq!(file.nrpages(), 0);
+        }
+        Ok(())
+    }
+
+    /// Grabs what is there in a present entry's range, and compares with the specification.
+    fn grab_over(file: &File<'_>, present: Entry, wanted: Order, locked: bool) -> Checked {
+        // Neither the first nor the last page of any order but the smallest.
+        const INDEX: usize = Order::PUD.pages() + 3 * Order::PMD.pages() + 5;
+        store(file, INDEX, present)?;
+        let conflict = present.order() < wanted;
+        let grabbed = || match tree::grab(file.mapping(), at(INDEX), wanted, false) {
+            Ok(locked) => Ok((locked.entry(), locked.first())),
+            Err(error) => Err(error),
+        };
+        let result = if locked && !conflict {
+            let held = tree::lock_present(file.mapping(), at(INDEX));
+            check!(held.is_some());
+            let (result, waited) = with_thread(grabbed, |thread| {
+                let waited = thread.waits();
+                drop(held);
+                waited
+            })?;
+            check!(waited, "the entry was not waited for");
+            result
+        } else {
+            grabbed()
+        };
+        let keeps = present.order() == wanted || matches!(present.kind(), Kind::Data(_));
+        let expected = if conflict {
+            check!(result == Err(GrabError::Conflict));
+            present
+        } else if keeps {
+            check!(result == Ok((present, present.order().first(at(INDEX)))));
+            present
+        } else {
+            check!(result == Ok((Entry::empty(wanted), wanted.first(at(INDEX)))));
+            Entry::empty(wanted)
+        };
+        check!(look(file, INDEX) == Some((expected, false)));
+        // What was around a smaller entry of a larger one's place is nothing any more.
+        check_eq!(file.nrpages(), expected.order().pages());
+        erase(file, INDEX)?;
+        check_eq!(file.nrpages(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn grab_of_every_order_over_every_entry() -> Checked {
+        let world = world()?;
+        let file = world.file(4 * Order::PUD.pages())?;
+        for wanted in ORDERS {
+            for present in ORDERS {
+                for entry in kinds(present) {
+                    grab_over(&file, entry, wanted, false)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn grab_of_every_order_waits_for_every_locked_entry() -> Checked {
+        let world = world()?;
+        let file = world.file(4 * Order::PUD.pages())?;
+        for wanted in ORDERS {
+            for present in ORDERS {
+                for entry in kinds(present) {
+                    grab_over(&file, entry, wanted, true)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_smaller_entry_anywhere_in_the_range_is_a_conflict() -> Checked {
+        let world = world()?;
+        let file = world.file(4 * Order::PUD.pages())?;
+        for wanted in [Order::PMD, Order::PUD] {
+            for index in [0, 1, wanted.pages() / 2, wanted.pages() - 1] {
+                for entry in kinds(Order::PTE) {
+                    store(&file, index, entry)?;
+                    for asked in [0, 7, wanted.pages() - 1] {
+                        let result = tree::grab(file.mapping(), at(asked), wanted, false);
+                        check!(matches!(result, Err(GrabError::Conflict)));
+                    }
+                    check_eq!(file.nrpages(), 1);
+                    erase(&file, index)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_neighbours_are_no_conflict() -> Checked {
+        let world = world()?;
+        let file = world.file(4 * Order::PMD.pages())?;
+        store(&file, Order::PMD.pages() - 1, Entry::zero(Order::PTE))?;
+        store(&file, 2 * Order::PMD.pages(), Entry::zero(Order::PMD))?;
+        let locked = grab(&file, Order::PMD.pages() + 9, Order::PMD)?;
+        check!(locked.entry() == Entry::empty(Order::PMD));
+        check_eq!(file.nrpages(), 1 + 2 * Order::PMD.pages());
+        drop(locked);
+        clear(&file);
+        Ok(())
+    }
+
+    #[test]
+    fn unlocking_wakes_one_waiter_after_the_other() -> Checked {
+        const WAITERS: usize = 4;
+        let world = world()?;
+        let file = world.file(1)?;
+        let held = grab(&file, 0, Order::PTE)?;
+        let go = AtomicBool::new(false);
+        let work = |_| -> Checked {
+            let _locked = grab(&file, 0, Order::PTE)?;
+            // Busy, so that only those who are woken for nothing go to sleep once more.
+            while !go.load(Ordering::SeqCst) {
+                crate::kern::vm::reschedule();
+            }
+            Ok(())
+        };
+        let (results, seen) = with_threads(WAITERS, work, |threads| -> Checked {
+            let asleep = threads.iter().all(|thread| thread.waits());
+            let mut before = [0; WAITERS];
+            for (count, thread) in before.iter_mut().zip(threads) {
+                *count = thread.sleeps();
+            }
+            drop(held);
+            let woken = until(|| threads.iter().any(|thread| !thread.is_asleep()));
+            pause(50);
+            let again = before
+                .iter()
+                .zip(threads)
+                .filter(|(count, thread)| thread.is_asleep() && thread.sleeps() != **count)
+                .count();
+            let awake = threads.iter().filter(|thread| !thread.is_asleep()).count();
+            go.store(true, Ordering::SeqCst);
+            check!(asleep, "not all have waited");
+            check!(woken, "nobody was woken");
+            check_eq!(awake, 1);
+            check_eq!(again, 0, "woken to sleep again");
+            Ok(())
+        })?;
+        seen?;
+        for result in results {
+            result?;
+        }
+        erase(&file, 0)
+    }
+
+    #[test]
+    fn removing_wakes_all() -> Checked {
+        let world = world()?;
+        let file = world.file(Order::PMD.pages())?;
+        for order in [Order::PTE, Order::PMD] {
+            let held = grab(&file, 0, order)?;
+            let last = order.pages() - 1;
+            let (results, seen) = with_threads(
+                5,
+                |number| tree::lock_present(file.mapping(), at(number % 2 * last)).is_none(),
+                |threads| -> Checked {
+                    let asleep = threads.iter().all(|thread| thread.waits());
+                    held.remove();
+                    check!(asleep, "not all have waited");
+                    Ok(())
+                },
+            )?;
+            seen?;
+            check!(results.iter().all(|none| *none));
+            check_eq!(file.nrpages(), 0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_entry_of_another_shape_wakes_all() -> Checked {
+        let world = world()?;
+        let file = world.file(Order::PMD.pages())?;
+        store(&file, 0, Entry::zero(Order::PMD))?;
+        let held = tree::lock_present(file.mapping(), at(0));
+        let (results, seen) = with_threads(
+            4,
+            // Each wants a page of its own of what is a large hole now.
+            |number| grab(&file, 100 * number, Order::PTE).map(|locked| locked.entry()),
+            |threads| -> Checked {
+                let asleep = threads.iter().all(|thread| thread.waits());
+                drop(held);
+                check!(asleep, "not all have waited");
+                Ok(())
+            },
+        )?;
+        seen?;
+        for result in results {
+            check!(result? == Entry::empty(Order::PTE));
+        }
+        check_eq!(file.nrpages(), 4);
+        clear(&file);
+        Ok(())
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_and_nobody_locks_what_is_locked() -> Checked {
+        const THREADS: usize = 4;
+        const ROUNDS: usize = 1500;
+        const PAGES: usize = 8;
+        let world = world()?;
+        let file = world.file(PAGES)?;
+        let owners: [AtomicUsize; PAGES] = [const { AtomicUsize::new(0) }; PAGES];
+        let work = |number: usize| -> Checked<usize> {
+            let mut random = Random::new(0x7472_6565 + number as u64 * 7919);
+            let mut conflicts = 0;
+            for _ in 0..ROUNDS {
+                let order = if random.below(4) == 0 {
+                    Order::from_bits(3)
+                } else {
+                    Order::PTE
+                };
+                let index = random.below(PAGES);
+                let locked = match tree::grab(file.mapping(), at(index), order, false) {
+                    Ok(locked) => locked,
+                    Err(GrabError::Conflict) => {
+                        conflicts += 1;
+                        match tree::lock_present(file.mapping(), at(index)) {
+                            Some(locked) => locked,
+                            None => continue,
+                        }
+                    }
+                    Err(error) => {
+                        return Err(crate::kern::testing::failed(
+                            file!(),
+                            line!(),
+                            fmt!("grab: {error:?}"),
+                        ))
+                    }
+                };
+                let range = locked.range();
+                let covered = owners
+                    .get(range.first.get()..=range.last.get())
+                    .unwrap_or(&[]);
+                let alone = covered
+                    .iter()
+                    .all(|owner| owner.swap(number + 1, Ordering::AcqRel) == 0);
+                if random.below(8) == 0 {
+                    crate::kern::vm::reschedule();
+                }
+                let still = covered
+                    .iter()
+                    .all(|owner| owner.swap(0, Ordering::AcqRel) == number + 1);
+                if random.below(3) == 0 {
+                    locked.remove();
+                } else {
+                    drop(locked);
+                }
+                check!(alone && still, "two have locked one entry");
+            }
+            Ok(conflicts)
+        };
+        let (results, ()) = with_threads(THREADS, work, |_| ())?;
+        for result in results {
+            result?;
+        }
+        clear(&file);
+        check_eq!(file.nrpages(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn every_allocation_that_fails_leaves_the_tree_as_it_was() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        // Deep in the tree, so that many nodes are needed.
+        for index in [0, 1 << 20, 1 << 30, 1 << 38] {
+            for order in ORDERS {
+                let mut nth = 1;
+                loop {
+                    let (result, failed) = with_failing_allocation(nth, || {
+                        tree::grab(file.mapping(), at(index), order, false)
+                            .map(|locked| locked.remove())
+                    });
+                    check!(result != Err(GrabError::Conflict));
+                    check_eq!(file.nrpages(), 0);
+                    check!(file.mapping().is_empty());
+                    if !failed {
+                        check!(result.is_ok());
+                        break;
+                    }
+                    nth += 1;
+                    check!(nth < 100);
+                }
+            }
+            // A tree of one entry at index 0 has no node.
+            if index != 0 {
+                let result = without_memory(|| {
+                    tree::grab(file.mapping(), at(index), Order::PTE, false).map(drop)
+                });
+                check!(result == Err(GrabError::NoMemory));
+                check_eq!(file.nrpages(), 0);
+                check!(file.mapping().is_empty());
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn without_memory_a_large_hole_is_not_half_taken_apart() -> Checked {
+        let world = world()?;
+        let file = world.file(Order::PMD.pages())?;
+        store(&file, 0, Entry::zero(Order::PMD))?;
+        let result =
+            without_memory(|| tree::grab(file.mapping(), at(5), Order::PTE, false).map(drop));
+        check!(result == Err(GrabError::NoMemory));
+        // A hole needs no entry.
+        check!(look(&file, 5).is_none());
+        check_eq!(file.nrpages(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn nrpages_is_the_sum_of_all_entries() -> Checked {
+        const AREAS: usize = 6;
+        let world = world()?;
+        let file = world.file(AREAS * Order::PMD.pages())?;
+        let mut random = Random::new(0x6e72_7067);
+        let mut expected = 0;
+        for _ in 0..3000 {
+            let index = random.below(AREAS * Order::PMD.pages());
+            let order = match random.below(3) {
+                0 => Order::PMD,
+                1 => Order::from_bits(6),
+                _ => Order::PTE,
+            };
+            let before = look(&file, index).map_or(0, |(entry, _)| entry.order().pages());
+            if random.below(3) == 0 {
+                if before != 0 {
+                    erase(&file, index)?;
+                    expected -= before;
+                }
+            } else if let Ok(mut locked) = tree::grab(file.mapping(), at(index), order, false) {
+                let kind = random.below(2);
+                let entry = kinds(locked.entry().order())[kind];
+                expected = expected + locked.entry().order().pages() - before;
+                locked.set(entry);
+            }
+            check_eq!(file.nrpages(), expected);
+        }
+        clear(&file);
+        check_eq!(file.nrpages(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn only_data_stays_dirty() -> Checked {
+        let world = world()?;
+        let file = world.file(3)?;
+        for (index, entry) in kinds(Order::PTE).into_iter().enumerate() {
+            let mut locked = match tree::grab(file.mapping(), at(index), Order::PTE, true) {
+                Ok(locked) => locked,
+                Err(_) => continue,
+            };
+            check!(locked.is_dirty());
+            check!(is_marked(&file, index, Mark::Dirty));
+            locked.set(entry);
+            drop(locked);
+            let is_data = matches!(entry.kind(), Kind::Data(_));
+            check_eq!(is_marked(&file, index, Mark::Dirty), is_data);
+            erase(&file, index)?;
+        }
+        Ok(())
+    }
+
+    /// Counts what a walk comes to.
+    struct Count {
+        looked: usize,
+        worked: usize,
+        pages: usize,
+        removed: usize,
+    }
+
+    impl Visitor for Count {
+        const ASKS_DIRTY: bool = false;
+
+        fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
+            self.looked += 1;
+            self.pages += entry.order().pages();
+            match entry.kind() {
+                Kind::Zero => Step::Work,
+                _ => Step::Next,
+            }
+        }
+
+        fn work(&mut self, _locked: &mut Locked<'_>) -> After {
+            self.worked += 1;
+            if self.worked % 2 == 0 {
+                self.removed += 1;
+                After::Remove
+            } else {
+                After::Keep
+            }
+        }
+    }
+
+    fn walk(file: &File<'_>, range: PageRange) -> Count {
+        let mut count = Count {
+            looked: 0,
+            worked: 0,
+            pages: 0,
+            removed: 0,
+        };
+        tree::walk(file.mapping(), range, Which::Any, &mut count);
+        count
+    }
+
+    #[test]
+    fn a_walk_comes_to_each_entry_of_its_range_once() -> Checked {
+        let world = world()?;
+        let file = world.file(8 * Order::PMD.pages())?;
+        // Pages 0, 3, 6 … of the first part; then large ones with a gap.
+        for index in (0..Order::PMD.pages()).step_by(3) {
+            store(&file, index, Entry::empty(Order::PTE))?;
+        }
+        for area in [2, 3, 5] {
+            store(&file, area * Order::PMD.pages(), Entry::zero(Order::PMD))?;
+        }
+        let small = Order::PMD.pages().div_ceil(3);
+        let all = walk(&file, PageRange::ALL);
+        check_eq!(all.looked, small + 3);
+        check_eq!(all.pages, small + 3 * Order::PMD.pages());
+        check_eq!(all.worked, 3);
+        check_eq!(all.removed, 1);
+        check_eq!(file.nrpages(), small + 2 * Order::PMD.pages());
+        // Both ends are inside of large entries, one of which is left.
+        let part = walk(
+            &file,
+            range(2 * Order::PMD.pages() + 5, 5 * Order::PMD.pages() + 1),
+        );
+        check_eq!(part.looked, 2);
+        let none = walk(&file, range(1, 2));
+        check_eq!(none.looked, 0);
+        clear(&file);
+        check_eq!(file.nrpages(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_walk_waits_for_a_locked_entry() -> Checked {
+        let world = world()?;
+        let file = world.file(4)?;
+        store(&file, 1, Entry::zero(Order::PTE))?;
+        store(&file, 2, Entry::empty(Order::PTE))?;
+        let held = tree::lock_present(file.mapping(), at(2));
+        let (looked, waited) = with_thread(
+            || walk(&file, PageRange::ALL).looked,
+            |thread| {
+                let waited = thread.waits();
+                drop(held);
+                waited
+            },
+        )?;
+        check!(waited);
+        check_eq!(looked, 2);
+        // One that goes away meanwhile is not looked at.
+        let held = tree::lock_present(file.mapping(), at(2));
+        let (looked, waited) = with_thread(
+            || walk(&file, PageRange::ALL).looked,
+            |thread| {
+                let waited = thread.waits();
+                if let Some(held) = held {
+                    held.remove();
+                }
+                waited
+            },
+        )?;
+        check!(waited);
+        check_eq!(looked, 1);
+        clear(&file);
+        Ok(())
+    }
+
+    #[test]
+    fn a_range_grows_to_the_whole_of_large_entries() -> Checked {
+        let world = world()?;
+        let file = world.file(8 * Order::PMD.pages())?;
+        let pages = Order::PMD.pages();
+        store(&file, 0, Entry::zero(Order::PMD))?;
+        store(&file, 3 * pages, Entry::zero(Order::PMD))?;
+        let whole = |first, last| tree::whole_entries(file.mapping(), range(first, last));
+        check_eq!(whole(5, 3 * pages + 7), range(0, 4 * pages - 1));
+        check_eq!(whole(pages + 5, 2 * pages), range(pages + 5, 2 * pages));
+        check_eq!(whole(5, 6), range(0, pages - 1));
+        check_eq!(whole(5, pages), range(0, pages));
+        check_eq!(
+            tree::whole_entries(file.mapping(), PageRange::ALL),
+            PageRange::ALL
+        );
+        layout::delete_range(file.mapping(), PageRange::ALL);
+        Ok(())
+    }
+}

@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Write-back, and that nothing dirty is forgotten (spec, sections 6 and 1, R5).
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_writeback)]
+mod tests {
+    use crate::{
+        dax::{
+            layout::{self, Patience},
+            stats::Counter,
+            tree,
+            writeback::{self, Request},
+        },
+        kern::{
+            fs::PageRange,
+            order::Order,
+            testing::{
+                hold, note, until, with_thread, Checked, File, Flushes, Share, Stretch, View, World,
+            },
+            xa::Mark,
+        },
+        tests::helpers::*,
+    };
+    use core::sync::atomic::{AtomicBool, Ordering};
+    use kernel::prelude::*;
+
+    const PMD: usize = Order::PMD.pages();
+
+    fn write_back(file: &File<'_>, range: PageRange) -> Result<usize> {
+        let request = Request { range, sync: true };
+        writeback::writeback(file.mapping(), file.world().dax(), &request)
+    }
+
+    /// A file of one extent of `order`, its place, and a mapping of it. `None` on a device that is
+    /// too small.
+    fn file_of(world: &World, order: Order) -> Checked<Option<(File<'_>, usize)>> {
+        let Some(place) = world.try_take(order.pages(), order) else {
+            note(fmt!(
+                "order {} left out: the device is too small",
+                order.bits()
+            ));
+            return Ok(None);
+        };
+        let file = world.file(order.pages())?;
+        file.set_extents(&[Stretch::mapped(0, order.pages(), place)])?;
+        Ok(Some((file, place)))
+    }
+
+    #[test]
+    fn first_write_protected_then_flushed_then_clean() -> Checked {
+        for order in [Order::PTE, Order::PMD, Order::PUD] {
+            let world = world()?;
+            let Some((file, place)) = file_of(&world, order)? else {
+                continue;
+            };
+            let page = order.pages() - 1;
+            let view = View::new(&file, 0, order.pages(), Share::Shared, 0)?;
+            view.store(page, 1)?;
+            check!(is_marked(&file, page, Mark::Dirty));
+            let entries = count(Counter::WritebackEntries);
+            {
+                let flushes = Flushes::watch(&file, page, view.address(page))?;
+                check_eq!(write_back(&file, PageRange::ALL), Ok(order.pages()));
+                check!(flushes.covers(world.pfn(place), order));
+                for flush in flushes.iter() {
+                    check!(!flush.writable, "flushed while it could be written to");
+                    check!(flush.dirty, "clean before it was flushed");
+                }
+            }
+            check_eq!(count(Counter::WritebackEntries), entries + 1);
+            check!(!is_marked(&file, page, Mark::Dirty));
+            check!(!is_marked(&file, page, Mark::ToWrite));
+            check!(view.mapped(page).is_none_or(|mapped| !mapped.writable));
+            drop(view);
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn every_mapping_of_the_whole_entry_is_protected() -> Checked {
+        let world = world()?;
+        let Some((file, _)) = file_of(&world, Order::PMD)? else {
+            return Ok(());
+        };
+        let large = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        large.store(0, 1)?;
+        // Small ones of the same entry, at both ends.
+        let small = View::new(&file, 0, PMD, Share::Shared, 1)?;
+        small.store(0, 2)?;
+        small.store(PMD - 1, 3)?;
+        check_eq!(write_back(&file, range(7, 7)), Ok(PMD));
+        check!(large.mapped(0).is_none_or(|mapped| !mapped.writable));
+        for page in [0, PMD - 1] {
+            check!(small.mapped(page).is_none_or(|mapped| !mapped.writable));
+        }
+        check!(!is_marked(&file, 0, Mark::Dirty));
+        drop((large, small));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_store_after_it_is_dirty_again_and_flushed_again() -> Checked {
+        for (order, counter) in [
+            (Order::PTE, Counter::MkwritePte),
+            (Order::PMD, Counter::MkwritePmd),
+        ] {
+            let world = world()?;
+            let Some((file, place)) = file_of(&world, order)? else {
+                continue;
+            };
+            let view = View::new(&file, 0, order.pages(), Share::Shared, 0)?;
+            view.store(0, 1)?;
+            check_eq!(write_back(&file, PageRange::ALL), Ok(order.pages()));
+            check_eq!(write_back(&file, PageRange::ALL), Ok(0));
+            let before = count(counter);
+            view.store(0, 2)?;
+            check_eq!(count(counter), before + 1);
+            check!(is_marked(&file, 0, Mark::Dirty));
+            let flushes = Flushes::watch(&file, 0, 0)?;
+            check_eq!(write_back(&file, PageRange::ALL), Ok(order.pages()));
+            check!(flushes.covers(world.pfn(place), order));
+            drop((flushes, view));
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    /// Has one thread store to a page as soon as another writes its entry back, and returns whether
+    /// the store began in time.
+    fn store_during(file: &File<'_>, order: Order, place: usize, round: u64) -> Checked<bool> {
+        let ready = AtomicBool::new(false);
+        let flushes = Flushes::watch(file, 0, 0)?;
+        let work = || -> Checked<bool> {
+            let view = View::new(file, 0, order.pages(), Share::Shared, 0)?;
+            view.store(0, round)?;
+            ready.store(true, Ordering::Release);
+            while flushes.count() == 0 {
+                core::hint::spin_loop();
+            }
+            let locked = look(file, 0).is_some_and(|(_, locked)| locked);
+            view.store(0, !round)?;
+            Ok(locked)
+        };
+        let (result, written) = with_thread(work, |_| {
+            until(|| ready.load(Ordering::Acquire)).then(|| write_back(file, PageRange::ALL))
+        })?;
+        check_eq!(written, Some(Ok(order.pages())));
+        drop(flushes);
+        check!(
+            is_marked(file, 0, Mark::Dirty),
+            "round {round} is forgotten"
+        );
+        let flushes = Flushes::watch(file, 0, 0)?;
+        check_eq!(write_back(file, PageRange::ALL), Ok(order.pages()));
+        check!(flushes.covers(file.world().pfn(place), order));
+        result
+    }
+
+    #[test]
+    fn what_is_stored_during_it_stays_dirty() -> Checked {
+        for (order, rounds) in [(Order::PTE, 20), (Order::PMD, 20), (Order::PUD, 2)] {
+            let world = world()?;
+            let Some((file, place)) = file_of(&world, order)? else {
+                continue;
+            };
+            let mut during = 0;
+            for round in 0..rounds {
+                during += usize::from(store_during(&file, order, place, round)?);
+            }
+            note(fmt!(
+                "order {}: {during} of {rounds} stores began while the entry was locked",
+                order.bits()
+            ));
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_locked_entry_is_waited_for_and_one_that_goes_away_is_left_out() -> Checked {
+        let world = world()?;
+        let file = world.file(4)?;
+        let place = world.take_many(2, Order::PTE)?;
+        put(&file, 0, Order::PTE, place, true)?;
+        put(&file, 1, Order::PTE, place + 1, true)?;
+        let held = tree::lock_present(file.mapping(), at(0));
+        let (written, waited) = with_thread(
+            || write_back(&file, PageRange::ALL),
+            |thread| {
+                let waited = thread.waits();
+                drop(held);
+                waited
+            },
+        )?;
+        check!(waited);
+        check_eq!(written, Ok(2));
+        for index in [0, 1] {
+            drop(tree::grab(file.mapping(), at(index), Order::PTE, true));
+        }
+        let held = tree::lock_present(file.mapping(), at(0));
+        let (written, waited) = with_thread(
+            || write_back(&file, PageRange::ALL),
+            |thread| {
+                let waited = thread.waits();
+                if let Some(held) = held {
+                    layout::discard(held);
+                }
+                waited
+            },
+        )?;
+        check!(waited);
+        check_eq!(written, Ok(1));
+        check_eq!(file.nrpages(), 1);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn only_the_range_is_written_back_but_all_of_its_entries() -> Checked {
+        let world = world()?;
+        let file = world.file(3 * PMD)?;
+        let place = world.take_many(3 * PMD, Order::PMD)?;
+        put(&file, 0, Order::PTE, place, true)?;
+        put(&file, PMD, Order::PMD, place + PMD, true)?;
+        put(&file, 2 * PMD, Order::PTE, place + 2 * PMD, true)?;
+        let flushes = Flushes::watch(&file, PMD, 0)?;
+        check_eq!(write_back(&file, range(PMD + 9, PMD + 10)), Ok(PMD));
+        check!(flushes.covers(world.pfn(place + PMD), Order::PMD));
+        check!(!flushes.covers(world.pfn(place), Order::PTE));
+        drop(flushes);
+        let dirty = [0, PMD, 2 * PMD].map(|index| is_marked(&file, index, Mark::Dirty));
+        check_eq!(dirty, [true, false, true]);
+        check_eq!(write_back(&file, PageRange::ALL), Ok(2));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn nothing_is_flushed_that_is_clean_or_not_waited_for() -> Checked {
+        let world = world()?;
+        let file = world.file(2)?;
+        check_eq!(write_back(&file, PageRange::ALL), Ok(0));
+        let place = world.take_many(2, Order::PTE)?;
+        put(&file, 0, Order::PTE, place, false)?;
+        put(&file, 1, Order::PTE, place + 1, true)?;
+        let flushes = Flushes::watch(&file, 0, 0)?;
+        let request = Request {
+            range: PageRange::ALL,
+            sync: false,
+        };
+        let result = writeback::writeback(file.mapping(), world.dax(), &request);
+        check_eq!(result, Ok(0));
+        check_eq!(flushes.count(), 0);
+        check!(is_marked(&file, 1, Mark::Dirty));
+        check_eq!(write_back(&file, PageRange::ALL), Ok(1));
+        check!(!flushes.covers(world.pfn(place), Order::PTE));
+        check!(flushes.covers(world.pfn(place + 1), Order::PTE));
+        drop(flushes);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn blocks_that_are_not_pages_are_an_error_that_fsync_sees() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        put(&file, 0, Order::PTE, place, true)?;
+        file.set_block_bits(10);
+        check_eq!(write_back(&file, PageRange::ALL), Err(EIO));
+        check_eq!(file.take_error(), EIO.to_errno());
+        check!(is_marked(&file, 0, Mark::Dirty));
+        file.set_block_bits(12);
+        check_eq!(write_back(&file, PageRange::ALL), Ok(1));
+        check_eq!(file.take_error(), 0);
+        clear(&file);
+        world.check_clean()
+    }
+
+    /// Makes a dirty entry that is mapped writable, removes it in some way, and checks that all of
+    /// it was written back after it was unmapped.
+    fn check_flushed(order: Order, name: &str, remove: impl Fn(&File<'_>) -> Checked) -> Checked {
+        let world = world()?;
+        let Some((file, place)) = file_of(&world, order)? else {
+            return Ok(());
+        };
+        let page = order.pages() / 2;
+        let view = View::new(&file, 0, order.pages(), Share::Shared, 0)?;
+        view.store(page, 1)?;
+        check!(view.mapped(page).is_some_and(|mapped| mapped.writable));
+        let before = count(Counter::EntriesFlushedOnRemoval);
+        let flushes = Flushes::watch(&file, page, view.address(page))?;
+        remove(&file)?;
+        check!(look(&file, page).is_none(), "{name}: not removed");
+        check!(
+            flushes.covers(world.pfn(place), order),
+            "{name} of {order:?}: not flushed"
+        );
+        for flush in flushes.iter() {
+            check!(
+                !flush.writable,
+                "{name}: flushed while it could be written to"
+            );
+            check!(flush.present, "{name}: removed before it was flushed");
+        }
+        check_eq!(
+            count(Counter::EntriesFlushedOnRemoval),
+            before + 1,
+            "{name}"
+        );
+        check!(view.mapped(page).is_none(), "{name}: still mapped");
+        drop((flushes, view));
+        world.check_clean()
+    }
+
+    #[test]
+    fn whoever_removes_an_entry_flushes_it_first() -> Checked {
+        for order in [Order::PTE, Order::PMD, Order::PUD] {
+            check_flushed(order, "delete range", |file| {
+                layout::delete_range(file.mapping(), range(0, (order.pages() - 1) / 2));
+                Ok(())
+            })?;
+            check_flushed(order, "delete entry", |file| {
+                check!(layout::delete_entry(file.mapping(), at(order.pages() - 1)));
+                Ok(())
+            })?;
+            check_flushed(order, "break layout", |file| {
+                layout::break_layout(file.inode(), PageRange::ALL, Patience::None)?;
+                Ok(())
+            })?;
+            check_flushed(order, "break layout for good", |file| {
+                layout::break_layout_final(file.inode());
+                Ok(())
+            })?;
+            check_flushed(order, "evict", |file| {
+                layout::evict_range(file.mapping(), PageRange::ALL);
+                Ok(())
+            })?;
+            check_flushed(order, "evacuate", |file| {
+                layout::evacuate(file.inode());
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn invalidating_leaves_what_is_dirty() -> Checked {
+        for order in [Order::PTE, Order::PMD] {
+            let world = world()?;
+            let Some((file, _)) = file_of(&world, order)? else {
+                continue;
+            };
+            let view = View::new(&file, 0, order.pages(), Share::Shared, 0)?;
+            view.store(0, 1)?;
+            check!(!layout::invalidate_entry(file.mapping(), at(0)));
+            check!(look(&file, 0).is_some());
+            check!(is_marked(&file, 0, Mark::Dirty));
+            drop(view);
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_what_a_deleted_file_had_is_not_flushed() -> Checked {
+        let world = world()?;
+        let place = world.take_many(2, Order::PTE)?;
+        for (links, flushed) in [(1, true), (0, false)] {
+            let file = world.file(2)?;
+            put(&file, 0, Order::PTE, place, true)?;
+            put(&file, 1, Order::PTE, place + 1, true)?;
+            file.set_links(links);
+            let flushes = Flushes::watch(&file, 0, 0)?;
+            layout::break_layout_final(file.inode());
+            check_eq!(flushes.count() > 0, flushed);
+            check_eq!(file.nrpages(), 0);
+            drop(flushes);
+            file.set_links(1);
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_copy_on_write_flushes_nothing_and_leaves_the_new_page_dirty() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let (old, new) = (world.take(Order::PTE)?, world.take(Order::PTE)?);
+        file.set_extents(&[Stretch::mapped(0, 1, old).shared()])?;
+        file.set_extents_for_writing(&[Stretch::mapped(0, 1, new).shared().copy_of(old)])?;
+        let view = View::new(&file, 0, 1, Share::Shared, 0)?;
+        view.load(0)?;
+        view.store(0, 1)?;
+        check!(is_marked(&file, 0, Mark::Dirty));
+        let flushes = Flushes::watch(&file, 0, view.address(0))?;
+        check_eq!(write_back(&file, PageRange::ALL), Ok(1));
+        check!(flushes.covers(world.pfn(new), Order::PTE));
+        drop((flushes, view));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_break_that_is_interrupted_leaves_everything_dirty() -> Checked {
+        let world = world()?;
+        let file = world.file(2)?;
+        let place = world.take_many(2, Order::PTE)?;
+        put(&file, 0, Order::PTE, place, true)?;
+        put(&file, 1, Order::PTE, place + 1, true)?;
+        let held = hold(world.page(place + 1).folio());
+        let result = layout::break_layout(file.inode(), PageRange::ALL, Patience::None);
+        check_eq!(result, Err(ERESTARTSYS));
+        check!(is_marked(&file, 0, Mark::Dirty));
+        check!(is_marked(&file, 1, Mark::Dirty));
+        drop(held);
+        check_eq!(write_back(&file, PageRange::ALL), Ok(2));
+        clear(&file);
+        world.check_clean()
+    }
+}

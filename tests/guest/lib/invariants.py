@@ -26,7 +26,7 @@ def look():
     return (None if text.endswith("ok\n") else text), numbers
 
 
-def violations(patience=3):
+def violations(patience=1):
     """What is violated, None if nothing. What the kernel does a moment later is waited for."""
     end = time.monotonic() + patience * task.pace
     while True:

@@ -123,6 +123,7 @@ def hole_read_then_stored(t):
             same_bytes(os.pread(fd, PAGE, i * PAGE), wanted, f"page {i} by pread")
         reader.write(3 * PAGE, page("r", 3))
         same_bytes(writer.read(3 * PAGE, PAGE), page("r", 3), "page 3 in the writer")
+        t.holds("with holes and pages mapped")
 
 
 @case()

@@ -240,6 +240,7 @@ def both_mappings_are_write_protected(t):
             since = _now()
             os.fsync(fd)
             flushes.check_flushed(pfns, since, f"stored through the {name} mapping")
+            t.holds("after fsync")
 
 
 @case()

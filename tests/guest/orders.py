@@ -200,6 +200,7 @@ def small_fault_meets_huge_entry(t):
         _huge(m, 2 * PMD, "the aligned mapping")
         _huge(small, 0, "the unaligned mapping")
         stats.expect(read_pmd=0, write_pmd=0)
+        t.holds("with both mapped")
 
 
 @case()
@@ -253,6 +254,7 @@ def load_then_store(t):
         stats.expect(write_pte=0, mkwrite_pte=0)
         _huge(m, 2 * PMD, "after the store")
         same_bytes(os.pread(fd, 1, 5), b"\1", "pread")
+        t.holds("after the store")
     with Map(fd, 2 * PMD, skew=PAGE) as small:
         small.touch(PMD, 1)
         small.store(PMD + 5, 2)

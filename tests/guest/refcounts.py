@@ -62,6 +62,7 @@ def one_reference_for_each_mapping(t):
 
             equal(Task(child).result()[:5], [3, 3, 2, 2, 1], "with a second process")
         equal(state.counts(pfns), [(1, 1)] * 8, "with the second mapping gone")
+        t.holds("with pages mapped")
     state.check_idle(pfns, "after munmap")
     os.ftruncate(fd, 0)
     state.check_free(pfns, "after truncate")
@@ -79,6 +80,7 @@ def one_reference_for_a_huge_mapping(t):
         equal(state.refcounts([head, second]), [1, 1], "references to the folios")
         other.touch(5 * PAGE, 1)
         equal(state.refcounts([head, second]), [2, 1], "with a second mapping of one")
+        t.holds("with huge pages mapped")
         equal(set(state.refcounts(tails[::9])), {0}, "references to tail pages")
         compound = state.words(tails[::9], state.COMPOUND)
         check(all(word & 1 for (word,) in compound), "a tail page does not say it is one")

@@ -62,6 +62,7 @@ def store_leaves_the_other_alone(t):
         same_bytes(m1.read(0, 32 * PAGE)[3 * PAGE:4 * PAGE], page("f", 3), "mapping of the first")
         same_bytes(m2.read(3 * PAGE, PAGE), page("w", 3), "mapping of the second")
         same_bytes(m2.read(5 * PAGE, PAGE), page("f", 5), "second, page 5")
+        t.holds("with both mapped")
     five = page("f", 5)[:100] + b"five" + page("f", 5)[104:]
     stats.expect(cow_pages=lambda n: n >= 3)
     for when in ("now", "after mounting again"):
@@ -111,6 +112,7 @@ def huge_store_leaves_the_other_alone(t):
         m1.write(9 * PAGE, page("v", 9))
         same_bytes(m2.read(6 * PAGE, 5 * PAGE), page("f", 6) + page("w", 7) + pages("f", 3, 8),
                    "mapping of the second")
+        t.holds("with both mapped")
     _is(one, 1024, "first file", p9=page("v", 9))
     _is(two, 1024, "second file", p7=page("w", 7), p520=page("w", 520))
 
@@ -314,6 +316,7 @@ def _sizes(t, huge_first):
                 equal(value, page("f", at // PAGE)[0], f"byte at {at:#x}")
         same_bytes(huge.read(0, 2 * PMD), pages("f", 1024), "huge mapping")
         same_bytes(small.read(0, 2 * PMD), pages("f", 1024), "small mapping")
+        t.holds("with both mapped")
         if huge_first:
             equal(huge.mapped_huge(), 2 * PMD, "bytes mapped by huge entries")
         equal(huge.pfn(6 * PAGE), small.pfn(6 * PAGE), "page frame of the same block")
@@ -324,6 +327,7 @@ def _sizes(t, huge_first):
                    "huge mapping after stores")
         same_bytes(small.read(5 * PAGE, 4 * PAGE),
                    pages("f", 2, 5) + page("s", 7) + page("f", 8), "small mapping after stores")
+        t.holds("after stores to both")
         os.fsync(one)
         os.fsync(two)
         os.ftruncate(two if huge_first else one, 0)
@@ -353,6 +357,7 @@ def small_clone_outlives_huge_one(t):
         huge.touch(0, 1)
         small.touch(0, 20 * PAGE)
         os.ftruncate(one, 0)
+        t.holds("when the huge entry is gone")
         same_bytes(small.read(0, PMD), pages("f", 512), "small mapping")
         small.write(3 * PAGE, page("s", 3))
         os.fsync(two)

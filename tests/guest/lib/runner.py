@@ -110,6 +110,15 @@ class Test:
     def stats(self):
         return device.Stats(self.device)
 
+    @staticmethod
+    def holds(when):
+        """What must hold does, as far as the module can tell: now, with the files in use by nobody
+        else. After every case it is looked at anyway."""
+        if invariants.can_be_checked():
+            found = invariants.violations()
+            if found:
+                raise Failure(f"violations {when}:\n{found}")
+
     def need_adopted(self):
         if not self.adopted:
             raise Skip(f"{self.device} is not adopted")

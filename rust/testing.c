@@ -306,6 +306,7 @@ struct thread {
 	struct kunit *test;
 	struct completion begun;
 	struct completion done;
+	bool finished;
 };
 
 static int run_thread(void *data)
@@ -318,6 +319,7 @@ static int run_thread(void *data)
 	complete(&thread->begun);
 	thread->fn(thread->data);
 	current->kunit_test = NULL;
+	WRITE_ONCE(thread->finished, true);
 	/* Stays until it is joined. */
 	for (;;) {
 		set_current_state(TASK_UNINTERRUPTIBLE);
@@ -365,8 +367,10 @@ void rdax_test_thread_join(struct task_struct *task)
 bool rdax_test_is_asleep(struct task_struct *task)
 {
 	unsigned int state = READ_ONCE(task->__state);
+	struct thread *thread = kthread_data(task);
 
-	return state & (TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE) && !task_is_running(task) &&
+	/* To be joined is not what it is asked about. */
+	return !READ_ONCE(thread->finished) && state & (TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE) && !task_is_running(task) &&
 	       !READ_ONCE(task->on_cpu);
 }
 

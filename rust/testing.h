@@ -75,7 +75,7 @@ void rdax_test_unpin(struct page *page);
 /* A task that calls fn(data), for the present test. To be joined. NULL without memory. */
 struct task_struct *rdax_test_thread(int (*fn)(void *data), void *data);
 void rdax_test_thread_join(struct task_struct *task);
-/* Whether the task sleeps, uninterruptible or interruptible. */
+/* Whether the thread's function sleeps, uninterruptible or interruptible. */
 bool rdax_test_is_asleep(struct task_struct *task);
 /* How often the task has given the processor away. */
 unsigned long rdax_test_switches(struct task_struct *task);

@@ -22,11 +22,12 @@ impl Thread<'_> {
         unsafe { bindings::rdax_test_is_asleep(self.task.as_ptr()) }
     }
 
-    /// Whether the thread waits for something and goes on waiting. Sleeps.
+    /// Whether the thread waits for something and goes on waiting; it may look around now and then.
+    /// False when it has finished. Sleeps.
     pub(crate) fn waits(&self) -> bool {
         until(|| self.is_asleep()) && {
-            pause(20);
-            self.is_asleep()
+            pause(50);
+            until(|| self.is_asleep())
         }
     }
 
@@ -51,11 +52,11 @@ pub(crate) fn pause(milliseconds: u32) {
 
 /// Waits for a condition, not forever. Whether it came true.
 pub(crate) fn until(condition: impl Fn() -> bool) -> bool {
-    for _ in 0..5000 {
+    for _ in 0..2500 {
         if condition() {
             return true;
         }
-        pause(2);
+        pause(1);
     }
     condition()
 }

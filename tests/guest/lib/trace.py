@@ -4,7 +4,9 @@
 import os
 import re
 import struct
+import subprocess
 
+from . import native
 from .check import Failure, Skip, check
 from .posix import PAGE
 
@@ -152,8 +154,8 @@ class Pages:
         try:
             with open("/sys/kernel/btf/vmlinux", "rb") as f:
                 data = f.read()
-        except OSError as error:
-            raise Skip(f"no type information: {error}") from error
+        except OSError:
+            return Pages._flag_in_source(name)
         head, types, _, strings, length = struct.unpack_from("<IIIII", data, 4)
         names = data[head + strings:head + strings + length]
         # An enumerator is the offset of its name and its value.
@@ -167,6 +169,25 @@ class Pages:
             if value < 64 and names[neighbour:neighbour + 3] in (b"PG_", b"__N"):
                 return 1 << value
         raise Skip(f"no page flag {name} in this kernel")
+
+    @staticmethod
+    def _flag_in_source(name):
+        """The same, from the kernel's source and configuration."""
+        include = f"{native.KERNEL}/include"
+        try:
+            with open(f"{include}/linux/page-flags.h", encoding="utf-8") as header:
+                found = re.search(r"^enum pageflags \{.*?^\};", header.read(), re.M | re.S)
+        except OSError as error:
+            raise Skip(f"no type information and no source: {error}") from error
+        program = os.path.join(native.BUILD, f"PG_{name}")
+        built = subprocess.run(["gcc", "-w", f"-I{include}", "-include",
+                                f"{include}/linux/kconfig.h", "-x", "c", "-", "-o", program],
+                               input=f"{found[0]}\nint main(void) {{ return PG_{name}; }}\n",
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               check=False)
+        if built.returncode:
+            raise Skip(f"no page flag {name} in this kernel:\n{built.stdout}")
+        return 1 << subprocess.run([program], check=False).returncode
 
     def counts(self, pfns):
         """[(refcount, mapcount)], the map count being that of single-page mappings."""

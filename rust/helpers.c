@@ -199,6 +199,116 @@ vm_fault_t rdax_vmf_insert_zero_page(struct vm_fault *vmf)
 	return vmf_insert_page_mkwrite(vmf, ZERO_PAGE(vmf->address), false);
 }
 
+/*
+ * The table that the fault's address and the @n pages from @addr on are mapped by, if there is one.
+ * Under RCU it is not freed.
+ */
+static pte_t *fault_table(struct vm_fault *vmf, unsigned long addr)
+{
+	pmd_t pmd = pmdp_get_lockless(vmf->pmd);
+
+	if (!pmd_present(pmd) || pmd_leaf(pmd) || pmd_bad(pmd))
+		return NULL;
+	return (pte_t *)pmd_page_vaddr(pmd) + pte_index(addr);
+}
+
+unsigned long rdax_vmf_wanting(struct vm_fault *vmf, unsigned long addr, unsigned long n,
+			       bool protected)
+{
+	unsigned long wanting = 0;
+	unsigned long i;
+	pte_t *ptes;
+
+	rcu_read_lock();
+	ptes = fault_table(vmf, addr);
+	if (!ptes) {
+		wanting = protected ? 0 : GENMASK(n - 1, 0);
+	} else if (protected) {
+		for (i = 0; i < n; i++) {
+			pte_t pte = ptep_get_lockless(ptes + i);
+
+			if (pte_present(pte) && !pte_write(pte))
+				wanting |= BIT(i);
+		}
+	} else {
+		for (i = 0; i < n; i++) {
+			if (pte_none(ptep_get_lockless(ptes + i)))
+				wanting |= BIT(i);
+		}
+	}
+	rcu_read_unlock();
+	return wanting;
+}
+
+void rdax_vmf_insert_pages(struct vm_fault *vmf, unsigned long addr, struct page **pages,
+			   unsigned long n, bool write)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	/*
+	 * What vm_insert_pages() looks at. It wants to be told that the VMA has pages of more than
+	 * one kind, which a DAX file's has not; and the protection with which write accesses are
+	 * noticed is not that of pages which are noted as dirty.
+	 */
+	struct vm_area_struct view = {
+		.vm_start = vma->vm_start,
+		.vm_end = vma->vm_end,
+		.vm_mm = vma->vm_mm,
+		.vm_page_prot = write ? __pgprot(pgprot_val(vm_get_page_prot(vma->vm_flags)) |
+						 _PAGE_DIRTY) : vma->vm_page_prot,
+		.vm_flags = vma->vm_flags | VM_MIXEDMAP,
+		.vm_ops = vma->vm_ops,
+		.vm_file = vma->vm_file,
+	};
+
+	while (n) {
+		unsigned long left = n;
+
+		if (vm_insert_pages(&view, addr, pages, &left) != -EBUSY)
+			return;
+		/* Behind the one that somebody else has mapped meanwhile. */
+		addr += (n - left + 1) << PAGE_SHIFT;
+		pages += n - left + 1;
+		n = left - 1;
+	}
+}
+
+struct rdax_upgrade {
+	struct page **pages;
+	unsigned long addr;
+};
+
+static int make_writable(pte_t *ptep, unsigned long addr, void *data)
+{
+	struct rdax_upgrade *upgrade = data;
+	struct page *page = upgrade->pages[(addr - upgrade->addr) >> PAGE_SHIFT];
+	pte_t pte = ptep_get(ptep);
+
+	if (!page || !pte_present(pte) || pte_write(pte) || pte_pfn(pte) != page_to_pfn(page))
+		return 0;
+	/* No flush: whoever has cached the entry faults, and finds it like this. */
+	set_pte(ptep, pte_mkyoung(pte_clear_saveddirty(pte_mkdirty(pte_mkwrite_novma(pte)))));
+	return 0;
+}
+
+void rdax_vmf_make_writable(struct vm_fault *vmf, unsigned long addr, struct page **pages,
+			    unsigned long n)
+{
+	struct rdax_upgrade upgrade = { .pages = pages, .addr = addr };
+	bool table;
+
+	rcu_read_lock();
+	table = fault_table(vmf, addr);
+	rcu_read_unlock();
+	if (table)
+		apply_to_page_range(vmf->vma->vm_mm, addr, n << PAGE_SHIFT, make_writable,
+				    &upgrade);
+}
+
+struct page *rdax_zero_page(unsigned long addr)
+{
+	return ZERO_PAGE(addr);
+}
+
 struct folio *rdax_alloc_zero_folio(unsigned int order)
 {
 	return folio_alloc((GFP_TRANSHUGE | __GFP_ZERO) & ~__GFP_MOVABLE, order);

@@ -51,6 +51,26 @@ void rdax_vma_unmap_straddling(struct vm_area_struct *vma, unsigned long address
 bool rdax_vma_needs_copy(struct vm_area_struct *vma);
 void rdax_vmf_give_zero_page(struct vm_fault *vmf);
 vm_fault_t rdax_vmf_insert_zero_page(struct vm_fault *vmf);
+
+/*
+ * Of @n pages (at most 64) from @addr on, which one table maps as well as the fault's address: a
+ * bit for each that nothing is mapped at, or, if @protected, that is mapped and cannot be written
+ * to. May be outdated at once.
+ */
+unsigned long rdax_vmf_wanting(struct vm_fault *vmf, unsigned long addr, unsigned long n,
+			       bool protected);
+
+/*
+ * Maps @n pages, which have a reference, from @addr on, which one table maps as well as the fault's
+ * address; leaves out what is mapped already.
+ */
+void rdax_vmf_insert_pages(struct vm_fault *vmf, unsigned long addr, struct page **pages,
+			   unsigned long n, bool write);
+
+/* Makes those of the @n addresses from @addr on writable that map the page given for them. */
+void rdax_vmf_make_writable(struct vm_fault *vmf, unsigned long addr, struct page **pages,
+			    unsigned long n);
+struct page *rdax_zero_page(unsigned long addr);
 struct folio *rdax_alloc_zero_folio(unsigned int order);
 void rdax_folio_put(struct folio *folio);
 
@@ -75,6 +95,9 @@ void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn, void *data);
 
 /* Whether memory errors are known of the disk that the inode's filesystem is on. */
 bool rdax_has_bad_blocks(struct inode *inode);
+
+/* Flags of a VMA that bindgen cannot read. */
+static const unsigned int RDAX_CONST_VM_RAND_READ = 1U << VMA_RAND_READ_BIT;
 
 /* TAIL_MAPPING in halves, as bindgen takes no constant that large; compared in helpers.c. */
 static const unsigned int RDAX_CONST_TAIL_MAPPING_LOW = 0x400 + (unsigned int)POISON_POINTER_DELTA;

@@ -118,6 +118,12 @@ impl<'r, 'i> Extent<'r, 'i> {
         self.has(bindings::IOMAP_F_SHARED)
     }
 
+    /// Blocks with data that no other file has: to be written to as they are.
+    #[inline]
+    pub(crate) fn is_own(&self) -> bool {
+        self.kind() == ExtentKind::Mapped && !self.is_shared()
+    }
+
     /// Metadata that is needed to find the data is not durable yet.
     #[inline]
     pub(crate) fn needs_sync(&self) -> bool {
@@ -303,12 +309,6 @@ impl<'a> IomapIter<'a> {
     #[inline]
     pub(crate) fn position(&self) -> u64 {
         self.raw.pos as u64
-    }
-
-    /// Bytes of the range that are left.
-    #[inline]
-    pub(crate) fn left(&self) -> u64 {
-        self.raw.len
     }
 
     /// The present extent: where to write to, or to read from if there is no other source.

@@ -46,6 +46,23 @@ impl Order {
         self.0 as usize
     }
 
+    /// The largest order that is not larger than this one, that `index` is a multiple of, and that
+    /// `pages` pages (at least one) suffice for.
+    #[inline]
+    pub(crate) const fn fitting(self, index: usize, pages: usize) -> Self {
+        // Both have a bit set.
+        let aligned = (index | Self::PUD.pages()).trailing_zeros();
+        let enough = (pages | 1).ilog2();
+        let mut order = self.0 as u32;
+        if aligned < order {
+            order = aligned;
+        }
+        if enough < order {
+            order = enough;
+        }
+        Self(order as u8)
+    }
+
     /// Pages covered.
     #[inline]
     pub(crate) const fn pages(self) -> usize {

@@ -336,7 +336,7 @@ impl DevFolio {
         let mut page = begin;
         // This is most of the work of a first fault on a large folio: in groups that begin at
         // multiples of their size, and one by one where the head is missing in a group.
-        const GROUP: usize = 8;
+        const GROUP: usize = 16;
         let grouped = first.next(if first == head { GROUP.min(pages) } else { 0 });
         while page.0 < grouped.0 {
             if !Self::claim_group::<1>(page, pgmap, info) {
@@ -355,8 +355,8 @@ impl DevFolio {
         true
     }
 
-    /// Claims `N` pages or none. If one of a group is part of a large folio, then one of the odd
-    /// pages is a tail of it.
+    /// Claims `N` pages or none. A page of a large folio is told by the tails, one of which at least
+    /// is among the pages: what they hold as a mapping is no more zero than an owner.
     #[inline(always)]
     fn claim_group<const N: usize>(page: DevPage, pgmap: usize, info: usize) -> bool {
         let (mut used, mut references) = (0, 0);
@@ -364,7 +364,7 @@ impl DevFolio {
             let page = page.next(at);
             references |= page.peek::<u32>(REFCOUNT);
             used |= page.peek::<usize>(MAPPING) | page.peek::<usize>(INDEX);
-            if N == 1 || at % 2 == 1 {
+            if N == 1 {
                 used |= page.peek::<usize>(INFO) ^ pgmap;
             }
         }
@@ -563,6 +563,14 @@ impl Giant {
 pub(crate) struct FolioRef(DevFolio);
 
 impl FolioRef {
+    /// # Safety
+    ///
+    /// The caller owns a reference to the folio, which becomes this value's.
+    #[inline]
+    pub(crate) unsafe fn from_raw(folio: DevFolio) -> Self {
+        Self(folio)
+    }
+
     /// Leaves the reference to whoever was given the folio.
     #[inline]
     pub(crate) fn into_raw(self) {
@@ -608,6 +616,14 @@ impl Region<'_> {
             _lock: PhantomData,
             _not_send: NotThreadSafe,
         }
+    }
+}
+
+impl Region<'_> {
+    /// Whether this is the lock of the page's region.
+    #[inline]
+    pub(crate) fn covers(&self, page: DevPage) -> bool {
+        self.slot == page.pfn().0 >> Self::ORDER.bits()
     }
 }
 

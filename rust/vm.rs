@@ -8,7 +8,7 @@ use super::{
     bindings,
     fs::{File, Mapping, PageIndex, PageRange},
     order::Order,
-    page::{DevFolio, DevPage}, //
+    page::{DevFolio, DevPage, FolioRef}, //
 };
 use core::{
     ptr::NonNull,
@@ -136,6 +136,112 @@ impl VmFault {
         self.vma_flags() & bindings::VM_SYNC != 0
     }
 
+    /// Whether the user has said that accesses are in no order (`MADV_RANDOM`).
+    #[inline]
+    pub(crate) fn is_random(&self) -> bool {
+        self.vma_flags() & (bindings::VM_RAND_READ as bindings::vm_flags_t) != 0
+    }
+
+    /// The pages of the VMA in the aligned stretch of `pages` pages (a power of two, at most
+    /// [`Around::MAX`]) around the address.
+    #[inline]
+    pub(crate) fn around(&self, pages: usize) -> PageRange {
+        let mask = (pages << Order::PAGE_SHIFT) - 1;
+        let address = self.address() & !(Order::PTE.bytes() - 1);
+        // SAFETY: The VMA is valid and does not change during a fault.
+        let (from, to) = unsafe {
+            let range = (*self.vma()).__bindgen_anon_1.__bindgen_anon_1;
+            (range.vm_start as usize, range.vm_end as usize)
+        };
+        let index = self.index().get();
+        let before = (address - (address & !mask).max(from).min(address)) >> Order::PAGE_SHIFT;
+        let last = (address | mask).min(to.wrapping_sub(1)).max(address);
+        let behind = (last - address) >> Order::PAGE_SHIFT;
+        PageRange {
+            first: PageIndex::new(index - before.min(index)),
+            last: PageIndex::new(index + behind),
+        }
+    }
+
+    /// Which pages of `range`, a part of what [`VmFault::around`] said, are worth being mapped along
+    /// with the one that faulted: those that nothing is mapped at, or, when the fault is one of
+    /// write-protection, those that are write-protected too. One bit each, from the first on. May be
+    /// outdated at once.
+    #[inline]
+    pub(crate) fn wanting(&self, range: PageRange) -> usize {
+        let pages = range.pages().min(Around::MAX);
+        // SAFETY: The fault is valid, and the range is around its address.
+        unsafe {
+            bindings::rdax_vmf_wanting(
+                self.raw(),
+                self.address_of(range.first) as usize,
+                pages as usize,
+                self.is_write() && bindings::rdax_vmf_is_present(self.raw()),
+            ) as usize
+        }
+    }
+
+    /// The address that maps a page of the file.
+    #[inline]
+    fn address_of(&self, index: PageIndex) -> usize {
+        let address = self.address() & !(Order::PTE.bytes() - 1);
+        let distance = index.get().wrapping_sub(self.index().get());
+        address.wrapping_add(distance.wrapping_mul(Order::PTE.bytes()))
+    }
+
+    /// Maps pages along with the one that faulted, and returns how many; what is mapped already
+    /// stays as it is. Those of a fault of write-protection are made writable where they are mapped.
+    /// Sleeps.
+    ///
+    /// The entries of the pages are locked by the caller.
+    pub(crate) fn map_around(&mut self, around: &Around, write: bool) -> usize {
+        let start = self.address_of(around.first);
+        let mut mapped = 0;
+        if write && self.is_write_protect(Order::PTE) {
+            let given = |page: &*mut bindings::page| !page.is_null();
+            let (Some(first), Some(last)) = (
+                around.pages.iter().position(given),
+                around.pages.iter().rposition(given),
+            ) else {
+                return 0;
+            };
+            // SAFETY: The fault is valid, and the pages are around its address.
+            unsafe {
+                bindings::rdax_vmf_make_writable(
+                    self.raw(),
+                    (start + (first << Order::PAGE_SHIFT)) as usize,
+                    around.pages.as_ptr().add(first).cast_mut(),
+                    (last - first + 1) as usize,
+                )
+            };
+            return around.pages.iter().filter(|page| given(page)).count();
+        }
+        let mut at = 0;
+        while let Some(rest) = around.pages.get(at..) {
+            let Some(skip) = rest.iter().position(|page| !page.is_null()) else {
+                break;
+            };
+            let pages = &rest[skip..];
+            let count = pages
+                .iter()
+                .position(|page| page.is_null())
+                .unwrap_or(pages.len());
+            // SAFETY: The fault is valid, the pages are around its address and have references.
+            unsafe {
+                bindings::rdax_vmf_insert_pages(
+                    self.raw(),
+                    (start + ((at + skip) << Order::PAGE_SHIFT)) as usize,
+                    pages.as_ptr().cast_mut(),
+                    count as usize,
+                    write,
+                )
+            };
+            mapped += count;
+            at += skip + count;
+        }
+        mapped
+    }
+
     /// Whether `fork` leaves the VMA's page table alone, to be filled by faults.
     #[inline]
     pub(crate) fn is_not_copied_by_fork(&self) -> bool {
@@ -247,6 +353,73 @@ impl VmFault {
     pub(crate) fn insert_zero_pmd(&mut self, zero: ZeroFolio) -> FaultCode {
         // SAFETY: The fault is valid, and the folio is kept until the module goes.
         FaultCode(unsafe { bindings::vmf_insert_folio_pmd(self.raw(), zero.0.as_ptr(), false) })
+    }
+}
+
+/// Pages to be mapped along with the one that faulted, with references to them.
+pub(crate) struct Around {
+    first: PageIndex,
+    pages: [*mut bindings::page; Self::MAX],
+    held: usize,
+}
+
+impl Around {
+    /// The most pages.
+    pub(crate) const MAX: usize = 16;
+
+    /// No pages yet, of the stretch that begins at `first`.
+    #[inline]
+    pub(crate) fn new(first: PageIndex) -> Self {
+        Self {
+            first,
+            pages: [core::ptr::null_mut(); Self::MAX],
+            held: 0,
+        }
+    }
+
+    #[inline]
+    fn slot(&mut self, index: PageIndex) -> Option<&mut *mut bindings::page> {
+        self.pages
+            .get_mut(index.get().wrapping_sub(self.first.get()))
+    }
+
+    /// Adds the page at `index` of the file; one that is known to be bad, or not in the stretch, is
+    /// left out. Takes a reference. Does not sleep.
+    #[inline]
+    pub(crate) fn add(&mut self, index: PageIndex, page: DevPage) {
+        if page.is_poisoned() {
+            return;
+        }
+        if let Some(slot) = self.slot(index) {
+            *slot = page.as_ptr();
+            page.folio().get().into_raw();
+            self.held += 1;
+        }
+    }
+
+    /// Adds the page of zeroes for `index` of the file.
+    #[inline]
+    pub(crate) fn add_zeroes(&mut self, index: PageIndex) {
+        if let Some(slot) = self.slot(index) {
+            // SAFETY: One of the pages of zeroes, whatever the address. The core needs no reference.
+            *slot = unsafe { bindings::rdax_zero_page(0) };
+        }
+    }
+}
+
+impl Drop for Around {
+    #[inline]
+    fn drop(&mut self) {
+        if self.held == 0 {
+            return;
+        }
+        for page in self.pages.iter().filter_map(|page| NonNull::new(*page)) {
+            // SAFETY: The page was given as one, and has the reference that `add` took: pages of
+            // zeroes are not added together with others.
+            let page = unsafe { DevPage::from_raw(page) };
+            // SAFETY: As above.
+            drop(unsafe { FolioRef::from_raw(page.folio()) });
+        }
     }
 }
 

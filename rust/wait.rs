@@ -199,11 +199,18 @@ impl LockedOwner {
     }
 }
 
+/// Whether any task waits for an entry, of whatever file. Who changes an entry under the tree's lock
+/// sees those who wait for it.
+#[inline]
+pub(crate) fn anybody_waits() -> bool {
+    WAITERS.load(Ordering::Relaxed) != 0
+}
+
 /// Wakes those who wait for an entry. The change that they wait for was made under the tree's
 /// lock, by this task.
 #[inline]
 pub(crate) fn wake_entry_waiters(key: EntryKey, wake: Wake) {
-    if WAITERS.load(Ordering::Relaxed) == 0 {
+    if !anybody_waits() {
         return;
     }
     let queue = key.queue();

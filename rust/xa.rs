@@ -79,6 +79,10 @@ pub(crate) struct Cursor<'a> {
     _tree: PhantomData<&'a Tree>,
 }
 
+/// The indices of a node of the lowest level.
+pub(crate) const NODE_ORDER: Order = Order::from_bits(bindings::XA_CHUNK_SHIFT as usize);
+const NODE_MASK: usize = NODE_ORDER.pages() - 1;
+
 /// XAS_RESTART: the next use walks down from the root.
 const RESTART: *mut bindings::xa_node = ptr::without_provenance_mut(3);
 
@@ -144,35 +148,172 @@ impl<'a> Cursor<'a> {
     /// The next value, if it is of one index and in the same node: what most steps of a walk over
     /// small entries are.
     #[inline]
-    fn next_in_node(&mut self, last: PageIndex) -> Option<RawValue> {
-        const MASK: usize = (1 << bindings::XA_CHUNK_SHIFT) - 1;
-        let node = self.xas.xa_node;
+    pub(crate) fn next_in_node(&mut self, last: PageIndex) -> Option<RawValue> {
         let index = self.xas.xa_index as usize;
-        if node.is_null() || node as usize & 3 != 0 {
+        if index & NODE_MASK == NODE_MASK
+            || index >= last.get()
+            || usize::from(self.xas.xa_offset) != index & NODE_MASK
+        {
+            return None;
+        }
+        let mut step = 1;
+        loop {
+            let offset = (index & NODE_MASK) + step;
+            let slot = self.slot_of_page(offset)?;
+            if let Some(value) = Self::value(slot) {
+                self.xas.xa_offset = offset as u8;
+                self.xas.xa_index += step as usize;
+                return Some(value);
+            }
+            // In a node of the lowest level, what is no value is the rest of the one before it.
+            if slot.is_null() || index + step >= last.get() {
+                return None;
+            }
+            step += 1;
+        }
+    }
+
+    /// The value that covers `index`, where the cursor is moved to; in the node that it stands in
+    /// without walking down again.
+    #[inline]
+    pub(crate) fn at(&mut self, guard: &TreeGuard<'_>, index: PageIndex) -> Option<RawValue> {
+        self.check(guard);
+        if (self.xas.xa_index as usize ^ index.get()) <= NODE_MASK {
+            if let Some(slot) = self.slot_of_page(index.get() & NODE_MASK) {
+                if slot.is_null() || slot as usize & 1 != 0 {
+                    self.xas.xa_index = index.get() as usize;
+                    self.xas.xa_offset = (index.get() & NODE_MASK) as u8;
+                    return Self::value(slot);
+                }
+            }
+        }
+        self.set(index);
+        self.load(guard)
+    }
+
+    /// Lets the next [`Cursor::store`] store a value of `order`, below [`NODE_ORDER`], at the
+    /// cursor's index, a multiple of the order's pages. False when there is a value in its place.
+    #[inline]
+    pub(crate) fn widen(&mut self, guard: &TreeGuard<'_>, order: Order) -> bool {
+        self.check(guard);
+        if order == Order::PTE {
+            self.narrow();
+            return true;
+        }
+        let offset = self.xas.xa_index as usize & NODE_MASK;
+        self.xas.xa_sibs = (order.pages() - 1).min(NODE_MASK) as u8;
+        (0..order.pages()).all(|at| match self.slot_of_page(offset + at) {
+            Some(slot) => slot.is_null(),
+            None => false,
+        })
+    }
+
+    /// Lets the next [`Cursor::store`] store a value of one index again.
+    #[inline]
+    pub(crate) fn narrow(&mut self) {
+        self.xas.xa_sibs = 0;
+    }
+
+    /// Visits the values of the node that the cursor stands in, if it is one of the lowest level and
+    /// the cursor at its begin: with the index, and whether a mark is set. Stops when `visit`
+    /// returns false. Returns whether all were visited; `None` when it is no such node.
+    #[inline]
+    pub(crate) fn visit_node(
+        &self,
+        guard: &TreeGuard<'_>,
+        mark: Mark,
+        mut visit: impl FnMut(PageIndex, RawValue, bool) -> bool,
+    ) -> Option<bool> {
+        self.check(guard);
+        let first = self.index();
+        if first.get() & NODE_MASK != 0 {
+            return None;
+        }
+        self.slot_of_page(0)?;
+        // SAFETY: `slot_of_page` has seen a live node; the mark is one of three.
+        let mut marks = unsafe { (*self.xas.xa_node).__bindgen_anon_2.marks[mark as usize][0] };
+        const { assert!(NODE_MASK < usize::BITS as usize) };
+        for offset in 0..=NODE_MASK {
+            if let Some(value) = self.slot_of_page(offset).and_then(Self::value) {
+                if !visit(PageIndex::new(first.get() + offset), value, marks & 1 != 0) {
+                    return Some(false);
+                }
+            }
+            marks >>= 1;
+        }
+        Some(true)
+    }
+
+    /// What is in a slot of the node that the cursor was walked to, if its slots are of one index
+    /// each.
+    #[inline]
+    fn slot_of_page(&self, offset: usize) -> Option<*mut core::ffi::c_void> {
+        let node = self.xas.xa_node;
+        if node.is_null() || node as usize & 3 != 0 || offset > NODE_MASK {
             return None;
         }
         // SAFETY: A cursor that was walked under the lock, which is still held, stands at a live
         // node. An entry that was removed since may have been the node's last: then the cursor was
-        // moved on by the removal.
-        if unsafe { (*node).shift } != 0
-            || usize::from(self.xas.xa_offset) != index & MASK
-            || index & MASK == MASK
-            || index >= last.get()
-        {
-            return None;
-        }
-        // SAFETY: As above; the next offset is below the number of slots, which are written under
+        // moved on by the removal. The offset is below the number of slots, which are written under
         // the lock only.
-        let next = unsafe {
-            (&raw const (*node).slots)
-                .cast::<*mut core::ffi::c_void>()
-                .add((index & MASK) + 1)
-                .read()
+        unsafe {
+            if (*node).shift != 0 {
+                return None;
+            }
+            Some(
+                (&raw const (*node).slots)
+                    .cast::<*mut core::ffi::c_void>()
+                    .add(offset)
+                    .read(),
+            )
+        }
+    }
+
+    /// Whether nothing is at the index behind the cursor's, as far as the cursor's node tells.
+    #[inline]
+    pub(crate) fn is_free_behind(&self, guard: &TreeGuard<'_>) -> bool {
+        self.check(guard);
+        let offset = self.xas.xa_index as usize & NODE_MASK;
+        self.slot_of_page(offset + 1)
+            .is_none_or(|slot| slot.is_null())
+    }
+
+    /// The value that covers the page before the cursor's index, and whether it has a mark.
+    #[inline]
+    pub(crate) fn before(&self, guard: &TreeGuard<'_>, mark: Mark) -> Option<(RawValue, bool)> {
+        self.check(guard);
+        let index = self.index();
+        let before = PageIndex::new(index.get().checked_sub(1)?);
+        if index.get() & NODE_MASK != 0 {
+            // Mostly there is a page beside, or nothing: seen without walking down again.
+            match self.slot_of_page(before.get() & NODE_MASK) {
+                Some(slot) if slot.is_null() => return None,
+                Some(slot) if slot as usize & 1 != 0 => {
+                    let offset = before.get() & NODE_MASK;
+                    // SAFETY: `slot_of_page` has seen the node, and the mark is one of three.
+                    let marked = unsafe {
+                        (*self.xas.xa_node).__bindgen_anon_2.marks[mark as usize]
+                            [offset / usize::BITS as usize]
+                            >> (offset % usize::BITS as usize)
+                    };
+                    return Some((slot as usize, marked & 1 != 0));
+                }
+                _ => (),
+            }
+        }
+        let mut at = Cursor {
+            xas: bindings::xa_state {
+                xa_index: before.get() as usize,
+                xa_shift: 0,
+                xa_sibs: 0,
+                xa_node: RESTART,
+                xa_alloc: ptr::null_mut(),
+                ..self.xas
+            },
+            _tree: PhantomData,
         };
-        let value = Self::value(next)?;
-        self.xas.xa_offset += 1;
-        self.xas.xa_index += 1;
-        Some(value)
+        let value = at.load(guard)?;
+        Some((value, at.has_mark(guard, mark)))
     }
 
     /// The next value with a mark.
@@ -251,6 +392,19 @@ impl<'a> Cursor<'a> {
         self.check(guard);
         // SAFETY: The cursor's tree is alive and locked. Removing needs no memory.
         unsafe { bindings::xas_store(&mut self.xas, ptr::null_mut()) };
+    }
+
+    /// Removes every value in the aligned stretch of `order` around `index`, with the marks, in one
+    /// step. None of the values begins before the stretch or ends behind it. No cursor may be used
+    /// that stands there, before it was set anew.
+    pub(crate) fn erase_stretch(
+        tree: &'a Tree,
+        guard: &TreeGuard<'_>,
+        index: PageIndex,
+        order: Order,
+    ) {
+        let mut at = Self::with_order(tree, index, order);
+        at.erase(guard);
     }
 
     /// Writes another value over the one that the cursor was walked to, of the same size. Marks

@@ -44,4 +44,16 @@ impl<'a> Account<'a> {
     pub(crate) fn max_order(self) -> Order {
         self.0.map_or(Order::PTE, Device::max_order)
     }
+
+    /// Log2 of the pages of the aligned block that a fault may map along with the accessed page.
+    #[inline]
+    pub(crate) fn fault_around(self) -> Order {
+        self.0.map_or(Order::PTE, Device::fault_around)
+    }
+
+    /// The largest order of the entries that write faults in sequence make.
+    #[inline]
+    pub(crate) fn write_order(self) -> Order {
+        self.0.map_or(Order::PTE, Device::write_order)
+    }
 }

@@ -68,7 +68,48 @@ static REDIRECTION: redirect::Redirection =
 /// What is known of an adopted device.
 pub(crate) struct Device {
     stats: Stats,
+    switches: Switches,
+}
+
+/// What an administrator has set for a device.
+struct Switches {
     max_order: AtomicU8,
+    fault_around: AtomicU8,
+    write_order: AtomicU8,
+}
+
+impl Switches {
+    /// Log2 of the pages of the block that is mapped around a fault, as the core's default.
+    const FAULT_AROUND: Order = Order::from_bits(4);
+
+    /// With this, `fsync` flushes at most four pages for one that was written to.
+    const WRITE_ORDER: Order = Order::from_bits(2);
+
+    fn new() -> Self {
+        let byte = |order: Order| AtomicU8::new(order.bits() as u8);
+        Self {
+            max_order: byte(Order::PUD),
+            fault_around: byte(Self::FAULT_AROUND),
+            write_order: byte(Self::WRITE_ORDER),
+        }
+    }
+
+    fn set(to: &AtomicU8, order: Order) {
+        to.store(order.bits() as u8, Ordering::Relaxed);
+    }
+
+    fn get(from: &AtomicU8) -> Order {
+        Order::from_bits(from.load(Ordering::Relaxed).into())
+    }
+
+    fn copy(&self) -> Self {
+        let byte = |from: &AtomicU8| AtomicU8::new(from.load(Ordering::Relaxed));
+        Self {
+            max_order: byte(&self.max_order),
+            fault_around: byte(&self.fault_around),
+            write_order: byte(&self.write_order),
+        }
+    }
 }
 
 impl Device {
@@ -81,11 +122,19 @@ impl Device {
     /// The largest order that files on the device are mapped with. May change at any time.
     #[inline(always)]
     pub(crate) fn max_order(&self) -> Order {
-        Order::from_bits(self.max_order.load(Ordering::Relaxed).into())
+        Switches::get(&self.switches.max_order)
     }
 
-    fn set_max_order(&self, order: Order) {
-        self.max_order.store(order.bits() as u8, Ordering::Relaxed);
+    /// Log2 of the pages of the block that is mapped around a fault. May change at any time.
+    #[inline(always)]
+    pub(crate) fn fault_around(&self) -> Order {
+        Switches::get(&self.switches.fault_around)
+    }
+
+    /// The largest order of the entries that write faults in sequence make. May change at any time.
+    #[inline(always)]
+    pub(crate) fn write_order(&self) -> Order {
+        Switches::get(&self.switches.write_order)
     }
 }
 
@@ -117,7 +166,7 @@ impl Registry {
         Arc::pin_init(new_mutex!(registry), GFP_KERNEL)
     }
 
-    fn adopt(&mut self, name: &CStr, max_order: Order) -> Result<Member<Device>> {
+    fn adopt(&mut self, name: &CStr, switches: &Switches) -> Result<Member<Device>> {
         let path = CString::try_from_fmt(fmt!("/dev/{name}"))?;
         let claim = Claim::by_path(&path).map_err(|e| match e {
             EBUSY => {
@@ -144,7 +193,7 @@ impl Registry {
 
         let device = Device {
             stats: Stats::new()?,
-            max_order: AtomicU8::new(max_order.bits() as u8),
+            switches: switches.copy(),
         };
         // Nobody mounts the device before `claim` is dropped, and then both are done.
         self.redirection.register().inspect_err(|e| {
@@ -198,7 +247,7 @@ pub(crate) struct DeviceName {
 
 struct State {
     adoption: Option<Adoption>,
-    max_order: Order,
+    switches: Switches,
     /// What was counted when the device was released.
     last: Snapshot,
 }
@@ -219,7 +268,7 @@ impl DeviceName {
             registry,
             state <- new_mutex!(State {
                 adoption: None,
-                max_order: Order::PUD,
+                switches: Switches::new(),
                 last: Snapshot::ZERO,
             }),
         }))
@@ -235,7 +284,7 @@ impl DeviceName {
             self.release_locked(&mut state)?;
         }
         let kept = directory.keep()?;
-        let member = self.registry.lock().adopt(&self.name, state.max_order)?;
+        let member = self.registry.lock().adopt(&self.name, &state.switches)?;
         state.adoption = Some(Adoption {
             member,
             _kept: kept,
@@ -331,13 +380,29 @@ const ORDERS: [(&str, Order); 3] = [
     ("pud", Order::PUD),
 ];
 
+impl DeviceName {
+    /// Reads a switch.
+    fn switch(&self, which: impl Fn(&Switches) -> &AtomicU8) -> Order {
+        Switches::get(which(&self.state.lock().switches))
+    }
+
+    /// Sets a switch, for now and for later adoptions.
+    fn set_switch(&self, which: impl Fn(&Switches) -> &AtomicU8, order: Order) {
+        let state = self.state.lock();
+        Switches::set(which(&state.switches), order);
+        if let Some(adoption) = &state.adoption {
+            Switches::set(which(&adoption.member.data().switches), order);
+        }
+    }
+}
+
 /// `max_order`: the largest order that the device's files are mapped with.
 #[vtable]
 impl AttributeOperations<2> for DeviceDirectory {
     type Data = DeviceDirectory;
 
     fn show(directory: &DeviceDirectory, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let max_order = directory.data().state.lock().max_order;
+        let max_order = directory.data().switch(|switches| &switches.max_order);
         let named = ORDERS.iter().find(|(_, order)| *order == max_order);
         print(page, named.map_or("", |(name, _)| name))
     }
@@ -346,12 +411,60 @@ impl AttributeOperations<2> for DeviceDirectory {
         let text = trim(page);
         let named = ORDERS.iter().find(|(name, _)| name.as_bytes() == text);
         let (_, order) = named.ok_or(EINVAL)?;
+        directory
+            .data()
+            .set_switch(|switches| &switches.max_order, *order);
+        Ok(())
+    }
+}
 
-        let mut state = directory.data().state.lock();
-        state.max_order = *order;
-        if let Some(adoption) = &state.adoption {
-            adoption.member.data().set_max_order(*order);
-        }
+/// The values of `fault_around`, in bytes.
+const BLOCKS: [&str; 5] = ["4096", "8192", "16384", "32768", "65536"];
+
+/// `fault_around`: the bytes of the aligned block that a fault of a page maps as far as that costs
+/// little; 4096: nothing but the page.
+#[vtable]
+impl AttributeOperations<3> for DeviceDirectory {
+    type Data = DeviceDirectory;
+
+    fn show(directory: &DeviceDirectory, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let order = directory.data().switch(|switches| &switches.fault_around);
+        print(page, BLOCKS.get(order.bits()).copied().unwrap_or(""))
+    }
+
+    fn store(directory: &DeviceDirectory, page: &[u8]) -> Result {
+        let text = trim(page);
+        let order = BLOCKS.iter().position(|bytes| bytes.as_bytes() == text);
+        let order = Order::from_bits(order.ok_or(EINVAL)?);
+        directory
+            .data()
+            .set_switch(|switches| &switches.fault_around, order);
+        Ok(())
+    }
+}
+
+/// The values of `write_order`: all below what an entry of the second level maps.
+const WRITE_ORDERS: [&str; 9] = ["0", "1", "2", "3", "4", "5", "6", "7", "8"];
+
+/// `write_order`: the largest order of the folios that write faults of pages in sequence make.
+#[vtable]
+impl AttributeOperations<4> for DeviceDirectory {
+    type Data = DeviceDirectory;
+
+    fn show(directory: &DeviceDirectory, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let order = directory.data().switch(|switches| &switches.write_order);
+        print(page, WRITE_ORDERS.get(order.bits()).copied().unwrap_or(""))
+    }
+
+    fn store(directory: &DeviceDirectory, page: &[u8]) -> Result {
+        let text = trim(page);
+        let order = WRITE_ORDERS
+            .iter()
+            .position(|order| order.as_bytes() == text);
+        let order = Order::from_bits(order.ok_or(EINVAL)?);
+        directory
+            .data()
+            .set_switch(|switches| &switches.write_order, order);
         Ok(())
     }
 }
@@ -374,6 +487,8 @@ impl GroupOperations for Root {
                 adopt: 0,
                 stats: 1,
                 max_order: 2,
+                fault_around: 3,
+                write_order: 4,
             ],
         };
         Directory::group(name, kind, DeviceName::new(name, self.registry.clone())?)
@@ -425,7 +540,7 @@ impl Adopted {
     /// Adopts a device as a directory of this name would. Sleeps.
     pub(crate) fn new(name: &CStr) -> Result<Self> {
         let registry = REGISTRY.as_ref().ok_or(ENODEV)?;
-        let member = registry.lock().adopt(name, Order::PUD)?;
+        let member = registry.lock().adopt(name, &Switches::new())?;
         let name = CString::try_from(name)?;
         Ok(Self { member, name })
     }
@@ -449,6 +564,6 @@ impl Adopted {
 
     /// As the directory's `max_order`.
     pub(crate) fn set_max_order(&self, order: Order) {
-        self.member.data().set_max_order(order);
+        Switches::set(&self.member.data().switches.max_order, order);
     }
 }

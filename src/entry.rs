@@ -3,8 +3,8 @@
 //! The entry: one value of a file's tree, 63 bits (spec, section 3).
 //!
 //! From the lowest bit: one that is always set (it makes the word an XArray value), the lock, five
-//! of the order, two of the kind, one that says whether writes need nothing of the filesystem, two
-//! unused, and from bit 12 on the frame's number.
+//! of the order, two of the kind, one that says whether writes need nothing of the filesystem, one
+//! that says whether the blocks are new, one unused, and from bit 12 on the frame's number.
 
 use crate::kern::{
     order::Order,
@@ -19,6 +19,7 @@ const ORDER_BITS: usize = 0x1f;
 const KIND_SHIFT: usize = 7;
 const KIND_BITS: usize = 0x3;
 const WRITABLE: usize = 1 << 9;
+const FRESH: usize = 1 << 10;
 const PFN_SHIFT: usize = 12;
 
 const EMPTY: usize = 0;
@@ -71,10 +72,20 @@ impl Entry {
     /// The same memory, known to be written to without asking the filesystem: its blocks are
     /// allocated and written, and no other file has them.
     ///
-    /// Whatever takes one of these away removes the entry first, under the filesystem's
-    /// `invalidate_lock`: sharing the blocks (`FICLONE`, dedupe) breaks the layout of both files
-    /// before it remaps, and so do truncate, hole punch, zeroing, collapse, insert, and exchange of
-    /// ranges.
+    /// A fault that finds it does not ask the filesystem. So whoever takes one of these away removes
+    /// the entry first, and none is made meanwhile, because faults hold `invalidate_lock` shared:
+    ///
+    /// - truncate, hole punch, zeroing, collapse, insert: `dax_break_layout`
+    ///   under the exclusive `invalidate_lock`, for XFS of the whole file;
+    /// - `FICLONE`, `FICLONERANGE`, dedupe: both files' layouts are broken under both locks. XFS then
+    ///   lets read faults on the source go on while it remaps; these make entries that are not
+    ///   writable, and write faults wait for the lock;
+    /// - unsharing, and writes to shared blocks: the entries are evicted before the new blocks are
+    ///   filled, and again after they were put in place (`io::Change`);
+    /// - a change to another kind of file (`FS_IOC_FSSETXATTR`, `S_DAX`): only of an inode that is
+    ///   evicted in between;
+    /// - exchange of extents and defragmentation: XFS removes the entries of both ranges under both
+    ///   locks (`dax_delete_mapping_range`), ext4 refuses files with DAX.
     #[inline]
     pub(crate) const fn writable(self) -> Self {
         Self {
@@ -86,6 +97,21 @@ impl Entry {
     #[inline]
     pub(crate) const fn is_writable(self) -> bool {
         self.bits & WRITABLE != 0
+    }
+
+    /// The same memory, whose blocks the file got for a write fault: what follows is likely to have
+    /// none of its own yet, either.
+    #[inline]
+    pub(crate) const fn fresh(self) -> Self {
+        Self {
+            bits: self.bits | FRESH,
+        }
+    }
+
+    /// Whether the entry was made by [`Entry::fresh`].
+    #[inline]
+    pub(crate) const fn is_fresh(self) -> bool {
+        self.bits & FRESH != 0
     }
 
     /// The entry in a word of a tree, and whether it is locked.

@@ -12,16 +12,16 @@ use super::{
     layout,
     poison,
     stats::Counter,
-    tree::{self, GrabError, Locked}, //
+    tree::{self, Ahead, Behind, GrabError, Locked, Neighbours, Place, Take, Window}, //
 };
 use crate::kern::{
     dax::{Access, DaxReadGuard, Memory},
     error::{ehwpoison, is_hwpoison},
-    fs::{Mapping, PageIndex},
+    fs::{Mapping, PageIndex, PageRange},
     iomap::{Ask, ExtentKind, IomapIter, IomapOps, IomapSpace},
     order::Order,
     page::{DevPage, Pfn},
-    vm::{self, FaultCode, VmFault, ZeroFolio},
+    vm::{self, Around, FaultCode, VmFault, ZeroFolio},
     xa::Mark, //
 };
 use kernel::prelude::*;
@@ -54,6 +54,8 @@ enum Failure {
     Error(Error),
     /// A larger entry stood in the way of a copy on write and is gone: try again.
     Again,
+    /// More than what was accessed was asked for, and cannot be had: try again with that alone.
+    Narrow,
     /// With this code.
     Code(FaultCode),
 }
@@ -63,10 +65,19 @@ struct Fault<'a> {
     vmf: &'a mut VmFault,
     device: Account<'a>,
     mapping: &'a Mapping,
+    /// What the page table is to map.
     order: Order,
+    /// What a new entry is to cover; larger than the order only for faults of a page.
+    size: Order,
     index: PageIndex,
     /// The file is written, not a private copy.
     write: bool,
+    /// Only what was accessed: more of it did not work.
+    narrow: bool,
+    /// The pages that may be mapped along with the one that was accessed.
+    around: Option<PageRange>,
+    /// Pages from the accessed one on for which to do what is done for that one.
+    window: usize,
 }
 
 /// What is mapped, and what there is to say of it.
@@ -92,6 +103,10 @@ pub(crate) fn iomap_fault(vmf: &mut VmFault, order: u32, ops: &IomapOps) -> Outc
         device,
         mapping,
         order,
+        size: order,
+        narrow: false,
+        around: None,
+        window: 0,
     };
     let outcome = match fault.serve(ops) {
         Ok(outcome) => outcome,
@@ -100,7 +115,7 @@ pub(crate) fn iomap_fault(vmf: &mut VmFault, order: u32, ops: &IomapOps) -> Outc
             FaultCode::FALLBACK.into()
         }
         Err(Failure::Code(code)) => code.into(),
-        Err(Failure::Again) => FaultCode::NOPAGE.into(),
+        Err(Failure::Again | Failure::Narrow) => FaultCode::NOPAGE.into(),
         Err(Failure::Error(error)) => Outcome {
             code: code_of(error),
             pfn: None,
@@ -124,7 +139,7 @@ fn code_of(error: Error) -> FaultCode {
     }
 }
 
-impl Fault<'_> {
+impl<'a> Fault<'a> {
     fn serve(&mut self, ops: &IomapOps) -> Result<Outcome, Failure> {
         self.check()?;
         loop {
@@ -169,15 +184,87 @@ impl Fault<'_> {
         Err(Failure::Fallback(reason))
     }
 
+    /// The pages that may be mapped along with the one that was accessed: an aligned block around
+    /// it, as far as the VMA and the file go. `None` where each page is to be looked at by itself.
+    fn block(&self) -> Option<PageRange> {
+        let pages = self.device.fault_around().pages();
+        if self.order != Order::PTE
+            || pages == 1
+            || self.narrow
+            || self.vmf.is_write() && (!self.write || self.vmf.is_sync())
+            || self.vmf.is_random()
+            || poison::was_seen()
+            || self.mapping.host().device_has_bad_blocks()
+        {
+            return None;
+        }
+        let mut block = self.vmf.around(pages);
+        let end = self.mapping.host().size_pages();
+        block.last = block
+            .last
+            .min(PageIndex::new(end.saturating_sub(1)))
+            .max(self.index);
+        (block.first != block.last).then_some(block)
+    }
+
+    /// How far a new entry for a page, and those behind it, may go.
+    fn ahead(&self) -> Option<Ahead> {
+        let block = self.block()?;
+        let rest = block.last.get() - self.index.get() + 1;
+        let mut ahead = Ahead {
+            block,
+            order: Order::PTE,
+            room: rest,
+        };
+        if self.write {
+            ahead.order = self.device.write_order();
+            if ahead.order > self.device.fault_around() {
+                // One entry is mapped block by block then.
+                let end = self.mapping.host().size_pages();
+                ahead.room = end.saturating_sub(self.index.get()).max(1);
+            }
+        }
+        Some(ahead)
+    }
+
+    /// Gets the entry, locked, and what there is to be with it.
+    #[inline]
+    fn grab<'m>(
+        &mut self,
+        mapping: &'m Mapping,
+        dirty: bool,
+        behind: &mut Behind<'m>,
+    ) -> Result<Locked<'m>, Failure> {
+        let this = &*self;
+        let locked = tree::grab(
+            mapping,
+            self.index,
+            self.order,
+            dirty,
+            || this.ahead(),
+            behind,
+        )
+        .map_err(|error| match error {
+            GrabError::Conflict => Failure::Fallback(Counter::FallbackConflict),
+            GrabError::NoMemory => Failure::Error(ENOMEM),
+        })?;
+        self.size = self.order;
+        if locked.entry().kind() == Kind::Empty {
+            self.size = locked.entry().order();
+        }
+        self.window = behind.pages;
+        self.around = behind.ahead.as_ref().map(|ahead| ahead.block);
+        Ok(locked)
+    }
+
     fn serve_once(&mut self, ops: &IomapOps) -> Result<Outcome, Failure> {
         let order = self.order;
         // A store that has to be durable with its metadata is marked when that is.
         let dirty = self.write && !self.vmf.is_sync();
-        let mut locked = match tree::grab(self.mapping, self.index, order, dirty) {
-            Ok(locked) => locked,
-            Err(GrabError::Conflict) => return Err(Failure::Fallback(Counter::FallbackConflict)),
-            Err(GrabError::NoMemory) => return Err(Failure::Error(ENOMEM)),
-        };
+        let mapping = self.mapping;
+        let mut behind = Behind::NONE;
+        let mut locked = self.grab(mapping, dirty, &mut behind)?;
+        let window = &mut behind.window;
         // With the entry locked, nobody else changes the page table here.
         if order == Order::PTE {
             if self.vmf.pmd_is_huge() {
@@ -187,11 +274,20 @@ impl Fault<'_> {
             return Err(Failure::Code(FaultCode::DONE));
         }
 
-        let answer = match self.known(&mut locked)? {
+        let known = self.known(&mut locked)?;
+        let asked = known.is_none();
+        let answer = match known {
             Some(answer) => answer,
-            None => match self.ask(&mut locked, ops) {
+            None => match self.ask(&mut locked, window, ops) {
                 Err(Failure::Again) => {
                     layout::discard(locked);
+                    return Err(Failure::Again);
+                }
+                Err(Failure::Narrow) => {
+                    self.narrow = true;
+                    if locked.entry().kind() == Kind::Empty {
+                        locked.remove();
+                    }
                     return Err(Failure::Again);
                 }
                 other => other?,
@@ -217,6 +313,9 @@ impl Fault<'_> {
             Some(page) => self.insert(&locked, page)?,
             None => self.insert_zeroes()?,
         };
+        if !code.is_error() {
+            self.insert_around(&locked, window.as_ref(), asked);
+        }
         Ok(code.with(major).into())
     }
 
@@ -273,29 +372,54 @@ impl Fault<'_> {
         Ok(page)
     }
 
-    /// Asks the filesystem for the stretch of the order, and makes the entry say what it says.
-    fn ask(&mut self, locked: &mut Locked<'_>, ops: &IomapOps) -> Result<Answer, Failure> {
-        let ask = if self.write { Ask::WRITE } else { Ask::READ }.fault();
-        let start = self.order.first(self.index).to_byte();
+    /// Asks the filesystem for the stretch of the order and what lies behind in the window, and
+    /// makes the entry say what it says.
+    fn ask(
+        &mut self,
+        locked: &mut Locked<'_>,
+        window: &mut Option<Window<'_>>,
+        ops: &IomapOps,
+    ) -> Result<Answer, Failure> {
+        let start = self.size.first(self.index).to_byte();
+        let pages = self.size.pages() + window.as_ref().map_or(0, Window::pages);
+        // To be asked for writing, a filesystem prepares copies of what is shared; for pages that
+        // nobody has written to, there is none to be made. So for more than was accessed it is only
+        // asked what is there, which is all there is to know of blocks that need nothing.
+        let peek = self.write && pages > self.order.pages();
+        let ask = if self.write && !peek {
+            Ask::WRITE
+        } else {
+            Ask::READ
+        }
+        .fault();
         let mut space = IomapSpace::new();
         let mut iter = IomapIter::new(
             &mut space,
             self.mapping.host(),
             start,
-            self.order.bytes() as u64,
+            (pages << Order::PAGE_SHIFT) as u64,
             ask,
             ops,
         );
+        let mut behind = None;
         let answer = match iter.next() {
-            Ok(true) => self.answer(locked, &mut iter, start),
+            Ok(true) if peek && !iter.extent().is_own() => Err(Failure::Narrow),
+            Ok(true) => self.answer(locked, &mut iter, start, &mut behind),
             Ok(false) => Err(Failure::Error(EIO)),
+            Err(_) if pages > self.order.pages() => return Err(Failure::Narrow),
             Err(error) => return Err(self.fallback_or(Counter::FallbackExtent, error)),
         };
         match answer {
             Ok(answer) => {
-                iter.advance(iter.left());
+                let end = start + self.size.bytes() as u64;
+                iter.advance(end.saturating_sub(iter.position()));
                 match iter.finish() {
-                    Ok(()) => Ok(answer),
+                    Ok(()) => {
+                        if let (Some(window), Some((pages, place))) = (window, behind) {
+                            window.fill(pages, place, self.write);
+                        }
+                        Ok(answer)
+                    }
                     Err(error) => {
                         // The filesystem could not take over what was prepared: nothing of it may
                         // stay.
@@ -315,6 +439,15 @@ impl Fault<'_> {
         }
     }
 
+    /// What follows when there is less than a new entry needs.
+    fn short(&self) -> Failure {
+        if self.size != self.order {
+            Failure::Narrow
+        } else {
+            self.fallback_or(Counter::FallbackExtent, EIO)
+        }
+    }
+
     /// A smaller order when there is one, else an error.
     fn fallback_or(&self, reason: Counter, error: Error) -> Failure {
         if self.order == Order::PTE {
@@ -329,15 +462,16 @@ impl Fault<'_> {
         locked: &mut Locked<'_>,
         iter: &mut IomapIter<'_>,
         start: u64,
+        behind: &mut Option<(usize, Place)>,
     ) -> Result<Answer, Failure> {
         let extent = iter.extent();
         let kind = extent.kind();
         let copy = self.write && extent.is_shared();
         match kind {
-            ExtentKind::Mapped => self.answer_data(locked, iter, start, copy),
-            ExtentKind::Unwritten if copy => self.answer_data(locked, iter, start, copy),
+            ExtentKind::Mapped => self.answer_data(locked, iter, start, copy, behind),
+            ExtentKind::Unwritten if copy => self.answer_data(locked, iter, start, copy, behind),
             ExtentKind::Hole | ExtentKind::Unwritten if !self.write => {
-                self.answer_zeroes(locked, iter)
+                self.answer_zeroes(locked, iter, behind)
             }
             _ => Err(self.fallback_or(Counter::FallbackExtent, EIO)),
         }
@@ -347,6 +481,7 @@ impl Fault<'_> {
         &mut self,
         locked: &mut Locked<'_>,
         iter: &IomapIter<'_>,
+        behind: &mut Option<(usize, Place)>,
     ) -> Result<Answer, Failure> {
         if self.order > Order::PMD {
             return Err(Failure::Fallback(Counter::FallbackHole));
@@ -362,6 +497,10 @@ impl Fault<'_> {
                 None
             }
         };
+        if page.is_none() {
+            let pages = (iter.available() >> Order::PAGE_SHIFT) as usize;
+            *behind = Some((pages.saturating_sub(self.order.pages()), Place::Hole));
+        }
         Ok(Answer {
             page,
             sync: false,
@@ -375,6 +514,7 @@ impl Fault<'_> {
         iter: &mut IomapIter<'_>,
         start: u64,
         copy: bool,
+        behind: &mut Option<(usize, Place)>,
     ) -> Result<Answer, Failure> {
         let shared = iter.extent().is_shared();
         let present = matches!(locked.entry().kind(), Kind::Data(_));
@@ -388,29 +528,48 @@ impl Fault<'_> {
         let mut new = iter.extent().is_new();
         let mut dirty = iter.extent().needs_sync();
         let available = iter.available();
-        if available < self.order.bytes() as u64 && shared {
-            return Err(self.fallback_or(Counter::FallbackExtent, EIO));
+        if available < self.size.bytes() as u64 && (shared || self.size != self.order)
+            || shared && self.size != self.order
+        {
+            return Err(self.short());
         }
 
         let alive = DaxReadGuard::new();
+        let wanted = self
+            .size
+            .pages()
+            .max((available >> Order::PAGE_SHIFT) as usize);
         let memory = device
-            .access(&alive, place, self.order.pages(), Access::Normal)
+            .access(&alive, place, wanted, Access::Normal)
             .map_err(|error| {
                 if is_hwpoison(error) {
                     self.device.inc(Counter::PoisonFaults);
                 }
                 self.fallback_or(Counter::FallbackExtent, error)
             })?;
-        if memory.pages() < self.order.pages() || !memory.pfn().is_aligned(self.order) {
-            return Err(self.fallback_or(Counter::FallbackExtent, EIO));
+        if memory.pages() < self.size.pages() || !memory.pfn().is_aligned(self.size) {
+            return Err(self.short());
         }
-        if available < self.order.bytes() as u64 {
+        if available < self.size.bytes() as u64 {
             self.merge(iter, start, &mut new, &mut dirty)?;
+        }
+        if !shared && self.order == Order::PTE {
+            let size = self.size.pages();
+            let pages = memory
+                .pages()
+                .min((available >> Order::PAGE_SHIFT) as usize);
+            *behind = Some((
+                pages.saturating_sub(size),
+                Place::Memory(memory.pfn().offset(size)),
+            ));
         }
 
         let sync = self.write && self.vmf.is_sync() && dirty;
         if !present || copy {
             self.install(locked, iter, &memory, shared, copy, sync, start)?;
+            if self.write && (copy || new) {
+                locked.set(locked.entry().fresh());
+            }
         } else if self.write {
             if !shared {
                 locked.set(locked.entry().writable());
@@ -439,7 +598,7 @@ impl Fault<'_> {
         dirty: &mut bool,
     ) -> Result<(), Failure> {
         let address = iter.extent().address(start);
-        let end = start + self.order.bytes() as u64;
+        let end = start + self.size.bytes() as u64;
         let short = || self.fallback_or(Counter::FallbackExtent, EIO);
         while iter.position() + iter.available() < end {
             if *new && vm::in_transaction() {
@@ -480,7 +639,7 @@ impl Fault<'_> {
         sync: bool,
         start: u64,
     ) -> Result<(), Failure> {
-        let order = self.order;
+        let order = self.size;
         let old = locked.entry();
         if copy || old.kind() == Kind::Zero {
             // Neither zeroes nor the old copy may stay mapped.
@@ -491,7 +650,7 @@ impl Fault<'_> {
                 .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?;
             if sync {
                 // No mark makes `fsync` look for it when the entry is not dirty.
-                layout::flush(DevPage::of(memory.pfn()), order);
+                layout::flush(DevPage::of(memory.pfn()), order.pages());
             }
         }
         folio::associate(
@@ -587,6 +746,92 @@ impl Fault<'_> {
         Ok(code)
     }
 
+    /// Maps pages along with the one that was accessed, which is mapped: those behind it of which
+    /// the filesystem has just told; or, when it was not asked, those around it that can be mapped
+    /// without asking either.
+    fn insert_around(&mut self, locked: &Locked<'_>, window: Option<&Window<'_>>, asked: bool) {
+        if asked && window.is_none() && self.size == Order::PTE {
+            return;
+        }
+        let Some(block) = self.around.or_else(|| self.block()) else {
+            return;
+        };
+        let wanting = self.vmf.wanting(block);
+        if wanting == 0 {
+            return;
+        }
+        let mut around = Around::new(block.first);
+        if locked.entry().order() != Order::PTE {
+            Self::add(&mut around, block, wanting, locked.first(), locked.entry());
+        }
+        let neighbours;
+        if !asked {
+            neighbours = self.neighbours(&mut around, locked, block, wanting);
+            if neighbours.marked {
+                self.mapping.host().mark_dirty_pages();
+            }
+        } else if let Some(window) = window {
+            let (first, pages, place) = window.filled();
+            for at in 0..pages {
+                let index = PageIndex::new(first.get() + at);
+                if index > block.last || wanting >> (index.get() - block.first.get()) & 1 == 0 {
+                    continue;
+                }
+                match place {
+                    Place::Hole => around.add_zeroes(index),
+                    Place::Memory(pfn) => around.add(index, DevPage::of(pfn.offset(at))),
+                }
+            }
+        }
+        let mapped = self.vmf.map_around(&around, self.write);
+        self.device.add(Counter::AroundPte, mapped as u64);
+    }
+
+    /// Adds those pages of an entry that are wanted in the block.
+    #[inline]
+    fn add(around: &mut Around, block: PageRange, wanting: usize, first: PageIndex, entry: Entry) {
+        let Kind::Data(pfn) = entry.kind() else {
+            return;
+        };
+        let begin = first.max(block.first).get();
+        let end = entry.order().last(first).min(block.last).get();
+        for at in begin..=end {
+            if wanting >> (at - block.first.get()) & 1 != 0 {
+                let page = DevPage::of(pfn.offset(at - first.get()));
+                around.add(PageIndex::new(at), page);
+            }
+        }
+    }
+
+    /// Entries around the locked one that can be mapped as they are. For writing, these are dirty
+    /// already, or lie in the window and are made so.
+    #[inline]
+    fn neighbours<'m>(
+        &self,
+        around: &mut Around,
+        locked: &Locked<'m>,
+        block: PageRange,
+        wanting: usize,
+    ) -> Neighbours<'m> {
+        let write = self.write;
+        let first = self.index;
+        let end = self.index.get() + self.window;
+        tree::lock_neighbours(locked, block, wanting, write, |at, entry, dirty| {
+            if !matches!(entry.kind(), Kind::Data(_)) || write && !entry.is_writable() {
+                return Take::Leave;
+            }
+            let mut take = Take::Have;
+            if write && !dirty {
+                if at < first || entry.order().last(at).get() >= end {
+                    return Take::Leave;
+                }
+                take = Take::Mark;
+            }
+            Self::add(around, block, wanting, at, entry);
+            take
+        })
+    }
+
     fn insert_zeroes(&mut self) -> Result<FaultCode, Failure> {
         if self.vmf.wants_copy() {
             self.device.inc(Counter::PrivatePte);
@@ -643,8 +888,12 @@ pub(crate) fn finish_sync_fault(vmf: &mut VmFault, order: u32, pfn: Pfn) -> Faul
         device,
         mapping,
         order,
+        size: order,
         index,
         write: true,
+        narrow: true,
+        around: None,
+        window: 0,
     };
     let Some(mut locked) = tree::lock_present(mapping, index) else {
         return FaultCode::NOPAGE;

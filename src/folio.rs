@@ -283,32 +283,85 @@ pub(crate) fn is_small(page: DevPage) -> bool {
 /// folio is pages again; it stays whole while somebody holds a reference (spec, section 2). Sleeps
 /// if the folio is not small ([`is_small`]).
 pub(crate) fn disassociate(page: DevPage) {
-    // The entry keeps the folio as it is.
-    let folio = page.folio();
-    let region = Region::lock(folio.head());
-    if folio.owner() == 0 {
-        match folio.share() {
-            0 => {
-                pr_err_once!("an entry's page is associated with nothing\n");
-                return;
+    Disassociation::new().add(page);
+}
+
+/// Takes entries off their pages, as [`disassociate`], one after the other; the region's lock is
+/// kept from one to the next.
+pub(crate) struct Disassociation<'a> {
+    region: Option<Region<'a>>,
+}
+
+impl Disassociation<'_> {
+    #[inline]
+    pub(crate) fn new() -> Self {
+        Self { region: None }
+    }
+
+    /// The next one.
+    #[inline]
+    pub(crate) fn add(&mut self, page: DevPage) {
+        // The entry keeps the folio as it is.
+        let folio = page.folio();
+        let kept = match self.region.take() {
+            Some(region) if region.covers(folio.head()) => region,
+            other => {
+                drop(other);
+                Region::lock(folio.head())
             }
-            1 => (),
-            entries => {
-                folio.set_share(&region, entries - 1);
-                return;
+        };
+        let region = self.region.insert(kept);
+        if folio.owner() == 0 {
+            match folio.share() {
+                0 => {
+                    pr_err_once!("an entry's page is associated with nothing\n");
+                    return;
+                }
+                1 => (),
+                entries => {
+                    folio.set_share(region, entries - 1);
+                    return;
+                }
             }
         }
+        folio.set_share(region, 0);
+        if folio.refcount() != 0 {
+            #[cfg(RDAX_CHECK)]
+            super::check::left_whole();
+            return;
+        }
+        let order = folio.order();
+        if order > Region::ORDER {
+            self.region = None;
+            dismantle(folio);
+        } else if order != Order::PTE {
+            folio.take_apart(region);
+        }
     }
-    folio.set_share(&region, 0);
-    if folio.refcount() != 0 {
-        #[cfg(RDAX_CHECK)]
-        super::check::left_whole();
-        return;
+}
+
+/// Associates pages that nobody uses with an entry at `index` of `mapping` that is not shared.
+/// False, and nothing is changed, when that is not so simple, or when they are not of the region.
+/// `order` is at most that of a region. Does not sleep.
+#[inline]
+pub(crate) fn associate_free(
+    region: &Region<'_>,
+    page: DevPage,
+    order: Order,
+    mapping: &Mapping,
+    index: PageIndex,
+) -> bool {
+    if !region.covers(page) {
+        return false;
     }
-    if folio.order() > Region::ORDER {
-        drop(region);
-        dismantle(folio);
-    } else {
-        folio.take_apart(&region);
+    if order == Order::PTE {
+        let folio = page.folio();
+        if folio.head() != page || is_associated(folio) || folio.order() != order {
+            return false;
+        }
+    } else if !DevFolio::form(region, page, order) {
+        return false;
     }
+    page.folio().set_owner(region, mapping, index);
+    true
 }

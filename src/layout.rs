@@ -8,9 +8,9 @@
 use super::{
     account::Account,
     entry::{Entry, Kind},
-    folio,
+    folio::{self, Disassociation},
     stats::Counter,
-    tree::{self, After, Locked, Step, Visitor, Which}, //
+    tree::{self, After, Locked, Run, Step, Visitor, Which}, //
 };
 use crate::kern::{
     fs::{Inode, Mapping, PageIndex, PageRange},
@@ -38,14 +38,15 @@ pub(crate) enum Patience {
 /// Bytes that are written back before others get the processor.
 const FLUSH_CHUNK: usize = Order::PMD.bytes();
 
-/// Writes back all of an entry's memory. Sleeps.
-pub(crate) fn flush(page: DevPage, order: Order) {
+/// Writes back all of the memory of `pages` pages. Sleeps.
+pub(crate) fn flush(page: DevPage, pages: usize) {
+    let all = pages << Order::PAGE_SHIFT;
     let mut done = 0;
-    while done < order.bytes() {
-        let bytes = (order.bytes() - done).min(FLUSH_CHUNK);
+    while done < all {
+        let bytes = (all - done).min(FLUSH_CHUNK);
         page.write_back(done, bytes);
         done += bytes;
-        if done < order.bytes() {
+        if done < all {
             vm::reschedule();
         }
     }
@@ -58,10 +59,25 @@ pub(crate) fn let_go(locked: &Locked<'_>, device: Account<'_>) {
         return;
     };
     if locked.is_dirty() {
-        flush(page, locked.entry().order());
+        flush(page, locked.entry().order().pages());
         device.inc(Counter::EntriesFlushedOnRemoval);
     }
     folio::disassociate(page);
+}
+
+/// The same for the entries of a run, which are to be removed.
+fn let_go_of_run(run: &Run<'_>, device: Account<'_>) {
+    run.pieces(true, |_, page, pages| flush(page, pages));
+    let mut parting = Disassociation::new();
+    let mut flushed = 0;
+    for (_, entry, dirty) in run.iter() {
+        if let Some(page) = entry.page() {
+            flushed += u64::from(dirty);
+            parting.add(page);
+        }
+    }
+    drop(parting);
+    device.add(Counter::EntriesFlushedOnRemoval, flushed);
 }
 
 /// Unmaps a locked entry and lets go of what it points to; it is to be removed.
@@ -93,6 +109,7 @@ struct FindBusy {
 
 impl Visitor for FindBusy {
     const ASKS_DIRTY: bool = false;
+    const RUNS: bool = false;
 
     fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
         let Some(page) = entry.page() else {
@@ -106,8 +123,9 @@ impl Visitor for FindBusy {
         Step::Next
     }
 
-    fn work(&mut self, _locked: &mut Locked<'_>) -> After {
-        After::Keep
+    fn work(&mut self, _run: &Run<'_>) -> After {
+        // Not reached: nothing is to be worked on.
+        After::Clean
     }
 }
 
@@ -126,60 +144,60 @@ pub(crate) fn busy_folio(mapping: &Mapping, range: PageRange) -> Option<DevFolio
     visitor.busy
 }
 
+/// The largest order of an entry that is removed, and taken off its pages, under the tree's lock.
+const REMOVE_AT_ONCE: Order = Order::from_bits(4);
+
 /// Removes entries, writing back what is dirty.
 struct Remove<'a> {
     device: Account<'a>,
     /// The content goes away with the file: nobody will miss what is not written back.
     forget: bool,
-    removed: u64,
 }
 
 impl Visitor for Remove<'_> {
     const ASKS_DIRTY: bool = true;
+    const RUNS: bool = true;
 
+    #[inline]
     fn look(&mut self, entry: Entry, dirty: bool) -> Step {
         let dirty = dirty && !self.forget;
         match entry.kind() {
-            Kind::Data(_) if dirty || entry.order() != Order::PTE => Step::Work,
+            Kind::Data(_) if dirty || entry.order() > REMOVE_AT_ONCE => Step::Work,
             Kind::Data(pfn) if !folio::is_small(DevPage::of(pfn)) => Step::Work,
-            _ => {
-                self.removed += 1;
-                Step::Remove
-            }
+            _ => Step::Remove,
         }
     }
 
-    fn work(&mut self, locked: &mut Locked<'_>) -> After {
+    fn work(&mut self, run: &Run<'_>) -> After {
         if self.forget {
-            if let Some(page) = locked.entry().page() {
-                folio::disassociate(page);
+            let mut parting = Disassociation::new();
+            for (_, entry, _) in run.iter() {
+                if let Some(page) = entry.page() {
+                    parting.add(page);
+                }
             }
         } else {
-            if locked
-                .entry()
-                .page()
-                .is_some_and(|page| page.folio().mapcount() != 0)
-            {
+            let mapped = |entry: Entry| {
+                entry
+                    .page()
+                    .is_some_and(|page| page.folio().mapcount() != 0)
+            };
+            if run.iter().any(|(_, entry, _)| mapped(entry)) {
                 // Whoever calls without having unmapped the pages must not lose what is written
                 // between the flush and the unmapping.
-                locked.mapping().unmap(locked.range());
+                run.mapping().unmap(run.range());
             }
-            let_go(locked, self.device);
+            let_go_of_run(run, self.device);
         }
-        self.removed += 1;
         After::Remove
     }
 }
 
 fn remove_range(mapping: &Mapping, range: PageRange, forget: bool) {
     let device = Account::of(mapping.host());
-    let mut visitor = Remove {
-        device,
-        forget,
-        removed: 0,
-    };
-    tree::walk(mapping, range, Which::Any, &mut visitor);
-    device.add(Counter::EntriesRemoved, visitor.removed);
+    let mut visitor = Remove { device, forget };
+    let removed = tree::walk(mapping, range, Which::Any, &mut visitor);
+    device.add(Counter::EntriesRemoved, removed as u64);
 }
 
 /// Removes every entry of the range, dirty ones after they were written back
@@ -273,17 +291,21 @@ pub(crate) fn invalidate_entry(mapping: &Mapping, index: PageIndex) -> bool {
 }
 
 /// Unmaps and removes entries while faults go on.
-struct Evict;
+struct Evict<'a> {
+    device: Account<'a>,
+}
 
-impl Visitor for Evict {
-    const ASKS_DIRTY: bool = false;
+impl Visitor for Evict<'_> {
+    const ASKS_DIRTY: bool = true;
+    const RUNS: bool = true;
 
     fn look(&mut self, _entry: Entry, _dirty: bool) -> Step {
         Step::Work
     }
 
-    fn work(&mut self, locked: &mut Locked<'_>) -> After {
-        abandon(locked);
+    fn work(&mut self, run: &Run<'_>) -> After {
+        run.mapping().unmap(run.range());
+        let_go_of_run(run, self.device);
         After::Remove
     }
 }
@@ -292,16 +314,20 @@ impl Visitor for Evict {
 /// say of the file is about to be wrong. Faults may go on meanwhile (`invalidate_lock` is not
 /// held). Sleeps.
 pub(crate) fn evict_range(mapping: &Mapping, range: PageRange) {
-    tree::walk(mapping, range, Which::Any, &mut Evict);
+    let device = Account::of(mapping.host());
+    let removed = tree::walk(mapping, range, Which::Any, &mut Evict { device });
+    device.add(Counter::EntriesRemoved, removed as u64);
 }
 
 /// Removes every entry with memory, after waiting until nobody uses that.
-struct Evacuate {
+struct Evacuate<'a> {
+    device: Account<'a>,
     waited: bool,
 }
 
-impl Visitor for Evacuate {
-    const ASKS_DIRTY: bool = false;
+impl Visitor for Evacuate<'_> {
+    const ASKS_DIRTY: bool = true;
+    const RUNS: bool = false;
 
     fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
         match entry.kind() {
@@ -310,9 +336,12 @@ impl Visitor for Evacuate {
         }
     }
 
-    fn work(&mut self, locked: &mut Locked<'_>) -> After {
-        locked.mapping().unmap(locked.range());
-        if let Some(folio) = locked.entry().page().map(DevPage::folio) {
+    fn work(&mut self, run: &Run<'_>) -> After {
+        run.mapping().unmap(run.range());
+        for (_, entry, _) in run.iter() {
+            let Some(folio) = entry.page().map(DevPage::folio) else {
+                continue;
+            };
             if folio.refcount() > folio.mapcount() {
                 if !self.waited {
                     pr_warn!("a device goes away while its pages are in use; waiting for them\n");
@@ -322,7 +351,7 @@ impl Visitor for Evacuate {
                 let _ = wait::wait_until_idle(folio, Sleep::Uninterruptible);
             }
         }
-        abandon(locked);
+        let_go_of_run(run, self.device);
         After::Remove
     }
 }
@@ -332,8 +361,13 @@ impl Visitor for Evacuate {
 /// no entry is added meanwhile. Sleeps.
 pub(crate) fn evacuate(inode: &Inode) {
     if inode.is_dax() {
-        let mut visitor = Evacuate { waited: false };
-        tree::walk(inode.mapping(), PageRange::ALL, Which::Any, &mut visitor);
+        let device = Account::of(inode);
+        let mut visitor = Evacuate {
+            device,
+            waited: false,
+        };
+        let removed = tree::walk(inode.mapping(), PageRange::ALL, Which::Any, &mut visitor);
+        device.add(Counter::EntriesRemoved, removed as u64);
     }
 }
 

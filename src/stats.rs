@@ -50,6 +50,8 @@ counters! {
     ZeroPte = "zero_pte",
     /// Read faults that mapped 2 MiB of zeros.
     ZeroPmd = "zero_pmd",
+    /// Pages, of memory or of zeros, that a fault of another page mapped along with that.
+    AroundPte = "around_pte",
     /// Pages handed out as the source of a private copy.
     PrivatePte = "private_pte",
     /// Faults that left their last part to `dax_finish_sync_fault`.

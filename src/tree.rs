@@ -4,21 +4,22 @@
 //!
 //! An entry's lock is a bit of its word in the tree. It is taken and dropped under the tree's lock
 //! and held across calls into the filesystem. Lock order: the filesystem's `invalidate_lock`, an
-//! entry's lock (one at a time), the tree's lock.
+//! entry's lock, the tree's lock. Who has an entry locked waits for no other one: a fault and a walk
+//! lock more of them only where nobody has ([`Window`], [`Neighbours`], [`Run`]).
 
 use super::{
     account::Account,
     entry::{Entry, Kind},
-    folio,
+    folio::{self, Disassociation},
     stats::Counter, //
 };
 use crate::kern::{
     fs::{Mapping, PageIndex, PageRange},
     order::Order,
-    page::DevFolio,
-    vm::reschedule,
+    page::{DevFolio, DevPage, Pfn, Region},
+    vm::{reschedule, Around},
     wait::{self, EntryKey, OwnerGuard, Wake},
-    xa::{Cursor, Mark, RawValue, TreeGuard}, //
+    xa::{Cursor, Mark, RawValue, TreeGuard, NODE_ORDER}, //
 };
 use kernel::prelude::*;
 
@@ -211,18 +212,112 @@ fn lock_at<'m>(
     }
 }
 
+/// How far a fault of a page may go beyond the page that was accessed.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    /// The pages around the accessed one.
+    pub(crate) block: PageRange,
+    /// The largest order of a new entry.
+    pub(crate) order: Order,
+    /// The pages that a new entry may have, from the accessed one on.
+    pub(crate) room: usize,
+}
+
+/// What [`grab`] got along with an entry.
+pub(crate) struct Behind<'m> {
+    /// The number of pages, from the accessed one on, for which it makes sense to do now what is
+    /// done for that one; may be 0.
+    pub(crate) pages: usize,
+    /// New entries behind a new one.
+    pub(crate) window: Option<Window<'m>>,
+    /// What was said when it was needed.
+    pub(crate) ahead: Option<Ahead>,
+}
+
+impl Behind<'_> {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self {
+        pages: 0,
+        window: None,
+        ahead: None,
+    };
+}
+
+/// What the pages right before an index tell of a fault that writes there.
+struct Before {
+    /// The number of pages that are dirty: a power of two that is not larger.
+    pages: usize,
+    /// The largest order of which pages would lie in memory as they do in the file.
+    order: Order,
+}
+
+/// Looks at the pages before the cursor's index, some of them, each further away than the last, if
+/// the one right before it is dirty.
+fn look_before(
+    mapping: &Mapping,
+    guard: &TreeGuard<'_>,
+    at: &Cursor<'_>,
+    index: PageIndex,
+    ahead: impl FnOnce() -> Option<Ahead>,
+) -> Option<(Before, Ahead)> {
+    let Some((raw, true)) = at.before(guard, Mark::Dirty) else {
+        return None;
+    };
+    let (entry, _) = Entry::from_raw(raw);
+    let Kind::Data(pfn) = entry.kind() else {
+        return None;
+    };
+    if entry.is_fresh() || index.get() < 2 {
+        return None;
+    }
+    let mut further = Cursor::new(mapping.tree(), index);
+    let mut is_dirty = |distance: usize| {
+        further
+            .at(guard, PageIndex::new(index.get() - distance))
+            .is_some()
+            && further.has_mark(guard, Mark::Dirty)
+    };
+    // A single page before is too little to go by.
+    if entry.order() == Order::PTE && !is_dirty(2) {
+        return None;
+    }
+    let ahead = ahead()?;
+    let most = ahead.room.max(Around::MAX).min(index.get());
+    let first = entry.order().first(PageIndex::new(index.get() - 1));
+    let shift = pfn.to_bits() ^ first.get();
+    let mut pages = 2;
+    while pages * 2 <= most && is_dirty(pages * 2) {
+        pages *= 2;
+    }
+    let before = Before {
+        pages,
+        order: Order::PUD.fitting(shift, Order::PUD.pages()),
+    };
+    Some((before, ahead))
+}
+
 /// Returns a locked entry of at least `order` that covers `index`; where nothing is, or a larger
 /// entry without memory, it is a new empty entry of `order`. Sleeps.
 ///
 /// With `dirty` the entry is marked [`Mark::Dirty`], for a fault that will map it for writing.
-pub(crate) fn grab(
-    mapping: &Mapping,
+///
+/// If `ahead` says so (and for [`Order::PTE`] only), what follows is prepared as well. For reading, these are
+/// locked empty entries for the pages behind a new entry, as far as there are none. For writing,
+/// there are not more of them than pages were written before, so that what is flushed for nothing,
+/// when the writes end here, is less than what was written; and then they, and the new entry itself,
+/// may be larger than a page.
+pub(crate) fn grab<'m>(
+    mapping: &'m Mapping,
     index: PageIndex,
     order: Order,
     dirty: bool,
-) -> Result<Locked<'_>, GrabError> {
+    ahead: impl Fn() -> Option<Ahead>,
+    behind: &mut Behind<'m>,
+) -> Result<Locked<'m>, GrabError> {
+    let mut simple = order != Order::PTE;
     let tree = mapping.tree();
-    let mut at = Cursor::new(tree, index);
+    let base = order.first(index);
+    let mut at = Cursor::with_order(tree, base, order);
     loop {
         let guard = tree.lock();
         if let Some(raw) = at.load(&guard) {
@@ -233,12 +328,20 @@ pub(crate) fn grab(
             if locked {
                 let key = EntryKey::new(mapping, entry.order().first(index));
                 wait::wait_for_entry(guard, key);
-                at.set(index);
+                at.set(base);
                 continue;
             }
             let mut taken = lock_at(mapping, &guard, &mut at, entry, index);
             if entry.order() == order || matches!(entry.kind(), Kind::Data(_)) {
                 if dirty && !taken.dirty {
+                    if !simple {
+                        if let Some((before, ahead)) =
+                            look_before(mapping, &guard, &at, index, &ahead)
+                        {
+                            behind.pages = before.pages;
+                            behind.ahead = Some(ahead);
+                        }
+                    }
                     at.set_mark(&guard, Mark::Dirty);
                     taken.dirty = true;
                 }
@@ -251,33 +354,354 @@ pub(crate) fn grab(
                 mapping.unmap(taken.range());
             }
             taken.remove();
-            at.set(index);
+            at.set(base);
             continue;
         }
+        let mut pages = 0;
+        let mut largest = Order::PTE;
+        let mut size = order;
         if order != Order::PTE {
-            at = Cursor::with_order(tree, index, order);
+            at.set(base);
             if at.conflict(&guard).is_some() {
                 return Err(GrabError::Conflict);
             }
+        } else if dirty && !simple && at.is_free_behind(&guard) {
+            if let Some((before, ahead)) = look_before(mapping, &guard, &at, index, &ahead) {
+                let rest = ahead.block.last.get() - index.get() + 1;
+                pages = before.pages.min(rest);
+                largest = before.order.min(ahead.order);
+                behind.ahead = Some(ahead);
+                size = largest.fitting(index.get(), before.pages.min(ahead.room));
+                let free = if size < NODE_ORDER {
+                    at.widen(&guard, size)
+                } else {
+                    at = Cursor::with_order(tree, index, size);
+                    at.conflict(&guard).is_none()
+                };
+                if !free {
+                    size = Order::PTE;
+                    at = Cursor::new(tree, index);
+                }
+            }
+        } else if !simple {
+            behind.ahead = ahead();
+            if let Some(ahead) = &behind.ahead {
+                pages = ahead.block.last.get() - index.get() + 1;
+            }
         }
-        let empty = Entry::empty(order);
+        let empty = Entry::empty(size);
         if at.store(&guard, empty.locked()) {
-            mapping.add_pages(&guard, order.pages());
+            mapping.add_pages(&guard, size.pages());
             if dirty {
                 at.set_mark(&guard, Mark::Dirty);
             }
-            return Ok(Locked {
+            let locked = Locked {
                 mapping,
-                first: order.first(index),
+                first: size.first(index),
                 entry: empty,
                 dirty,
-            });
+            };
+            behind.pages = pages;
+            if pages > size.pages() {
+                let range = PageRange {
+                    first: PageIndex::new(index.get() + size.pages()),
+                    last: PageIndex::new(index.get() + pages - 1),
+                };
+                behind.window = Some(Window::new(mapping, &guard, &mut at, range, largest, dirty));
+            }
+            return Ok(locked);
         }
         drop(guard);
+        if size != order {
+            // What is allocated is for the cursor at hand.
+            at = Cursor::new(tree, index);
+        }
         if !at.allocate() {
             return Err(GrabError::NoMemory);
         }
+        simple = true;
+        at.narrow();
+        at.set(base);
     }
+}
+
+/// Where pages are that a fault has entries for.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    /// Nowhere: a hole.
+    Hole,
+    /// In memory, one behind the other from this frame on.
+    Memory(Pfn),
+}
+
+/// New entries behind a new one, locked: empty until it is known what is there. Dropping it unlocks
+/// them, and removes those that are empty still.
+///
+/// Those for writing are dirty from the begin, as every entry is that a write fault has locked.
+#[must_use = "the entries are removed at once"]
+pub(crate) struct Window<'m> {
+    mapping: &'m Mapping,
+    /// The pages for which entries were wanted; the entries' orders follow from that.
+    range: PageRange,
+    largest: Order,
+    /// Pages with entries, from the first on.
+    pages: usize,
+    /// Those of them that are filled.
+    filled: usize,
+    place: Place,
+    writable: bool,
+}
+
+impl<'m> Window<'m> {
+    /// Entries of up to `largest` order for as many pages of the range as have none, from the first
+    /// on. The cursor is that of the entry before.
+    fn new(
+        mapping: &'m Mapping,
+        guard: &TreeGuard<'_>,
+        at: &mut Cursor<'_>,
+        range: PageRange,
+        largest: Order,
+        dirty: bool,
+    ) -> Self {
+        let mut window = Self {
+            mapping,
+            range,
+            largest: largest.min(LARGEST_BEHIND),
+            pages: 0,
+            filled: 0,
+            place: Place::Hole,
+            writable: false,
+        };
+        loop {
+            let index = PageIndex::new(range.first.get() + window.pages);
+            if index > range.last || at.at(guard, index).is_some() {
+                break;
+            }
+            let order = window.order_at(index);
+            if !at.widen(guard, order) || !at.store(guard, Entry::empty(order).locked()) {
+                break;
+            }
+            if dirty {
+                at.set_mark(guard, Mark::Dirty);
+            }
+            window.pages += order.pages();
+        }
+        at.narrow();
+        mapping.add_pages(guard, window.pages);
+        window
+    }
+
+    /// The order of the entry that begins at `index`.
+    #[inline]
+    fn order_at(&self, index: PageIndex) -> Order {
+        let rest = self.range.last.get() - index.get() + 1;
+        self.largest.fitting(index.get(), rest)
+    }
+
+    /// The filled entry at `offset` pages behind the first.
+    #[inline]
+    fn entry_at(&self, offset: usize, order: Order) -> Entry {
+        match self.place {
+            Place::Hole => Entry::zero(order),
+            Place::Memory(pfn) => {
+                let entry = Entry::data(pfn.offset(offset), order);
+                if self.writable {
+                    entry.writable()
+                } else {
+                    entry
+                }
+            }
+        }
+    }
+
+    /// The pages that the entries cover.
+    #[inline]
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// The first page, the pages that were filled, and with what.
+    #[inline]
+    pub(crate) fn filled(&self) -> (PageIndex, usize, Place) {
+        (self.range.first, self.filled, self.place)
+    }
+
+    /// Makes the first `pages` pages what the filesystem says that they are, as far as that is
+    /// simple; with `writable`, entries that need nothing of it to be written to. Once. Does not
+    /// sleep.
+    pub(crate) fn fill(&mut self, pages: usize, place: Place, writable: bool) {
+        self.place = place;
+        self.writable = writable;
+        let pages = pages.min(self.pages);
+        let Place::Memory(pfn) = place else {
+            self.filled = pages;
+            return;
+        };
+        if pages == 0 {
+            return;
+        }
+        let region = Region::lock(DevPage::of(pfn));
+        while self.filled < pages {
+            let index = PageIndex::new(self.range.first.get() + self.filled);
+            let order = self.order_at(index);
+            let there = pfn.offset(self.filled);
+            if self.filled + order.pages() > pages
+                || !there.is_aligned(order)
+                || !folio::associate_free(&region, DevPage::of(there), order, self.mapping, index)
+            {
+                break;
+            }
+            self.filled += order.pages();
+        }
+    }
+}
+
+impl Drop for Window<'_> {
+    fn drop(&mut self) {
+        if self.pages == 0 {
+            return;
+        }
+        let tree = self.mapping.tree();
+        let guard = tree.lock();
+        let mut at = Cursor::new(tree, self.range.first);
+        let waiters = wait::anybody_waits();
+        let mut offset = 0;
+        while offset < self.pages {
+            let index = PageIndex::new(self.range.first.get() + offset);
+            let order = self.order_at(index);
+            let mut wake = Wake::One;
+            if at.at(&guard, index).is_none() {
+                // Not so: it is locked by us.
+            } else if offset < self.filled {
+                at.overwrite(&guard, self.entry_at(offset, order).unlocked());
+            } else {
+                at.erase(&guard);
+                at.set(index);
+                wake = Wake::All;
+            }
+            if waiters {
+                wait::wake_entry_waiters(EntryKey::new(self.mapping, index), wake);
+            }
+            offset += order.pages();
+        }
+        self.mapping.sub_pages(&guard, self.pages - self.filled);
+    }
+}
+
+/// The largest order of the entries behind a new one: that of the block around a fault.
+const LARGEST_BEHIND: Order = Order::from_bits(4);
+
+/// Entries around one that a fault has locked, locked as well. Dropping it unlocks them.
+///
+/// None of them was waited for.
+#[must_use = "the entries are unlocked at once"]
+pub(crate) struct Neighbours<'m> {
+    mapping: &'m Mapping,
+    first: PageIndex,
+    /// A bit for a page of each entry, counted from the first.
+    pages: usize,
+    /// Whether one of them was marked dirty.
+    pub(crate) marked: bool,
+}
+
+impl Drop for Neighbours<'_> {
+    fn drop(&mut self) {
+        if self.pages == 0 {
+            return;
+        }
+        let tree = self.mapping.tree();
+        let guard = tree.lock();
+        let mut at = Cursor::new(tree, self.first);
+        let waiters = wait::anybody_waits();
+        let mut rest = self.pages;
+        while rest != 0 {
+            let index = PageIndex::new(self.first.get() + rest.trailing_zeros() as usize);
+            rest &= rest - 1;
+            let Some(raw) = at.at(&guard, index) else {
+                // Not so: it is locked by us.
+                continue;
+            };
+            let (entry, _) = Entry::from_raw(raw);
+            at.overwrite(&guard, entry.unlocked());
+            if waiters {
+                let first = entry.order().first(index);
+                wait::wake_entry_waiters(EntryKey::new(self.mapping, first), Wake::One);
+            }
+        }
+    }
+}
+
+/// What a fault makes of an entry beside the one that it is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// Nothing.
+    Leave,
+    /// It is wanted as it is.
+    Have,
+    /// It is wanted, and is to be marked dirty.
+    Mark,
+}
+
+/// Locks entries in `range`, which has at most [`Around::MAX`] pages, around the locked one: those
+/// that nobody has locked and that `take`, by their first page, what they are and, if it asks, whether
+/// they are dirty, wants. Only pages that have their bit in `wanting`, counted from the range's first, are
+/// looked at. Does not sleep.
+pub(crate) fn lock_neighbours<'m>(
+    locked: &Locked<'m>,
+    range: PageRange,
+    wanting: usize,
+    asks_dirty: bool,
+    mut take: impl FnMut(PageIndex, Entry, bool) -> Take,
+) -> Neighbours<'m> {
+    let mapping = locked.mapping();
+    let own = locked.range();
+    let mut neighbours = Neighbours {
+        mapping,
+        first: range.first,
+        pages: 0,
+        marked: false,
+    };
+    let tree = mapping.tree();
+    let mut at = Cursor::new(tree, range.first);
+    let guard = tree.lock();
+    let mut rest = wanting;
+    while rest != 0 {
+        let bit = rest.trailing_zeros() as usize;
+        rest &= rest - 1;
+        let index = PageIndex::new(range.first.get() + bit);
+        if index > range.last {
+            break;
+        }
+        if index >= own.first && index <= own.last {
+            continue;
+        }
+        let Some((entry, locked)) = at.at(&guard, index).map(Entry::from_raw) else {
+            continue;
+        };
+        if entry.order() != Order::PTE {
+            // The rest of its pages is done with it.
+            let pages = entry.order().last(index).get() - index.get();
+            rest &= usize::MAX
+                .checked_shl(bit as u32 + pages as u32 + 1)
+                .unwrap_or(0);
+        }
+        if locked {
+            continue;
+        }
+        let dirty = asks_dirty && at.has_mark(&guard, Mark::Dirty);
+        let taken = take(entry.order().first(index), entry, dirty);
+        if taken == Take::Leave {
+            continue;
+        }
+        at.overwrite(&guard, entry.locked());
+        if taken == Take::Mark {
+            at.set_mark(&guard, Mark::Dirty);
+            neighbours.marked = true;
+        }
+        neighbours.pages |= 1 << bit;
+    }
+    drop(guard);
+    neighbours
 }
 
 /// Locks the entry that covers `index`, if there is one. Sleeps.
@@ -295,11 +719,153 @@ pub(crate) fn lock_present(mapping: &Mapping, index: PageIndex) -> Option<Locked
     }
 }
 
+/// The most entries of a [`Run`].
+const RUN: usize = NODE_ORDER.pages();
+
+/// Entries that lie one behind the other in a file, and that this task has locked: at least one.
+///
+/// Only the first was waited for, so that whoever holds a run waits for no entry.
+pub(crate) struct Run<'m> {
+    mapping: &'m Mapping,
+    first: PageIndex,
+    last: PageIndex,
+    len: usize,
+    entries: [Entry; RUN],
+    dirty: u64,
+}
+
+impl<'m> Run<'m> {
+    /// A run with nothing in it yet.
+    fn new(mapping: &'m Mapping) -> Self {
+        Self {
+            mapping,
+            first: PageIndex::new(0),
+            last: PageIndex::new(0),
+            len: 0,
+            entries: [Entry::empty(Order::PTE); RUN],
+            dirty: 0,
+        }
+    }
+
+    /// The file's contents.
+    #[inline]
+    pub(crate) fn mapping(&self) -> &'m Mapping {
+        self.mapping
+    }
+
+    /// The pages of the file that the entries cover.
+    #[inline]
+    pub(crate) fn range(&self) -> PageRange {
+        PageRange {
+            first: self.first,
+            last: self.last,
+        }
+    }
+
+    /// The entries in their order, each with its first page in the file and whether it is dirty.
+    #[inline]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PageIndex, Entry, bool)> + '_ {
+        let mut index = self.first.get();
+        let mut dirty = self.dirty;
+        self.entries.iter().take(self.len).map(move |entry| {
+            let item = (PageIndex::new(index), *entry, dirty & 1 != 0);
+            index = index.wrapping_add(entry.order().pages());
+            dirty >>= 1;
+            item
+        })
+    }
+
+    /// The memory of the data entries in pieces: those that follow each other there as they do in
+    /// the file, with the first page in the file, the first page, and the number of pages.
+    pub(crate) fn pieces(&self, dirty_only: bool, mut work: impl FnMut(PageIndex, DevPage, usize)) {
+        let mut piece: Option<(PageIndex, DevPage, usize)> = None;
+        for (index, entry, dirty) in self.iter() {
+            let page = entry.page().filter(|_| dirty || !dirty_only);
+            let pages = entry.order().pages();
+            if let (Some((_, first, length)), Some(page)) = (piece.as_mut(), page) {
+                if first.pfn().offset(*length) == page.pfn() {
+                    *length += pages;
+                    continue;
+                }
+            }
+            if let Some((at, first, length)) = piece.take() {
+                work(at, first, length);
+            }
+            piece = page.map(|page| (index, page, pages));
+        }
+        if let Some((at, first, length)) = piece {
+            work(at, first, length);
+        }
+    }
+
+    /// Locks the entry that the cursor was walked to, as the first or the next.
+    #[inline]
+    fn lock(&mut self, guard: &TreeGuard<'_>, cursor: &mut Cursor<'_>, entry: Entry, dirty: bool) {
+        if let Some(slot) = self.entries.get_mut(self.len) {
+            cursor.overwrite(guard, entry.locked());
+            *slot = entry;
+            if self.len == 0 {
+                self.first = entry.order().first(cursor.index());
+                self.dirty = 0;
+            }
+            self.last = entry.order().last(cursor.index());
+            self.dirty |= u64::from(dirty) << self.len;
+            self.len += 1;
+        }
+    }
+
+    /// Unlocks or removes the entries. Returns how many were removed.
+    fn finish(&mut self, guard: &TreeGuard<'_>, cursor: &mut Cursor<'_>, after: After) -> usize {
+        let whole_node = self.range()
+            == (PageRange {
+                first: NODE_ORDER.first(self.first),
+                last: NODE_ORDER.last(self.first),
+            });
+        if after == After::Remove && whole_node {
+            Cursor::erase_stretch(self.mapping.tree(), guard, self.first, NODE_ORDER);
+        } else {
+            for (index, entry, _) in self.iter() {
+                if cursor.at(guard, index).is_none() {
+                    // Not so: it is locked by us.
+                    continue;
+                }
+                match after {
+                    After::Remove => {
+                        cursor.erase(guard);
+                        cursor.set(index);
+                    }
+                    After::Clean => {
+                        cursor.clear_mark(guard, Mark::Dirty);
+                        cursor.overwrite(guard, entry.unlocked());
+                    }
+                }
+            }
+        }
+        if wait::anybody_waits() {
+            for (index, _, _) in self.iter() {
+                let wake = match after {
+                    After::Remove => Wake::All,
+                    After::Clean => Wake::One,
+                };
+                wait::wake_entry_waiters(EntryKey::new(self.mapping, index), wake);
+            }
+        }
+        let len = core::mem::replace(&mut self.len, 0);
+        if after == After::Remove {
+            self.mapping.sub_pages(guard, self.range().pages());
+            len
+        } else {
+            0
+        }
+    }
+}
+
 /// What to do with an entry that a walk came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Leave it.
     Next,
-    /// Remove it at once: it has no memory, or only a single page, and is not dirty.
+    /// Remove it at once: it has no memory, or few pages, and is not dirty.
     Remove,
     /// Lock it and work on it without the tree's lock.
     Work,
@@ -307,13 +873,12 @@ pub(crate) enum Step {
     Stop,
 }
 
-/// What to do with an entry that was worked on.
+/// What to do with entries that were worked on.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum After {
-    /// Unlock it.
-    Keep,
-    /// Unlock it; it is not dirty any more.
+    /// Unlock them; they are not dirty any more.
     Clean,
-    /// Remove it; what it points to was let go.
+    /// Remove them; what they point to was let go.
     Remove,
 }
 
@@ -322,11 +887,14 @@ pub(crate) trait Visitor {
     /// Whether [`Visitor::look`] has to know if an entry is dirty.
     const ASKS_DIRTY: bool;
 
-    /// Looks at an entry that is not locked, under the tree's lock.
+    /// Whether [`Visitor::work`] takes several small entries at a time.
+    const RUNS: bool;
+
+    /// Looks at an entry that is not locked, under the tree's lock. May be asked several times.
     fn look(&mut self, entry: Entry, dirty: bool) -> Step;
 
-    /// Works on a locked entry, without the tree's lock. May sleep.
-    fn work(&mut self, locked: &mut Locked<'_>) -> After;
+    /// Works on locked entries, without the tree's lock. May sleep.
+    fn work(&mut self, run: &Run<'_>) -> After;
 }
 
 /// Which entries a walk comes to.
@@ -338,17 +906,72 @@ pub(crate) enum Which {
     ToWrite,
 }
 
+/// Removes what a walk finds in the node that the cursor stands at the begin of, as far as it may be
+/// removed at once. Returns the number of entries.
+fn remove_in_node<V: Visitor>(
+    mapping: &Mapping,
+    guard: &TreeGuard<'_>,
+    cursor: &mut Cursor<'_>,
+    visitor: &mut V,
+) -> usize {
+    let node = cursor.index();
+    let mut removed = 0;
+    let mut pages = 0;
+    let mut end = node;
+    let mut parting = Disassociation::new();
+    let visited = cursor.visit_node(guard, Mark::Dirty, |index, raw, dirty| {
+        let (entry, locked) = Entry::from_raw(raw);
+        if locked || visitor.look(entry, dirty) != Step::Remove {
+            return false;
+        }
+        if let Some(page) = entry.page() {
+            parting.add(page);
+        }
+        if wait::anybody_waits() {
+            wait::wake_entry_waiters(EntryKey::new(mapping, index), Wake::All);
+        }
+        removed += 1;
+        pages += entry.order().pages();
+        end = entry.order().last(index);
+        true
+    });
+    drop(parting);
+    if removed == 0 {
+        return 0;
+    }
+    if visited == Some(true) {
+        Cursor::erase_stretch(mapping.tree(), guard, node, NODE_ORDER);
+        end = NODE_ORDER.last(node);
+    } else {
+        cursor.set(node);
+        while cursor.find(guard, end).is_some() {
+            cursor.erase(guard);
+        }
+    }
+    mapping.sub_pages(guard, pages);
+    // Where the walk goes on.
+    cursor.set(PageIndex::new(end.get().wrapping_add(1)));
+    removed
+}
+
 /// Visits every entry of the range, waiting for those that are locked, and gives way to others
-/// every [`BATCH`] entries (spec, R8). Sleeps.
-pub(crate) fn walk<V: Visitor>(mapping: &Mapping, range: PageRange, which: Which, visitor: &mut V) {
+/// every [`BATCH`] entries (spec, R8). Returns how many were removed. Sleeps.
+pub(crate) fn walk<V: Visitor>(
+    mapping: &Mapping,
+    range: PageRange,
+    which: Which,
+    visitor: &mut V,
+) -> usize {
     if mapping.is_empty() {
-        return;
+        return 0;
     }
     let tree = mapping.tree();
     let mut cursor = Cursor::new(tree, range.first);
     let mut guard = tree.lock();
     let mut budget = BATCH;
     let mut worked = 0;
+    let mut removed = 0;
+    let mut run = Run::new(mapping);
     // The index of an entry that this task has waited for, as one of those woken one at a time.
     let mut waited: Option<EntryKey> = None;
     loop {
@@ -375,59 +998,84 @@ pub(crate) fn walk<V: Visitor>(mapping: &Mapping, range: PageRange, which: Which
             continue;
         }
         let dirty = V::ASKS_DIRTY && cursor.has_mark(&guard, Mark::Dirty);
-        match visitor.look(entry, dirty) {
-            Step::Next => {
-                if waited.take().is_some() {
-                    wait::wake_entry_waiters(key, Wake::One);
-                }
-            }
-            Step::Stop => {
-                if waited.take().is_some() {
-                    wait::wake_entry_waiters(key, Wake::One);
-                }
-                break;
-            }
+        let step = visitor.look(entry, dirty);
+        if matches!(step, Step::Next | Step::Stop) && waited.take().is_some() {
+            wait::wake_entry_waiters(key, Wake::One);
+        }
+        match step {
+            Step::Next => (),
+            Step::Stop => break,
             Step::Remove => {
                 waited = None;
-                if let Some(page) = entry.page() {
-                    folio::disassociate(page);
-                }
-                cursor.erase(&guard);
-                mapping.sub_pages(&guard, entry.order().pages());
-                wait::wake_entry_waiters(key, Wake::All);
                 budget = budget.saturating_sub(BATCH / REMOVE_BATCH - 1);
+                let node = NODE_ORDER.first(first);
+                let whole_node = entry.order() < NODE_ORDER
+                    && node >= range.first
+                    && NODE_ORDER.last(first) <= range.last;
+                let together = if whole_node {
+                    cursor.at(&guard, node);
+                    remove_in_node(mapping, &guard, &mut cursor, visitor)
+                } else {
+                    0
+                };
+                removed += together;
+                budget = budget.saturating_sub(4 * together);
+                if together == 0 {
+                    if let Some(page) = entry.page() {
+                        folio::disassociate(page);
+                    }
+                    cursor.erase(&guard);
+                    mapping.sub_pages(&guard, entry.order().pages());
+                    wait::wake_entry_waiters(key, Wake::All);
+                    removed += 1;
+                } else if cursor.index() > range.last || cursor.index().get() == 0 {
+                    break;
+                }
             }
             Step::Work => {
                 waited = None;
-                let mut taken = lock_at(mapping, &guard, &mut cursor, entry, first);
-                if which == Which::ToWrite {
-                    cursor.clear_mark(&guard, Mark::ToWrite);
+                let mut next = entry;
+                let mut dirty = dirty;
+                loop {
+                    run.lock(&guard, &mut cursor, next, dirty);
+                    if which == Which::ToWrite {
+                        cursor.clear_mark(&guard, Mark::ToWrite);
+                    }
+                    if !V::RUNS || next.order() >= NODE_ORDER {
+                        break;
+                    }
+                    let Some(raw) = cursor.next_in_node(range.last) else {
+                        break;
+                    };
+                    let (entry, locked) = Entry::from_raw(raw);
+                    let contiguous = run.last.get().wrapping_add(1) == cursor.index().get();
+                    if locked
+                        || !contiguous
+                        || which == Which::ToWrite && !cursor.has_mark(&guard, Mark::ToWrite)
+                    {
+                        break;
+                    }
+                    dirty = V::ASKS_DIRTY && cursor.has_mark(&guard, Mark::Dirty);
+                    if visitor.look(entry, dirty) != Step::Work {
+                        break;
+                    }
+                    next = entry;
                 }
                 drop(guard);
-                let after = visitor.work(&mut taken);
-                worked += entry.order().pages();
+                let after = visitor.work(&run);
+                let done = run.range();
+                worked += done.pages();
                 if worked >= WORK_BATCH {
                     worked = 0;
                     reschedule();
                 }
                 guard = tree.lock();
-                cursor.set(first);
-                if cursor.load(&guard).is_none() {
-                    // Not so: it is locked by us.
-                    core::mem::forget(taken);
+                cursor.set(done.first);
+                removed += run.finish(&guard, &mut cursor, after);
+                if done.last >= range.last {
                     break;
                 }
-                match after {
-                    After::Keep => taken.unlock_at(&guard, &mut cursor),
-                    After::Clean => {
-                        cursor.clear_mark(&guard, Mark::Dirty);
-                        taken.unlock_at(&guard, &mut cursor);
-                    }
-                    After::Remove => taken.erase_at(&guard, &mut cursor),
-                }
-                if entry.order().last(first) >= range.last {
-                    break;
-                }
+                cursor.set(PageIndex::new(done.last.get().wrapping_add(1)));
                 budget = BATCH;
                 continue;
             }
@@ -441,6 +1089,7 @@ pub(crate) fn walk<V: Visitor>(mapping: &Mapping, range: PageRange, which: Which
             budget = BATCH;
         }
     }
+    removed
 }
 
 /// The range, enlarged to the whole of the entries at its ends (spec, section 5).

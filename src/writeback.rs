@@ -6,7 +6,7 @@ use super::{
     account::Account,
     entry::Entry,
     stats::Counter,
-    tree::{self, After, Locked, Step, Visitor, Which}, //
+    tree::{self, After, Run, Step, Visitor, Which}, //
 };
 use crate::kern::{
     dax::{DaxDevice, DaxReadGuard},
@@ -39,6 +39,7 @@ struct WriteBack<'a> {
 
 impl Visitor for WriteBack<'_> {
     const ASKS_DIRTY: bool = false;
+    const RUNS: bool = true;
 
     fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
         match entry.page() {
@@ -47,43 +48,53 @@ impl Visitor for WriteBack<'_> {
         }
     }
 
-    fn work(&mut self, locked: &mut Locked<'_>) -> After {
-        let Some(page) = locked.entry().page() else {
-            return After::Keep;
-        };
-        let order = locked.entry().order();
-        self.protect(locked, page, order);
+    fn work(&mut self, run: &Run<'_>) -> After {
+        self.protect(run);
         // Only now: what is stored before this is in the cache lines, and what is stored later
         // faults first and finds the entry locked (spec, R5).
-        let mut done = 0;
-        while done < order.bytes() {
-            let bytes = (order.bytes() - done).min(FLUSH_CHUNK);
-            self.dax.flush(page, done, bytes);
-            done += bytes;
-            if done < order.bytes() {
-                vm::reschedule();
-            }
-        }
-        self.written += order.pages();
+        let mut pages = 0;
+        run.pieces(false, |_, page, length| {
+            self.flush(page, length);
+            pages += length;
+        });
+        self.written += pages;
         let stats = self.device;
-        stats.inc(Counter::WritebackEntries);
-        stats.add(Counter::WritebackBytes, order.bytes() as u64);
+        stats.add(Counter::WritebackEntries, run.iter().count() as u64);
+        stats.add(Counter::WritebackBytes, (pages << Order::PAGE_SHIFT) as u64);
         After::Clean
     }
 }
 
 impl WriteBack<'_> {
-    fn protect(&self, locked: &Locked<'_>, page: DevPage, order: Order) {
-        if page.folio().mapcount() == 0 {
+    /// Write-protects what page tables have of the run.
+    fn protect(&self, run: &Run<'_>) {
+        let mapped =
+            |entry: Entry| matches!(entry.page(), Some(page) if page.folio().mapcount() != 0);
+        if !run.iter().any(|(_, entry, _)| mapped(entry)) {
             return;
         }
-        if order > Order::PMD {
+        let mapping = run.mapping();
+        if run.iter().any(|(_, entry, _)| entry.order() > Order::PMD) {
             // The core cannot write-protect what an entry of the third level maps.
-            locked.mapping().unmap(locked.range());
+            mapping.unmap(run.range());
         } else {
-            locked
-                .mapping()
-                .write_protect(locked.first(), page.pfn(), order.pages());
+            run.pieces(false, |first, page, length| {
+                mapping.write_protect(first, page.pfn(), length);
+            });
+        }
+    }
+
+    /// Writes the cache lines of pages back.
+    fn flush(&self, page: DevPage, pages: usize) {
+        let bytes = pages << Order::PAGE_SHIFT;
+        let mut done = 0;
+        while done < bytes {
+            let chunk = (bytes - done).min(FLUSH_CHUNK);
+            self.dax.flush(page, done, chunk);
+            done += chunk;
+            if done < bytes {
+                vm::reschedule();
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ mod tests {
         dax::{
             entry::{Entry, Kind},
             layout,
-            tree::{self, After, GrabError, Locked, Step, Visitor, Which},
+            tree::{self, After, GrabError, Run, Step, Visitor, Which},
         },
         kern::{
             fs::PageRange,
@@ -92,7 +92,7 @@ mod tests {
         const INDEX: usize = Order::PUD.pages() + 3 * Order::PMD.pages() + 5;
         store(file, INDEX, present)?;
         let conflict = present.order() < wanted;
-        let grabbed = || match tree::grab(file.mapping(), at(INDEX), wanted, false) {
+        let grabbed = || match grab_entry(file.mapping(), at(INDEX), wanted, false) {
             Ok(locked) => Ok((locked.entry(), locked.first())),
             Err(error) => Err(error),
         };
@@ -165,7 +165,7 @@ mod tests {
                 for entry in kinds(Order::PTE) {
                     store(&file, index, entry)?;
                     for asked in [0, 7, wanted.pages() - 1] {
-                        let result = tree::grab(file.mapping(), at(asked), wanted, false);
+                        let result = grab_entry(file.mapping(), at(asked), wanted, false);
                         check!(matches!(result, Err(GrabError::Conflict)));
                     }
                     check_eq!(file.nrpages(), 1);
@@ -302,7 +302,7 @@ mod tests {
                     Order::PTE
                 };
                 let index = random.below(PAGES);
-                let locked = match tree::grab(file.mapping(), at(index), order, false) {
+                let locked = match grab_entry(file.mapping(), at(index), order, false) {
                     Ok(locked) => locked,
                     Err(GrabError::Conflict) => {
                         conflicts += 1;
@@ -360,7 +360,7 @@ mod tests {
                 let mut nth = 1;
                 loop {
                     let (result, failed) = with_failing_allocation(nth, || {
-                        tree::grab(file.mapping(), at(index), order, false)
+                        grab_entry(file.mapping(), at(index), order, false)
                             .map(|locked| locked.remove())
                     });
                     check!(result != Err(GrabError::Conflict));
@@ -377,7 +377,7 @@ mod tests {
             // A tree of one entry at index 0 has no node.
             if index != 0 {
                 let result = without_memory(|| {
-                    tree::grab(file.mapping(), at(index), Order::PTE, false).map(drop)
+                    grab_entry(file.mapping(), at(index), Order::PTE, false).map(drop)
                 });
                 check!(result == Err(GrabError::NoMemory));
                 check_eq!(file.nrpages(), 0);
@@ -393,7 +393,7 @@ mod tests {
         let file = world.file(Order::PMD.pages())?;
         store(&file, 0, Entry::zero(Order::PMD))?;
         let result =
-            without_memory(|| tree::grab(file.mapping(), at(5), Order::PTE, false).map(drop));
+            without_memory(|| grab_entry(file.mapping(), at(5), Order::PTE, false).map(drop));
         check!(result == Err(GrabError::NoMemory));
         // A hole needs no entry.
         check!(look(&file, 5).is_none());
@@ -421,7 +421,7 @@ mod tests {
                     erase(&file, index)?;
                     expected -= before;
                 }
-            } else if let Ok(mut locked) = tree::grab(file.mapping(), at(index), order, false) {
+            } else if let Ok(mut locked) = grab_entry(file.mapping(), at(index), order, false) {
                 let kind = random.below(2);
                 let entry = kinds(locked.entry().order())[kind];
                 expected = expected + locked.entry().order().pages() - before;
@@ -439,7 +439,7 @@ mod tests {
         let world = world()?;
         let file = world.file(3)?;
         for (index, entry) in kinds(Order::PTE).into_iter().enumerate() {
-            let mut locked = match tree::grab(file.mapping(), at(index), Order::PTE, true) {
+            let mut locked = match grab_entry(file.mapping(), at(index), Order::PTE, true) {
                 Ok(locked) => locked,
                 Err(_) => continue,
             };
@@ -464,6 +464,7 @@ mod tests {
 
     impl Visitor for Count {
         const ASKS_DIRTY: bool = false;
+        const RUNS: bool = false;
 
         fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
             self.looked += 1;
@@ -474,13 +475,13 @@ mod tests {
             }
         }
 
-        fn work(&mut self, _locked: &mut Locked<'_>) -> After {
+        fn work(&mut self, _run: &Run<'_>) -> After {
             self.worked += 1;
             if self.worked % 2 == 0 {
                 self.removed += 1;
                 After::Remove
             } else {
-                After::Keep
+                After::Clean
             }
         }
     }

@@ -9,10 +9,10 @@ use crate::{
         folio,
         layout,
         stats::Counter,
-        tree::{self, Locked}, //
+        tree::{self, Behind, GrabError, Locked}, //
     },
     kern::{
-        fs::{PageIndex, PageRange},
+        fs::{Mapping, PageIndex, PageRange},
         order::Order,
         testing::{self, failed, Checked, File, World}, //
     },
@@ -104,9 +104,20 @@ pub(crate) fn range(first: usize, last: usize) -> PageRange {
     }
 }
 
+/// Locks an entry, as a fault does that looks at nothing but its own pages.
+pub(crate) fn grab_entry<'m>(
+    mapping: &'m Mapping,
+    index: PageIndex,
+    order: Order,
+    dirty: bool,
+) -> Result<Locked<'m>, GrabError> {
+    let mut behind = Behind::NONE;
+    tree::grab(mapping, index, order, dirty, || None, &mut behind)
+}
+
 /// Locks an entry, as a fault does.
 pub(crate) fn grab<'f>(file: &'f File<'_>, index: usize, order: Order) -> Checked<Locked<'f>> {
-    tree::grab(file.mapping(), at(index), order, false)
+    grab_entry(file.mapping(), at(index), order, false)
         .map_err(|error| failed(file!(), line!(), fmt!("grab: {error:?}")))
 }
 
@@ -130,7 +141,7 @@ pub(crate) fn put_shared(
     dirty: bool,
     shared: bool,
 ) -> Checked {
-    let mut locked = tree::grab(file.mapping(), at(index), order, dirty)
+    let mut locked = grab_entry(file.mapping(), at(index), order, dirty)
         .map_err(|error| failed(file!(), line!(), fmt!("grab: {error:?}")))?;
     let world = file.world();
     let page = world.page(place);

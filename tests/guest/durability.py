@@ -41,7 +41,7 @@ def _store(m, spots=SPOTS, letter="d"):
     return [m.pfn(spot * PAGE) for spot in spots]
 
 
-@case()
+@case(alone=True)
 def fsync_flushes_each_page_once(t):
     fd = _file(t, 2 * PMD)
     with Map(fd, 2 * PMD, skew=PAGE) as m, Flushes() as flushes:
@@ -87,7 +87,7 @@ def fsync_flushes_huge_entries_once(t):
         flushes.check_once(dirty[:3], "fsync after another store", size=PMD)
 
 
-@case()
+@case(alone=True)
 def msync_flushes_its_range(t):
     fd = _file(t, 2 * PMD)
     with Map(fd, 2 * PMD, skew=PAGE) as m, Flushes() as flushes:
@@ -213,7 +213,7 @@ def truncate_inside_a_huge_entry_forgets_nothing(t):
     _remembered(t, lambda fd: os.ftruncate(fd, 300 * PAGE), spots=[0, 3, 100], size=PMD)
 
 
-@case()
+@case(alone=True)
 def removal_is_counted(t):
     t.need_adopted()
     fd = _file(t, 2 * PMD)

@@ -29,7 +29,7 @@ def _unchanged(fd, count, what):
     same_bytes(os.pread(fd, count * PAGE, 0), pages("f", count), f"the file {what}")
 
 
-@case()
+@case(alone=True)
 def copy_on_write(t):
     fd = _file(t, 16 * PAGE)
     stats = t.stats()
@@ -182,7 +182,7 @@ def fork_of_private(t):
     _unchanged(fd, 8, "after both")
 
 
-@case()
+@case(alone=True)
 def fork_of_shared(t):
     """Shared mappings stay shared, at both sizes, and count right."""
     state, fd = Pages(), _file(t, 2 * PMD)

@@ -43,7 +43,7 @@ def _file(t, size, name="file"):
     return fd
 
 
-@case()
+@case(alone=True)
 def one_reference_for_each_mapping(t):
     """R1: 0 when idle, one for each page table entry, none for the entry in the tree."""
     state = Pages()
@@ -117,7 +117,7 @@ def idle_after_exit(t):
     state.check_idle(pfns, "after the process was killed")
 
 
-@case()
+@case(alone=True)
 def huge_folio_comes_apart(t):
     """R4: after truncate every page stands alone, and serves as small pages next."""
     state = Pages()

@@ -56,6 +56,11 @@ def adopted(name):
     return read(f"{CONFIG}/{name}/adopt", "0") == "1"
 
 
+def set_switch(name, switch, value):
+    """Set a switch of an adopted device in configfs."""
+    write(f"/sys/kernel/config/rdax/{name}/{switch}", str(value))
+
+
 def exists(name):
     return os.path.exists(f"/sys/block/{name}")
 

@@ -22,9 +22,10 @@ from . import device, gib, invariants, native, posix, trace
 from . import task as tasks
 from .check import Failure, Skip
 from .fs import ORDINARY, VARIANTS, Filesystem
+from .posix import PAGE
 from .task import Task, describe, session_of
 
-GROUPS = ["data", "orders", "refcounts", "private", "mapsync", "reflink", "durability",
+GROUPS = ["data", "orders", "around", "refcounts", "private", "mapsync", "reflink", "durability",
           "gup", "giant", "sweep", "erofs", "stress", "poison", "adoption", "devdax"]
 
 # What a group needs compiled.
@@ -33,7 +34,7 @@ NATIVE = [("stress", "stress"), ("sweep", "sweep.so"), ("giant", "gib.so"),
           ("gup", "gup_longterm"), ("gup", "gib.so")]
 
 # What a quick run does on other filesystems than XFS.
-QUICK_ELSEWHERE = ["data", "refcounts", "mapsync", "durability", "giant", "stress"]
+QUICK_ELSEWHERE = ["data", "around", "refcounts", "mapsync", "durability", "giant", "stress"]
 
 # Reports in the kernel's log that fail the case during which they come.
 TROUBLE = re.compile(
@@ -60,6 +61,8 @@ class Case:
         self.quick = options.pop("quick", True)
         # The case needs a device of some GiB that begins at a multiple of 1 GiB.
         self.giant = options.pop("giant", any(VARIANTS[fs].giant for fs in self.fs))
+        # The case counts what each page's own fault did: none is mapped along with another.
+        self.alone = options.pop("alone", False)
         # The case leaves a filesystem behind that no other should use: any, or one of these.
         self._spoils = options.pop("spoils", False)
         assert not options, options
@@ -280,6 +283,8 @@ class Runner:
     def run_case(self, case_, filesystem, name):
         kind, value = "result", None
         seconds = 0
+        if case_.alone and device.adopted(case_.device):
+            device.set_switch(case_.device, "fault_around", PAGE)
         if filesystem is not None:
             kind, value = self.have(filesystem)
             if kind == "fail":
@@ -294,6 +299,8 @@ class Runner:
                               + "\n".join(describe(p) for p in session_of(task.pid)))
             kind, value = self.look_for_violations(kind, value, "with the case's files")
         trace.clean_up()
+        if case_.alone and device.adopted(case_.device):
+            device.set_switch(case_.device, "fault_around", 16 * PAGE)
         if filesystem is not None:
             if kind == "fail" or case_.spoils(filesystem):
                 self.bad.add((filesystem.variant.name, filesystem.device))

@@ -258,11 +258,11 @@ class Flushes:
                 if any(p in pages for p in range(f[1] // PAGE, (f[1] + f[2] - 1) // PAGE + 1))]
 
     def check_once(self, pfns, when, size=None):
-        """Each of these pages was flushed, whole and once, and no flush was odd."""
+        """Each of these pages was flushed, whole and once, alone or with its neighbours."""
         got = self.of(pfns)
         for _, start, length in got:
-            check(length & (length - 1) == 0 and length >= PAGE and start % length == 0,
-                  f"{when}: flush of {length:#x} bytes at {start:#x} is no whole entry")
+            check(length >= PAGE and length % PAGE == 0 and start % PAGE == 0,
+                  f"{when}: flush of {length:#x} bytes at {start:#x} is not of whole pages")
             check(size is None or length == size,
                   f"{when}: flush of {length:#x} bytes instead of {size}")
         for pfn in pfns:

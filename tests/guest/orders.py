@@ -153,6 +153,16 @@ def end_of_file_inside(t):
 
 
 @case()
+def file_is_a_page_too_short(t):
+    """Of the 2 MiB one page is behind the end, though the blocks are there."""
+    fd = t.open(allocate=PMD, size=PMD - PAGE)
+    with Map(fd, PMD) as m:
+        m.touch(0, 1, write=True)
+        _huge(m, 0, "the file ends a page before")
+        m.bus_error(PMD - PAGE, "page past EOF")
+
+
+@case()
 def extent_too_short(t):
     """Half of the 2 MiB lies elsewhere: no huge entry can show both halves."""
     fd = _file(t, 2 * PMD)

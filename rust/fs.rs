@@ -269,6 +269,13 @@ impl Inode {
         flags.load(Ordering::Relaxed)
     }
 
+    /// The filesystem's type, to be compared.
+    #[inline]
+    pub(super) fn filesystem(&self) -> *mut bindings::file_system_type {
+        // SAFETY: The inode is alive, and so is its superblock; neither field changes.
+        unsafe { (*(*self.as_ptr()).i_sb).s_type }
+    }
+
     /// Whether the file's contents are accessed directly (`S_DAX`).
     #[inline]
     pub(crate) fn is_dax(&self) -> bool {

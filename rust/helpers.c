@@ -377,6 +377,21 @@ void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn, void *data)
 	}
 }
 
+bool rdax_can_share_blocks(struct inode *inode)
+{
+	return inode->i_fop->remap_file_range;
+}
+
+bool rdax_filesystem_get(struct inode *inode)
+{
+	return try_module_get(inode->i_sb->s_type->owner);
+}
+
+void rdax_filesystem_put(struct file_system_type *type)
+{
+	module_put(type->owner);
+}
+
 bool rdax_has_bad_blocks(struct inode *inode)
 {
 	struct block_device *bdev = inode->i_sb->s_bdev;

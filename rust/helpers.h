@@ -93,6 +93,13 @@ typedef void (*rdax_inode_fn)(struct inode *inode, void *data);
 
 void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn, void *data);
 
+/* Whether the filesystem can give blocks of one file to another. */
+bool rdax_can_share_blocks(struct inode *inode);
+
+/* Keeps the code of the inode's filesystem, and lets it go. */
+bool rdax_filesystem_get(struct inode *inode);
+void rdax_filesystem_put(struct file_system_type *type);
+
 /* Whether memory errors are known of the disk that the inode's filesystem is on. */
 bool rdax_has_bad_blocks(struct inode *inode);
 

@@ -13,7 +13,8 @@ use super::{
 use core::{
     marker::PhantomData,
     mem::{size_of, MaybeUninit},
-    ptr::NonNull, //
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicPtr, Ordering}, //
 };
 use kernel::{
     error::{code::*, Error, Result},
@@ -32,6 +33,69 @@ impl IomapOps {
     pub(crate) unsafe fn from_raw<'a>(ops: NonNull<bindings::iomap_ops>) -> &'a Self {
         // SAFETY: The type is transparent; the caller vouches for the lifetime.
         unsafe { ops.cast::<Self>().as_ref() }
+    }
+}
+
+/// The callbacks with which a filesystem that can share blocks reads, and that filesystem. Set once;
+/// its module is kept from then on.
+static READING: AtomicPtr<bindings::iomap_ops> = AtomicPtr::new(ptr::null_mut());
+static READER: AtomicPtr<bindings::file_system_type> = AtomicPtr::new(ptr::null_mut());
+
+impl IomapOps {
+    /// Notes that these are the callbacks with which the inode's filesystem reads.
+    #[inline]
+    pub(crate) fn note_reading(&self, inode: &Inode) {
+        if READING.load(Ordering::Relaxed).is_null() {
+            self.keep_reading(inode);
+        }
+    }
+
+    #[cold]
+    fn keep_reading(&self, inode: &Inode) {
+        // SAFETY: The inode is alive.
+        if unsafe {
+            !bindings::rdax_can_share_blocks(inode.as_ptr())
+                || !bindings::rdax_filesystem_get(inode.as_ptr())
+        } {
+            return;
+        }
+        let kind = inode.filesystem();
+        let mine =
+            READER.compare_exchange(ptr::null_mut(), kind, Ordering::Relaxed, Ordering::Relaxed);
+        if mine.is_ok() {
+            READING.store(self.0.get(), Ordering::Release);
+        } else {
+            // SAFETY: Taken above.
+            unsafe { bindings::rdax_filesystem_put(kind) };
+        }
+    }
+
+    /// The callbacks to ask what is in a file that is to be written to, without anything being
+    /// prepared for that: where blocks cannot be shared, these; otherwise those for reading, if they
+    /// are known.
+    pub(crate) fn for_looking<'a>(&'a self, inode: &Inode) -> Option<&'a Self> {
+        // SAFETY: The inode is alive.
+        if unsafe { !bindings::rdax_can_share_blocks(inode.as_ptr()) } {
+            return Some(self);
+        }
+        let reading = NonNull::new(READING.load(Ordering::Acquire))?;
+        // The filesystem is noted before its callbacks are.
+        if READER.load(Ordering::Relaxed) != inode.filesystem() {
+            return None;
+        }
+        // SAFETY: They are in the module of the inode's filesystem, which is kept.
+        Some(unsafe { Self::from_raw(reading) })
+    }
+
+    /// Lets the filesystem go whose callbacks were noted. No file may be served any more.
+    pub(crate) fn release() {
+        if READING.swap(ptr::null_mut(), Ordering::Relaxed).is_null() {
+            return;
+        }
+        if let Some(kind) = NonNull::new(READER.swap(ptr::null_mut(), Ordering::Relaxed)) {
+            // SAFETY: Taken when it was noted.
+            unsafe { bindings::rdax_filesystem_put(kind.as_ptr()) };
+        }
     }
 }
 

@@ -61,6 +61,7 @@ impl Runtime {
 impl Drop for Runtime {
     fn drop(&mut self) {
         vm::ZeroFolio::release();
+        iomap::IomapOps::release();
         #[cfg(RDAX_COVERAGE)]
         // SAFETY: `new` was called.
         unsafe {

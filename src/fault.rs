@@ -382,9 +382,10 @@ impl<'a> Fault<'a> {
     ) -> Result<Answer, Failure> {
         let start = self.size.first(self.index).to_byte();
         let pages = self.size.pages() + window.as_ref().map_or(0, Window::pages);
-        // To be asked for writing, a filesystem prepares copies of what is shared; for pages that
-        // nobody has written to, there is none to be made. So for more than was accessed it is only
-        // asked what is there, which is all there is to know of blocks that need nothing.
+        // To be asked for writing, a filesystem prepares copies of what is shared, and drops those
+        // that were not made; for pages that nobody has written to, none is made here, but one may
+        // be under way in a write. So for more than was accessed it is only asked what is there,
+        // which is all there is to know of blocks that need nothing.
         let peek = self.write && pages > self.order.pages();
         let ask = if self.write && !peek {
             Ask::WRITE
@@ -392,6 +393,15 @@ impl<'a> Fault<'a> {
             Ask::READ
         }
         .fault();
+        let ops = match peek {
+            true => ops
+                .for_looking(self.mapping.host())
+                .ok_or(Failure::Narrow)?,
+            false => ops,
+        };
+        if !self.write {
+            ops.note_reading(self.mapping.host());
+        }
         let mut space = IomapSpace::new();
         let mut iter = IomapIter::new(
             &mut space,

@@ -147,6 +147,7 @@ pub(crate) fn iomap_rw(iocb: &mut Kiocb, iter: &mut IovIter, ops: &IomapOps) -> 
         let device = Account::of(inode);
         let mut len = iter.len() as u64;
         if !write {
+            ops.note_reading(inode);
             let size = inode.size();
             if position >= size {
                 return Ok(0);

@@ -1121,7 +1121,7 @@ def _again(t):
     return 1 if t.variant.kind == "ext4" else 0
 
 
-@case(**GIANT)
+@case(alone=True, **GIANT)
 def hole_inside(t):
     """What is around the hole is mapped by 2 MiB, what is beside it by pages."""
     fd = gib.borrow(t)
@@ -1555,7 +1555,7 @@ def writes_are_seen(t):
         gib.expect(m, 1, other=3)
 
 
-@case(**GIANT)
+@case(alone=True, **GIANT)
 def truncate_gives_back(t):
     """The blocks come free, and their pages serve by any size in the next file."""
     fd = gib.file(t)

@@ -380,19 +380,58 @@ const ORDERS: [(&str, Order); 3] = [
     ("pud", Order::PUD),
 ];
 
+/// The values of `fault_around`, in bytes.
+const BLOCKS: [(&str, Order); 5] = [
+    ("4096", Order::from_bits(0)),
+    ("8192", Order::from_bits(1)),
+    ("16384", Order::from_bits(2)),
+    ("32768", Order::from_bits(3)),
+    ("65536", Order::from_bits(4)),
+];
+
+/// The values of `write_order`: all below what an entry of the second level maps.
+const WRITE_ORDERS: [(&str, Order); 9] = [
+    ("0", Order::from_bits(0)),
+    ("1", Order::from_bits(1)),
+    ("2", Order::from_bits(2)),
+    ("3", Order::from_bits(3)),
+    ("4", Order::from_bits(4)),
+    ("5", Order::from_bits(5)),
+    ("6", Order::from_bits(6)),
+    ("7", Order::from_bits(7)),
+    ("8", Order::from_bits(8)),
+];
+
 impl DeviceName {
-    /// Reads a switch.
-    fn switch(&self, which: impl Fn(&Switches) -> &AtomicU8) -> Order {
-        Switches::get(which(&self.state.lock().switches))
+    /// Shows a switch by the name of its value.
+    fn show_switch(
+        &self,
+        page: &mut [u8; PAGE_SIZE],
+        values: &[(&str, Order)],
+        which: impl Fn(&Switches) -> &AtomicU8,
+    ) -> Result<usize> {
+        let set = Switches::get(which(&self.state.lock().switches));
+        let named = values.iter().find(|(_, order)| *order == set);
+        print(page, named.map_or("", |(name, _)| name))
     }
 
-    /// Sets a switch, for now and for later adoptions.
-    fn set_switch(&self, which: impl Fn(&Switches) -> &AtomicU8, order: Order) {
+    /// Sets a switch to the value that is named, for now and for later adoptions.
+    fn store_switch(
+        &self,
+        page: &[u8],
+        values: &[(&str, Order)],
+        which: impl Fn(&Switches) -> &AtomicU8,
+    ) -> Result {
+        let text = trim(page);
+        let named = values.iter().find(|(name, _)| name.as_bytes() == text);
+        let (_, order) = named.ok_or(EINVAL)?;
+
         let state = self.state.lock();
-        Switches::set(which(&state.switches), order);
+        Switches::set(which(&state.switches), *order);
         if let Some(adoption) = &state.adoption {
-            Switches::set(which(&adoption.member.data().switches), order);
+            Switches::set(which(&adoption.member.data().switches), *order);
         }
+        Ok(())
     }
 }
 
@@ -402,24 +441,15 @@ impl AttributeOperations<2> for DeviceDirectory {
     type Data = DeviceDirectory;
 
     fn show(directory: &DeviceDirectory, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let max_order = directory.data().switch(|switches| &switches.max_order);
-        let named = ORDERS.iter().find(|(_, order)| *order == max_order);
-        print(page, named.map_or("", |(name, _)| name))
+        let name = directory.data();
+        name.show_switch(page, &ORDERS, |switches| &switches.max_order)
     }
 
     fn store(directory: &DeviceDirectory, page: &[u8]) -> Result {
-        let text = trim(page);
-        let named = ORDERS.iter().find(|(name, _)| name.as_bytes() == text);
-        let (_, order) = named.ok_or(EINVAL)?;
-        directory
-            .data()
-            .set_switch(|switches| &switches.max_order, *order);
-        Ok(())
+        let name = directory.data();
+        name.store_switch(page, &ORDERS, |switches| &switches.max_order)
     }
 }
-
-/// The values of `fault_around`, in bytes.
-const BLOCKS: [&str; 5] = ["4096", "8192", "16384", "32768", "65536"];
 
 /// `fault_around`: the bytes of the aligned block that a fault of a page maps as far as that costs
 /// little; 4096: nothing but the page.
@@ -428,23 +458,15 @@ impl AttributeOperations<3> for DeviceDirectory {
     type Data = DeviceDirectory;
 
     fn show(directory: &DeviceDirectory, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let order = directory.data().switch(|switches| &switches.fault_around);
-        print(page, BLOCKS.get(order.bits()).copied().unwrap_or(""))
+        let name = directory.data();
+        name.show_switch(page, &BLOCKS, |switches| &switches.fault_around)
     }
 
     fn store(directory: &DeviceDirectory, page: &[u8]) -> Result {
-        let text = trim(page);
-        let order = BLOCKS.iter().position(|bytes| bytes.as_bytes() == text);
-        let order = Order::from_bits(order.ok_or(EINVAL)?);
-        directory
-            .data()
-            .set_switch(|switches| &switches.fault_around, order);
-        Ok(())
+        let name = directory.data();
+        name.store_switch(page, &BLOCKS, |switches| &switches.fault_around)
     }
 }
-
-/// The values of `write_order`: all below what an entry of the second level maps.
-const WRITE_ORDERS: [&str; 9] = ["0", "1", "2", "3", "4", "5", "6", "7", "8"];
 
 /// `write_order`: the largest order of the folios that write faults of pages in sequence make.
 #[vtable]
@@ -452,20 +474,13 @@ impl AttributeOperations<4> for DeviceDirectory {
     type Data = DeviceDirectory;
 
     fn show(directory: &DeviceDirectory, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let order = directory.data().switch(|switches| &switches.write_order);
-        print(page, WRITE_ORDERS.get(order.bits()).copied().unwrap_or(""))
+        let name = directory.data();
+        name.show_switch(page, &WRITE_ORDERS, |switches| &switches.write_order)
     }
 
     fn store(directory: &DeviceDirectory, page: &[u8]) -> Result {
-        let text = trim(page);
-        let order = WRITE_ORDERS
-            .iter()
-            .position(|order| order.as_bytes() == text);
-        let order = Order::from_bits(order.ok_or(EINVAL)?);
-        directory
-            .data()
-            .set_switch(|switches| &switches.write_order, order);
-        Ok(())
+        let name = directory.data();
+        name.store_switch(page, &WRITE_ORDERS, |switches| &switches.write_order)
     }
 }
 

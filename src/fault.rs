@@ -74,10 +74,6 @@ struct Fault<'a> {
     write: bool,
     /// Only what was accessed: more of it did not work.
     narrow: bool,
-    /// The pages that may be mapped along with the one that was accessed.
-    around: Option<PageRange>,
-    /// Pages from the accessed one on for which to do what is done for that one.
-    window: usize,
 }
 
 /// What is mapped, and what there is to say of it.
@@ -105,8 +101,6 @@ pub(crate) fn iomap_fault(vmf: &mut VmFault, order: u32, ops: &IomapOps) -> Outc
         order,
         size: order,
         narrow: false,
-        around: None,
-        window: 0,
     };
     let outcome = match fault.serve(ops) {
         Ok(outcome) => outcome,
@@ -139,7 +133,7 @@ fn code_of(error: Error) -> FaultCode {
     }
 }
 
-impl<'a> Fault<'a> {
+impl Fault<'_> {
     fn serve(&mut self, ops: &IomapOps) -> Result<Outcome, Failure> {
         self.check()?;
         loop {
@@ -252,8 +246,6 @@ impl<'a> Fault<'a> {
         if locked.entry().kind() == Kind::Empty {
             self.size = locked.entry().order();
         }
-        self.window = behind.pages;
-        self.around = behind.ahead.as_ref().map(|ahead| ahead.block);
         Ok(locked)
     }
 
@@ -261,10 +253,8 @@ impl<'a> Fault<'a> {
         let order = self.order;
         // A store that has to be durable with its metadata is marked when that is.
         let dirty = self.write && !self.vmf.is_sync();
-        let mapping = self.mapping;
         let mut behind = Behind::NONE;
-        let mut locked = self.grab(mapping, dirty, &mut behind)?;
-        let window = &mut behind.window;
+        let mut locked = self.grab(self.mapping, dirty, &mut behind)?;
         // With the entry locked, nobody else changes the page table here.
         if order == Order::PTE {
             if self.vmf.pmd_is_huge() {
@@ -278,7 +268,7 @@ impl<'a> Fault<'a> {
         let asked = known.is_none();
         let answer = match known {
             Some(answer) => answer,
-            None => match self.ask(&mut locked, window, ops) {
+            None => match self.ask(&mut locked, &mut behind.window, ops) {
                 Err(Failure::Again) => {
                     layout::discard(locked);
                     return Err(Failure::Again);
@@ -314,7 +304,7 @@ impl<'a> Fault<'a> {
             None => self.insert_zeroes()?,
         };
         if !code.is_error() {
-            self.insert_around(&locked, window.as_ref(), asked);
+            self.insert_around(&locked, &behind, asked);
         }
         Ok(code.with(major).into())
     }
@@ -538,9 +528,8 @@ impl<'a> Fault<'a> {
         let mut new = iter.extent().is_new();
         let mut dirty = iter.extent().needs_sync();
         let available = iter.available();
-        if available < self.size.bytes() as u64 && (shared || self.size != self.order)
-            || shared && self.size != self.order
-        {
+        // For an entry larger than the order, `ask` has seen that nothing is shared.
+        if available < self.size.bytes() as u64 && (shared || self.size != self.order) {
             return Err(self.short());
         }
 
@@ -759,11 +748,11 @@ impl<'a> Fault<'a> {
     /// Maps pages along with the one that was accessed, which is mapped: those behind it of which
     /// the filesystem has just told; or, when it was not asked, those around it that can be mapped
     /// without asking either.
-    fn insert_around(&mut self, locked: &Locked<'_>, window: Option<&Window<'_>>, asked: bool) {
-        if asked && window.is_none() && self.size == Order::PTE {
+    fn insert_around(&mut self, locked: &Locked<'_>, behind: &Behind<'_>, asked: bool) {
+        if asked && behind.window.is_none() && self.size == Order::PTE {
             return;
         }
-        let Some(block) = self.around.or_else(|| self.block()) else {
+        let Some(block) = behind.block.or_else(|| self.block()) else {
             return;
         };
         let wanting = self.vmf.wanting(block);
@@ -776,11 +765,11 @@ impl<'a> Fault<'a> {
         }
         let neighbours;
         if !asked {
-            neighbours = self.neighbours(&mut around, locked, block, wanting);
+            neighbours = self.neighbours(&mut around, locked, behind.pages, block, wanting);
             if neighbours.marked {
                 self.mapping.host().mark_dirty_pages();
             }
-        } else if let Some(window) = window {
+        } else if let Some(window) = &behind.window {
             let (first, pages, place) = window.filled();
             for at in 0..pages {
                 let index = PageIndex::new(first.get() + at);
@@ -814,18 +803,19 @@ impl<'a> Fault<'a> {
     }
 
     /// Entries around the locked one that can be mapped as they are. For writing, these are dirty
-    /// already, or lie in the window and are made so.
+    /// already, or lie in the `ahead` pages from the accessed one on and are made so.
     #[inline]
     fn neighbours<'m>(
         &self,
         around: &mut Around,
         locked: &Locked<'m>,
+        ahead: usize,
         block: PageRange,
         wanting: usize,
     ) -> Neighbours<'m> {
         let write = self.write;
         let first = self.index;
-        let end = self.index.get() + self.window;
+        let end = self.index.get() + ahead;
         tree::lock_neighbours(locked, block, wanting, write, |at, entry, dirty| {
             if !matches!(entry.kind(), Kind::Data(_)) || write && !entry.is_writable() {
                 return Take::Leave;
@@ -902,8 +892,6 @@ pub(crate) fn finish_sync_fault(vmf: &mut VmFault, order: u32, pfn: Pfn) -> Faul
         index,
         write: true,
         narrow: true,
-        around: None,
-        window: 0,
     };
     let Some(mut locked) = tree::lock_present(mapping, index) else {
         return FaultCode::NOPAGE;

@@ -38,18 +38,24 @@ pub(crate) enum Patience {
 /// Bytes that are written back before others get the processor.
 const FLUSH_CHUNK: usize = Order::PMD.bytes();
 
-/// Writes back all of the memory of `pages` pages. Sleeps.
-pub(crate) fn flush(page: DevPage, pages: usize) {
+/// Calls `work` with offset and length, in bytes, of one piece of `pages` pages after the other, and
+/// lets others have the processor between them (spec, R8). Sleeps.
+pub(crate) fn in_chunks(pages: usize, mut work: impl FnMut(usize, usize)) {
     let all = pages << Order::PAGE_SHIFT;
     let mut done = 0;
     while done < all {
         let bytes = (all - done).min(FLUSH_CHUNK);
-        page.write_back(done, bytes);
+        work(done, bytes);
         done += bytes;
         if done < all {
             vm::reschedule();
         }
     }
+}
+
+/// Writes back all of the memory of `pages` pages. Sleeps.
+pub(crate) fn flush(page: DevPage, pages: usize) {
+    in_chunks(pages, |offset, bytes| page.write_back(offset, bytes));
 }
 
 /// Lets go of what a locked entry points to, which is about to be replaced or removed: no page
@@ -177,12 +183,7 @@ impl Visitor for Remove<'_> {
                 }
             }
         } else {
-            let mapped = |entry: Entry| {
-                entry
-                    .page()
-                    .is_some_and(|page| page.folio().mapcount() != 0)
-            };
-            if run.iter().any(|(_, entry, _)| mapped(entry)) {
+            if run.is_mapped() {
                 // Whoever calls without having unmapped the pages must not lose what is written
                 // between the flush and the unmapping.
                 run.mapping().unmap(run.range());

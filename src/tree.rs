@@ -230,8 +230,8 @@ pub(crate) struct Behind<'m> {
     pub(crate) pages: usize,
     /// New entries behind a new one.
     pub(crate) window: Option<Window<'m>>,
-    /// What was said when it was needed.
-    pub(crate) ahead: Option<Ahead>,
+    /// The pages around the accessed one, where they were asked for.
+    pub(crate) block: Option<PageRange>,
 }
 
 impl Behind<'_> {
@@ -239,7 +239,7 @@ impl Behind<'_> {
     pub(crate) const NONE: Self = Self {
         pages: 0,
         window: None,
-        ahead: None,
+        block: None,
     };
 }
 
@@ -301,11 +301,11 @@ fn look_before(
 ///
 /// With `dirty` the entry is marked [`Mark::Dirty`], for a fault that will map it for writing.
 ///
-/// If `ahead` says so (and for [`Order::PTE`] only), what follows is prepared as well. For reading, these are
-/// locked empty entries for the pages behind a new entry, as far as there are none. For writing,
-/// there are not more of them than pages were written before, so that what is flushed for nothing,
-/// when the writes end here, is less than what was written; and then they, and the new entry itself,
-/// may be larger than a page.
+/// If `ahead` says so (and for [`Order::PTE`] only), what follows is prepared as well. For reading,
+/// these are locked empty entries for the pages behind a new entry, as far as there are none. For
+/// writing, there are not more of them than pages were written before, so that what is flushed for
+/// nothing, when the writes end here, is less than what was written; and then they, and the new
+/// entry itself, may be larger than a page.
 pub(crate) fn grab<'m>(
     mapping: &'m Mapping,
     index: PageIndex,
@@ -339,7 +339,7 @@ pub(crate) fn grab<'m>(
                             look_before(mapping, &guard, &at, index, &ahead)
                         {
                             behind.pages = before.pages;
-                            behind.ahead = Some(ahead);
+                            behind.block = Some(ahead.block);
                         }
                     }
                     at.set_mark(&guard, Mark::Dirty);
@@ -370,7 +370,7 @@ pub(crate) fn grab<'m>(
                 let rest = ahead.block.last.get() - index.get() + 1;
                 pages = before.pages.min(rest);
                 largest = before.order.min(ahead.order);
-                behind.ahead = Some(ahead);
+                behind.block = Some(ahead.block);
                 size = largest.fitting(index.get(), before.pages.min(ahead.room));
                 let free = if size < NODE_ORDER {
                     at.widen(&guard, size)
@@ -384,9 +384,9 @@ pub(crate) fn grab<'m>(
                 }
             }
         } else if !simple {
-            behind.ahead = ahead();
-            if let Some(ahead) = &behind.ahead {
+            if let Some(ahead) = ahead() {
                 pages = ahead.block.last.get() - index.get() + 1;
+                behind.block = Some(ahead.block);
             }
         }
         let empty = Entry::empty(size);
@@ -643,9 +643,9 @@ pub(crate) enum Take {
 }
 
 /// Locks entries in `range`, which has at most [`Around::MAX`] pages, around the locked one: those
-/// that nobody has locked and that `take`, by their first page, what they are and, if it asks, whether
-/// they are dirty, wants. Only pages that have their bit in `wanting`, counted from the range's first, are
-/// looked at. Does not sleep.
+/// that nobody has locked and that `take`, by their first page, what they are and, if it asks,
+/// whether they are dirty, wants. Only pages that have their bit in `wanting`, counted from the
+/// range's first, are looked at. Does not sleep.
 pub(crate) fn lock_neighbours<'m>(
     locked: &Locked<'m>,
     range: PageRange,
@@ -773,6 +773,13 @@ impl<'m> Run<'m> {
             dirty >>= 1;
             item
         })
+    }
+
+    /// Whether a page table has some of the entries' memory.
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.iter()
+            .filter_map(|(_, entry, _)| entry.page())
+            .any(|page| page.folio().mapcount() != 0)
     }
 
     /// The memory of the data entries in pieces: those that follow each other there as they do in
@@ -927,9 +934,7 @@ fn remove_in_node<V: Visitor>(
         if let Some(page) = entry.page() {
             parting.add(page);
         }
-        if wait::anybody_waits() {
-            wait::wake_entry_waiters(EntryKey::new(mapping, index), Wake::All);
-        }
+        wait::wake_entry_waiters(EntryKey::new(mapping, index), Wake::All);
         removed += 1;
         pages += entry.order().pages();
         end = entry.order().last(index);

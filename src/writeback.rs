@@ -5,23 +5,19 @@
 use super::{
     account::Account,
     entry::Entry,
+    layout,
     stats::Counter,
     tree::{self, After, Run, Step, Visitor, Which}, //
 };
 use crate::kern::{
     dax::{DaxDevice, DaxReadGuard},
     fs::{Mapping, PageRange},
-    order::Order,
-    page::DevPage,
-    vm, //
+    order::Order, //
 };
 use kernel::{
     pr_err_once,
     prelude::*, //
 };
-
-/// Bytes that are written back before others get the processor.
-const FLUSH_CHUNK: usize = Order::PMD.bytes();
 
 /// What a caller wants written back.
 pub(crate) struct Request {
@@ -54,7 +50,7 @@ impl Visitor for WriteBack<'_> {
         // faults first and finds the entry locked (spec, R5).
         let mut pages = 0;
         run.pieces(false, |_, page, length| {
-            self.flush(page, length);
+            layout::in_chunks(length, |offset, bytes| self.dax.flush(page, offset, bytes));
             pages += length;
         });
         self.written += pages;
@@ -68,9 +64,7 @@ impl Visitor for WriteBack<'_> {
 impl WriteBack<'_> {
     /// Write-protects what page tables have of the run.
     fn protect(&self, run: &Run<'_>) {
-        let mapped =
-            |entry: Entry| matches!(entry.page(), Some(page) if page.folio().mapcount() != 0);
-        if !run.iter().any(|(_, entry, _)| mapped(entry)) {
+        if !run.is_mapped() {
             return;
         }
         let mapping = run.mapping();
@@ -81,20 +75,6 @@ impl WriteBack<'_> {
             run.pieces(false, |first, page, length| {
                 mapping.write_protect(first, page.pfn(), length);
             });
-        }
-    }
-
-    /// Writes the cache lines of pages back.
-    fn flush(&self, page: DevPage, pages: usize) {
-        let bytes = pages << Order::PAGE_SHIFT;
-        let mut done = 0;
-        while done < bytes {
-            let chunk = (bytes - done).min(FLUSH_CHUNK);
-            self.dax.flush(page, done, chunk);
-            done += chunk;
-            if done < bytes {
-                vm::reschedule();
-            }
         }
     }
 }

@@ -28,21 +28,6 @@ mod tests {
     const PMD: usize = Order::PMD.pages();
     const PUD: usize = Order::PUD.pages();
 
-    /// A file of one extent of `order`, and where that is on the device. `None` on a device that
-    /// is too small.
-    fn mapped_file(world: &World, order: Order) -> Checked<Option<(File<'_>, usize)>> {
-        let Some(place) = world.try_take(order.pages(), order) else {
-            note(fmt!(
-                "order {} left out: the device is too small",
-                order.bits()
-            ));
-            return Ok(None);
-        };
-        let file = world.file(order.pages())?;
-        file.set_extents(&[Stretch::mapped(0, order.pages(), place)])?;
-        Ok(Some((file, place)))
-    }
-
     /// Whether a page of a file is mapped by an entry of this order, at this place.
     fn check_mapped(
         world: &World,

@@ -29,12 +29,8 @@ mod tests {
         for order in ORDERS {
             let order = Order::from_bits(order);
             let world = world()?;
-            match world.try_take(order.pages(), order) {
-                Some(place) => work(&world, order, place)?,
-                None => crate::kern::testing::note(fmt!(
-                    "order {} left out: the device is too small",
-                    order.bits()
-                )),
+            if let Some(place) = place_of(&world, order) {
+                work(&world, order, place)?;
             }
             world.check_clean()?;
         }

@@ -16,7 +16,7 @@ mod tests {
         kern::{
             order::Order,
             page::{DevFolio, DevPage},
-            testing::{note, with_thread, Checked, World},
+            testing::{note, with_thread, Checked},
             wait::OwnerGuard,
         },
         tests::helpers::*,
@@ -26,17 +26,6 @@ mod tests {
 
     const PMD: usize = Order::PMD.pages();
     const ORDERS: [Order; 3] = [Order::PTE, Order::PMD, Order::PUD];
-
-    fn place_of(world: &World, order: Order) -> Option<usize> {
-        let place = world.try_take(order.pages(), order);
-        if place.is_none() {
-            note(fmt!(
-                "order {} left out: the device is too small",
-                order.bits()
-            ));
-        }
-        place
-    }
 
     /// As `dax_unlock_folio`: the locked entry keeps the folio's owner.
     fn unlock(folio: DevFolio, cookie: Cookie) -> bool {

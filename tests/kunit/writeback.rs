@@ -17,7 +17,7 @@ mod tests {
             fs::PageRange,
             order::Order,
             testing::{
-                hold, note, until, with_thread, Checked, File, Flushes, Share, Stretch, View, World,
+                hold, note, until, with_thread, Checked, File, Flushes, Share, Stretch, View,
             },
             xa::Mark,
         },
@@ -33,26 +33,11 @@ mod tests {
         writeback::writeback(file.mapping(), file.world().dax(), &request)
     }
 
-    /// A file of one extent of `order`, its place, and a mapping of it. `None` on a device that is
-    /// too small.
-    fn file_of(world: &World, order: Order) -> Checked<Option<(File<'_>, usize)>> {
-        let Some(place) = world.try_take(order.pages(), order) else {
-            note(fmt!(
-                "order {} left out: the device is too small",
-                order.bits()
-            ));
-            return Ok(None);
-        };
-        let file = world.file(order.pages())?;
-        file.set_extents(&[Stretch::mapped(0, order.pages(), place)])?;
-        Ok(Some((file, place)))
-    }
-
     #[test]
     fn first_write_protected_then_flushed_then_clean() -> Checked {
         for order in [Order::PTE, Order::PMD, Order::PUD] {
             let world = world()?;
-            let Some((file, place)) = file_of(&world, order)? else {
+            let Some((file, place)) = mapped_file(&world, order)? else {
                 continue;
             };
             let page = order.pages() - 1;
@@ -83,7 +68,7 @@ mod tests {
     #[test]
     fn every_mapping_of_the_whole_entry_is_protected() -> Checked {
         let world = world()?;
-        let Some((file, _)) = file_of(&world, Order::PMD)? else {
+        let Some((file, _)) = mapped_file(&world, Order::PMD)? else {
             return Ok(());
         };
         let large = View::new(&file, 0, PMD, Share::Shared, 0)?;
@@ -110,7 +95,7 @@ mod tests {
             (Order::PMD, Counter::MkwritePmd),
         ] {
             let world = world()?;
-            let Some((file, place)) = file_of(&world, order)? else {
+            let Some((file, place)) = mapped_file(&world, order)? else {
                 continue;
             };
             let view = View::new(&file, 0, order.pages(), Share::Shared, 0)?;
@@ -166,7 +151,7 @@ mod tests {
     fn what_is_stored_during_it_stays_dirty() -> Checked {
         for (order, rounds) in [(Order::PTE, 20), (Order::PMD, 20), (Order::PUD, 2)] {
             let world = world()?;
-            let Some((file, place)) = file_of(&world, order)? else {
+            let Some((file, place)) = mapped_file(&world, order)? else {
                 continue;
             };
             let mut during = 0;
@@ -288,7 +273,7 @@ mod tests {
     /// it was written back after it was unmapped.
     fn check_flushed(order: Order, name: &str, remove: impl Fn(&File<'_>) -> Checked) -> Checked {
         let world = world()?;
-        let Some((file, place)) = file_of(&world, order)? else {
+        let Some((file, place)) = mapped_file(&world, order)? else {
             return Ok(());
         };
         let page = order.pages() / 2;
@@ -355,7 +340,7 @@ mod tests {
     fn invalidating_leaves_what_is_dirty() -> Checked {
         for order in [Order::PTE, Order::PMD] {
             let world = world()?;
-            let Some((file, _)) = file_of(&world, order)? else {
+            let Some((file, _)) = mapped_file(&world, order)? else {
                 continue;
             };
             let view = View::new(&file, 0, order.pages(), Share::Shared, 0)?;

@@ -14,7 +14,7 @@ use crate::{
     kern::{
         fs::{Mapping, PageIndex, PageRange},
         order::Order,
-        testing::{self, failed, Checked, File, World}, //
+        testing::{self, failed, Checked, File, Stretch, World}, //
     },
 };
 use core::ffi::CStr;
@@ -102,6 +102,29 @@ pub(crate) fn range(first: usize, last: usize) -> PageRange {
         first: at(first),
         last: at(last),
     }
+}
+
+/// Where on the device a folio of `order` may be. `None`, with a note, on one that is too small.
+pub(crate) fn place_of(world: &World, order: Order) -> Option<usize> {
+    let place = world.try_take(order.pages(), order);
+    if place.is_none() {
+        testing::note(fmt!(
+            "order {} left out: the device is too small",
+            order.bits()
+        ));
+    }
+    place
+}
+
+/// A file of one extent of `order`, and where that is on the device. `None`, with a note, on a
+/// device that is too small.
+pub(crate) fn mapped_file(world: &World, order: Order) -> Checked<Option<(File<'_>, usize)>> {
+    let Some(place) = place_of(world, order) else {
+        return Ok(None);
+    };
+    let file = world.file(order.pages())?;
+    file.set_extents(&[Stretch::mapped(0, order.pages(), place)])?;
+    Ok(Some((file, place)))
 }
 
 /// Locks an entry, as a fault does that looks at nothing but its own pages.

@@ -236,7 +236,7 @@ pub(crate) unsafe trait OnSuperBlock {
 
 /// Log2 of the size of the table. Twice as large as need be, so that looking for a device that is
 /// not in it ends soon.
-const SLOT_BITS: u32 = 7;
+const SLOT_BITS: u32 = bindings::MEMBER_BITS;
 const SLOTS: usize = 1 << SLOT_BITS;
 const MAX_MEMBERS: usize = SLOTS / 2;
 
@@ -258,7 +258,7 @@ impl Members {
     #[inline(always)]
     fn home(bdev: *const bindings::block_device) -> usize {
         // Fibonacci hashing: the high bits depend on all bits of the address.
-        (bdev as usize).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (usize::BITS - SLOT_BITS)
+        (bdev as usize).wrapping_mul(bindings::MEMBER_FACTOR as usize) >> (usize::BITS - SLOT_BITS)
     }
 
     /// Where `bdev` is, if it is a member.
@@ -304,6 +304,39 @@ impl Members {
         let bdev = unsafe { ptr::read_volatile(&raw const (*sb).s_bdev) };
         self.find(bdev).is_some()
     }
+}
+
+/// What is in a place of a table, for the KUnit tests.
+#[cfg(RDAX_TEST)]
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    /// The device that is looked for.
+    Device,
+    /// Another device.
+    Other,
+    /// What is left of a device that was removed.
+    Removed,
+}
+
+#[cfg(RDAX_TEST)]
+impl Members {
+    /// A table with these in the places from the device's home on, and nothing in all others.
+    pub(super) fn around(bdev: *mut bindings::block_device, places: &[Place]) -> Self {
+        let members = Self::new();
+        let home = Self::home(bdev);
+        for (step, place) in places.iter().enumerate().take(SLOTS) {
+            let member = match place {
+                Place::Device => bdev,
+                Place::Other => ptr::without_provenance_mut(!0xfff),
+                Place::Removed => Self::removed(),
+            };
+            members.0[(home + step) % SLOTS].store(member, Ordering::Relaxed);
+        }
+        members
+    }
+
+    /// The number of places.
+    pub(crate) const PLACES: usize = SLOTS;
 }
 
 /// A set of block devices, with a `D` for each.

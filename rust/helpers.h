@@ -10,6 +10,7 @@
 
 #include <linux/blkdev.h>
 #include <linux/fs.h>
+#include <linux/ftrace.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/percpu-rwsem.h>
@@ -124,6 +125,47 @@ u64 rdax_sum_percpu_u64(u64 *counter);
  * found before the first that was not, or an error. May sleep.
  */
 int rdax_function_entries(const char *const *names, unsigned long *entries, int n);
+
+#ifdef CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS
+/* What rdax_direct_call() decides by. Nothing is redirected by it while this is written. */
+struct rdax_direct {
+	/* The table of adopted devices. */
+	const void *members;
+	/* Where dax_iomap_fault() goes on behind its entry. */
+	unsigned long fault_return;
+	/* What serves in the place of dax_iomap_fault() and dax_iomap_rw(). */
+	unsigned long fault_to;
+	unsigned long rw_to;
+};
+
+void rdax_direct_set(const struct rdax_direct *direct);
+
+/*
+ * For ftrace to call at the entries of dax_iomap_fault() and dax_iomap_rw(), and of no others: goes
+ * on in what serves in their place when the file is on an adopted device.
+ */
+void rdax_direct_call(void);
+
+/* Whether a block device is in the table. */
+bool rdax_is_member(const void *members, const void *bdev);
+
+#ifdef RDAX_TEST
+/*
+ * Where rdax_direct_call() sends a call of dax_iomap_rw() or dax_iomap_fault() with this first
+ * argument, when these are the adopted devices: to the kernel's function (1: fault, 2: rw) or what
+ * serves in its place (3, 4). Nothing may be redirected meanwhile.
+ */
+int rdax_direct_decide(bool rw, void *first, const void *members);
+#endif
+#endif
+
+static const int RDAX_CONST_MCOUNT_INSN_SIZE = MCOUNT_INSN_SIZE;
+
+/* The table of adopted devices: log2 of its places, and what a device's address is multiplied by. */
+#define RDAX_MEMBER_BITS	7
+#define RDAX_MEMBER_FACTOR	0x9e3779b97f4a7c15
+static const unsigned int RDAX_CONST_MEMBER_BITS = RDAX_MEMBER_BITS;
+static const unsigned long RDAX_CONST_MEMBER_FACTOR = RDAX_MEMBER_FACTOR;
 
 static const blk_mode_t RDAX_CONST_BLK_OPEN_READ = BLK_OPEN_READ;
 

@@ -7,6 +7,11 @@
 //! functions share one `struct ftrace_ops`, and so one trampoline: they are redirected and given
 //! back together, and giving back waits for one grace period, not for one per function.
 //!
+//! The two most frequent functions, the first of the table, have a shorter way, because the way to
+//! a callback costs more than the decision: ftrace calls `rdax_direct_call` (direct.c), which decides
+//! in the same way. A function can be attached to by one such only: where somebody else is (BPF),
+//! they are left to the callback like the others.
+//!
 //! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
 
 use super::{
@@ -28,7 +33,8 @@ use kernel::{
     ffi::{
         c_char,
         c_int,
-        c_ulong, //
+        c_ulong,
+        c_void, //
     },
     prelude::*,
     sync::rcu,
@@ -154,6 +160,9 @@ pub(crate) struct Redirection {
     /// One for each target, in the same order.
     routes: [Route; Self::MAX_TARGETS],
     ops: Opaque<bindings::ftrace_ops>,
+    /// For the functions with the shorter way.
+    #[cfg(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)]
+    direct: Opaque<bindings::ftrace_ops>,
     /// For finding out which function is the one that cannot be redirected.
     probe: Opaque<bindings::ftrace_ops>,
     targets: &'static [Target],
@@ -177,6 +186,8 @@ struct Route {
 pub(crate) struct Handle {
     redirection: &'static Redirection,
     state: State,
+    /// The first functions have the shorter way.
+    direct: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -192,8 +203,13 @@ impl Redirection {
     /// The most functions a table can have.
     const MAX_TARGETS: usize = 32;
 
+    /// The functions that may have the shorter way: `dax_iomap_fault` and `dax_iomap_rw`, which
+    /// must be the first of a table.
+    const DIRECT: usize = 2;
+
     pub(crate) const fn new(targets: &'static [Target], members: &'static Members) -> Self {
         assert!(targets.len() <= Self::MAX_TARGETS);
+        assert!(matches!(targets[0].key, Key::VmFault) && matches!(targets[1].key, Key::Kiocb));
         let mut routes = [const {
             Route {
                 entry: AtomicUsize::new(0),
@@ -210,6 +226,8 @@ impl Redirection {
         Self {
             routes,
             ops: Opaque::zeroed(),
+            #[cfg(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)]
+            direct: Opaque::zeroed(),
             probe: Opaque::zeroed(),
             targets,
             members,
@@ -225,6 +243,7 @@ impl Redirection {
         Some(Handle {
             redirection: self,
             state: State::Off,
+            direct: false,
         })
     }
 
@@ -310,6 +329,76 @@ impl Redirection {
         Ok(())
     }
 
+    /// Has ftrace call `rdax_direct_call` at the first entries.
+    ///
+    /// Errors: `EBUSY` when somebody else has attached something to one of the functions that does
+    /// not go together with that.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the handle, and nothing is registered.
+    #[cfg(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)]
+    unsafe fn register_direct(&'static self, entries: &mut [c_ulong]) -> Result {
+        let (Some(fault), Some(rw), Some(&entry)) =
+            (self.targets.first(), self.targets.get(1), entries.first())
+        else {
+            return Err(EINVAL);
+        };
+        let ops = self.direct.get();
+        // SAFETY: Nobody comes through `rdax_direct_call`, nor uses `ops`, while that is not
+        // registered, and the caller is the only one to register it. The entries are those of the
+        // functions that it is made for, and both have replacements of the same signature.
+        unsafe {
+            bindings::rdax_direct_set(&bindings::rdax_direct {
+                members: ptr::from_ref(self.members).cast(),
+                fault_return: entry + CALL_SIZE,
+                fault_to: fault.replacement as c_ulong,
+                rw_to: rw.replacement as c_ulong,
+            });
+            (*ops).flags |= bindings::FTRACE_OPS_FL_PERMANENT as c_ulong;
+            to_result(bindings::ftrace_set_filter_ips(
+                ops,
+                entries.as_mut_ptr(),
+                entries.len() as u32,
+                0,
+                1,
+            ))?;
+            let result = to_result(bindings::register_ftrace_direct(ops, Self::direct_call()));
+            if result.is_err() {
+                bindings::ftrace_free_filter(ops);
+            }
+            result
+        }
+    }
+
+    /// Stops what [`Redirection::register_direct`] started. Somebody may still be on the way.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the handle, and it is registered.
+    #[cfg(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)]
+    unsafe fn unregister_direct(&'static self) -> Result {
+        // SAFETY: By the function's requirements.
+        to_result(unsafe {
+            bindings::unregister_ftrace_direct(self.direct.get(), Self::direct_call(), true)
+        })
+    }
+
+    #[cfg(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)]
+    fn direct_call() -> c_ulong {
+        bindings::rdax_direct_call as *const () as c_ulong
+    }
+
+    #[cfg(not(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS))]
+    unsafe fn register_direct(&'static self, _entries: &mut [c_ulong]) -> Result {
+        Err(EOPNOTSUPP)
+    }
+
+    #[cfg(not(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS))]
+    unsafe fn unregister_direct(&'static self) -> Result {
+        Ok(())
+    }
+
     /// Says why the functions could not be redirected.
     ///
     /// # Safety
@@ -366,19 +455,54 @@ impl Handle {
             *entry = route.entry.load(Ordering::Relaxed);
         }
         let entries = entries.get_mut(..this.targets.len()).ok_or(EINVAL)?;
+        let (first, others) = entries.split_at_mut(Redirection::DIRECT);
+
+        // SAFETY: This is the handle, and nothing is registered in this state.
+        self.direct = unsafe { this.register_direct(first) }.is_ok();
+        let entries = if self.direct { others } else { entries };
 
         // Permanent: if tracing could be switched off meanwhile (kernel.ftrace_enabled), adopted
         // files would be left to the kernel's own code.
         let flags = bindings::FTRACE_OPS_FL_IPMODIFY | bindings::FTRACE_OPS_FL_PERMANENT;
         // SAFETY: This is the handle, and `ops` is not registered in this state.
         let result = unsafe { this.register(this.ops.get(), callback, flags as c_ulong, entries) };
-        match result {
-            Ok(()) => self.state = State::On,
+        let Err(error) = result else {
+            self.state = State::On;
+            return result;
+        };
+        self.unregister_direct();
+        if error == EBUSY && self.state == State::Off {
             // SAFETY: As above.
-            Err(e) if e == EBUSY => unsafe { this.explain_busy() },
-            Err(e) => pr_err!("ftrace did not take the functions: {}\n", e.to_errno()),
+            unsafe { this.explain_busy() };
+        } else {
+            pr_err!("ftrace did not take the functions: {}\n", error.to_errno());
         }
         result
+    }
+
+    /// Gives back the functions that have the shorter way. Sleeps.
+    fn unregister_direct(&mut self) {
+        if !self.direct {
+            return;
+        }
+        self.direct = false;
+        // SAFETY: This is the handle, and it is registered.
+        if let Err(error) = unsafe { self.redirection.unregister_direct() } {
+            self.stuck(error);
+        }
+    }
+
+    /// What may still be called must stay.
+    fn stuck(&mut self, error: Error) {
+        // SAFETY: The module is live, its own code is calling.
+        unsafe {
+            bindings::__module_get(kernel::module::this_module::<crate::LocalModule>().as_ptr())
+        };
+        pr_err!(
+            "ftrace did not give the functions back ({}); the module stays loaded until reboot\n",
+            error.to_errno()
+        );
+        self.state = State::Stuck;
     }
 
     /// Gives all functions of the table back, and waits until no task is in the module's code on
@@ -387,21 +511,15 @@ impl Handle {
         if self.state != State::On {
             return;
         }
-        // SAFETY: This is the handle, and `ops` is registered in this state.
-        if let Err(e) = unsafe { self.redirection.unregister(self.redirection.ops.get()) } {
-            // The trampoline may still be called, so the callback must stay.
-            // SAFETY: The module is live, its own code is calling.
-            unsafe {
-                bindings::__module_get(kernel::module::this_module::<crate::LocalModule>().as_ptr())
-            };
-            pr_err!(
-                "ftrace did not give the functions back ({}); the module stays loaded until reboot\n",
-                e.to_errno()
-            );
-            self.state = State::Stuck;
+        self.state = State::Off;
+        self.unregister_direct();
+        // SAFETY: This is the handle, and `ops` is registered.
+        if let Err(error) = unsafe { self.redirection.unregister(self.redirection.ops.get()) } {
+            self.stuck(error);
+        }
+        if self.state == State::Stuck {
             return;
         }
-        self.state = State::Off;
         quiesce();
         // The last instructions of those who were in flight.
         // SAFETY: Sleeping is allowed here.
@@ -409,8 +527,22 @@ impl Handle {
     }
 }
 
+/// The bytes of the call at a function's entry.
+const CALL_SIZE: c_ulong = bindings::MCOUNT_INSN_SIZE as c_ulong;
+
 type Callback =
     unsafe extern "C" fn(c_ulong, c_ulong, *mut bindings::ftrace_ops, *mut bindings::ftrace_regs);
+
+/// What `rdax_direct_call` asks when another device is where the one of the call would be first.
+///
+/// # Safety
+///
+/// `members` is a [`Members`].
+#[no_mangle]
+unsafe extern "C" fn rdax_is_member(members: *const c_void, bdev: *const c_void) -> bool {
+    // SAFETY: By the function's requirements.
+    unsafe { &*members.cast::<Members>() }.has_device(bdev.cast())
+}
 
 /// The callback of a probe.
 extern "C" fn nothing(

@@ -4,13 +4,14 @@
 
 use super::File;
 use crate::kern::{
+    bdev::{Members, Place},
     bindings,
     fs::Mapping,
     page::DevFolio,
     redirect::{Destination, Key, Redirection}, //
 };
 use core::{
-    ffi::CStr,
+    ffi::{c_void, CStr},
     ptr::{self, NonNull}, //
 };
 use kernel::{
@@ -51,6 +52,34 @@ pub(crate) fn decide_without_file(redirection: &'static Redirection, number: usi
     let vma: bindings::vm_area_struct = pin_init::zeroed();
     // SAFETY: For functions with `Key::Vma`, which is the caller's to see to; a VMA without a file.
     unsafe { redirection.decide(number, &raw const vma as usize) }
+}
+
+/// Where the shorter way sends calls of `dax_iomap_fault` and `dax_iomap_rw` that are about a file,
+/// with a table of adopted devices that has these places from the file's device on. Nothing may be
+/// redirected meanwhile.
+#[cfg(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)]
+pub(crate) fn decide_directly(file: &File<'_>, places: &[Place]) -> (Destination, Destination) {
+    let mut vma: bindings::vm_area_struct = pin_init::zeroed();
+    vma.vm_file = file.raw();
+    let mut vmf: bindings::vm_fault = pin_init::zeroed();
+    vmf.__bindgen_anon_1.vma = &raw mut vma;
+    let mut iocb: bindings::kiocb = pin_init::zeroed();
+    iocb.ki_filp = file.raw();
+    let members = Members::around(file.world().bdev(), places);
+    let decide = |rw: bool, first: *mut c_void| {
+        // SAFETY: The argument is what the function's would be, and the table is one.
+        match unsafe { bindings::rdax_direct_decide(rw, first, (&raw const members).cast()) } {
+            1 if !rw => Destination::Kernel,
+            2 if rw => Destination::Kernel,
+            3 if !rw => Destination::Ours,
+            4 if rw => Destination::Ours,
+            _ => Destination::Elsewhere,
+        }
+    };
+    (
+        decide(false, (&raw mut vmf).cast()),
+        decide(true, (&raw mut iocb).cast()),
+    )
 }
 
 /// `dax_layout_busy_page`, as a filesystem calls it.

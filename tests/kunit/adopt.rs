@@ -9,13 +9,14 @@ mod tests {
     use crate::{
         dax::adopt::{self, Adopted},
         kern::{
+            bdev::{Members, Place},
             order::Order,
             page::DevFolio,
             redirect::{Destination, Key},
             testing::{
                 call_break_layout, call_busy_page, call_invalidate, call_writeback, decide,
-                decide_without_file, hold, note, pause, with_anonymous_owner, with_paths,
-                with_threads, Checked, File, HeldByOther,
+                decide_directly, decide_without_file, hold, note, pause, with_anonymous_owner,
+                with_paths, with_threads, Checked, File, HeldByOther,
             },
             xa::Mark,
         },
@@ -256,5 +257,44 @@ mod tests {
         drop(foreign);
         clear(&ours);
         world.check_clean()
+    }
+
+    #[test]
+    #[cfg(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)]
+    fn the_shorter_way_decides_by_the_same_table() -> Checked {
+        use Place::{Device, Other, Removed};
+        let ours = (Destination::Ours, Destination::Ours);
+        let kernel = (Destination::Kernel, Destination::Kernel);
+        let world = world()?;
+        let file = world.file(1)?;
+        // The table of the shorter way is exchanged for others, so nobody may come by it.
+        release()?;
+        let mut full = KVec::from_elem(Other, Members::PLACES, GFP_KERNEL)?;
+        let result = (|| {
+            check_eq!(decide_directly(&file, &[]), kernel);
+            check_eq!(decide_directly(&file, &[Device]), ours);
+            check_eq!(decide_directly(&file, &[Other]), kernel);
+            check_eq!(decide_directly(&file, &[Removed]), kernel);
+            check_eq!(decide_directly(&file, &[Other, Device]), ours);
+            check_eq!(decide_directly(&file, &[Removed, Device]), ours);
+            check_eq!(decide_directly(&file, &[Other, Removed, Other]), kernel);
+            check_eq!(decide_directly(&file, &full), kernel);
+            if let Some(last) = full.last_mut() {
+                *last = Device;
+            }
+            check_eq!(decide_directly(&file, &full), ours);
+            // A filesystem on no block device is on none that is adopted.
+            world.set_foreign(true);
+            let found = (
+                decide_directly(&file, &[]),
+                decide_directly(&file, &[Device]),
+                decide_directly(&file, &[Other, Device]),
+            );
+            world.set_foreign(false);
+            check_eq!(found, (kernel, kernel, kernel));
+            Ok(())
+        })();
+        adopt()?;
+        result
     }
 }

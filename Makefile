@@ -12,10 +12,10 @@ cc := $(shell sed -n 's/^CONFIG_CC_VERSION_TEXT="\([^ ]*\) .*/\1/p' $(KDIR)/.con
 clang := $(shell grep -s '^CONFIG_CC_IS_CLANG=y' $(KDIR)/.config)
 tools := $(if $(clang),LLVM=1,$(if $(cc),CC=$(cc)))
 
-# What `make bench` and `make check` hand on, as in `make check ARGS=--help`.
+# What `make bench`, `make check` and others hand on, as in `make check ARGS=--help`.
 ARGS ?=
 
-.PHONY: all install clean demo check coverage mutants bench shell kdir help
+.PHONY: all install clean demo check coverage mutants bench profile shell kdir help
 
 all: metadata ## build rdax.ko for the running kernel (or KDIR=tree)
 	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) modules
@@ -41,6 +41,9 @@ mutants: ## whether the tests catch deliberate faults
 
 bench: ## count the instructions of each operation, upstream's and ours
 	bench/run $(ARGS)
+
+profile: ## where the instructions of rows go (ARGS='pwrite-4k --fs xfs')
+	bench/run --profile $(ARGS)
 
 shell: ## a shell in a virtual machine with adopted pmem devices
 	scripts/guest $(ARGS)

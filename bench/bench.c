@@ -32,6 +32,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "mark.h"
+
 #define PAGE ((size_t)4096)
 #define PMD ((size_t)2 << 20)
 #define PUD ((size_t)1 << 30)
@@ -46,6 +48,7 @@ static struct {
 	size_t pud;		/* of the file of the 1 GiB rows, 0 for none */
 	unsigned int procs;
 	bool list;
+	bool keep;
 	bool only;
 	regex_t wanted;
 } opt;
@@ -68,6 +71,8 @@ static long faults(void)
 static void start(void)
 {
 	now.faults = faults();
+	/* The marks are outside of what the clock sees. */
+	mark(MARK_BEGIN);
 	clock_gettime(CLOCK_MONOTONIC, &now.start);
 }
 
@@ -83,8 +88,11 @@ static void done_with(const char *name, size_t operations, const long *taken)
 	long long ns;
 
 	clock_gettime(CLOCK_MONOTONIC, &end);
+	mark(MARK_END);
 	ns = (end.tv_sec - now.start.tv_sec) * 1000000000LL + end.tv_nsec - now.start.tv_nsec;
 	if (wanted(name)) {
+		if (opt.keep)
+			mark(MARK_KEEP);
 		printf("%s %zu %lld %ld\n", name, operations, ns,
 		       taken ? *taken : faults() - now.faults);
 		fflush(stdout);
@@ -773,6 +781,7 @@ static void usage(FILE *to)
 		"  -u SIZE   of the file of the 1 GiB rows; 0: none (default)\n"
 		"  -p N      processes of the procs rows (default: 8)\n"
 		"  -o REGEX  only rows whose names match this extended regular expression\n"
+		"  -k        have a watching icount.c keep the instructions of each row\n"
 		"  -l        list the rows, do nothing\n");
 }
 
@@ -783,7 +792,7 @@ int main(int argc, char **argv)
 
 	opt.size = 64 << 20;
 	opt.procs = 8;
-	while ((c = getopt(argc, argv, "s:L:u:p:o:lh")) != -1) {
+	while ((c = getopt(argc, argv, "s:L:u:p:o:klh")) != -1) {
 		switch (c) {
 		case 's':
 			opt.size = bytes(optarg);
@@ -801,6 +810,9 @@ int main(int argc, char **argv)
 			if (regcomp(&opt.wanted, optarg, REG_EXTENDED | REG_NOSUB))
 				errx(1, "'%s' is not a regular expression", optarg);
 			opt.only = true;
+			break;
+		case 'k':
+			opt.keep = true;
 			break;
 		case 'l':
 			opt.list = true;

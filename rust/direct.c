@@ -10,6 +10,7 @@
 #include <linux/fs.h>
 #include <linux/ftrace.h>
 #include <linux/mm_types.h>
+#include <linux/objtool.h>
 
 #include <asm/ibt.h>
 #include <asm/linkage.h>
@@ -150,6 +151,7 @@ int rdax_direct_decide(bool rw, void *first, const void *members)
 	rdax_direct = kept;
 	return to;
 }
+STACK_FRAME_NON_STANDARD(rdax_direct_decide);
 #endif
 
 #endif /* CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS */

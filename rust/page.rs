@@ -318,12 +318,14 @@ impl DevFolio {
     /// of at most [`Region::ORDER`] that `first` begins, but for the head itself.
     ///
     /// False, and nothing is changed, when one of them is in use: it has an owner or a share count,
-    /// a reference, or is part of a large folio. `region` is that of `first`.
+    /// a reference, or is part of a large folio. `region` is that of `first`. With `owners_only`,
+    /// share counts and references are not looked at: nobody has any but of owned folios.
     pub(crate) fn claim_tails(
         _region: &Region<'_>,
         head: DevPage,
         order: Order,
         first: DevPage,
+        owners_only: bool,
     ) -> bool {
         let pages = order.min(Region::ORDER).pages();
         let pgmap = head.word(INFO).load(Ordering::Relaxed);
@@ -339,14 +341,19 @@ impl DevFolio {
         const GROUP: usize = 16;
         let grouped = first.next(if first == head { GROUP.min(pages) } else { 0 });
         while page.0 < grouped.0 {
-            if !Self::claim_group::<1>(page, pgmap, info) {
+            if !Self::claim_group::<1, false>(page, pgmap, info) {
                 Self::unclaim(begin, page, pgmap);
                 return false;
             }
             page = page.next(1);
         }
         while page != end {
-            if !Self::claim_group::<GROUP>(page, pgmap, info) {
+            let claimed = if owners_only {
+                Self::claim_group::<GROUP, true>(page, pgmap, info)
+            } else {
+                Self::claim_group::<GROUP, false>(page, pgmap, info)
+            };
+            if !claimed {
                 Self::unclaim(begin, page, pgmap);
                 return false;
             }
@@ -358,12 +365,19 @@ impl DevFolio {
     /// Claims `N` pages or none. A page of a large folio is told by the tails, one of which at least
     /// is among the pages: what they hold as a mapping is no more zero than an owner.
     #[inline(always)]
-    fn claim_group<const N: usize>(page: DevPage, pgmap: usize, info: usize) -> bool {
+    fn claim_group<const N: usize, const OWNERS_ONLY: bool>(
+        page: DevPage,
+        pgmap: usize,
+        info: usize,
+    ) -> bool {
         let (mut used, mut references) = (0, 0);
         for at in 0..N {
             let page = page.next(at);
-            references |= page.peek::<u32>(REFCOUNT);
-            used |= page.peek::<usize>(MAPPING) | page.peek::<usize>(INDEX);
+            used |= page.peek::<usize>(MAPPING);
+            if !OWNERS_ONLY {
+                references |= page.peek::<u32>(REFCOUNT);
+                used |= page.peek::<usize>(INDEX);
+            }
             if N == 1 {
                 used |= page.peek::<usize>(INFO) ^ pgmap;
             }
@@ -441,8 +455,13 @@ impl DevFolio {
     }
 
     /// Makes one folio of `order`, at most [`Region::ORDER`], of the pages from `first` on.
-    pub(crate) fn form(region: &Region<'_>, first: DevPage, order: Order) -> bool {
-        if order > Region::ORDER || !Self::claim_tails(region, first, order, first) {
+    pub(crate) fn form(
+        region: &Region<'_>,
+        first: DevPage,
+        order: Order,
+        owners_only: bool,
+    ) -> bool {
+        if order > Region::ORDER || !Self::claim_tails(region, first, order, first, owners_only) {
             return false;
         }
         if Self::make_head(region, first, order).is_some() {

@@ -12,10 +12,27 @@ use crate::kern::{
     vm,
     wait::{self, Sleep}, //
 };
+use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::{
     pr_err_once,
     prelude::*, //
 };
+
+/// Whether there ever was a folio that was shared, or held when its last entry went. Up to then,
+/// pages that no file owns are free, which is less to look at when a folio is made of many.
+static SEEN_WITHOUT_OWNER: AtomicBool = AtomicBool::new(false);
+
+/// To be called before a folio is given up by its owner but not free, under its region's lock.
+#[inline]
+fn note_without_owner() {
+    SEEN_WITHOUT_OWNER.store(true, Ordering::Release);
+}
+
+/// Whether pages that no file owns are free. Under the lock of their region this stays so.
+#[inline]
+fn owned_or_free() -> bool {
+    !SEEN_WITHOUT_OWNER.load(Ordering::Acquire)
+}
 
 /// Why an entry could not be associated with its pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,6 +158,7 @@ fn share(
     if order > folio.order() || (order == folio.order() && folio.head() != page) {
         return Err(AssociateError::Smaller);
     }
+    note_without_owner();
     let entries = if folio.owner() != 0 { 1 } else { folio.share() };
     folio.set_share(region, entries + 1);
     Ok(State::Done)
@@ -156,7 +174,7 @@ fn form(
     index: PageIndex,
 ) -> Result<State, AssociateError> {
     loop {
-        if DevFolio::form(region, page, order) {
+        if DevFolio::form(region, page, order, owned_or_free()) {
             page.folio().set_owner(region, mapping, index);
             return Ok(State::Done);
         }
@@ -217,7 +235,7 @@ fn form_giant(
     for at in 0..regions {
         let first = first_of(at);
         let region = Region::lock(first);
-        if DevFolio::claim_tails(&region, page, order, first) {
+        if DevFolio::claim_tails(&region, page, order, first, owned_or_free()) {
             drop(region);
             vm::reschedule();
             continue;
@@ -324,6 +342,9 @@ impl Disassociation<'_> {
                 }
             }
         }
+        if folio.refcount() != 0 {
+            note_without_owner();
+        }
         folio.set_share(region, 0);
         if folio.refcount() != 0 {
             #[cfg(RDAX_CHECK)]
@@ -359,7 +380,7 @@ pub(crate) fn associate_free(
         if folio.head() != page || is_associated(folio) || folio.order() != order {
             return false;
         }
-    } else if !DevFolio::form(region, page, order) {
+    } else if !DevFolio::form(region, page, order, owned_or_free()) {
         return false;
     }
     page.folio().set_owner(region, mapping, index);

@@ -283,11 +283,30 @@ impl Inode {
     }
 
     /// Whether memory errors are known of the device that the filesystem is on, so that who maps
-    /// its memory has to ask for them. Needs no lock; the answer may be outdated at once.
+    /// its memory has to ask for them. The answer may be outdated at once.
+    ///
+    /// Held: the lock of an entry of the file that has the device's memory. A device that goes away
+    /// waits for it ([`evacuate`](crate::dax::layout::evacuate)), and its list of errors stays until
+    /// then.
     #[inline]
     pub(crate) fn device_has_bad_blocks(&self) -> bool {
-        // SAFETY: The filesystem keeps its block device.
-        unsafe { bindings::rdax_has_bad_blocks(self.as_ptr()) }
+        // SAFETY: The filesystem keeps its block device, and that its disk.
+        let list = unsafe {
+            let bdev = (*(*self.as_ptr()).i_sb).s_bdev;
+            if bdev.is_null() {
+                return false;
+            }
+            (*(*bdev).bd_disk).bb
+        };
+        if list.is_null() {
+            return false;
+        }
+        // SAFETY: The driver, which is bound by the requirement above, keeps the list. The number
+        // is read atomically.
+        let count = unsafe {
+            AtomicU32::from_ptr(list.byte_add(bindings::BADBLOCKS_COUNT as usize).cast())
+        };
+        count.load(Ordering::Relaxed) != 0
     }
 
     /// Log2 of the filesystem's block size in bytes.

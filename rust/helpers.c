@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
 
-#include <linux/badblocks.h>
 #include <linux/blkdev.h>
 #include <linux/dax.h>
 #include <linux/iomap.h>
@@ -118,23 +117,22 @@ bool rdax_vmf_pmd_is_huge(struct vm_fault *vmf)
 	return pmd_trans_huge(pmdp_get_lockless(vmf->pmd));
 }
 
-bool rdax_vmf_pmd_is_table(struct vm_fault *vmf)
+unsigned int rdax_vmf_pmd_present(struct vm_fault *vmf)
 {
 	pmd_t pmd = pmdp_get_lockless(vmf->pmd);
 
-	return !pmd_none(pmd) && !pmd_trans_huge(pmd);
+	if (pmd_none(pmd))
+		return RDAX_CONST_RDAX_NOTHING;
+	return pmd_trans_huge(pmd) ? RDAX_CONST_RDAX_HUGE : RDAX_CONST_RDAX_TABLE;
 }
 
-bool rdax_vmf_pud_is_huge(struct vm_fault *vmf)
-{
-	return pud_trans_huge(READ_ONCE(*vmf->pud));
-}
-
-bool rdax_vmf_pud_is_table(struct vm_fault *vmf)
+unsigned int rdax_vmf_pud_present(struct vm_fault *vmf)
 {
 	pud_t pud = READ_ONCE(*vmf->pud);
 
-	return !pud_none(pud) && !pud_trans_huge(pud);
+	if (pud_none(pud))
+		return RDAX_CONST_RDAX_NOTHING;
+	return pud_trans_huge(pud) ? RDAX_CONST_RDAX_HUGE : RDAX_CONST_RDAX_TABLE;
 }
 
 bool rdax_vmf_is_present(struct vm_fault *vmf)
@@ -390,14 +388,6 @@ bool rdax_filesystem_get(struct inode *inode)
 void rdax_filesystem_put(struct file_system_type *type)
 {
 	module_put(type->owner);
-}
-
-bool rdax_has_bad_blocks(struct inode *inode)
-{
-	struct block_device *bdev = inode->i_sb->s_bdev;
-	struct badblocks *bb = bdev ? bdev->bd_disk->bb : NULL;
-
-	return bb && READ_ONCE(bb->count);
 }
 
 struct nap {

@@ -8,6 +8,7 @@
 #ifndef RDAX_HELPERS_H
 #define RDAX_HELPERS_H
 
+#include <linux/badblocks.h>
 #include <linux/blkdev.h>
 #include <linux/fs.h>
 #include <linux/ftrace.h>
@@ -43,9 +44,14 @@ void rdax_tables_init(void);
 
 /* Faults. */
 bool rdax_vmf_pmd_is_huge(struct vm_fault *vmf);
-bool rdax_vmf_pmd_is_table(struct vm_fault *vmf);
-bool rdax_vmf_pud_is_huge(struct vm_fault *vmf);
-bool rdax_vmf_pud_is_table(struct vm_fault *vmf);
+
+/* What an entry of the second or third level is. */
+static const unsigned int RDAX_CONST_RDAX_NOTHING = 0;
+static const unsigned int RDAX_CONST_RDAX_HUGE = 1;
+static const unsigned int RDAX_CONST_RDAX_TABLE = 2;
+
+unsigned int rdax_vmf_pmd_present(struct vm_fault *vmf);
+unsigned int rdax_vmf_pud_present(struct vm_fault *vmf);
 bool rdax_vmf_is_present(struct vm_fault *vmf);
 void rdax_vma_start_write(struct vm_area_struct *vma);
 void rdax_vma_unmap_straddling(struct vm_area_struct *vma, unsigned long address);
@@ -101,8 +107,8 @@ bool rdax_can_share_blocks(struct inode *inode);
 bool rdax_filesystem_get(struct inode *inode);
 void rdax_filesystem_put(struct file_system_type *type);
 
-/* Whether memory errors are known of the disk that the inode's filesystem is on. */
-bool rdax_has_bad_blocks(struct inode *inode);
+/* Where in a list of known memory errors their number is. */
+static const unsigned int RDAX_CONST_BADBLOCKS_COUNT = offsetof(struct badblocks, count);
 
 /* Flags of a VMA that bindgen cannot read. */
 static const unsigned int RDAX_CONST_VM_RAND_READ = 1U << VMA_RAND_READ_BIT;

@@ -51,6 +51,30 @@ impl FaultCode {
     }
 }
 
+/// What a page table has at the address of a fault.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Present {
+    Nothing,
+    /// An entry of the fault's order: the fault is one of write-protection.
+    Mapped,
+    /// A table of the level below: some of the stretch is mapped by smaller entries.
+    Smaller,
+    /// An entry of a higher order.
+    Larger,
+}
+
+impl Present {
+    /// What the helpers say.
+    #[inline(always)]
+    fn of(found: u32) -> Self {
+        match found {
+            bindings::RDAX_NOTHING => Self::Nothing,
+            bindings::RDAX_HUGE => Self::Mapped,
+            _ => Self::Smaller,
+        }
+    }
+}
+
 /// A page fault, in the task that it happened to. The VMA and its file stay while it is handled.
 #[repr(transparent)]
 pub(crate) struct VmFault(Opaque<bindings::vm_fault>);
@@ -196,15 +220,12 @@ impl VmFault {
     /// The entries of the pages are locked by the caller.
     pub(crate) fn map_around(&mut self, around: &Around, write: bool) -> usize {
         let start = self.address_of(around.first);
-        let mut mapped = 0;
-        if write && self.is_write_protect(Order::PTE) {
-            let given = |page: &*mut bindings::page| !page.is_null();
-            let (Some(first), Some(last)) = (
-                around.pages.iter().position(given),
-                around.pages.iter().rposition(given),
-            ) else {
+        if write && self.present(Order::PTE) == Present::Mapped {
+            if around.given == 0 {
                 return 0;
-            };
+            }
+            let first = around.given.trailing_zeros() as usize;
+            let last = around.given.ilog2() as usize;
             // SAFETY: The fault is valid, and the pages are around its address.
             unsafe {
                 bindings::rdax_vmf_make_writable(
@@ -214,32 +235,21 @@ impl VmFault {
                     (last - first + 1) as usize,
                 )
             };
-            return around.pages.iter().filter(|page| given(page)).count();
+            return around.given.count_ones() as usize;
         }
-        let mut at = 0;
-        while let Some(rest) = around.pages.get(at..) {
-            let Some(skip) = rest.iter().position(|page| !page.is_null()) else {
-                break;
-            };
-            let pages = &rest[skip..];
-            let count = pages
-                .iter()
-                .position(|page| page.is_null())
-                .unwrap_or(pages.len());
+        for (first, count) in around.stretches() {
             // SAFETY: The fault is valid, the pages are around its address and have references.
             unsafe {
                 bindings::rdax_vmf_insert_pages(
                     self.raw(),
-                    (start + ((at + skip) << Order::PAGE_SHIFT)) as usize,
-                    pages.as_ptr().cast_mut(),
+                    (start + (first << Order::PAGE_SHIFT)) as usize,
+                    around.pages.as_ptr().add(first).cast_mut(),
                     count as usize,
                     write,
                 )
             };
-            mapped += count;
-            at += skip + count;
         }
-        mapped
+        around.given.count_ones() as usize
     }
 
     /// Whether `fork` leaves the VMA's page table alone, to be filled by faults.
@@ -258,20 +268,6 @@ impl VmFault {
         unsafe { (*self.raw()).flags & bindings::fault_flag_FAULT_FLAG_WRITE != 0 }
     }
 
-    /// Whether the page table has an entry of `order` here already: the fault is one of
-    /// write-protection.
-    #[inline]
-    pub(crate) fn is_write_protect(&self, order: Order) -> bool {
-        // SAFETY: The fault is valid; pmd or pud are set for faults of their order.
-        unsafe {
-            match order {
-                Order::PTE => bindings::rdax_vmf_is_present(self.raw()),
-                Order::PMD => bindings::rdax_vmf_pmd_is_huge(self.raw()),
-                _ => bindings::rdax_vmf_pud_is_huge(self.raw()),
-            }
-        }
-    }
-
     /// Whether the core makes a private copy of the page that it is given.
     #[inline]
     pub(crate) fn wants_copy(&self) -> bool {
@@ -279,23 +275,18 @@ impl VmFault {
         unsafe { !(*self.raw()).cow_page.is_null() }
     }
 
-    /// Whether an entry of the second level maps the address.
+    /// What the page table has at the address, for a fault of `order`.
     #[inline]
-    pub(crate) fn pmd_is_huge(&self) -> bool {
-        // SAFETY: The fault is valid; its pmd is set for faults up to that order.
-        unsafe { bindings::rdax_vmf_pmd_is_huge(self.raw()) }
-    }
-
-    /// Whether a table of the level below `order` is there: some of the stretch is mapped by
-    /// smaller entries.
-    #[inline]
-    pub(crate) fn has_table(&self, order: Order) -> bool {
-        // SAFETY: The fault is valid; pmd or pud are set for faults of their order.
+    pub(crate) fn present(&self, order: Order) -> Present {
+        // SAFETY: The fault is valid; pmd or pud are set for faults of their order, the pmd also for
+        // those of a page.
         unsafe {
-            if order == Order::PMD {
-                bindings::rdax_vmf_pmd_is_table(self.raw())
-            } else {
-                bindings::rdax_vmf_pud_is_table(self.raw())
+            match order {
+                Order::PTE if bindings::rdax_vmf_pmd_is_huge(self.raw()) => Present::Larger,
+                Order::PTE if bindings::rdax_vmf_is_present(self.raw()) => Present::Mapped,
+                Order::PTE => Present::Nothing,
+                Order::PMD => Present::of(bindings::rdax_vmf_pmd_present(self.raw())),
+                _ => Present::of(bindings::rdax_vmf_pud_present(self.raw())),
             }
         }
     }
@@ -360,7 +351,10 @@ impl VmFault {
 pub(crate) struct Around {
     first: PageIndex,
     pages: [*mut bindings::page; Self::MAX],
-    held: usize,
+    /// A bit for each place in `pages` that has one.
+    given: u32,
+    /// Those with a reference of ours.
+    held: u32,
 }
 
 impl Around {
@@ -373,49 +367,65 @@ impl Around {
         Self {
             first,
             pages: [core::ptr::null_mut(); Self::MAX],
+            given: 0,
             held: 0,
         }
-    }
-
-    #[inline]
-    fn slot(&mut self, index: PageIndex) -> Option<&mut *mut bindings::page> {
-        self.pages
-            .get_mut(index.get().wrapping_sub(self.first.get()))
     }
 
     /// Adds the page at `index` of the file; one that is known to be bad, or not in the stretch, is
     /// left out. Takes a reference. Does not sleep.
     #[inline]
     pub(crate) fn add(&mut self, index: PageIndex, page: DevPage) {
+        let at = index.get().wrapping_sub(self.first.get());
         if page.is_poisoned() {
             return;
         }
-        if let Some(slot) = self.slot(index) {
+        if let Some(slot) = self.pages.get_mut(at) {
             *slot = page.as_ptr();
             page.folio().get().into_raw();
-            self.held += 1;
+            self.given |= 1 << at;
+            self.held |= 1 << at;
         }
     }
 
     /// Adds the page of zeroes for `index` of the file.
     #[inline]
     pub(crate) fn add_zeroes(&mut self, index: PageIndex) {
-        if let Some(slot) = self.slot(index) {
+        let at = index.get().wrapping_sub(self.first.get());
+        if let Some(slot) = self.pages.get_mut(at) {
             // SAFETY: One of the pages of zeroes, whatever the address. The core needs no reference.
             *slot = unsafe { bindings::rdax_zero_page(0) };
+            self.given |= 1 << at;
         }
+    }
+
+    /// The stretches of pages without a gap: the place of the first, and the number.
+    #[inline]
+    fn stretches(&self) -> impl Iterator<Item = (usize, usize)> {
+        let mut rest = self.given;
+        core::iter::from_fn(move || {
+            if rest == 0 {
+                return None;
+            }
+            let first = rest.trailing_zeros();
+            let count = (rest >> first).trailing_ones();
+            rest &= !(((1 << count) - 1) << first);
+            Some((first as usize, count as usize))
+        })
     }
 }
 
 impl Drop for Around {
     #[inline]
     fn drop(&mut self) {
-        if self.held == 0 {
-            return;
-        }
-        for page in self.pages.iter().filter_map(|page| NonNull::new(*page)) {
-            // SAFETY: The page was given as one, and has the reference that `add` took: pages of
-            // zeroes are not added together with others.
+        let mut rest = self.held;
+        while rest != 0 {
+            let at = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            let Some(page) = self.pages.get(at).copied().and_then(NonNull::new) else {
+                continue;
+            };
+            // SAFETY: The page was given as one, and has the reference that `add` took.
             let page = unsafe { DevPage::from_raw(page) };
             // SAFETY: As above.
             drop(unsafe { FolioRef::from_raw(page.folio()) });
@@ -535,6 +545,13 @@ impl ZeroFolio {
 pub(crate) fn reschedule() {
     // SAFETY: The task may sleep where this is called.
     unsafe { bindings::rdax_cond_resched() };
+}
+
+/// What tells this task from all others, for as long as it lives.
+#[inline]
+pub(crate) fn this_task() -> usize {
+    // SAFETY: Only the address is looked at.
+    unsafe { bindings::rdax_current() as usize }
 }
 
 /// Whether a filesystem has a transaction open in this task.

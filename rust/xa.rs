@@ -10,6 +10,7 @@ use super::{
     order::Order, //
 };
 use core::{
+    ffi::c_void,
     marker::PhantomData,
     ptr::{self, NonNull},
     sync::atomic::{AtomicPtr, Ordering},
@@ -86,23 +87,158 @@ const NODE_MASK: usize = NODE_ORDER.pages() - 1;
 /// XAS_RESTART: the next use walks down from the root.
 const RESTART: *mut bindings::xa_node = ptr::without_provenance_mut(3);
 
-impl<'a> Cursor<'a> {
-    /// A cursor for what covers `index`.
+/// XAS_BOUNDS: the index is none that the tree, as high as it is, can have.
+const BOUNDS: *mut bindings::xa_node = ptr::without_provenance_mut(1);
+
+/// Where in a tree a value is: a slot of a node, or none that is worth being kept.
+///
+/// # Invariants
+///
+/// The node, if it is not NULL, is live as long as the value stays in the tree: a node goes when
+/// it is empty, and no value is moved but the one at index 0.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    node: *mut bindings::xa_node,
+    offset: u8,
+}
+
+impl Place {
+    /// Writes another value over the one that a cursor told this place of, of the same size; that
+    /// has been in the tree ever since. Marks stay. False, and nothing is written, when the place
+    /// was not worth being kept.
     #[inline]
-    pub(crate) fn new(tree: &'a Tree, index: PageIndex) -> Self {
-        Self::with_order(tree, index, Order::PTE)
+    pub(crate) fn overwrite(self, _guard: &TreeGuard<'_>, value: RawValue) -> bool {
+        debug_assert!(value & 1 != 0);
+        if self.node.is_null() {
+            return false;
+        }
+        overwrite_slot(self.node, self.offset.into(), value);
+        true
+    }
+}
+
+/// The slots of a node of the lowest level, where each is of one index, while the tree's lock is
+/// held.
+pub(crate) struct Slots<'g> {
+    node: *mut bindings::xa_node,
+    _guard: PhantomData<&'g TreeGuard<'g>>,
+}
+
+/// A node of the lowest level.
+///
+/// It is live as long as the lock under which it was got is held, and after that as long as a value
+/// in it stays, other than one at index 0 that is alone: who keeps it longer sees to that.
+#[derive(Clone, Copy)]
+pub(crate) struct Node(*mut bindings::xa_node);
+
+impl Node {
+    /// The node's slots.
+    #[inline]
+    pub(crate) fn slots<'g>(self, _guard: &'g TreeGuard<'_>) -> Slots<'g> {
+        Slots {
+            node: self.0,
+            _guard: PhantomData,
+        }
+    }
+}
+
+impl Slots<'_> {
+    /// The value that covers the slot at `offset`, and the offset of the slot that has it.
+    #[inline(always)]
+    pub(crate) fn get(&self, offset: usize) -> Option<(RawValue, usize)> {
+        let slot = slot_of(self.node, offset);
+        if slot as usize & 1 != 0 {
+            return Some((slot as usize, offset));
+        }
+        let canonical = as_sibling(slot)?;
+        Some((slot_of(self.node, canonical) as usize, canonical))
     }
 
+    /// Writes another value over the one at `offset`, of the same size. Marks stay.
+    #[inline(always)]
+    pub(crate) fn overwrite(&self, offset: usize, value: RawValue) {
+        debug_assert!(value & 1 != 0);
+        overwrite_slot(self.node, offset, value);
+    }
+
+    /// The marks of one kind, a bit for each slot.
+    #[inline(always)]
+    pub(crate) fn marks(&self, mark: Mark) -> u64 {
+        marks_of(self.node, mark)
+    }
+}
+
+/// The marks of one kind of a live node of a tree whose lock is held, a bit for each slot.
+#[inline(always)]
+fn marks_of(node: *mut bindings::xa_node, mark: Mark) -> u64 {
+    const { assert!(NODE_MASK < u64::BITS as usize) };
+    // SAFETY: By this function's requirements, which its callers in this file meet, the node is live;
+    // the mark is one of three.
+    unsafe { (*node).__bindgen_anon_2.marks[mark as usize][0] as u64 }
+}
+
+/// Writes a value into a slot of a live node of a tree whose lock is held.
+#[inline(always)]
+fn overwrite_slot(node: *mut bindings::xa_node, offset: usize, value: RawValue) {
+    // SAFETY: By this function's requirements, which its callers in this file meet, the node is
+    // live. The offset is cut to the number of its slots. They are read concurrently under RCU only,
+    // atomically.
+    unsafe {
+        let slot = (&raw mut (*node).slots).cast::<*mut c_void>();
+        AtomicPtr::from_ptr(slot.add(offset & NODE_MASK))
+    }
+    .store(value as *mut _, Ordering::Release);
+}
+
+/// The node that a slot, or the root, points to.
+#[inline(always)]
+fn as_node(slot: *mut c_void) -> Option<*mut bindings::xa_node> {
+    let bits = slot as usize;
+    // As `xa_is_node`: the two lowest bits are those of internal entries, the small ones of which
+    // are no pointers.
+    (bits & 3 == 2 && bits > 4096).then(|| slot.wrapping_byte_sub(2).cast())
+}
+
+/// The offset of the slot that has the value, for one of the others over which it extends.
+#[inline(always)]
+fn as_sibling(slot: *mut c_void) -> Option<usize> {
+    let bits = slot as usize;
+    (bits & 3 == 2 && bits >> 2 < NODE_MASK).then_some(bits >> 2)
+}
+
+/// What is in a slot of a live node of a tree whose lock is held.
+#[inline(always)]
+fn slot_of(node: *mut bindings::xa_node, offset: usize) -> *mut c_void {
+    // SAFETY: By this function's requirements, which its callers in this file meet, the node is
+    // live, and its slots are written under the lock only. The offset is cut to their number.
+    unsafe {
+        (&raw const (*node).slots)
+            .cast::<*mut c_void>()
+            .add(offset & NODE_MASK)
+            .read()
+    }
+}
+
+impl<'a> Cursor<'a> {
     /// A cursor for an entry of `order` that covers `index`.
     #[inline]
     pub(crate) fn with_order(tree: &'a Tree, index: PageIndex, order: Order) -> Self {
-        let sibs = order.bits() % bindings::XA_CHUNK_SHIFT as usize;
+        let mut cursor = Self::new(tree, index);
+        if order != Order::PTE {
+            cursor.give_order(index, order);
+        }
+        cursor
+    }
+
+    /// A cursor for what covers `index`.
+    #[inline(always)]
+    pub(crate) fn new(tree: &'a Tree, index: PageIndex) -> Self {
         Self {
             xas: bindings::xa_state {
                 xa: tree.0.get(),
-                xa_index: order.first(index).get() as usize,
-                xa_shift: (order.bits() - sibs) as u8,
-                xa_sibs: ((1usize << sibs) - 1) as u8,
+                xa_index: index.get() as usize,
+                xa_shift: 0,
+                xa_sibs: 0,
                 xa_offset: 0,
                 xa_pad: 0,
                 xa_node: RESTART,
@@ -114,13 +250,26 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Makes a new cursor of one that was used without an order. Apart from those, because what an
+    /// order means to a cursor takes some steps.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn give_order(&mut self, index: PageIndex, order: Order) {
+        let Self { xas, .. } = self;
+        let sibs = order.bits() % bindings::XA_CHUNK_SHIFT as usize;
+        xas.xa_index = order.first(index).get() as usize;
+        xas.xa_shift = (order.bits() - sibs) as u8;
+        xas.xa_sibs = ((1usize << sibs) - 1) as u8;
+        xas.xa_node = RESTART;
+    }
+
     #[inline]
     fn check(&self, guard: &TreeGuard<'_>) {
         debug_assert!(ptr::eq(self.xas.xa, guard.tree.0.get()));
     }
 
     #[inline]
-    fn value(entry: *mut core::ffi::c_void) -> Option<RawValue> {
+    fn value(entry: *mut c_void) -> Option<RawValue> {
         let entry = entry as usize;
         // Nodes and other internal entries are even.
         (entry & 1 != 0).then_some(entry)
@@ -130,8 +279,91 @@ impl<'a> Cursor<'a> {
     #[inline]
     pub(crate) fn load(&mut self, guard: &TreeGuard<'_>) -> Option<RawValue> {
         self.check(guard);
+        if ptr::eq(self.xas.xa_node, RESTART) && self.xas.xa_shift == 0 && self.xas.xa_sibs == 0 {
+            return self.descend();
+        }
         // SAFETY: The cursor's tree is alive and locked.
         Self::value(unsafe { bindings::xas_load(&mut self.xas) }.cast())
+    }
+
+    /// Walks from the root down to the index, for a cursor without an order that was just set: what
+    /// `xas_load` does, without its generality.
+    #[inline(always)]
+    fn descend(&mut self) -> Option<RawValue> {
+        let index = self.xas.xa_index as usize;
+        // SAFETY: The array is alive. Its nodes change under the lock only, which is held.
+        let mut slot: *mut c_void = unsafe { (*self.xas.xa).xa_head };
+        let Some(mut node) = as_node(slot) else {
+            if index != 0 {
+                self.xas.xa_node = BOUNDS;
+                return None;
+            }
+            self.xas.xa_node = ptr::null_mut();
+            return Self::value(slot);
+        };
+        // SAFETY: As above; what `as_node` says is a live node, here and below.
+        let mut shift = unsafe { (*node).shift };
+        if index >> shift > NODE_MASK {
+            self.xas.xa_node = BOUNDS;
+            return None;
+        }
+        let mut offset;
+        loop {
+            offset = index >> shift & NODE_MASK;
+            slot = slot_of(node, offset);
+            match as_node(slot) {
+                Some(next) if shift != 0 => node = next,
+                _ => break,
+            }
+            // SAFETY: As above.
+            shift = unsafe { (*node).shift };
+        }
+        if let Some(canonical) = as_sibling(slot) {
+            offset = canonical;
+            slot = slot_of(node, offset);
+        }
+        self.xas.xa_node = node;
+        self.xas.xa_offset = offset as u8;
+        Self::value(slot)
+    }
+
+    /// The place that the cursor was walked to, for [`Cursor::back_at`].
+    #[inline]
+    pub(crate) fn place(&self) -> Place {
+        let node = self.xas.xa_node;
+        // What is at index 0 is moved between a node and the root when the tree grows or shrinks.
+        let stays = node as usize & 3 == 0 && self.xas.xa_index != 0;
+        Place {
+            node: if stays { node } else { ptr::null_mut() },
+            offset: self.xas.xa_offset,
+        }
+    }
+
+    /// The node that the cursor was walked to, if its slots are of one index each.
+    #[inline]
+    pub(crate) fn node(&self, guard: &TreeGuard<'_>) -> Option<Node> {
+        self.check(guard);
+        self.slot_of_page(0).map(|_| Node(self.xas.xa_node))
+    }
+
+    /// A cursor at `index`, where there was a value ever since a cursor that was walked to it told
+    /// its place; and the value. Does not walk if it need not.
+    #[inline]
+    pub(crate) fn back_at(
+        tree: &'a Tree,
+        guard: &TreeGuard<'_>,
+        index: PageIndex,
+        place: Place,
+    ) -> (Self, Option<RawValue>) {
+        let mut at = Self::new(tree, index);
+        let value = if place.node.is_null() {
+            at.load(guard)
+        } else {
+            at.xas.xa_node = place.node;
+            at.xas.xa_offset = place.offset;
+            Self::value(slot_of(place.node, place.offset.into()))
+        };
+        (at, value)
     }
 
     /// The next value at or after the cursor that begins at or before `last`.
@@ -208,6 +440,12 @@ impl<'a> Cursor<'a> {
         })
     }
 
+    /// Whether the cursor is for an entry of more than one index.
+    #[inline]
+    pub(crate) fn has_order(&self) -> bool {
+        self.xas.xa_shift != 0 || self.xas.xa_sibs != 0
+    }
+
     /// Lets the next [`Cursor::store`] store a value of one index again.
     #[inline]
     pub(crate) fn narrow(&mut self) {
@@ -230,9 +468,7 @@ impl<'a> Cursor<'a> {
             return None;
         }
         self.slot_of_page(0)?;
-        // SAFETY: `slot_of_page` has seen a live node; the mark is one of three.
-        let mut marks = unsafe { (*self.xas.xa_node).__bindgen_anon_2.marks[mark as usize][0] };
-        const { assert!(NODE_MASK < usize::BITS as usize) };
+        let mut marks = marks_of(self.xas.xa_node, mark);
         for offset in 0..=NODE_MASK {
             if let Some(value) = self.slot_of_page(offset).and_then(Self::value) {
                 if !visit(PageIndex::new(first.get() + offset), value, marks & 1 != 0) {
@@ -247,26 +483,18 @@ impl<'a> Cursor<'a> {
     /// What is in a slot of the node that the cursor was walked to, if its slots are of one index
     /// each.
     #[inline]
-    fn slot_of_page(&self, offset: usize) -> Option<*mut core::ffi::c_void> {
+    fn slot_of_page(&self, offset: usize) -> Option<*mut c_void> {
         let node = self.xas.xa_node;
         if node.is_null() || node as usize & 3 != 0 || offset > NODE_MASK {
             return None;
         }
         // SAFETY: A cursor that was walked under the lock, which is still held, stands at a live
         // node. An entry that was removed since may have been the node's last: then the cursor was
-        // moved on by the removal. The offset is below the number of slots, which are written under
-        // the lock only.
-        unsafe {
-            if (*node).shift != 0 {
-                return None;
-            }
-            Some(
-                (&raw const (*node).slots)
-                    .cast::<*mut core::ffi::c_void>()
-                    .add(offset)
-                    .read(),
-            )
+        // moved on by the removal.
+        if unsafe { (*node).shift } != 0 {
+            return None;
         }
+        Some(slot_of(node, offset))
     }
 
     /// Whether nothing is at the index behind the cursor's, as far as the cursor's node tells.
@@ -290,12 +518,7 @@ impl<'a> Cursor<'a> {
                 Some(slot) if slot.is_null() => return None,
                 Some(slot) if slot as usize & 1 != 0 => {
                     let offset = before.get() & NODE_MASK;
-                    // SAFETY: `slot_of_page` has seen the node, and the mark is one of three.
-                    let marked = unsafe {
-                        (*self.xas.xa_node).__bindgen_anon_2.marks[mark as usize]
-                            [offset / usize::BITS as usize]
-                            >> (offset % usize::BITS as usize)
-                    };
+                    let marked = marks_of(self.xas.xa_node, mark) >> offset;
                     return Some((slot as usize, marked & 1 != 0));
                 }
                 _ => (),
@@ -418,25 +641,20 @@ impl<'a> Cursor<'a> {
             // Not walked to anything: a mistake of ours, harmless as nothing is changed.
             return;
         }
-        let slot: *mut *mut core::ffi::c_void = if node.is_null() {
-            // SAFETY: The array is alive.
-            unsafe { (&raw mut (*self.xas.xa).xa_head).cast() }
-        } else {
-            // SAFETY: A cursor that was walked under the lock, which is still held, stands at a
-            // slot of a live node; an offset is below the number of slots.
-            unsafe {
-                (&raw mut (*node).slots)
-                    .cast::<*mut core::ffi::c_void>()
-                    .add(usize::from(self.xas.xa_offset))
-            }
-        };
-        // SAFETY: The slot is aligned, and read concurrently under RCU only, atomically.
-        unsafe { AtomicPtr::from_ptr(slot) }.store(value as *mut _, Ordering::Release);
+        if !node.is_null() {
+            // A cursor that was walked under the lock, which is still held, stands at a live node.
+            return overwrite_slot(node, self.xas.xa_offset.into(), value);
+        }
+        // SAFETY: The array is alive, and its root is read concurrently under RCU only, atomically.
+        unsafe { AtomicPtr::from_ptr((&raw mut (*self.xas.xa).xa_head).cast()) }
+            .store(value as *mut c_void, Ordering::Release);
     }
 
     #[inline]
     pub(crate) fn set_mark(&mut self, guard: &TreeGuard<'_>, mark: Mark) {
-        self.check(guard);
+        if self.has_mark(guard, mark) {
+            return;
+        }
         // SAFETY: The cursor's tree is alive and locked.
         unsafe { bindings::xas_set_mark(&self.xas, mark as bindings::xa_mark_t) };
     }
@@ -451,8 +669,12 @@ impl<'a> Cursor<'a> {
     #[inline]
     pub(crate) fn has_mark(&self, guard: &TreeGuard<'_>, mark: Mark) -> bool {
         self.check(guard);
-        // SAFETY: The cursor's tree is alive and locked.
-        unsafe { bindings::xas_get_mark(&self.xas, mark as bindings::xa_mark_t) }
+        let node = self.xas.xa_node;
+        if node.is_null() {
+            // SAFETY: The cursor's tree is alive and locked.
+            return unsafe { bindings::xas_get_mark(&self.xas, mark as bindings::xa_mark_t) };
+        }
+        node as usize & 3 == 0 && marks_of(self.xas.xa_node, mark) >> self.xas.xa_offset & 1 != 0
     }
 
     #[inline]

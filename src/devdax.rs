@@ -17,7 +17,7 @@ use crate::kern::{
     fs::PageIndex,
     order::Order,
     page::{DevPage, Pfn},
-    vm::{self, FaultCode, VmFault}, //
+    vm::{self, FaultCode, Present, VmFault}, //
 };
 use core::{
     ffi::CStr,
@@ -387,7 +387,7 @@ pub(crate) fn fault(device: &Device, vmf: &mut VmFault, order: Order) -> FaultCo
         }
         return refused(Counter::FallbackPoison);
     }
-    if order != Order::PTE && vmf.has_table(order) {
+    if order != Order::PTE && vmf.present(order) == Present::Smaller {
         return refused(Counter::FallbackConflict);
     }
 

@@ -143,6 +143,12 @@ impl Entry {
         Order::from_bits((self.bits >> ORDER_SHIFT) & ORDER_BITS)
     }
 
+    /// Whether the entry covers one page.
+    #[inline]
+    pub(crate) const fn is_of_one_page(self) -> bool {
+        self.bits & (ORDER_BITS << ORDER_SHIFT) == 0
+    }
+
     /// What the entry stands for.
     #[inline]
     pub(crate) const fn kind(self) -> Kind {

@@ -11,8 +11,9 @@ use super::{
     folio::{self, AssociateError},
     layout,
     poison,
+    sequence,
     stats::Counter,
-    tree::{self, Ahead, Behind, GrabError, Locked, Neighbours, Place, Take, Window}, //
+    tree::{self, Ahead, Behind, GrabError, Locked, Neighbours, Source, Take, Window}, //
 };
 use crate::kern::{
     dax::{Access, DaxReadGuard, Memory},
@@ -21,7 +22,7 @@ use crate::kern::{
     iomap::{Ask, ExtentKind, IomapIter, IomapOps, IomapSpace},
     order::Order,
     page::{DevPage, Pfn},
-    vm::{self, Around, FaultCode, VmFault, ZeroFolio},
+    vm::{self, Around, FaultCode, Present, VmFault, ZeroFolio},
     xa::Mark, //
 };
 use kernel::prelude::*;
@@ -60,18 +61,19 @@ enum Failure {
     Code(FaultCode),
 }
 
-/// A fault, and what follows from its flags.
-struct Fault<'a> {
+/// A fault of an order, and what follows from its flags. The order is the type's, so that nothing has
+/// to be computed of it while a fault is served.
+struct Fault<'a, const ORDER: usize> {
     vmf: &'a mut VmFault,
     device: Account<'a>,
     mapping: &'a Mapping,
-    /// What the page table is to map.
-    order: Order,
     /// What a new entry is to cover; larger than the order only for faults of a page.
     size: Order,
     index: PageIndex,
     /// The file is written, not a private copy.
     write: bool,
+    /// The write comes next in a sequence of them.
+    sequential: bool,
     /// Only what was accessed: more of it did not work.
     narrow: bool,
 }
@@ -86,20 +88,30 @@ struct Answer {
 /// Serves a page fault of `order` (`dax_iomap_fault`). Sleeps.
 ///
 /// Held: the filesystem's `invalidate_lock`, shared.
+#[inline(always)]
 pub(crate) fn iomap_fault(vmf: &mut VmFault, order: u32, ops: &IomapOps) -> Outcome {
     let Some(order) = Order::of_level(order) else {
         return FaultCode::FALLBACK.into();
     };
+    match order {
+        Order::PTE => fault_of_order::<PTE>(vmf, ops),
+        Order::PMD => fault_of_order::<PMD>(vmf, ops),
+        _ => fault_of_order::<PUD>(vmf, ops),
+    }
+}
+
+#[inline(always)]
+fn fault_of_order<const ORDER: usize>(vmf: &mut VmFault, ops: &IomapOps) -> Outcome {
     let mapping = vmf.mapping();
     let device = Account::of(mapping.host());
-    let mut fault = Fault {
+    let mut fault = Fault::<ORDER> {
         index: vmf.index(),
         write: vmf.is_write() && vmf.is_shared(),
         vmf,
         device,
         mapping,
-        order,
-        size: order,
+        size: Order::from_bits(ORDER),
+        sequential: false,
         narrow: false,
     };
     let outcome = match fault.serve(ops) {
@@ -133,9 +145,23 @@ fn code_of(error: Error) -> FaultCode {
     }
 }
 
-impl Fault<'_> {
+const PTE: usize = Order::PTE.bits();
+const PMD: usize = Order::PMD.bits();
+const PUD: usize = Order::PUD.bits();
+
+impl<const ORDER: usize> Fault<'_, ORDER> {
+    /// What the page table is to map.
+    #[inline(always)]
+    fn order(&self) -> Order {
+        Order::from_bits(ORDER)
+    }
+
+    #[inline(always)]
     fn serve(&mut self, ops: &IomapOps) -> Result<Outcome, Failure> {
         self.check()?;
+        if self.order() == Order::PTE && self.write {
+            self.sequential = sequence::is_next(self.mapping, self.index);
+        }
         loop {
             match self.serve_once(ops) {
                 Err(Failure::Again) => vm::reschedule(),
@@ -150,7 +176,7 @@ impl Fault<'_> {
         if self.index.get() >= pages {
             return Err(Failure::Code(FaultCode::SIGBUS));
         }
-        let order = self.order;
+        let order = self.order();
         if order == Order::PTE {
             return Ok(());
         }
@@ -182,13 +208,12 @@ impl Fault<'_> {
     /// it, as far as the VMA and the file go. `None` where each page is to be looked at by itself.
     fn block(&self) -> Option<PageRange> {
         let pages = self.device.fault_around().pages();
-        if self.order != Order::PTE
+        if self.order() != Order::PTE
             || pages == 1
             || self.narrow
             || self.vmf.is_write() && (!self.write || self.vmf.is_sync())
             || self.vmf.is_random()
             || poison::was_seen()
-            || self.mapping.host().device_has_bad_blocks()
         {
             return None;
         }
@@ -203,6 +228,9 @@ impl Fault<'_> {
 
     /// How far a new entry for a page, and those behind it, may go.
     fn ahead(&self) -> Option<Ahead> {
+        if self.write && !self.sequential {
+            return None;
+        }
         let block = self.block()?;
         let rest = block.last.get() - self.index.get() + 1;
         let mut ahead = Ahead {
@@ -233,7 +261,7 @@ impl Fault<'_> {
         let locked = tree::grab(
             mapping,
             self.index,
-            self.order,
+            self.order(),
             dirty,
             || this.ahead(),
             behind,
@@ -242,7 +270,7 @@ impl Fault<'_> {
             GrabError::Conflict => Failure::Fallback(Counter::FallbackConflict),
             GrabError::NoMemory => Failure::Error(ENOMEM),
         })?;
-        self.size = self.order;
+        self.size = self.order();
         if locked.entry().kind() == Kind::Empty {
             self.size = locked.entry().order();
         }
@@ -250,19 +278,18 @@ impl Fault<'_> {
     }
 
     fn serve_once(&mut self, ops: &IomapOps) -> Result<Outcome, Failure> {
-        let order = self.order;
+        let order = self.order();
         // A store that has to be durable with its metadata is marked when that is.
         let dirty = self.write && !self.vmf.is_sync();
-        let mut behind = Behind::NONE;
+        let mut behind = Behind::none();
         let mut locked = self.grab(self.mapping, dirty, &mut behind)?;
         // With the entry locked, nobody else changes the page table here.
-        if order == Order::PTE {
-            if self.vmf.pmd_is_huge() {
-                return Err(Failure::Code(FaultCode::NOPAGE));
-            }
-        } else if self.vmf.has_table(order) {
-            return Err(Failure::Code(FaultCode::DONE));
-        }
+        let present = match self.vmf.present(order) {
+            Present::Smaller => return Err(Failure::Code(FaultCode::DONE)),
+            Present::Larger => return Err(Failure::Code(FaultCode::NOPAGE)),
+            Present::Nothing => false,
+            Present::Mapped => true,
+        };
 
         let known = self.known(&mut locked)?;
         let asked = known.is_none();
@@ -300,7 +327,7 @@ impl Fault<'_> {
             });
         }
         let code = match answer.page {
-            Some(page) => self.insert(&locked, page)?,
+            Some(page) => self.insert(&locked, page, present)?,
             None => self.insert_zeroes()?,
         };
         if !code.is_error() {
@@ -342,11 +369,11 @@ impl Fault<'_> {
     #[inline]
     fn sound_page_in(&self, locked: &Locked<'_>, new: bool) -> Result<DevPage, Failure> {
         let page = self.page_in(locked);
-        if !page.is_poisoned() && (self.order == Order::PTE || !poison::was_seen()) {
+        if !page.is_poisoned() && (self.order() == Order::PTE || !poison::was_seen()) {
             return Ok(page);
         }
         // One bad page keeps the others from being mapped together with it.
-        for at in 0..self.order.pages() {
+        for at in 0..self.order().pages() {
             let page = DevPage::of(page.pfn().offset(at));
             if !page.is_poisoned() {
                 continue;
@@ -376,7 +403,7 @@ impl Fault<'_> {
         // that were not made; for pages that nobody has written to, none is made here, but one may
         // be under way in a write. So for more than was accessed it is only asked what is there,
         // which is all there is to know of blocks that need nothing.
-        let peek = self.write && pages > self.order.pages();
+        let peek = self.write && pages > self.order().pages();
         let ask = if self.write && !peek {
             Ask::WRITE
         } else {
@@ -406,7 +433,7 @@ impl Fault<'_> {
             Ok(true) if peek && !iter.extent().is_own() => Err(Failure::Narrow),
             Ok(true) => self.answer(locked, &mut iter, start, &mut behind),
             Ok(false) => Err(Failure::Error(EIO)),
-            Err(_) if pages > self.order.pages() => return Err(Failure::Narrow),
+            Err(_) if pages > self.order().pages() => return Err(Failure::Narrow),
             Err(error) => return Err(self.fallback_or(Counter::FallbackExtent, error)),
         };
         match answer {
@@ -441,7 +468,7 @@ impl Fault<'_> {
 
     /// What follows when there is less than a new entry needs.
     fn short(&self) -> Failure {
-        if self.size != self.order {
+        if self.size != self.order() {
             Failure::Narrow
         } else {
             self.fallback_or(Counter::FallbackExtent, EIO)
@@ -450,7 +477,7 @@ impl Fault<'_> {
 
     /// A smaller order when there is one, else an error.
     fn fallback_or(&self, reason: Counter, error: Error) -> Failure {
-        if self.order == Order::PTE {
+        if self.order() == Order::PTE {
             Failure::Error(error)
         } else {
             Failure::Fallback(reason)
@@ -462,7 +489,7 @@ impl Fault<'_> {
         locked: &mut Locked<'_>,
         iter: &mut IomapIter<'_>,
         start: u64,
-        behind: &mut Option<(usize, Place)>,
+        behind: &mut Option<(usize, Source)>,
     ) -> Result<Answer, Failure> {
         let extent = iter.extent();
         let kind = extent.kind();
@@ -481,25 +508,25 @@ impl Fault<'_> {
         &mut self,
         locked: &mut Locked<'_>,
         iter: &IomapIter<'_>,
-        behind: &mut Option<(usize, Place)>,
+        behind: &mut Option<(usize, Source)>,
     ) -> Result<Answer, Failure> {
-        if self.order > Order::PMD {
+        if self.order() > Order::PMD {
             return Err(Failure::Fallback(Counter::FallbackHole));
         }
-        if iter.available() < self.order.bytes() as u64 {
+        if iter.available() < self.order().bytes() as u64 {
             return Err(self.fallback_or(Counter::FallbackExtent, EIO));
         }
         let page = match locked.entry().kind() {
             Kind::Data(_) => Some(self.page_in(locked)),
             Kind::Zero => None,
             Kind::Empty => {
-                locked.set(Entry::zero(self.order));
+                locked.set(Entry::zero(self.order()));
                 None
             }
         };
         if page.is_none() {
             let pages = (iter.available() >> Order::PAGE_SHIFT) as usize;
-            *behind = Some((pages.saturating_sub(self.order.pages()), Place::Hole));
+            *behind = Some((pages.saturating_sub(self.order().pages()), Source::Hole));
         }
         Ok(Answer {
             page,
@@ -514,11 +541,11 @@ impl Fault<'_> {
         iter: &mut IomapIter<'_>,
         start: u64,
         copy: bool,
-        behind: &mut Option<(usize, Place)>,
+        behind: &mut Option<(usize, Source)>,
     ) -> Result<Answer, Failure> {
         let shared = iter.extent().is_shared();
         let present = matches!(locked.entry().kind(), Kind::Data(_));
-        if copy && present && locked.entry().order() > self.order {
+        if copy && present && locked.entry().order() > self.order() {
             return Err(Failure::Again);
         }
         let (device, place) = iter
@@ -529,7 +556,7 @@ impl Fault<'_> {
         let mut dirty = iter.extent().needs_sync();
         let available = iter.available();
         // For an entry larger than the order, `ask` has seen that nothing is shared.
-        if available < self.size.bytes() as u64 && (shared || self.size != self.order) {
+        if available < self.size.bytes() as u64 && (shared || self.size != self.order()) {
             return Err(self.short());
         }
 
@@ -541,6 +568,10 @@ impl Fault<'_> {
         let memory = device
             .access(&alive, place, wanted, Access::Normal)
             .map_err(|error| {
+                if self.order() == Order::PTE && wanted > Order::PTE.pages() {
+                    // What is wrong may be with one of the pages ahead.
+                    return Failure::Narrow;
+                }
                 if is_hwpoison(error) {
                     self.device.inc(Counter::PoisonFaults);
                 }
@@ -552,14 +583,14 @@ impl Fault<'_> {
         if available < self.size.bytes() as u64 {
             self.merge(iter, start, &mut new, &mut dirty)?;
         }
-        if !shared && self.order == Order::PTE {
+        if !shared && self.order() == Order::PTE {
             let size = self.size.pages();
             let pages = memory
                 .pages()
                 .min((available >> Order::PAGE_SHIFT) as usize);
             *behind = Some((
                 pages.saturating_sub(size),
-                Place::Memory(memory.pfn().offset(size)),
+                Source::Memory(memory.pfn().offset(size)),
             ));
         }
 
@@ -628,6 +659,7 @@ impl Fault<'_> {
 
     /// Makes the locked entry one of the extent's memory.
     #[allow(clippy::too_many_arguments)]
+    #[inline(always)]
     fn install(
         &mut self,
         locked: &mut Locked<'_>,
@@ -639,18 +671,9 @@ impl Fault<'_> {
         start: u64,
     ) -> Result<(), Failure> {
         let order = self.size;
-        let old = locked.entry();
-        if copy || old.kind() == Kind::Zero {
-            // Neither zeroes nor the old copy may stay mapped.
-            self.mapping.unmap(locked.range());
-        }
-        if copy {
-            self.copy(iter, memory, start)
-                .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?;
-            if sync {
-                // No mark makes `fsync` look for it when the entry is not dirty.
-                layout::flush(DevPage::of(memory.pfn()), order.pages());
-            }
+        let old = locked.entry().kind();
+        if copy || old == Kind::Zero {
+            self.clear_way(locked, iter, memory, copy, sync, start)?;
         }
         folio::associate(
             DevPage::of(memory.pfn()),
@@ -665,7 +688,9 @@ impl Fault<'_> {
             // The task is about to die.
             AssociateError::Interrupted => Failure::Code(FaultCode::NOPAGE),
         })?;
-        layout::let_go(locked, self.device);
+        if matches!(old, Kind::Data(_)) {
+            layout::let_go(locked, self.device);
+        }
         let mut entry = Entry::data(memory.pfn(), order);
         if self.write {
             // Blocks of its own, written: a copy was made of those that were not.
@@ -681,6 +706,31 @@ impl Fault<'_> {
         Ok(())
     }
 
+    /// Takes what is mapped out of the way of the extent's memory, and makes that the copy which it
+    /// is to be.
+    #[cold]
+    fn clear_way(
+        &self,
+        locked: &Locked<'_>,
+        iter: &IomapIter<'_>,
+        memory: &Memory<'_>,
+        copy: bool,
+        sync: bool,
+        start: u64,
+    ) -> Result<(), Failure> {
+        // Neither zeroes nor the old copy may stay mapped.
+        self.mapping.unmap(locked.range());
+        if copy {
+            self.copy(iter, memory, start)
+                .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?;
+            if sync {
+                // No mark makes `fsync` look for it when the entry is not dirty.
+                layout::flush(DevPage::of(memory.pfn()), self.size.pages());
+            }
+        }
+        Ok(())
+    }
+
     /// Copies the whole stretch to its new place; zeroes where the source has no data.
     fn copy(&self, iter: &IomapIter<'_>, memory: &Memory<'_>, start: u64) -> Result {
         let Some(source) = iter.copy_source() else {
@@ -688,9 +738,9 @@ impl Fault<'_> {
         };
         let (device, place) = source.place(start)?;
         let alive = DaxReadGuard::new();
-        let from = device.access(&alive, place, self.order.pages(), Access::Normal)?;
+        let from = device.access(&alive, place, self.order().pages(), Access::Normal)?;
         self.device
-            .add(Counter::CowPages, self.order.pages() as u64);
+            .add(Counter::CowPages, self.order().pages() as u64);
         self.in_pieces(|offset, bytes| memory.copy_within(offset, &from, offset, bytes))
     }
 
@@ -699,10 +749,10 @@ impl Fault<'_> {
     fn in_pieces(&self, work: impl Fn(usize, usize) -> Result) -> Result {
         let mut done = 0;
         loop {
-            let bytes = (self.order.bytes() - done).min(Order::PMD.bytes());
+            let bytes = (self.order().bytes() - done).min(Order::PMD.bytes());
             work(done, bytes)?;
             done += bytes;
-            if done == self.order.bytes() {
+            if done == self.order().bytes() {
                 return Ok(());
             }
             if vm::fatal_signal() {
@@ -714,7 +764,7 @@ impl Fault<'_> {
 
     /// The page that was accessed, or the first of the stretch, in a data entry that may be larger.
     fn page_in(&self, locked: &Locked<'_>) -> DevPage {
-        let index = self.order.first(self.index);
+        let index = self.order().first(self.index);
         let offset = index.get().wrapping_sub(locked.first().get());
         match locked.entry().kind() {
             Kind::Data(pfn) => DevPage::of(pfn.offset(offset)),
@@ -724,15 +774,21 @@ impl Fault<'_> {
     }
 
     /// Puts memory into the page table.
-    fn insert(&mut self, locked: &Locked<'_>, page: DevPage) -> Result<FaultCode, Failure> {
+    #[inline]
+    fn insert(
+        &mut self,
+        locked: &Locked<'_>,
+        page: DevPage,
+        present: bool,
+    ) -> Result<FaultCode, Failure> {
         if self.vmf.wants_copy() {
             self.device.inc(Counter::PrivatePte);
             return Ok(self.vmf.give_page(page));
         }
         let write = self.write;
-        let counter = self.counter();
+        let counter = self.counter(present);
         let folio = page.folio();
-        let code = match self.order {
+        let code = match self.order() {
             Order::PTE => self.vmf.insert_page(page, write),
             order if folio.order() != order || locked.entry().order() != order => {
                 // A larger folio, which the core maps whole or page by page only.
@@ -749,7 +805,8 @@ impl Fault<'_> {
     /// the filesystem has just told; or, when it was not asked, those around it that can be mapped
     /// without asking either.
     fn insert_around(&mut self, locked: &Locked<'_>, behind: &Behind<'_>, asked: bool) {
-        if asked && behind.window.is_none() && self.size == Order::PTE {
+        if self.order() != Order::PTE || asked && behind.window.is_none() && self.size == Order::PTE
+        {
             return;
         }
         let Some(block) = behind.block.or_else(|| self.block()) else {
@@ -777,8 +834,8 @@ impl Fault<'_> {
                     continue;
                 }
                 match place {
-                    Place::Hole => around.add_zeroes(index),
-                    Place::Memory(pfn) => around.add(index, DevPage::of(pfn.offset(at))),
+                    Source::Hole => around.add_zeroes(index),
+                    Source::Memory(pfn) => around.add(index, DevPage::of(pfn.offset(at))),
                 }
             }
         }
@@ -805,21 +862,21 @@ impl Fault<'_> {
     /// Entries around the locked one that can be mapped as they are. For writing, these are dirty
     /// already, or lie in the `ahead` pages from the accessed one on and are made so.
     #[inline]
-    fn neighbours<'m>(
+    fn neighbours<'l, 'm>(
         &self,
         around: &mut Around,
-        locked: &Locked<'m>,
+        locked: &'l Locked<'m>,
         ahead: usize,
         block: PageRange,
         wanting: usize,
-    ) -> Neighbours<'m> {
+    ) -> Neighbours<'l, 'm> {
         let write = self.write;
         let first = self.index;
         let end = self.index.get() + ahead;
         tree::lock_neighbours(locked, block, wanting, write, |at, entry, dirty| {
-            if !matches!(entry.kind(), Kind::Data(_)) || write && !entry.is_writable() {
+            let Some(page) = entry.page().filter(|_| !write || entry.is_writable()) else {
                 return Take::Leave;
-            }
+            };
             let mut take = Take::Have;
             if write && !dirty {
                 if at < first || entry.order().last(at).get() >= end {
@@ -827,7 +884,11 @@ impl Fault<'_> {
                 }
                 take = Take::Mark;
             }
-            Self::add(around, block, wanting, at, entry);
+            if entry.is_of_one_page() {
+                around.add(at, page);
+            } else {
+                Self::add(around, block, wanting, at, entry);
+            }
             take
         })
     }
@@ -837,7 +898,7 @@ impl Fault<'_> {
             self.device.inc(Counter::PrivatePte);
             return Ok(self.vmf.give_zero_page());
         }
-        if self.order == Order::PTE {
+        if self.order() == Order::PTE {
             self.device.inc(Counter::ZeroPte);
             return Ok(self.vmf.insert_zero_page());
         }
@@ -846,10 +907,9 @@ impl Fault<'_> {
         Ok(self.vmf.insert_zero_pmd(zero))
     }
 
-    /// How this fault is counted.
-    fn counter(&self) -> Counter {
-        let present = self.write && self.vmf.is_write_protect(self.order);
-        match (self.order, self.write, present) {
+    /// How this fault is counted, of an address where an entry was `present` or not.
+    fn counter(&self, present: bool) -> Counter {
+        match (self.order(), self.write, present) {
             (Order::PTE, false, _) => Counter::ReadPte,
             (Order::PTE, true, false) => Counter::WritePte,
             (Order::PTE, true, true) => Counter::MkwritePte,
@@ -868,9 +928,16 @@ impl Fault<'_> {
 ///
 /// Held: the filesystem's `invalidate_lock`, shared.
 pub(crate) fn finish_sync_fault(vmf: &mut VmFault, order: u32, pfn: Pfn) -> FaultCode {
-    let Some(order) = Order::of_level(order) else {
-        return FaultCode::FALLBACK;
-    };
+    match Order::of_level(order) {
+        Some(Order::PTE) => finish_of_order::<PTE>(vmf, pfn),
+        Some(Order::PMD) => finish_of_order::<PMD>(vmf, pfn),
+        Some(_) => finish_of_order::<PUD>(vmf, pfn),
+        None => FaultCode::FALLBACK,
+    }
+}
+
+fn finish_of_order<const ORDER: usize>(vmf: &mut VmFault, pfn: Pfn) -> FaultCode {
+    let order = Order::from_bits(ORDER);
     let mapping = vmf.mapping();
     let device = Account::of(mapping.host());
     let index = vmf.index();
@@ -883,14 +950,14 @@ pub(crate) fn finish_sync_fault(vmf: &mut VmFault, order: u32, pfn: Pfn) -> Faul
         device.inc(Counter::FaultErrors);
         return FaultCode::SIGBUS;
     }
-    let mut fault = Fault {
+    let mut fault = Fault::<ORDER> {
         vmf,
         device,
         mapping,
-        order,
         size: order,
         index,
         write: true,
+        sequential: false,
         narrow: true,
     };
     let Some(mut locked) = tree::lock_present(mapping, index) else {
@@ -900,16 +967,16 @@ pub(crate) fn finish_sync_fault(vmf: &mut VmFault, order: u32, pfn: Pfn) -> Faul
         Kind::Data(_) if locked.entry().order() >= order => fault.page_in(&locked),
         _ => return FaultCode::NOPAGE,
     };
-    let elsewhere = if order == Order::PTE {
-        fault.vmf.pmd_is_huge()
-    } else {
-        fault.vmf.has_table(order)
+    let present = match fault.vmf.present(order) {
+        Present::Smaller | Present::Larger => return FaultCode::NOPAGE,
+        Present::Nothing => false,
+        Present::Mapped => true,
     };
-    if page.pfn() != pfn || elsewhere {
+    if page.pfn() != pfn {
         return FaultCode::NOPAGE;
     }
     fault.set_dirty(&mut locked);
-    match fault.insert(&locked, page) {
+    match fault.insert(&locked, page, present) {
         Ok(code) => code,
         Err(_) => FaultCode::NOPAGE,
     }

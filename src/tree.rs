@@ -19,7 +19,7 @@ use crate::kern::{
     page::{DevFolio, DevPage, Pfn, Region},
     vm::{reschedule, Around},
     wait::{self, EntryKey, OwnerGuard, Wake},
-    xa::{Cursor, Mark, RawValue, TreeGuard, NODE_ORDER}, //
+    xa::{Cursor, Mark, Node, Place, RawValue, TreeGuard, NODE_ORDER}, //
 };
 use kernel::prelude::*;
 
@@ -51,6 +51,8 @@ pub(crate) struct Locked<'m> {
     mapping: &'m Mapping,
     first: PageIndex,
     entry: Entry,
+    /// Where it is, which does not change while it is locked.
+    place: Place,
     dirty: bool,
 }
 
@@ -86,8 +88,8 @@ impl<'m> Locked<'m> {
     pub(crate) fn has_mark(&self, mark: Mark) -> bool {
         let tree = self.mapping.tree();
         let guard = tree.lock();
-        let mut cursor = Cursor::new(tree, self.first);
-        cursor.load(&guard).is_some() && cursor.has_mark(&guard, mark)
+        let (cursor, value) = Cursor::back_at(tree, &guard, self.first, self.place);
+        value.is_some() && cursor.has_mark(&guard, mark)
     }
 
     /// The file's contents.
@@ -112,8 +114,8 @@ impl<'m> Locked<'m> {
     pub(crate) fn mark(&mut self, mark: Mark) {
         let tree = self.mapping.tree();
         let guard = tree.lock();
-        let mut cursor = Cursor::new(tree, self.first);
-        if cursor.load(&guard).is_some() {
+        let (mut cursor, value) = Cursor::back_at(tree, &guard, self.first, self.place);
+        if value.is_some() {
             cursor.set_mark(&guard, mark);
             self.dirty |= mark == Mark::Dirty;
         }
@@ -140,10 +142,22 @@ impl<'m> Locked<'m> {
         core::mem::forget(self);
     }
 
+    /// The node that the entry is in, if that has entries of one page.
+    #[inline]
+    fn node(&self, guard: &TreeGuard<'_>) -> Option<Node> {
+        let (at, _) = Cursor::back_at(self.mapping.tree(), guard, self.first, self.place);
+        at.node(guard)
+    }
+
+    #[inline]
+    fn is_dirty_without_memory(&self) -> bool {
+        self.dirty && !matches!(self.entry.kind(), Kind::Data(_))
+    }
+
     /// Unlocks the entry that a cursor was walked to.
     #[inline]
     fn unlock_at(self, guard: &TreeGuard<'_>, cursor: &mut Cursor<'_>) {
-        if self.dirty && !matches!(self.entry.kind(), Kind::Data(_)) {
+        if self.is_dirty_without_memory() {
             cursor.clear_mark(guard, Mark::Dirty);
             cursor.clear_mark(guard, Mark::ToWrite);
         }
@@ -168,8 +182,13 @@ impl Drop for Locked<'_> {
         let this = Locked { ..*self };
         let tree = this.mapping.tree();
         let guard = tree.lock();
-        let mut cursor = Cursor::new(tree, this.first);
-        if cursor.load(&guard).is_some() {
+        if !this.is_dirty_without_memory() && this.place.overwrite(&guard, this.entry.unlocked()) {
+            wait::wake_entry_waiters(this.key(), Wake::One);
+            core::mem::forget(this);
+            return;
+        }
+        let (mut cursor, value) = Cursor::back_at(tree, &guard, this.first, this.place);
+        if value.is_some() {
             this.unlock_at(&guard, &mut cursor);
         } else {
             core::mem::forget(this);
@@ -208,6 +227,7 @@ fn lock_at<'m>(
         mapping,
         first: entry.order().first(index),
         entry,
+        place: cursor.place(),
         dirty,
     }
 }
@@ -236,11 +256,14 @@ pub(crate) struct Behind<'m> {
 
 impl Behind<'_> {
     /// Nothing.
-    pub(crate) const NONE: Self = Self {
-        pages: 0,
-        window: None,
-        block: None,
-    };
+    #[inline(always)]
+    pub(crate) fn none() -> Self {
+        Self {
+            pages: 0,
+            window: None,
+            block: None,
+        }
+    }
 }
 
 /// What the pages right before an index tell of a fault that writes there.
@@ -258,8 +281,8 @@ fn look_before(
     guard: &TreeGuard<'_>,
     at: &Cursor<'_>,
     index: PageIndex,
-    ahead: impl FnOnce() -> Option<Ahead>,
-) -> Option<(Before, Ahead)> {
+    ahead: &Ahead,
+) -> Option<Before> {
     let Some((raw, true)) = at.before(guard, Mark::Dirty) else {
         return None;
     };
@@ -281,7 +304,6 @@ fn look_before(
     if entry.order() == Order::PTE && !is_dirty(2) {
         return None;
     }
-    let ahead = ahead()?;
     let most = ahead.room.max(Around::MAX).min(index.get());
     let first = entry.order().first(PageIndex::new(index.get() - 1));
     let shift = pfn.to_bits() ^ first.get();
@@ -289,11 +311,10 @@ fn look_before(
     while pages * 2 <= most && is_dirty(pages * 2) {
         pages *= 2;
     }
-    let before = Before {
+    Some(Before {
         pages,
         order: Order::PUD.fitting(shift, Order::PUD.pages()),
-    };
-    Some((before, ahead))
+    })
 }
 
 /// Returns a locked entry of at least `order` that covers `index`; where nothing is, or a larger
@@ -317,7 +338,8 @@ pub(crate) fn grab<'m>(
     let mut simple = order != Order::PTE;
     let tree = mapping.tree();
     let base = order.first(index);
-    let mut at = Cursor::with_order(tree, base, order);
+    // Whatever is there is found without an order, in fewer steps.
+    let mut at = Cursor::new(tree, index);
     loop {
         let guard = tree.lock();
         if let Some(raw) = at.load(&guard) {
@@ -328,16 +350,14 @@ pub(crate) fn grab<'m>(
             if locked {
                 let key = EntryKey::new(mapping, entry.order().first(index));
                 wait::wait_for_entry(guard, key);
-                at.set(base);
+                at.set(index);
                 continue;
             }
             let mut taken = lock_at(mapping, &guard, &mut at, entry, index);
             if entry.order() == order || matches!(entry.kind(), Kind::Data(_)) {
                 if dirty && !taken.dirty {
-                    if !simple {
-                        if let Some((before, ahead)) =
-                            look_before(mapping, &guard, &at, index, &ahead)
-                        {
+                    if let Some(ahead) = (!simple).then(&ahead).flatten() {
+                        if let Some(before) = look_before(mapping, &guard, &at, index, &ahead) {
                             behind.pages = before.pages;
                             behind.block = Some(ahead.block);
                         }
@@ -354,19 +374,30 @@ pub(crate) fn grab<'m>(
                 mapping.unmap(taken.range());
             }
             taken.remove();
-            at.set(base);
+            at.set(index);
             continue;
         }
         let mut pages = 0;
         let mut largest = Order::PTE;
         let mut size = order;
         if order != Order::PTE {
-            at.set(base);
+            if at.has_order() {
+                at.set(base);
+            } else {
+                at.give_order(base, order);
+            }
             if at.conflict(&guard).is_some() {
                 return Err(GrabError::Conflict);
             }
-        } else if dirty && !simple && at.is_free_behind(&guard) {
-            if let Some((before, ahead)) = look_before(mapping, &guard, &at, index, &ahead) {
+        } else if let Some(ahead) = (!simple).then(&ahead).flatten() {
+            if !dirty {
+                pages = ahead.block.last.get() - index.get() + 1;
+                behind.block = Some(ahead.block);
+            } else if let Some(before) = at
+                .is_free_behind(&guard)
+                .then(|| look_before(mapping, &guard, &at, index, &ahead))
+                .flatten()
+            {
                 let rest = ahead.block.last.get() - index.get() + 1;
                 pages = before.pages.min(rest);
                 largest = before.order.min(ahead.order);
@@ -383,11 +414,6 @@ pub(crate) fn grab<'m>(
                     at = Cursor::new(tree, index);
                 }
             }
-        } else if !simple {
-            if let Some(ahead) = ahead() {
-                pages = ahead.block.last.get() - index.get() + 1;
-                behind.block = Some(ahead.block);
-            }
         }
         let empty = Entry::empty(size);
         if at.store(&guard, empty.locked()) {
@@ -399,6 +425,7 @@ pub(crate) fn grab<'m>(
                 mapping,
                 first: size.first(index),
                 entry: empty,
+                place: at.place(),
                 dirty,
             };
             behind.pages = pages;
@@ -420,14 +447,16 @@ pub(crate) fn grab<'m>(
             return Err(GrabError::NoMemory);
         }
         simple = true;
-        at.narrow();
+        if order == Order::PTE {
+            at.narrow();
+        }
         at.set(base);
     }
 }
 
 /// Where pages are that a fault has entries for.
 #[derive(Clone, Copy)]
-pub(crate) enum Place {
+pub(crate) enum Source {
     /// Nowhere: a hole.
     Hole,
     /// In memory, one behind the other from this frame on.
@@ -448,7 +477,7 @@ pub(crate) struct Window<'m> {
     pages: usize,
     /// Those of them that are filled.
     filled: usize,
-    place: Place,
+    place: Source,
     writable: bool,
 }
 
@@ -469,7 +498,7 @@ impl<'m> Window<'m> {
             largest: largest.min(LARGEST_BEHIND),
             pages: 0,
             filled: 0,
-            place: Place::Hole,
+            place: Source::Hole,
             writable: false,
         };
         loop {
@@ -502,8 +531,8 @@ impl<'m> Window<'m> {
     #[inline]
     fn entry_at(&self, offset: usize, order: Order) -> Entry {
         match self.place {
-            Place::Hole => Entry::zero(order),
-            Place::Memory(pfn) => {
+            Source::Hole => Entry::zero(order),
+            Source::Memory(pfn) => {
                 let entry = Entry::data(pfn.offset(offset), order);
                 if self.writable {
                     entry.writable()
@@ -522,18 +551,18 @@ impl<'m> Window<'m> {
 
     /// The first page, the pages that were filled, and with what.
     #[inline]
-    pub(crate) fn filled(&self) -> (PageIndex, usize, Place) {
+    pub(crate) fn filled(&self) -> (PageIndex, usize, Source) {
         (self.range.first, self.filled, self.place)
     }
 
     /// Makes the first `pages` pages what the filesystem says that they are, as far as that is
     /// simple; with `writable`, entries that need nothing of it to be written to. Once. Does not
     /// sleep.
-    pub(crate) fn fill(&mut self, pages: usize, place: Place, writable: bool) {
+    pub(crate) fn fill(&mut self, pages: usize, place: Source, writable: bool) {
         self.place = place;
         self.writable = writable;
         let pages = pages.min(self.pages);
-        let Place::Memory(pfn) = place else {
+        let Source::Memory(pfn) = place else {
             self.filled = pages;
             return;
         };
@@ -595,37 +624,38 @@ const LARGEST_BEHIND: Order = Order::from_bits(4);
 ///
 /// None of them was waited for.
 #[must_use = "the entries are unlocked at once"]
-pub(crate) struct Neighbours<'m> {
-    mapping: &'m Mapping,
-    first: PageIndex,
-    /// A bit for a page of each entry, counted from the first.
-    pages: usize,
+pub(crate) struct Neighbours<'l, 'm> {
+    locked: &'l Locked<'m>,
+    /// The node that they all are in, with the locked one; none when there are none.
+    node: Option<Node>,
+    /// A bit for the slot of each.
+    slots: u64,
     /// Whether one of them was marked dirty.
     pub(crate) marked: bool,
 }
 
-impl Drop for Neighbours<'_> {
+impl Drop for Neighbours<'_, '_> {
     fn drop(&mut self) {
-        if self.pages == 0 {
+        let (Some(node), true) = (self.node, self.slots != 0) else {
             return;
-        }
-        let tree = self.mapping.tree();
-        let guard = tree.lock();
-        let mut at = Cursor::new(tree, self.first);
+        };
+        let mapping = self.locked.mapping();
+        let guard = mapping.tree().lock();
+        let slots = node.slots(&guard);
         let waiters = wait::anybody_waits();
-        let mut rest = self.pages;
+        let mut rest = self.slots;
         while rest != 0 {
-            let index = PageIndex::new(self.first.get() + rest.trailing_zeros() as usize);
+            let offset = rest.trailing_zeros() as usize;
             rest &= rest - 1;
-            let Some(raw) = at.at(&guard, index) else {
+            let Some((raw, _)) = slots.get(offset) else {
                 // Not so: it is locked by us.
                 continue;
             };
-            let (entry, _) = Entry::from_raw(raw);
-            at.overwrite(&guard, entry.unlocked());
+            slots.overwrite(offset, Entry::from_raw(raw).0.unlocked());
             if waiters {
-                let first = entry.order().first(index);
-                wait::wake_entry_waiters(EntryKey::new(self.mapping, first), Wake::One);
+                let first = NODE_ORDER.first(self.locked.first()).get() + offset;
+                let key = EntryKey::new(mapping, PageIndex::new(first));
+                wait::wake_entry_waiters(key, Wake::One);
             }
         }
     }
@@ -646,59 +676,77 @@ pub(crate) enum Take {
 /// that nobody has locked and that `take`, by their first page, what they are and, if it asks,
 /// whether they are dirty, wants. Only pages that have their bit in `wanting`, counted from the
 /// range's first, are looked at. Does not sleep.
-pub(crate) fn lock_neighbours<'m>(
-    locked: &Locked<'m>,
+#[inline]
+pub(crate) fn lock_neighbours<'l, 'm>(
+    locked: &'l Locked<'m>,
     range: PageRange,
     wanting: usize,
     asks_dirty: bool,
     mut take: impl FnMut(PageIndex, Entry, bool) -> Take,
-) -> Neighbours<'m> {
-    let mapping = locked.mapping();
-    let own = locked.range();
+) -> Neighbours<'l, 'm> {
     let mut neighbours = Neighbours {
-        mapping,
-        first: range.first,
-        pages: 0,
+        locked,
+        node: None,
+        slots: 0,
         marked: false,
     };
-    let tree = mapping.tree();
-    let mut at = Cursor::new(tree, range.first);
+    let tree = locked.mapping().tree();
     let guard = tree.lock();
-    let mut rest = wanting;
+    // Where the locked entry's node has larger steps, the entry is larger than the range.
+    let Some(node) = locked.node(&guard) else {
+        return neighbours;
+    };
+    neighbours.node = Some(node);
+    let slots = node.slots(&guard);
+    let base = NODE_ORDER.first(locked.first()).get();
+    let last = NODE_ORDER.last(locked.first()).get();
+    let dirty = if asks_dirty {
+        slots.marks(Mark::Dirty)
+    } else {
+        0
+    };
+    // Of a range that begins or ends in another node, the part in this one.
+    let (begin, end) = (range.first.get(), range.last.get().min(last) - base);
+    let wanting = wanting as u64;
+    let mut rest = if begin < base {
+        wanting >> (base - begin)
+    } else {
+        wanting << (begin - base)
+    };
     while rest != 0 {
-        let bit = rest.trailing_zeros() as usize;
+        let offset = rest.trailing_zeros() as usize;
         rest &= rest - 1;
-        let index = PageIndex::new(range.first.get() + bit);
-        if index > range.last {
+        if offset > end {
             break;
         }
-        if index >= own.first && index <= own.last {
-            continue;
-        }
-        let Some((entry, locked)) = at.at(&guard, index).map(Entry::from_raw) else {
+        let Some((raw, offset)) = slots.get(offset) else {
             continue;
         };
-        if entry.order() != Order::PTE {
+        // The one that the fault is about is locked, too.
+        let (entry, is_locked) = Entry::from_raw(raw);
+        if !entry.is_of_one_page() {
             // The rest of its pages is done with it.
-            let pages = entry.order().last(index).get() - index.get();
-            rest &= usize::MAX
-                .checked_shl(bit as u32 + pages as u32 + 1)
+            rest &= u64::MAX
+                .checked_shl((offset + entry.order().pages()) as u32)
                 .unwrap_or(0);
         }
-        if locked {
+        if is_locked {
             continue;
         }
-        let dirty = asks_dirty && at.has_mark(&guard, Mark::Dirty);
-        let taken = take(entry.order().first(index), entry, dirty);
-        if taken == Take::Leave {
-            continue;
+        let first = PageIndex::new(base + offset);
+        match take(first, entry, dirty >> offset & 1 != 0) {
+            Take::Leave => continue,
+            Take::Have => (),
+            Take::Mark => {
+                let mut at = Cursor::new(tree, first);
+                if at.load(&guard).is_some() {
+                    at.set_mark(&guard, Mark::Dirty);
+                }
+                neighbours.marked = true;
+            }
         }
-        at.overwrite(&guard, entry.locked());
-        if taken == Take::Mark {
-            at.set_mark(&guard, Mark::Dirty);
-            neighbours.marked = true;
-        }
-        neighbours.pages |= 1 << bit;
+        slots.overwrite(offset, entry.locked());
+        neighbours.slots |= 1 << offset;
     }
     drop(guard);
     neighbours

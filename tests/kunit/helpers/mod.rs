@@ -134,7 +134,7 @@ pub(crate) fn grab_entry<'m>(
     order: Order,
     dirty: bool,
 ) -> Result<Locked<'m>, GrabError> {
-    let mut behind = Behind::NONE;
+    let mut behind = Behind::none();
     tree::grab(mapping, index, order, dirty, || None, &mut behind)
 }
 

@@ -46,9 +46,9 @@ void rdax_tables_init(void);
 bool rdax_vmf_pmd_is_huge(struct vm_fault *vmf);
 
 /* What an entry of the second or third level is. */
-static const unsigned int RDAX_CONST_RDAX_NOTHING = 0;
-static const unsigned int RDAX_CONST_RDAX_HUGE = 1;
-static const unsigned int RDAX_CONST_RDAX_TABLE = 2;
+static const unsigned int RDAX_CONST_RDAX_NOTHING = 1;
+static const unsigned int RDAX_CONST_RDAX_HUGE = 2;
+static const unsigned int RDAX_CONST_RDAX_TABLE = 3;
 
 unsigned int rdax_vmf_pmd_present(struct vm_fault *vmf);
 unsigned int rdax_vmf_pud_present(struct vm_fault *vmf);

@@ -9,23 +9,15 @@
  * place of it.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <setjmp.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+
+#include "worker.h"
 
 #define PAGE 4096ul
 #define WORDS (PAGE / 8)
@@ -37,11 +29,6 @@
 #define MOST 1024ul		/* pages that are worked on at once */
 #define DISK_PART (64 * PAGE)
 #define WILD 0x80		/* tags from here on are the wild file's */
-
-static const char *dir, *disk_path;
-static int seconds = 30, workers = 4, me;
-static uint64_t rng, seed = 1;
-static bool reflink;
 
 static struct shared {
 	uint8_t tag[SPOTS];	/* what each owned page of "steady" holds; 0: zeroes */
@@ -58,76 +45,6 @@ struct file {
 static struct file steady, wild, copy;
 static int disk = -1;
 static uint64_t *bounce;
-static sigjmp_buf fault_out;
-static volatile bool fault_ok;
-
-static struct {
-	const char *what;
-	uint64_t a, b;
-} history[24];
-static unsigned int history_at;
-
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000ull + t.tv_nsec / 1000000;
-}
-
-static uint64_t below(uint64_t n)
-{
-	rng ^= rng << 13;
-	rng ^= rng >> 7;
-	rng ^= rng << 17;
-	return (rng >> 8) % n;
-}
-
-static void did(const char *what, uint64_t a, uint64_t b)
-{
-	history[history_at % 24].what = what;
-	history[history_at % 24].a = a;
-	history[history_at % 24].b = b;
-	history_at++;
-}
-
-__attribute__((noreturn, format(printf, 1, 2)))
-static void fail(const char *format, ...)
-{
-	int error = errno;
-	char text[300];
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(text, sizeof(text), format, arguments);
-	va_end(arguments);
-	printf("worker %d: %s (errno %d)\n", me, text, error);
-	for (unsigned int i = history_at > 24 ? history_at - 24 : 0; i < history_at; i++)
-		printf("  %s %#lx %#lx\n", history[i % 24].what, history[i % 24].a,
-		       history[i % 24].b);
-	fflush(stdout);
-	_exit(1);
-}
-
-static void on_bus_error(int number, siginfo_t *info, void *context)
-{
-	(void)number;
-	(void)context;
-	if (!fault_ok)
-		fail("SIGBUS at %p where the file has data", info->si_addr);
-	siglongjmp(fault_out, 1);
-}
-
-/* Run the statements; true if they came to their end, false if the file was cut meanwhile. */
-#define MAY_FAULT(statements) ({				\
-	volatile bool through_ = false;				\
-	fault_ok = true;					\
-	if (!sigsetjmp(fault_out, 1)) {				\
-		statements;					\
-		through_ = true;				\
-	}							\
-	fault_ok = false;					\
-	through_; })
 
 static uint64_t word_of(unsigned int tag, uint64_t page, size_t at)
 {
@@ -240,39 +157,39 @@ static void disturb(struct file *f, bool is_wild)
 
 	switch (below(8)) {
 	case 0:
-		did("sync", is_wild, 0);
+		did("sync", is_wild, 0, 0);
 		if (fsync(f->fd))
 			fail("fsync");
 		break;
 	case 1:
-		did("msync", page, pages);
+		did("msync", page, pages, 0);
 		/* What is behind the end of the file is nothing to write. */
 		if (msync(m + page * PAGE, pages * PAGE, MS_SYNC))
 			fail("msync");
 		break;
 	case 2 ... 3:
-		did("drop", page, pages);
+		did("drop", page, pages, 0);
 		if (madvise(m + page * PAGE, pages * PAGE, MADV_DONTNEED))
 			fail("MADV_DONTNEED");
 		break;
 	case 4:
-		did("look", 0, 0);
+		did("look", 0, 0, 0);
 		look_at("smaps");
 		break;
 	case 5:
-		did("protect", page, pages);
+		did("protect", page, pages, 0);
 		if (mprotect(m + page * PAGE, pages * PAGE, PROT_READ) ||
 		    mprotect(m + page * PAGE, pages * PAGE, PROT_READ | PROT_WRITE))
 			fail("mprotect");
 		break;
 	case 6:
-		did("map anew", is_wild, 0);
+		did("map anew", is_wild, 0, 0);
 		if (mmap(m, GIB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, f->fd, 0) ==
 		    MAP_FAILED)
 			fail("mmap again");
 		break;
 	case 7:
-		did("fork", is_wild, page);
+		did("fork", is_wild, page, 0);
 		child = fork();
 		if (!child) {
 			if (MAY_FAULT(load(bounce, (uint64_t *)(m + page * PAGE), WORDS)))
@@ -293,32 +210,32 @@ static void steady_op(void)
 
 	switch (below(12)) {
 	case 0 ... 2:
-		did("store", page, tag);
+		did("store", page, tag, 0);
 		fill(tag, page, 1);
 		store((uint64_t *)(m + page * PAGE), bounce, WORDS);
 		shared->tag[spot] = tag;
 		break;
 	case 3 ... 4:
-		did("load", page, 0);
+		did("load", page, 0, 0);
 		load(bounce, (uint64_t *)(m + page * PAGE), WORDS);
 		must(shared->tag[spot], page, "mapping");
 		break;
 	case 5:
-		did("write", page, tag);
+		did("write", page, tag, 0);
 		fill(tag, page, 1);
 		if (pwrite(steady.fd, bounce, PAGE, page * PAGE) != PAGE)
 			fail("pwrite");
 		shared->tag[spot] = tag;
 		break;
 	case 6:
-		did("read", page, 0);
+		did("read", page, 0, 0);
 		if (pread(steady.fd, bounce, PAGE, page * PAGE) != PAGE)
 			fail("pread");
 		must(shared->tag[spot], page, "pread");
 		break;
 	case 7:
 		/* Straight to the disk and back. */
-		did("to disk and back", page, 0);
+		did("to disk and back", page, 0, 0);
 		if (disk < 0)
 			break;
 		if (pwrite(disk, m + page * PAGE, PAGE, me * DISK_PART) != PAGE)
@@ -336,7 +253,7 @@ static void steady_op(void)
 		 * Have the filesystem drop the entries, small ones among them, which it does when
 		 * the size changes.
 		 */
-		did("forget", 0, 0);
+		did("forget", 0, 0, 0);
 		if (ftruncate(steady.fd, GIB + PAGE) || ftruncate(steady.fd, GIB))
 			fail("ftruncate of steady");
 		/*
@@ -345,7 +262,7 @@ static void steady_op(void)
 		 */
 		if (reflink)
 			break;
-		did("zero", page, 0);
+		did("zero", page, 0, 0);
 		if (fallocate(steady.fd, FALLOC_FL_ZERO_RANGE, page * PAGE, PAGE))
 			fail("FALLOC_FL_ZERO_RANGE");
 		shared->tag[spot] = 0;
@@ -357,7 +274,7 @@ static void steady_op(void)
 		shared->tag[spot] = tag;
 		break;
 	case 9 ... 10:
-		did("load other", other, 0);
+		did("load other", other, 0, 0);
 		load(bounce, (uint64_t *)(m + other * PAGE), WORDS);
 		if (is_owned(other))
 			may(false, other, WORDS, "mapping of another's page");
@@ -376,7 +293,7 @@ static void renew(void)
 	if (now_ms() < shared->renewed + 4000 ||
 	    __atomic_exchange_n(&shared->renewing, 1, __ATOMIC_ACQUIRE))
 		return;
-	did("renew", 0, 0);
+	did("renew", 0, 0, 0);
 	if (ftruncate(copy.fd, 0) || ftruncate(wild.fd, 0))
 		fail("ftruncate to 0");
 	syncfs(wild.fd);
@@ -410,23 +327,23 @@ static void wild_op(void)
 		pages = PAGES - page;
 	switch (below(16)) {
 	case 0 ... 3:
-		did("wild store", page, pages);
+		did("wild store", page, pages, 0);
 		fill(tag, page, pages);
 		MAY_FAULT(store((uint64_t *)(m + page * PAGE), bounce, pages * WORDS));
 		break;
 	case 4 ... 6:
-		did("wild load", page, pages);
+		did("wild load", page, pages, 0);
 		if (MAY_FAULT(load(bounce, (uint64_t *)(m + page * PAGE), pages * WORDS)))
 			may(true, page, pages * WORDS, "mapping");
 		break;
 	case 7:
-		did("wild write", page, pages);
+		did("wild write", page, pages, 0);
 		fill(tag, page, pages);
 		if (pwrite(f->fd, bounce, pages * PAGE, page * PAGE) < 0 && errno != ENOSPC)
 			fail("pwrite");
 		break;
 	case 8:
-		did("wild read", page, pages);
+		did("wild read", page, pages, 0);
 		done = pread(f->fd, bounce, pages * PAGE, page * PAGE);
 		if (done < 0)
 			fail("pread");
@@ -435,7 +352,7 @@ static void wild_op(void)
 	case 9:
 		if (below(8))
 			break;
-		did("wild truncate", page, 0);
+		did("wild truncate", page, 0, 0);
 		if (ftruncate(f->fd, below(3) ? page * PAGE : page * PAGE + 8 * below(WORDS)) ||
 		    (below(2) && ftruncate(f->fd, GIB)))
 			fail("ftruncate");
@@ -443,7 +360,7 @@ static void wild_op(void)
 	case 10:
 		if (below(4))
 			break;
-		did("wild punch or zero", page, pages);
+		did("wild punch or zero", page, pages, 0);
 		if (fallocate(f->fd, (below(2) ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) |
 			      FALLOC_FL_KEEP_SIZE, page * PAGE, pages * PAGE) && errno != ENOSPC)
 			fail("fallocate");
@@ -454,7 +371,7 @@ static void wild_op(void)
 			break;
 		if (pages > DISK_PART / PAGE)
 			pages = DISK_PART / PAGE;
-		did("wild to disk and back", page, pages);
+		did("wild to disk and back", page, pages, 0);
 		done = pwrite(disk, m + page * PAGE, pages * PAGE, me * DISK_PART);
 		if (done > 0)
 			done = pread(disk, a_map(f) + page * PAGE, done & -PAGE, me * DISK_PART);
@@ -467,7 +384,7 @@ static void wild_op(void)
 		clone.src_fd = wild.fd;
 		clone.src_offset = clone.dest_offset = page * PAGE;
 		clone.src_length = pages * PAGE;
-		did("wild clone", page, pages);
+		did("wild clone", page, pages, 0);
 		if (ioctl(copy.fd, FICLONERANGE, &clone) && errno != EINVAL && errno != ENOSPC)
 			fail("FICLONERANGE");
 		break;
@@ -482,11 +399,7 @@ static void wild_op(void)
 
 static void worker(int number, uint64_t end)
 {
-	struct sigaction action = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
-
-	me = number;
-	rng = (seed + 1) * 0x9e3779b97f4a7c15ull ^ (uint64_t)(me + 1) << 32;
-	sigaction(SIGBUS, &action, NULL);
+	become_worker(number);
 	bounce = aligned_alloc(PAGE, MOST * PAGE);
 	open_file(&steady, "steady");
 	open_file(&wild, "wild");
@@ -556,32 +469,12 @@ int main(int argc, char **argv)
 	uint64_t end, ops = 0;
 	pid_t pids[WORKERS];
 
+	seconds = 30;
 	while ((option = getopt(argc, argv, "d:t:s:w:D:rv")) > 0) {
-		switch (option) {
-		case 'd':
-			dir = optarg;
-			break;
-		case 't':
-			seconds = atoi(optarg);
-			break;
-		case 's':
-			seed = strtoull(optarg, NULL, 0);
-			break;
-		case 'w':
-			workers = atoi(optarg);
-			break;
-		case 'D':
-			disk_path = optarg;
-			break;
-		case 'r':
-			reflink = true;
-			break;
-		case 'v':
+		if (option == 'v')
 			verify = true;
-			break;
-		default:
+		else if (!take_option(option))
 			return 2;
-		}
 	}
 	if (!dir || workers < 1 || workers > WORKERS || SPOTS % workers) {
 		fprintf(stderr, "usage: gib-stress -d DIRECTORY [-t SECONDS] [-s SEED] [-w WORKERS] "

@@ -13,24 +13,16 @@
  * stored and copied whole, so that a reader never sees half of one.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <setjmp.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+
+#include "worker.h"
 
 #define PAGE 4096ul
 #define PMD (2ul << 20)
@@ -40,17 +32,7 @@
 #define SHARED_ID 0x40		/* file ids below are a worker's own */
 #define DISK_PART (2 * PMD)	/* the disk: one part for each worker, then for each shared file */
 
-static const char *dir, *disk_path;
-static int seconds = 60, workers = 4;
-static uint64_t seed = 1;
-static bool reflink;
-
-static int me;			/* number of this worker */
-static uint64_t rng;
 static uint16_t generation;
-static sigjmp_buf fault_out;
-static volatile bool fault_ok;
-static uint64_t bus_errors;
 
 struct progress {
 	volatile uint64_t ops, checks, busy, since;
@@ -69,81 +51,6 @@ struct file {
 static struct file own, copy, shared[SHARED];
 static int disk = -1;
 static uint8_t *bounce;
-
-static struct {
-	const char *what;
-	uint64_t a, b, c;
-} history[24];
-static unsigned int history_at;
-
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000ull + t.tv_nsec / 1000000;
-}
-
-static uint64_t next(void)
-{
-	rng ^= rng << 13;
-	rng ^= rng >> 7;
-	rng ^= rng << 17;
-	return rng;
-}
-
-static uint64_t below(uint64_t n)
-{
-	return n ? (next() >> 8) % n : 0;
-}
-
-static void did(const char *what, uint64_t a, uint64_t b, uint64_t c)
-{
-	history[history_at % 24].what = what;
-	history[history_at % 24].a = a;
-	history[history_at % 24].b = b;
-	history[history_at % 24].c = c;
-	history_at++;
-}
-
-static _Noreturn void fail(const char *format, ...)
-{
-	char text[400];
-	va_list arguments;
-	unsigned int i;
-
-	va_start(arguments, format);
-	vsnprintf(text, sizeof(text), format, arguments);
-	va_end(arguments);
-	printf("worker %d: %s (errno %d)\n", me, text, errno);
-	for (i = history_at > 24 ? history_at - 24 : 0; i < history_at; i++)
-		printf("  %s %#lx %#lx %#lx\n", history[i % 24].what, history[i % 24].a,
-		       history[i % 24].b, history[i % 24].c);
-	fflush(stdout);
-	_exit(1);
-}
-
-static void on_bus_error(int number, siginfo_t *info, void *context)
-{
-	(void)number;
-	(void)context;
-	if (!fault_ok)
-		fail("SIGBUS at %p where the file has data", info->si_addr);
-	siglongjmp(fault_out, 1);
-}
-
-/* Run the statements; true if they came to their end, false if a file was cut meanwhile. */
-#define MAY_FAULT(statements) ({				\
-	volatile bool through_ = false;				\
-	fault_ok = true;					\
-	if (!sigsetjmp(fault_out, 1)) {				\
-		statements;					\
-		through_ = true;				\
-	} else {						\
-		bus_errors++;					\
-	}							\
-	fault_ok = false;					\
-	through_; })
 
 static uint16_t check_of(uint64_t word)
 {
@@ -633,11 +540,7 @@ static uint32_t crc(const uint8_t *data, size_t length)
 
 static void worker(int number, uint64_t end)
 {
-	struct sigaction action = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
-
-	me = number;
-	rng = (seed + 1) * 0x9e3779b97f4a7c15ull ^ (uint64_t)(me + 1) << 32;
-	sigaction(SIGBUS, &action, NULL);
+	become_worker(number);
 	bounce = aligned_alloc(PAGE, MAX);
 	open_file(&own, me, "own%d", me);
 	own.model = calloc(1, MAX);
@@ -717,30 +620,10 @@ int main(int argc, char **argv)
 	uint64_t end, ops = 0, checks = 0;
 	int option, failed = 0, left;
 
-	while ((option = getopt(argc, argv, "d:t:s:w:D:r")) > 0) {
-		switch (option) {
-		case 'd':
-			dir = optarg;
-			break;
-		case 't':
-			seconds = atoi(optarg);
-			break;
-		case 's':
-			seed = strtoull(optarg, NULL, 0);
-			break;
-		case 'w':
-			workers = atoi(optarg);
-			break;
-		case 'D':
-			disk_path = optarg;
-			break;
-		case 'r':
-			reflink = true;
-			break;
-		default:
+	seconds = 60;
+	while ((option = getopt(argc, argv, "d:t:s:w:D:r")) > 0)
+		if (!take_option(option))
 			return 2;
-		}
-	}
 	if (!dir || workers < 1 || workers > WORKERS) {
 		fputs("usage: stress -d DIR [-t SECONDS] [-s SEED] [-w WORKERS] [-D DISK] [-r]\n",
 		      stderr);

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the programs have in common whose worker processes use files in every way at once: options,
+ * chance, a record of what was done last, and accesses to a file that is cut meanwhile. For one
+ * source file each.
+ */
+#ifndef WORKER_H
+#define WORKER_H
+
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *dir, *disk_path;
+static int seconds, workers = 4;
+static uint64_t seed = 1;
+static bool reflink;
+
+static int me;			/* number of this worker */
+static uint64_t rng;
+static sigjmp_buf fault_out;
+static volatile bool fault_ok;
+
+static struct {
+	const char *what;
+	uint64_t a, b, c;
+} history[24];
+static unsigned int history_at;
+
+static uint64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000ull + t.tv_nsec / 1000000;
+}
+
+/* A number below n; 0 if that is 0. */
+static uint64_t below(uint64_t n)
+{
+	rng ^= rng << 13;
+	rng ^= rng >> 7;
+	rng ^= rng << 17;
+	return n ? (rng >> 8) % n : 0;
+}
+
+/* Remember what is done next, with whatever tells most of it. */
+static void did(const char *what, uint64_t a, uint64_t b, uint64_t c)
+{
+	history[history_at % 24].what = what;
+	history[history_at % 24].a = a;
+	history[history_at % 24].b = b;
+	history[history_at % 24].c = c;
+	history_at++;
+}
+
+/* End the worker with what is wrong and what was done before. */
+__attribute__((noreturn, format(printf, 1, 2)))
+static void fail(const char *format, ...)
+{
+	int error = errno;
+	char text[400];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	printf("worker %d: %s (errno %d)\n", me, text, error);
+	for (unsigned int i = history_at > 24 ? history_at - 24 : 0; i < history_at; i++)
+		printf("  %s %#lx %#lx %#lx\n", history[i % 24].what, history[i % 24].a,
+		       history[i % 24].b, history[i % 24].c);
+	fflush(stdout);
+	_exit(1);
+}
+
+static void on_bus_error(int number, siginfo_t *info, void *context)
+{
+	(void)number;
+	(void)context;
+	if (!fault_ok)
+		fail("SIGBUS at %p where the file has data", info->si_addr);
+	siglongjmp(fault_out, 1);
+}
+
+/* Run the statements; true if they came to their end, false if the file was cut meanwhile. */
+#define MAY_FAULT(statements) ({				\
+	volatile bool through_ = false;				\
+	fault_ok = true;					\
+	if (!sigsetjmp(fault_out, 1)) {				\
+		statements;					\
+		through_ = true;				\
+	}							\
+	fault_ok = false;					\
+	through_; })
+
+/* What a worker does first. */
+static void become_worker(int number)
+{
+	struct sigaction action = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
+
+	me = number;
+	rng = (seed + 1) * 0x9e3779b97f4a7c15ull ^ (uint64_t)(me + 1) << 32;
+	sigaction(SIGBUS, &action, NULL);
+}
+
+/* Take an option that all of these programs have; false for another. */
+static bool take_option(int option)
+{
+	switch (option) {
+	case 'd':
+		dir = optarg;
+		return true;
+	case 't':
+		seconds = atoi(optarg);
+		return true;
+	case 's':
+		seed = strtoull(optarg, NULL, 0);
+		return true;
+	case 'w':
+		workers = atoi(optarg);
+		return true;
+	case 'D':
+		disk_path = optarg;
+		return true;
+	case 'r':
+		reflink = true;
+		return true;
+	default:
+		return false;
+	}
+}
+
+#endif /* WORKER_H */

@@ -225,6 +225,17 @@ void rdax_test_unmap(unsigned long addr, unsigned long len)
 	flush_delayed_fput();
 }
 
+void rdax_test_set_random(unsigned long addr)
+{
+	struct vm_area_struct *vma;
+
+	mmap_write_lock(current->mm);
+	vma = find_vma(current->mm, addr);
+	if (vma)
+		vm_flags_set(vma, VM_RAND_READ);
+	mmap_write_unlock(current->mm);
+}
+
 int rdax_test_load(unsigned long addr, u64 *value)
 {
 	return get_user(*value, (u64 __user *)addr);
@@ -428,6 +439,36 @@ int rdax_test_watch_flushes(void (*fn)(unsigned long addr, size_t size))
 void rdax_test_unwatch_flushes(void)
 {
 	unregister_kprobe(&flush_probe);
+}
+
+/* Calls */
+
+static atomic_t calls;
+static struct kprobe call_probe;
+
+static int on_call(struct kprobe *probe, struct pt_regs *regs)
+{
+	atomic_inc(&calls);
+	return 0;
+}
+
+int rdax_test_watch_calls(const char *name)
+{
+	atomic_set(&calls, 0);
+	memset(&call_probe, 0, sizeof(call_probe));
+	call_probe.symbol_name = name;
+	call_probe.pre_handler = on_call;
+	return register_kprobe(&call_probe);
+}
+
+unsigned int rdax_test_calls(void)
+{
+	return atomic_read(&calls);
+}
+
+void rdax_test_unwatch_calls(void)
+{
+	unregister_kprobe(&call_probe);
 }
 
 /* Locks of a tree */

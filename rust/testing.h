@@ -55,6 +55,8 @@ int rdax_test_attach_mm(void);
 unsigned long rdax_test_map(struct file *file, unsigned long addr, unsigned long len,
 			    unsigned long offset, bool private, bool sync);
 void rdax_test_unmap(unsigned long addr, unsigned long len);
+/* As madvise(MADV_RANDOM), for what is mapped at @addr. */
+void rdax_test_set_random(unsigned long addr);
 int rdax_test_load(unsigned long addr, u64 *value);
 int rdax_test_store(unsigned long addr, u64 value);
 
@@ -95,6 +97,11 @@ void rdax_test_fail_all(bool fail);
 /* Watch what is written back: called with preemption off for every call of arch_wb_cache_pmem(). */
 int rdax_test_watch_flushes(void (*fn)(unsigned long addr, size_t size));
 void rdax_test_unwatch_flushes(void);
+
+/* Count the calls of a function of the kernel, one at a time. */
+int rdax_test_watch_calls(const char *name);
+unsigned int rdax_test_calls(void);
+void rdax_test_unwatch_calls(void);
 
 /*
  * Watch the tree of @mapping: how often it is locked, and by how many pages mapping->nrpages gets

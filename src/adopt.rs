@@ -581,4 +581,22 @@ impl Adopted {
     pub(crate) fn set_max_order(&self, order: Order) {
         Switches::set(&self.member.data().switches.max_order, order);
     }
+
+    /// As the directory's `fault_around`.
+    pub(crate) fn set_fault_around(&self, order: Order) {
+        Switches::set(&self.member.data().switches.fault_around, order);
+    }
+
+    /// As the directory's `write_order`.
+    pub(crate) fn set_write_order(&self, order: Order) {
+        Switches::set(&self.member.data().switches.write_order, order);
+    }
+
+    /// Sets all of them as they are in a new directory.
+    pub(crate) fn set_defaults(&self) {
+        let new = Switches::new();
+        self.set_max_order(Switches::get(&new.max_order));
+        self.set_fault_around(Switches::get(&new.fault_around));
+        self.set_write_order(Switches::get(&new.write_order));
+    }
 }

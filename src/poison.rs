@@ -22,6 +22,12 @@ pub(crate) fn was_seen() -> bool {
     SEEN.load(Ordering::Relaxed)
 }
 
+/// Has [`was_seen`] say no again, for tests of what is not done once memory has failed.
+#[cfg(RDAX_TEST)]
+pub(crate) fn forget() {
+    SEEN.store(false, Ordering::Relaxed);
+}
+
 /// What the callers keep to unlock with. Opaque to them, but for two values.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cookie(pub(crate) usize);

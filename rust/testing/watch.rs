@@ -11,6 +11,7 @@ use crate::kern::{
     page::{DevFolio, Pfn}, //
 };
 use core::{
+    ffi::CStr,
     ptr::{self, NonNull},
     sync::atomic::{AtomicPtr, AtomicUsize, Ordering}, //
 };
@@ -119,6 +120,18 @@ impl Flushes {
         (0..self.count().min(MAX)).filter_map(|number| self.get(number))
     }
 
+    /// Whether the calls, one after the other, were for these pages: the frame of the first, and how
+    /// many.
+    pub(crate) fn are(&self, wanted: &[(Pfn, usize)]) -> bool {
+        let wanted = wanted.iter().map(|(first, pages)| {
+            let begin = crate::kern::page::DevPage::of(*first).address().as_ptr() as usize;
+            (begin, *pages << Order::PAGE_SHIFT)
+        });
+        self.iter()
+            .map(|flush| (flush.address, flush.size))
+            .eq(wanted)
+    }
+
     /// Whether all the memory of `order` from a frame on was written back.
     pub(crate) fn covers(&self, first: Pfn, order: Order) -> bool {
         let begin = crate::kern::page::DevPage::of(first).address().as_ptr() as usize;
@@ -142,6 +155,31 @@ impl Drop for Flushes {
         // SAFETY: Watched since this value was made; nobody is in the function when it returns.
         unsafe { bindings::rdax_test_unwatch_flushes() };
         TREE.store(ptr::null_mut(), Ordering::Relaxed);
+    }
+}
+
+/// Counts the calls of a function of the kernel while it lives; one at a time.
+pub(crate) struct Calls(());
+
+impl Calls {
+    /// Counts from now on.
+    pub(crate) fn watch(function: &'static CStr) -> Checked<Self> {
+        // SAFETY: The name lives for ever.
+        to_result(unsafe { bindings::rdax_test_watch_calls(function.as_char_ptr()) })?;
+        Ok(Self(()))
+    }
+
+    /// How many there were.
+    pub(crate) fn count(&self) -> usize {
+        // SAFETY: Reads a number.
+        unsafe { bindings::rdax_test_calls() as usize }
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        // SAFETY: Watched since this value was made.
+        unsafe { bindings::rdax_test_unwatch_calls() };
     }
 }
 

@@ -1091,6 +1091,12 @@ impl<'f> View<'f> {
         })
     }
 
+    /// As `madvise(MADV_RANDOM)`.
+    pub(crate) fn set_random(&self) {
+        // SAFETY: Mapped by `new`, in this task.
+        unsafe { bindings::rdax_test_set_random(self.address) };
+    }
+
     /// The address of a page of the file.
     pub(crate) fn address(&self, page: usize) -> usize {
         self.address + ((page - self.first) << Order::PAGE_SHIFT)

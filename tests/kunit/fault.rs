@@ -467,6 +467,7 @@ mod tests {
     #[test]
     fn a_hole_reads_as_zeroes_of_its_size() -> Checked {
         let world = world()?;
+        set_fault_around(Order::PTE)?;
         let file = world.file(PMD)?;
         set_max_order(Order::PMD)?;
         for (order, share, counter) in [
@@ -674,6 +675,7 @@ mod tests {
     fn a_page_of_a_larger_entry_is_mapped_by_a_smaller_fault() -> Checked {
         for order in [Order::PMD, Order::PUD] {
             let world = world()?;
+            set_fault_around(Order::PTE)?;
             let Some((file, place)) = mapped_file(&world, order)? else {
                 continue;
             };

@@ -8,8 +8,10 @@ use crate::{
         entry::Entry,
         folio,
         layout,
+        poison,
         stats::Counter,
-        tree::{self, Behind, GrabError, Locked}, //
+        tree::{self, Behind, GrabError, Locked},
+        writeback::{self, Request}, //
     },
     kern::{
         fs::{Mapping, PageIndex, PageRange},
@@ -54,9 +56,11 @@ pub(crate) fn adopt() -> Checked {
     if adopted.is_none() {
         *adopted = Some(testing::with_paths(|| Adopted::new(NAME))?);
     }
+    // As if nothing had been set, and no memory had failed.
     if let Some(adopted) = &*adopted {
-        adopted.set_max_order(Order::PUD);
+        adopted.set_defaults();
     }
+    poison::forget();
     Ok(())
 }
 
@@ -87,6 +91,22 @@ pub(crate) fn count(counter: Counter) -> u64 {
 pub(crate) fn set_max_order(order: Order) -> Checked {
     if let Some(adopted) = &*adopted()?.lock() {
         adopted.set_max_order(order);
+    }
+    Ok(())
+}
+
+/// As the user says of the device.
+pub(crate) fn set_fault_around(order: Order) -> Checked {
+    if let Some(adopted) = &*adopted()?.lock() {
+        adopted.set_fault_around(order);
+    }
+    Ok(())
+}
+
+/// As the user says of the device.
+pub(crate) fn set_write_order(order: Order) -> Checked {
+    if let Some(adopted) = &*adopted()?.lock() {
+        adopted.set_write_order(order);
     }
     Ok(())
 }
@@ -200,6 +220,51 @@ pub(crate) fn is_marked(file: &File<'_>, index: usize, mark: crate::kern::xa::Ma
     let guard = tree.lock();
     let mut cursor = crate::kern::xa::Cursor::new(tree, at(index));
     cursor.load(&guard).is_some() && cursor.has_mark(&guard, mark)
+}
+
+/// A file of `pages` pages that lie on the device as they do in the file, up to orders of
+/// [`Order::PMD`], and where.
+pub(crate) fn straight_file(world: &World, pages: usize) -> Checked<(File<'_>, usize)> {
+    let place = world.take_many(pages, Order::PMD)?;
+    let file = world.file(pages)?;
+    file.set_extents(&[Stretch::mapped(0, pages, place)])?;
+    Ok((file, place))
+}
+
+/// Bits from `first` to `last`, both included; a set of up to 64 pages.
+pub(crate) fn bits(first: usize, last: usize) -> u64 {
+    (first..=last).fold(0, |bits, bit| bits | 1 << bit)
+}
+
+/// Which of the first `pages` pages, at most 64, have what `has` looks for.
+pub(crate) fn pages_with(pages: usize, has: impl Fn(usize) -> bool) -> u64 {
+    (0..pages.min(64)).fold(0, |bits, page| bits | u64::from(has(page)) << page)
+}
+
+/// Which of the first `pages` pages of a file are covered by an entry with a mark.
+pub(crate) fn marked_pages(file: &File<'_>, pages: usize, mark: crate::kern::xa::Mark) -> u64 {
+    pages_with(pages, |page| is_marked(file, page, mark))
+}
+
+/// Which of the first `pages` pages of a file have an entry.
+pub(crate) fn present_pages(file: &File<'_>, pages: usize) -> u64 {
+    pages_with(pages, |page| look(file, page).is_some())
+}
+
+/// Which of the first `pages` pages of a file are covered by a locked entry.
+pub(crate) fn locked_pages(file: &File<'_>, pages: usize) -> u64 {
+    pages_with(pages, |page| {
+        look(file, page).is_some_and(|(_, locked)| locked)
+    })
+}
+
+/// Writes back all of a file that is dirty, and returns the number of pages.
+pub(crate) fn fsync(file: &File<'_>) -> Result<usize> {
+    let request = Request {
+        range: PageRange::ALL,
+        sync: true,
+    };
+    writeback::writeback(file.mapping(), file.world().dax(), &request)
 }
 
 /// Gives the device back, and says what came of it.

@@ -1067,7 +1067,12 @@ pub(crate) fn walk<V: Visitor>(
                     && NODE_ORDER.last(first) <= range.last;
                 let together = if whole_node {
                     cursor.at(&guard, node);
-                    remove_in_node(mapping, &guard, &mut cursor, visitor)
+                    let removed = remove_in_node(mapping, &guard, &mut cursor, visitor);
+                    if removed == 0 {
+                        // Something that is to stay lies before the entry in its node.
+                        cursor.at(&guard, first);
+                    }
+                    removed
                 } else {
                     0
                 };

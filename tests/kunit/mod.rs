@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit tests, one file per file of `src/`; each test states a rule of the specification.
+//! KUnit tests, one or more files per file of `src/`; each test states a rule of the specification.
 
 /// Reports a condition that does not hold, and ends the test or the helper of one.
 macro_rules! check {
@@ -75,6 +75,7 @@ mod helpers;
 
 mod account;
 mod adopt;
+mod around;
 mod devdax;
 mod entry;
 mod fault;
@@ -82,6 +83,8 @@ mod folio;
 mod io;
 mod layout;
 mod poison;
+mod refault;
 mod stats;
 mod tree;
+mod window;
 mod writeback;

@@ -17,8 +17,8 @@ mod tests {
             fs::PageRange,
             order::Order,
             testing::{
-                callbacks, hold, wait_callback, with_thread, Checked, File, Holds, Share, Stretch,
-                View,
+                callbacks, hold, wait_callback, with_thread, Checked, File, Flushes, Holds, Share,
+                Stretch, View,
             },
             xa::Mark,
         },
@@ -396,6 +396,170 @@ mod tests {
             crate::kern::testing::note(fmt!("way {which}: {count} holds, at most {most} removed"));
             check!(most > 0 && most <= LIMIT, "{most} entries under one lock");
         }
+        world.check_clean()
+    }
+
+    /// A way to remove all of a file, and its name.
+    type Way = (&'static str, fn(&File<'_>) -> Checked);
+
+    const WAYS: [Way; 4] = [
+        ("delete_range", |file| {
+            layout::delete_range(file.mapping(), PageRange::ALL);
+            Ok(())
+        }),
+        ("evict_range", |file| {
+            layout::evict_range(file.mapping(), PageRange::ALL);
+            Ok(())
+        }),
+        ("break_layout", |file| {
+            layout::break_layout(file.inode(), PageRange::ALL, Patience::None)?;
+            Ok(())
+        }),
+        ("break_layout_final", |file| {
+            layout::break_layout_final(file.inode());
+            Ok(())
+        }),
+    ];
+
+    #[test]
+    fn entries_of_all_sizes_are_removed_and_counted_whichever_way() -> Checked {
+        let world = world()?;
+        for (name, remove) in WAYS {
+            let (file, place) = straight_file(&world, 4 * PMD)?;
+            let (mut entries, mut dirty_entries) = (0, 0);
+            let mut index = 0;
+            // Of a page up to those of a node, clean ones, dirty ones and holes side by side.
+            for round in 0.. {
+                let order = Order::from_bits([0, 0, 0, 1, 0, 2, 4, 5, 6][round % 9])
+                    .fitting(index, 2 * PMD - index);
+                let dirty = round % 4 == 1;
+                if round % 7 == 3 {
+                    put_zero(&file, index, order)?;
+                } else {
+                    put(&file, index, order, place + index, dirty)?;
+                    dirty_entries += u64::from(dirty);
+                }
+                entries += 1;
+                index += order.pages();
+                if index == 2 * PMD {
+                    break;
+                }
+            }
+            put(&file, 2 * PMD, Order::PMD, place + 2 * PMD, true)?;
+            put(&file, 3 * PMD, Order::PMD, place + 3 * PMD, false)?;
+            check_eq!(file.nrpages(), 4 * PMD);
+            let before = (
+                count(Counter::EntriesRemoved),
+                count(Counter::EntriesFlushedOnRemoval),
+            );
+            remove(&file)?;
+            check_eq!(
+                count(Counter::EntriesRemoved),
+                before.0 + entries + 2,
+                "{name}"
+            );
+            check_eq!(
+                count(Counter::EntriesFlushedOnRemoval),
+                before.1 + dirty_entries + 1,
+                "{name}"
+            );
+            check_eq!(file.nrpages(), 0, "{name}");
+            check!(file.mapping().is_empty(), "{name}");
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn clean_entries_are_removed_at_once_and_dirty_ones_in_runs() -> Checked {
+        const NODE: usize = 64;
+        const NODES: usize = 16;
+        let world = world()?;
+        let (file, place) = straight_file(&world, NODES * NODE)?;
+        for dirty in [false, true] {
+            for index in 0..NODES * NODE {
+                put(&file, index, Order::PTE, place + index, dirty)?;
+            }
+            let flushes = Flushes::watch(&file, 0, 0)?;
+            let holds = Holds::watch(&file)?;
+            layout::delete_range(file.mapping(), PageRange::ALL);
+            let holds = holds.count();
+            check_eq!(file.nrpages(), 0);
+            if dirty {
+                // Each run is locked, worked on and removed.
+                let wanted: [_; NODES] =
+                    core::array::from_fn(|node| (world.pfn(place + node * NODE), NODE));
+                check!(flushes.are(&wanted), "{} flushes", flushes.count());
+                check!(holds <= 2 * NODES + 2, "{holds} holds");
+            } else {
+                check_eq!(flushes.count(), 0);
+                check!(holds <= 4, "{holds} holds");
+            }
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn only_what_is_dirty_is_flushed_before_it_is_removed() -> Checked {
+        let world = world()?;
+        for (name, remove) in WAYS {
+            let (file, place) = straight_file(&world, 64)?;
+            for index in 0..20 {
+                put(
+                    &file,
+                    index,
+                    Order::PTE,
+                    place + index,
+                    (5..9).contains(&index),
+                )?;
+            }
+            let flushes = Flushes::watch(&file, 6, 0)?;
+            remove(&file)?;
+            check!(flushes.are(&[(world.pfn(place + 5), 4)]), "{name}");
+            check!(flushes.iter().all(|flush| flush.present), "{name}");
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn what_goes_away_with_its_file_is_not_flushed() -> Checked {
+        let world = world()?;
+        let (file, place) = straight_file(&world, 2 * PMD)?;
+        for index in 0..100 {
+            put(&file, index, Order::PTE, place + index, index % 3 != 0)?;
+        }
+        put(&file, PMD, Order::PMD, place + PMD, true)?;
+        file.set_links(0);
+        let removed = count(Counter::EntriesRemoved);
+        let flushes = Flushes::watch(&file, 0, 0)?;
+        layout::break_layout_final(file.inode());
+        check_eq!(flushes.count(), 0);
+        drop(flushes);
+        check_eq!(count(Counter::EntriesRemoved), removed + 101);
+        check_eq!(file.nrpages(), 0);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_held_page_is_left_whole_wherever_it_is_among_others() -> Checked {
+        let world = world()?;
+        let (file, place) = straight_file(&world, 128)?;
+        for index in 0..64 {
+            put(&file, index, Order::PTE, place + index, false)?;
+        }
+        put(&file, 64, Order::from_bits(4), place + 64, false)?;
+        let held = [5, 64].map(|index| hold(world.page(place + index).folio()));
+        layout::delete_range(file.mapping(), PageRange::ALL);
+        check_eq!(file.nrpages(), 0);
+        for (index, order) in [(5, Order::PTE), (64, Order::from_bits(4))] {
+            let folio = world.page(place + index).folio();
+            check_eq!((folio.refcount(), folio.owner()), (1, 0));
+            check_eq!(folio.order(), order);
+        }
+        drop(held);
+        // Whoever comes next takes it apart.
+        put(&file, 64, Order::PTE, place + 64, false)?;
+        clear(&file);
         world.check_clean()
     }
 

@@ -86,5 +86,7 @@ mod poison;
 mod refault;
 mod stats;
 mod tree;
+mod walk;
 mod window;
 mod writeback;
+mod xa;

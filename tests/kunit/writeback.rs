@@ -17,7 +17,7 @@ mod tests {
             fs::PageRange,
             order::Order,
             testing::{
-                hold, note, until, with_thread, Checked, File, Flushes, Share, Stretch, View,
+                hold, note, until, with_thread, Calls, Checked, File, Flushes, Share, Stretch, View,
             },
             xa::Mark,
         },
@@ -265,6 +265,152 @@ mod tests {
         file.set_block_bits(12);
         check_eq!(write_back(&file, PageRange::ALL), Ok(1));
         check_eq!(file.take_error(), 0);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn entries_side_by_side_are_protected_and_flushed_together() -> Checked {
+        let world = world()?;
+        let (file, place) = straight_file(&world, 64)?;
+        let view = View::new(&file, 0, 64, Share::Shared, 0)?;
+        view.set_random();
+        // Page 6 is there, mapped and clean.
+        view.load(6)?;
+        for page in [2, 3, 4, 5, 7, 8, 9] {
+            view.store(page, 1)?;
+        }
+        let entries = count(Counter::WritebackEntries);
+        let protects = Calls::watch(c"mapping_wrprotect_range")?;
+        let flushes = Flushes::watch(&file, 0, view.address(3))?;
+        check_eq!(write_back(&file, PageRange::ALL), Ok(7));
+        check_eq!(protects.count(), 2);
+        check!(flushes.are(&[(world.pfn(place + 2), 4), (world.pfn(place + 7), 3)]));
+        check!(flushes.iter().all(|flush| !flush.writable));
+        check_eq!(count(Counter::WritebackEntries), entries + 7);
+        drop((protects, flushes));
+        check_eq!(marked_pages(&file, 64, Mark::Dirty), 0);
+        check!((0..64).all(|page| view.mapped(page).is_none_or(|mapped| !mapped.writable)));
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn what_is_not_mapped_needs_no_protection() -> Checked {
+        let world = world()?;
+        let (file, place) = straight_file(&world, 64)?;
+        for index in 0..10 {
+            put(&file, index, Order::PTE, place + index, true)?;
+        }
+        let protects = Calls::watch(c"mapping_wrprotect_range")?;
+        let flushes = Flushes::watch(&file, 0, 0)?;
+        check_eq!(write_back(&file, PageRange::ALL), Ok(10));
+        check_eq!(protects.count(), 0);
+        check!(flushes.are(&[(world.pfn(place), 10)]));
+        drop((protects, flushes));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_flush_ends_at_a_gap_in_file_or_memory_and_with_the_node() -> Checked {
+        let world = world()?;
+        let (file, place) = straight_file(&world, 256)?;
+        // Entries of all sizes below that of a node.
+        put(&file, 0, Order::from_bits(2), place, true)?;
+        put(&file, 4, Order::PTE, place + 4, true)?;
+        put(&file, 5, Order::PTE, place + 5, true)?;
+        put(&file, 8, Order::from_bits(3), place + 8, true)?;
+        // The next page in the file is another's in memory.
+        put(&file, 16, Order::PTE, place + 200, true)?;
+        put_zero(&file, 17, Order::PTE)?;
+        put(&file, 18, Order::PTE, place + 18, true)?;
+        for index in 60..70 {
+            put(&file, index, Order::PTE, place + index, true)?;
+        }
+        // Larger ones are by themselves.
+        put(&file, 128, Order::from_bits(6), place + 128, true)?;
+        let flushes = Flushes::watch(&file, 0, 0)?;
+        check_eq!(write_back(&file, PageRange::ALL), Ok(6 + 8 + 2 + 10 + 64));
+        let wanted = [
+            (0, 6),
+            (8, 8),
+            (200, 1),
+            (18, 1),
+            (60, 4),
+            (64, 6),
+            (128, 64),
+        ]
+        .map(|(first, pages)| (world.pfn(place + first), pages));
+        check!(flushes.are(&wanted));
+        drop(flushes);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_locked_entry_ends_what_is_flushed_together() -> Checked {
+        let world = world()?;
+        let (file, place) = straight_file(&world, 64)?;
+        for index in 0..8 {
+            put(&file, index, Order::PTE, place + index, true)?;
+        }
+        let held = tree::lock_present(file.mapping(), at(3));
+        let flushes = Flushes::watch(&file, 0, 0)?;
+        let (written, (waited, before)) = with_thread(
+            || write_back(&file, PageRange::ALL),
+            |thread| {
+                let waited = thread.waits();
+                let before = (
+                    flushes.are(&[(world.pfn(place), 3)]),
+                    marked_pages(&file, 64, Mark::Dirty),
+                );
+                drop(held);
+                (waited, before)
+            },
+        )?;
+        check!(waited);
+        check_eq!(before, (true, bits(3, 7)));
+        check_eq!(written, Ok(8));
+        check!(flushes.are(&[(world.pfn(place), 3), (world.pfn(place + 3), 5)]));
+        drop(flushes);
+        check_eq!(marked_pages(&file, 64, Mark::Dirty), 0);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn of_many_written_back_what_is_stored_to_meanwhile_stays_dirty() -> Checked {
+        const PAGES: usize = 40;
+        let world = world()?;
+        set_write_order(Order::PTE)?;
+        let (file, place) = straight_file(&world, 64)?;
+        for round in 0..10 {
+            let page = 5 + 3 * round;
+            let ready = AtomicBool::new(false);
+            let flushes = Flushes::watch(&file, 0, 0)?;
+            let work = || -> Checked {
+                let view = View::new(&file, 0, 64, Share::Shared, 0)?;
+                for page in 0..PAGES {
+                    view.store(page, 1)?;
+                }
+                ready.store(true, Ordering::Release);
+                until(|| flushes.count() != 0);
+                Ok(view.store(page, 2)?)
+            };
+            let (stored, written) = with_thread(work, |_| {
+                until(|| ready.load(Ordering::Acquire)).then(|| write_back(&file, PageRange::ALL))
+            })?;
+            stored?;
+            check!(written.is_some_and(|written| written.is_ok_and(|pages| pages >= PAGES)));
+            drop(flushes);
+            // That one; the others are clean.
+            check_eq!(marked_pages(&file, 64, Mark::Dirty), bits(page, page));
+            let flushes = Flushes::watch(&file, page, 0)?;
+            check_eq!(write_back(&file, PageRange::ALL), Ok(1));
+            check!(flushes.are(&[(world.pfn(place + page), 1)]));
+        }
         clear(&file);
         world.check_clean()
     }

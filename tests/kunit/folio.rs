@@ -11,7 +11,7 @@ mod tests {
         kern::{
             fs::PageIndex,
             order::Order,
-            page::{DevFolio, DevPage},
+            page::{DevFolio, DevPage, FolioRef},
             testing::{
                 hold, is_free, page_bits, skip, with_thread, with_threads, Checked, CoreFolio,
                 File, Random, World,
@@ -23,18 +23,82 @@ mod tests {
 
     const ORDERS: [usize; 10] = [0, 2, 3, 4, 5, 6, 7, 8, 9, 18];
 
+    /// Pages of the device for a folio of one order, and two files that it may be in.
+    struct Place<'w> {
+        world: &'w World,
+        order: Order,
+        first: usize,
+        a: File<'w>,
+        b: File<'w>,
+    }
+
+    impl Place<'_> {
+        fn page(&self, offset: usize) -> DevPage {
+            self.world.page(self.first + offset)
+        }
+
+        /// The offset of the last page.
+        fn last(&self) -> usize {
+            self.order.pages() - 1
+        }
+
+        /// Makes them a folio of the first file, which is held when it loses its only entry.
+        fn left_whole(&self) -> Checked<FolioRef> {
+            associate(self.page(0), self.order, &self.a, 0)?;
+            let held = hold(self.page(0).folio());
+            folio::disassociate(self.page(0));
+            Ok(held)
+        }
+    }
+
     /// Does something for every order, with pages of the device for each. The largest one is left
     /// out on a device that is too small for it.
-    fn for_each_order(work: impl Fn(&World, Order, usize) -> Checked) -> Checked {
+    fn for_each_order(work: impl Fn(&Place<'_>) -> Checked) -> Checked {
         for order in ORDERS {
             let order = Order::from_bits(order);
             let world = world()?;
-            if let Some(place) = place_of(&world, order) {
-                work(&world, order, place)?;
+            if let Some(first) = place_of(&world, order) {
+                work(&Place {
+                    world: &world,
+                    order,
+                    first,
+                    a: world.file(order.pages())?,
+                    b: world.file(order.pages())?,
+                })?;
             }
             world.check_clean()?;
         }
         Ok(())
+    }
+
+    /// The same without that of a single page.
+    fn for_each_larger_order(work: impl Fn(&Place<'_>) -> Checked) -> Checked {
+        for_each_order(|place| match place.order {
+            Order::PTE => Ok(()),
+            _ => work(place),
+        })
+    }
+
+    /// Has a thread associate pages that are held by `held`, and checks that it waits for those to be
+    /// let go.
+    fn associate_waiting(
+        page: DevPage,
+        order: Order,
+        file: &File<'_>,
+        index: usize,
+        held: FolioRef,
+    ) -> Checked {
+        let (result, waited) = with_thread(
+            || folio::associate(page, order, file.mapping(), at(index), false),
+            |thread| {
+                let waited = thread.waits();
+                drop(held);
+                waited
+            },
+        )?;
+        check!(waited, "{order:?}");
+        check_eq!(result, Ok(()));
+        check_whole(page, order)
     }
 
     fn associate(page: DevPage, order: Order, file: &File<'_>, index: usize) -> Checked {
@@ -77,14 +141,13 @@ mod tests {
 
     #[test]
     fn associated_is_whole_and_owned_then_free_again() -> Checked {
-        for_each_order(|world, order, place| {
-            let file = world.file(order.pages())?;
-            let page = world.page(place);
+        for_each_order(|place| {
+            let (page, order) = (place.page(0), place.order);
             check_free(page, order)?;
-            associate(page, order, &file, 0)?;
+            associate(page, order, &place.a, 0)?;
             check_whole(page, order)?;
             let folio = page.folio();
-            check_eq!(folio.owner(), file.mapping().key());
+            check_eq!(folio.owner(), place.a.mapping().key());
             check_eq!(folio.index(), PageIndex::new(0));
             folio::disassociate(page);
             check_free(page, order)
@@ -93,20 +156,19 @@ mod tests {
 
     #[test]
     fn a_free_page_is_word_for_word_as_it_was_before() -> Checked {
-        for_each_order(|world, order, place| {
-            let file = world.file(order.pages())?;
-            let page = |offset| world.page(place + offset);
+        for_each_order(|place| {
+            let (page, order) = (place.page(0), place.order);
             // Once, for what the pages never were used for.
-            associate(page(0), order, &file, 0)?;
-            folio::disassociate(page(0));
+            associate(page, order, &place.a, 0)?;
+            folio::disassociate(page);
             let mut before = KVVec::new();
             for offset in 0..order.pages() {
-                before.push(page_bits(page(offset)), GFP_KERNEL)?;
+                before.push(page_bits(place.page(offset)), GFP_KERNEL)?;
             }
-            associate(page(0), order, &file, 0)?;
-            folio::disassociate(page(0));
+            associate(page, order, &place.a, 0)?;
+            folio::disassociate(page);
             for (offset, before) in before.iter().enumerate() {
-                let after = page_bits(page(offset));
+                let after = page_bits(place.page(offset));
                 check_eq!(after, *before, "page {offset} of order {order:?}");
             }
             Ok(())
@@ -123,13 +185,12 @@ mod tests {
         const EXTRA: usize = 7;
         const HEAD: usize = 1 << crate::kern::bindings::pageflags_PG_head;
         const ORDER: usize = 0xff;
-        for_each_order(|world, order, place| {
-            if order > Order::PMD || order == Order::PTE {
+        for_each_larger_order(|place| {
+            let (ours, order) = (place.page(0), place.order);
+            if order > Order::PMD {
                 return Ok(());
             }
-            let file = world.file(order.pages())?;
-            let ours = world.page(place);
-            associate(ours, order, &file, 0)?;
+            associate(ours, order, &place.a, 0)?;
             let core = CoreFolio::new(order)?;
             let theirs = core.folio().head();
             let bits = |page: DevPage, offset| page_bits(DevPage::of(page.pfn().offset(offset)));
@@ -176,16 +237,15 @@ mod tests {
     #[test]
     fn shared_has_no_owner_and_counts_its_entries() -> Checked {
         const FILES: usize = 5;
-        for_each_order(|world, order, place| {
-            let files = [
-                world.file(order.pages())?,
-                world.file(order.pages())?,
+        for_each_order(|place| {
+            let (page, order, world) = (place.page(0), place.order, place.world);
+            let more = [
                 world.file(order.pages())?,
                 world.file(order.pages())?,
                 world.file(order.pages())?,
             ];
-            let page = world.page(place);
-            for (number, file) in files.iter().enumerate() {
+            let files: [_; FILES] = [&place.a, &place.b, &more[0], &more[1], &more[2]];
+            for (number, file) in files.into_iter().enumerate() {
                 associate_as(page, order, file, 0, true)?;
                 check_whole(page, order)?;
                 let folio = page.folio();
@@ -208,10 +268,9 @@ mod tests {
 
     #[test]
     fn a_second_association_that_is_not_shared_is_refused() -> Checked {
-        for_each_order(|world, order, place| {
-            let file = world.file(2 * order.pages())?;
-            let page = world.page(place);
-            associate(page, order, &file, 0)?;
+        for_each_order(|place| {
+            let (page, order, file) = (place.page(0), place.order, &place.a);
+            associate(page, order, file, 0)?;
             let again = folio::associate(page, order, file.mapping(), at(order.pages()), false);
             check_eq!(again, Err(AssociateError::Owned));
             check_whole(page, order)?;
@@ -224,12 +283,11 @@ mod tests {
 
     #[test]
     fn a_smaller_entry_may_point_into_a_shared_folio() -> Checked {
-        for_each_order(|world, order, place| {
-            let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
-            let page = world.page(place);
-            let inside = world.page(place + order.pages() - 1);
-            associate_as(page, order, &a, 0, true)?;
-            associate_as(inside, Order::PTE, &b, order.pages() - 1, true)?;
+        for_each_order(|place| {
+            let (page, order) = (place.page(0), place.order);
+            let inside = place.page(place.last());
+            associate_as(page, order, &place.a, 0, true)?;
+            associate_as(inside, Order::PTE, &place.b, place.last(), true)?;
             check_whole(page, order)?;
             check_eq!(page.folio().owner(), 0);
             check_eq!(page.folio().share(), 2);
@@ -244,20 +302,17 @@ mod tests {
 
     #[test]
     fn a_larger_entry_may_not_point_to_smaller_folios() -> Checked {
-        for_each_order(|world, order, place| {
-            if order == Order::PTE {
-                return Ok(());
-            }
-            let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
-            for offset in [0, 1, order.pages() / 2, order.pages() - 1] {
-                let small = world.page(place + offset);
-                associate_as(small, Order::PTE, &a, offset, true)?;
-                let large = folio::associate(world.page(place), order, b.mapping(), at(0), true);
+        for_each_larger_order(|place| {
+            let (page, order, a, b) = (place.page(0), place.order, &place.a, &place.b);
+            for offset in [0, 1, order.pages() / 2, place.last()] {
+                let small = place.page(offset);
+                associate_as(small, Order::PTE, a, offset, true)?;
+                let large = folio::associate(page, order, b.mapping(), at(0), true);
                 check_eq!(large, Err(AssociateError::Smaller), "offset {offset}");
                 check_whole(small, Order::PTE)?;
                 check_eq!(small.folio().owner(), a.mapping().key());
                 folio::disassociate(small);
-                check_free(world.page(place), order)?;
+                check_free(page, order)?;
             }
             Ok(())
         })
@@ -265,19 +320,16 @@ mod tests {
 
     #[test]
     fn the_last_entry_gone_a_held_folio_stays_whole_and_is_taken_over() -> Checked {
-        for_each_order(|world, order, place| {
-            let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
-            let page = world.page(place);
-            associate(page, order, &a, 0)?;
-            let held = hold(page.folio());
-            folio::disassociate(page);
+        for_each_order(|place| {
+            let (page, order, b) = (place.page(0), place.order, &place.b);
+            let held = place.left_whole()?;
             let folio = page.folio();
             check_eq!(folio.order(), order);
             check_eq!(folio.refcount(), 1);
             check_eq!(folio.owner(), 0);
             check_eq!(folio.share(), 0);
             // At the same place and of the same order: as it is, reference and all.
-            associate(page, order, &b, 0)?;
+            associate(page, order, b, 0)?;
             check_eq!(folio.owner(), b.mapping().key());
             check_eq!(folio.refcount(), 1);
             drop(held);
@@ -289,47 +341,24 @@ mod tests {
 
     #[test]
     fn a_folio_left_whole_is_taken_apart_when_it_is_idle() -> Checked {
-        for_each_order(|world, order, place| {
-            let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
-            let page = world.page(place);
-            let last = order.pages() - 1;
-            associate(page, order, &a, 0)?;
-            let held = hold(page.folio());
-            folio::disassociate(page);
-            drop(held);
+        for_each_order(|place| {
+            drop(place.left_whole()?);
             // Another order, or another place: the pages are taken from it.
-            associate(world.page(place + last), Order::PTE, &b, last)?;
-            check_whole(world.page(place + last), Order::PTE)?;
-            folio::disassociate(world.page(place + last));
-            check_free(page, order)
+            let inside = place.page(place.last());
+            associate(inside, Order::PTE, &place.b, place.last())?;
+            check_whole(inside, Order::PTE)?;
+            folio::disassociate(inside);
+            check_free(place.page(0), place.order)
         })
     }
 
     #[test]
     fn who_needs_pages_of_a_held_folio_waits_for_it() -> Checked {
-        for_each_order(|world, order, place| {
-            if order == Order::PTE {
-                return Ok(());
-            }
-            let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
-            let page = world.page(place);
-            let inside = world.page(place + 1);
-            associate(page, order, &a, 0)?;
-            let held = hold(page.folio());
-            folio::disassociate(page);
-            let (result, waited) = with_thread(
-                || folio::associate(inside, Order::PTE, b.mapping(), at(1), false),
-                |thread| {
-                    let waited = thread.waits();
-                    drop(held);
-                    waited
-                },
-            )?;
-            check!(waited, "{order:?}");
-            check_eq!(result, Ok(()));
-            check_whole(inside, Order::PTE)?;
-            folio::disassociate(inside);
-            check_free(page, order)
+        for_each_larger_order(|place| {
+            let held = place.left_whole()?;
+            associate_waiting(place.page(1), Order::PTE, &place.b, 1, held)?;
+            folio::disassociate(place.page(1));
+            check_free(place.page(0), place.order)
         })
     }
 
@@ -365,28 +394,13 @@ mod tests {
 
     #[test]
     fn a_small_held_page_keeps_a_large_folio_waiting() -> Checked {
-        for_each_order(|world, order, place| {
-            if order == Order::PTE {
-                return Ok(());
-            }
-            let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
-            let last = order.pages() - 1;
-            let small = world.page(place + last);
-            associate(small, Order::PTE, &a, last)?;
+        for_each_larger_order(|place| {
+            let small = place.page(place.last());
+            associate(small, Order::PTE, &place.a, place.last())?;
             let held = hold(small.folio());
             folio::disassociate(small);
-            let (result, waited) = with_thread(
-                || folio::associate(world.page(place), order, b.mapping(), at(0), false),
-                |thread| {
-                    let waited = thread.waits();
-                    drop(held);
-                    waited
-                },
-            )?;
-            check!(waited, "{order:?}");
-            check_eq!(result, Ok(()));
-            check_whole(world.page(place), order)?;
-            folio::disassociate(world.page(place));
+            associate_waiting(place.page(0), place.order, &place.b, 0, held)?;
+            folio::disassociate(place.page(0));
             Ok(())
         })
     }

@@ -97,14 +97,14 @@ const BOUNDS: *mut bindings::xa_node = ptr::without_provenance_mut(1);
 /// The node, if it is not NULL, is live as long as the value stays in the tree: a node goes when
 /// it is empty, and no value is moved but the one at index 0.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct Slot {
     node: *mut bindings::xa_node,
     offset: u8,
 }
 
-impl Place {
-    /// Writes another value over the one that a cursor told this place of, of the same size; that
-    /// has been in the tree ever since. Marks stay. False, and nothing is written, when the place
+impl Slot {
+    /// Writes another value over the one that a cursor told this slot of, of the same size; that
+    /// has been in the tree ever since. Marks stay. False, and nothing is written, when the slot
     /// was not worth being kept.
     #[inline]
     pub(crate) fn overwrite(self, _guard: &TreeGuard<'_>, value: RawValue) -> bool {
@@ -327,13 +327,13 @@ impl<'a> Cursor<'a> {
         Self::value(slot)
     }
 
-    /// The place that the cursor was walked to, for [`Cursor::back_at`].
+    /// The slot that the cursor was walked to, for [`Cursor::back_at`].
     #[inline]
-    pub(crate) fn place(&self) -> Place {
+    pub(crate) fn slot(&self) -> Slot {
         let node = self.xas.xa_node;
         // What is at index 0 is moved between a node and the root when the tree grows or shrinks.
         let stays = node as usize & 3 == 0 && self.xas.xa_index != 0;
-        Place {
+        Slot {
             node: if stays { node } else { ptr::null_mut() },
             offset: self.xas.xa_offset,
         }
@@ -347,21 +347,21 @@ impl<'a> Cursor<'a> {
     }
 
     /// A cursor at `index`, where there was a value ever since a cursor that was walked to it told
-    /// its place; and the value. Does not walk if it need not.
+    /// its slot; and the value. Does not walk if it need not.
     #[inline]
     pub(crate) fn back_at(
         tree: &'a Tree,
         guard: &TreeGuard<'_>,
         index: PageIndex,
-        place: Place,
+        slot: Slot,
     ) -> (Self, Option<RawValue>) {
         let mut at = Self::new(tree, index);
-        let value = if place.node.is_null() {
+        let value = if slot.node.is_null() {
             at.load(guard)
         } else {
-            at.xas.xa_node = place.node;
-            at.xas.xa_offset = place.offset;
-            Self::value(slot_of(place.node, place.offset.into()))
+            at.xas.xa_node = slot.node;
+            at.xas.xa_offset = slot.offset;
+            Self::value(slot_of(slot.node, slot.offset.into()))
         };
         (at, value)
     }

@@ -13,7 +13,7 @@ use super::{
     poison,
     sequence,
     stats::Counter,
-    tree::{self, Ahead, Behind, GrabError, Locked, Neighbours, Source, Take, Window}, //
+    tree::{self, Ahead, Behind, GrabError, Locked, Neighbours, Place, Take, Window}, //
 };
 use crate::kern::{
     dax::{Access, DaxReadGuard, Memory},
@@ -489,7 +489,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         locked: &mut Locked<'_>,
         iter: &mut IomapIter<'_>,
         start: u64,
-        behind: &mut Option<(usize, Source)>,
+        behind: &mut Option<(usize, Place)>,
     ) -> Result<Answer, Failure> {
         let extent = iter.extent();
         let kind = extent.kind();
@@ -508,7 +508,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         &mut self,
         locked: &mut Locked<'_>,
         iter: &IomapIter<'_>,
-        behind: &mut Option<(usize, Source)>,
+        behind: &mut Option<(usize, Place)>,
     ) -> Result<Answer, Failure> {
         if self.order() > Order::PMD {
             return Err(Failure::Fallback(Counter::FallbackHole));
@@ -526,7 +526,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         };
         if page.is_none() {
             let pages = (iter.available() >> Order::PAGE_SHIFT) as usize;
-            *behind = Some((pages.saturating_sub(self.order().pages()), Source::Hole));
+            *behind = Some((pages.saturating_sub(self.order().pages()), Place::Hole));
         }
         Ok(Answer {
             page,
@@ -541,7 +541,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         iter: &mut IomapIter<'_>,
         start: u64,
         copy: bool,
-        behind: &mut Option<(usize, Source)>,
+        behind: &mut Option<(usize, Place)>,
     ) -> Result<Answer, Failure> {
         let shared = iter.extent().is_shared();
         let present = matches!(locked.entry().kind(), Kind::Data(_));
@@ -590,7 +590,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
                 .min((available >> Order::PAGE_SHIFT) as usize);
             *behind = Some((
                 pages.saturating_sub(size),
-                Source::Memory(memory.pfn().offset(size)),
+                Place::Memory(memory.pfn().offset(size)),
             ));
         }
 
@@ -834,8 +834,8 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
                     continue;
                 }
                 match place {
-                    Source::Hole => around.add_zeroes(index),
-                    Source::Memory(pfn) => around.add(index, DevPage::of(pfn.offset(at))),
+                    Place::Hole => around.add_zeroes(index),
+                    Place::Memory(pfn) => around.add(index, DevPage::of(pfn.offset(at))),
                 }
             }
         }

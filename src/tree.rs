@@ -19,7 +19,7 @@ use crate::kern::{
     page::{DevFolio, DevPage, Pfn, Region},
     vm::{reschedule, Around},
     wait::{self, EntryKey, OwnerGuard, Wake},
-    xa::{Cursor, Mark, Node, Place, RawValue, TreeGuard, NODE_ORDER}, //
+    xa::{Cursor, Mark, Node, RawValue, Slot, TreeGuard, NODE_ORDER}, //
 };
 use kernel::prelude::*;
 
@@ -52,7 +52,7 @@ pub(crate) struct Locked<'m> {
     first: PageIndex,
     entry: Entry,
     /// Where it is, which does not change while it is locked.
-    place: Place,
+    slot: Slot,
     dirty: bool,
 }
 
@@ -88,7 +88,7 @@ impl<'m> Locked<'m> {
     pub(crate) fn has_mark(&self, mark: Mark) -> bool {
         let tree = self.mapping.tree();
         let guard = tree.lock();
-        let (cursor, value) = Cursor::back_at(tree, &guard, self.first, self.place);
+        let (cursor, value) = Cursor::back_at(tree, &guard, self.first, self.slot);
         value.is_some() && cursor.has_mark(&guard, mark)
     }
 
@@ -114,7 +114,7 @@ impl<'m> Locked<'m> {
     pub(crate) fn mark(&mut self, mark: Mark) {
         let tree = self.mapping.tree();
         let guard = tree.lock();
-        let (mut cursor, value) = Cursor::back_at(tree, &guard, self.first, self.place);
+        let (mut cursor, value) = Cursor::back_at(tree, &guard, self.first, self.slot);
         if value.is_some() {
             cursor.set_mark(&guard, mark);
             self.dirty |= mark == Mark::Dirty;
@@ -145,7 +145,7 @@ impl<'m> Locked<'m> {
     /// The node that the entry is in, if that has entries of one page.
     #[inline]
     fn node(&self, guard: &TreeGuard<'_>) -> Option<Node> {
-        let (at, _) = Cursor::back_at(self.mapping.tree(), guard, self.first, self.place);
+        let (at, _) = Cursor::back_at(self.mapping.tree(), guard, self.first, self.slot);
         at.node(guard)
     }
 
@@ -182,12 +182,12 @@ impl Drop for Locked<'_> {
         let this = Locked { ..*self };
         let tree = this.mapping.tree();
         let guard = tree.lock();
-        if !this.is_dirty_without_memory() && this.place.overwrite(&guard, this.entry.unlocked()) {
+        if !this.is_dirty_without_memory() && this.slot.overwrite(&guard, this.entry.unlocked()) {
             wait::wake_entry_waiters(this.key(), Wake::One);
             core::mem::forget(this);
             return;
         }
-        let (mut cursor, value) = Cursor::back_at(tree, &guard, this.first, this.place);
+        let (mut cursor, value) = Cursor::back_at(tree, &guard, this.first, this.slot);
         if value.is_some() {
             this.unlock_at(&guard, &mut cursor);
         } else {
@@ -227,7 +227,7 @@ fn lock_at<'m>(
         mapping,
         first: entry.order().first(index),
         entry,
-        place: cursor.place(),
+        slot: cursor.slot(),
         dirty,
     }
 }
@@ -425,7 +425,7 @@ pub(crate) fn grab<'m>(
                 mapping,
                 first: size.first(index),
                 entry: empty,
-                place: at.place(),
+                slot: at.slot(),
                 dirty,
             };
             behind.pages = pages;
@@ -456,7 +456,7 @@ pub(crate) fn grab<'m>(
 
 /// Where pages are that a fault has entries for.
 #[derive(Clone, Copy)]
-pub(crate) enum Source {
+pub(crate) enum Place {
     /// Nowhere: a hole.
     Hole,
     /// In memory, one behind the other from this frame on.
@@ -477,7 +477,7 @@ pub(crate) struct Window<'m> {
     pages: usize,
     /// Those of them that are filled.
     filled: usize,
-    place: Source,
+    place: Place,
     writable: bool,
 }
 
@@ -498,7 +498,7 @@ impl<'m> Window<'m> {
             largest: largest.min(LARGEST_BEHIND),
             pages: 0,
             filled: 0,
-            place: Source::Hole,
+            place: Place::Hole,
             writable: false,
         };
         loop {
@@ -531,8 +531,8 @@ impl<'m> Window<'m> {
     #[inline]
     fn entry_at(&self, offset: usize, order: Order) -> Entry {
         match self.place {
-            Source::Hole => Entry::zero(order),
-            Source::Memory(pfn) => {
+            Place::Hole => Entry::zero(order),
+            Place::Memory(pfn) => {
                 let entry = Entry::data(pfn.offset(offset), order);
                 if self.writable {
                     entry.writable()
@@ -551,18 +551,18 @@ impl<'m> Window<'m> {
 
     /// The first page, the pages that were filled, and with what.
     #[inline]
-    pub(crate) fn filled(&self) -> (PageIndex, usize, Source) {
+    pub(crate) fn filled(&self) -> (PageIndex, usize, Place) {
         (self.range.first, self.filled, self.place)
     }
 
     /// Makes the first `pages` pages what the filesystem says that they are, as far as that is
     /// simple; with `writable`, entries that need nothing of it to be written to. Once. Does not
     /// sleep.
-    pub(crate) fn fill(&mut self, pages: usize, place: Source, writable: bool) {
+    pub(crate) fn fill(&mut self, pages: usize, place: Place, writable: bool) {
         self.place = place;
         self.writable = writable;
         let pages = pages.min(self.pages);
-        let Source::Memory(pfn) = place else {
+        let Place::Memory(pfn) = place else {
             self.filled = pages;
             return;
         };

@@ -13,14 +13,14 @@ mod tests {
             tree::{self, After, GrabError, Run, Step, Visitor, Which},
         },
         kern::{
-            fs::PageRange,
+            fs::{Mapping, PageRange},
             order::Order,
             page::Pfn,
             testing::{
                 pause, until, with_failing_allocation, with_thread, with_threads, without_memory,
                 Checked, File, Random,
             },
-            xa::Mark,
+            xa::{Cursor, Mark},
         },
         tests::helpers::*,
     };
@@ -350,6 +350,17 @@ mod tests {
         Ok(())
     }
 
+    /// Log2 of the indices that the tree itself has an entry for.
+    fn stored_order(mapping: &Mapping, index: usize) -> usize {
+        let tree = mapping.tree();
+        let guard = tree.lock();
+        let mut cursor = Cursor::new(tree, at(index));
+        match cursor.load(&guard) {
+            Some(_) => cursor.stored_order(&guard),
+            None => usize::MAX,
+        }
+    }
+
     #[test]
     fn every_allocation_that_fails_leaves_the_tree_as_it_was() -> Checked {
         let world = world()?;
@@ -360,10 +371,17 @@ mod tests {
                 let mut nth = 1;
                 loop {
                     let (result, failed) = with_failing_allocation(nth, || {
-                        grab_entry(file.mapping(), at(index), order, false)
-                            .map(|locked| locked.remove())
+                        grab_entry(file.mapping(), at(index), order, false).map(|locked| {
+                            let stored = stored_order(file.mapping(), index);
+                            locked.remove();
+                            stored
+                        })
                     });
                     check!(result != Err(GrabError::Conflict));
+                    // Also when the memory came at the second try.
+                    if let Ok(stored) = result {
+                        check_eq!(stored, order.bits());
+                    }
                     check_eq!(file.nrpages(), 0);
                     check!(file.mapping().is_empty());
                     if !failed {

@@ -89,7 +89,7 @@ mod tests {
         let world = world()?;
         let file = world.file(4 * BLOCK)?;
         for (index, pages) in [(0, 16), (1, 15), (20, 12), (47, 1), (63, 1)] {
-            let mut behind = Behind::NONE;
+            let mut behind = Behind::none();
             let locked = grab_ahead(&file, index, false, ahead(index, order(4)), &mut behind)?;
             check!(locked.entry() == Entry::empty(Order::PTE));
             check_eq!(behind.pages, pages);
@@ -124,7 +124,7 @@ mod tests {
                 write_pages(&file, place, 0, 8)?;
                 grab(&file, 10, present.order())?.set(present);
                 let before = file.nrpages();
-                let mut behind = Behind::NONE;
+                let mut behind = Behind::none();
                 let locked = grab_ahead(&file, 8, write, ahead(8, order(2)), &mut behind)?;
                 // Of the four pages of the largest entry that could be, one is taken.
                 check!(locked.entry() == Entry::empty(Order::PTE));
@@ -149,7 +149,7 @@ mod tests {
             let (file, place) = straight_file(&world, 64)?;
             write_pages(&file, place, 0, 8)?;
             put_zero(&file, 9, Order::PTE)?;
-            let mut behind = Behind::NONE;
+            let mut behind = Behind::none();
             let locked = grab_ahead(&file, 8, write, ahead(8, order(2)), &mut behind)?;
             check!(locked.entry() == Entry::empty(Order::PTE));
             check_eq!(behind.window.as_ref().map_or(0, |window| window.pages()), 0);
@@ -192,7 +192,7 @@ mod tests {
         ] {
             let (file, place) = straight_file(&world, 256)?;
             write_pages(&file, place, 0, index)?;
-            let mut behind = Behind::NONE;
+            let mut behind = Behind::none();
             let locked = grab_ahead(
                 &file,
                 index,
@@ -239,7 +239,7 @@ mod tests {
             write_pages(&file, place, index - written, index)?;
             // Not dirty, so nobody wrote it.
             put(&file, index - written - 1, Order::PTE, place, false)?;
-            let mut behind = Behind::NONE;
+            let mut behind = Behind::none();
             let locked = grab_ahead(&file, index, true, ahead(index, order(2)), &mut behind)?;
             let made = file.nrpages() - written - 1;
             check!(made <= written, "{made} pages after {written}");
@@ -256,7 +256,7 @@ mod tests {
         let world = world()?;
         let place = world.take_many(64, Order::PMD)?;
         let alone = |file: &File<'_>| -> Checked {
-            let mut behind = Behind::NONE;
+            let mut behind = Behind::none();
             let locked = grab_ahead(file, 4, true, ahead(4, order(2)), &mut behind)?;
             check!(locked.entry() == Entry::empty(Order::PTE));
             check!(behind.window.is_none());
@@ -301,7 +301,7 @@ mod tests {
             let file = world.file(64)?;
             let place = world.take_many(128, Order::PMD)? + shift;
             write_pages(&file, place, 0, 8)?;
-            let mut behind = Behind::NONE;
+            let mut behind = Behind::none();
             let locked = grab_ahead(&file, 8, true, ahead(8, order(2)), &mut behind)?;
             check_eq!(locked.entry().order().bits(), largest);
             check!((8..16)
@@ -324,7 +324,7 @@ mod tests {
             let mut ahead = ahead(pages, order(largest));
             // One that goes beyond the block, as faults ask for when the order is larger than that.
             ahead.room = ahead.room.max(pages);
-            let mut behind = Behind::NONE;
+            let mut behind = Behind::none();
             let locked = grab_ahead(&file, pages, true, ahead, &mut behind)?;
             check_eq!(locked.entry().order().bits(), largest);
             check!(locked.is_dirty());
@@ -335,7 +335,7 @@ mod tests {
             // And where one of its pages is taken, none.
             if largest != 0 {
                 put_zero(&file, pages + order(largest).pages() - 1, Order::PTE)?;
-                let mut behind = Behind::NONE;
+                let mut behind = Behind::none();
                 let locked = grab_ahead(&file, pages, true, ahead, &mut behind)?;
                 check!(locked.entry().order() < order(largest));
                 drop(behind);
@@ -354,7 +354,7 @@ mod tests {
             let (file, place) = straight_file(&world, 256)?;
             write_pages(&file, place, 0, 64)?;
             // The next page needs a node.
-            let mut behind = Behind::NONE;
+            let mut behind = Behind::none();
             let result = without_memory(|| {
                 tree::grab(
                     file.mapping(),
@@ -371,7 +371,7 @@ mod tests {
             check_eq!(file.nrpages(), 64);
             check!(look(&file, 64).is_none());
             // One that comes when it is asked for with patience serves.
-            let mut behind = Behind::NONE;
+            let mut behind = Behind::none();
             let (locked, failed) = with_failing_allocation(1, || {
                 grab_ahead(&file, 64, write, ahead(64, order(2)), &mut behind)
             });
@@ -394,7 +394,7 @@ mod tests {
         write: bool,
         largest: Order,
     ) -> Checked<(Locked<'f>, Behind<'f>)> {
-        let mut behind = Behind::NONE;
+        let mut behind = Behind::none();
         let locked = grab_ahead(file, BLOCK, write, ahead(BLOCK, largest), &mut behind)?;
         check!(behind.window.is_some());
         Ok((locked, behind))
@@ -745,7 +745,8 @@ mod tests {
         drop(got);
         let got = tree::lock_neighbours(&locked, range(16, 31), 0xffff, true, |_, _, _| Take::Have);
         check!(!got.marked);
-        drop((got, locked));
+        drop(got);
+        drop(locked);
         check_eq!(marked_pages(&file, 64, Mark::Dirty), now);
         clear(&file);
         world.check_clean()

@@ -12,7 +12,7 @@ use super::{
 };
 use core::{
     marker::PhantomData,
-    mem::{size_of, MaybeUninit},
+    mem::{offset_of, size_of, MaybeUninit},
     ptr::{self, NonNull},
     sync::atomic::{AtomicPtr, Ordering}, //
 };
@@ -194,10 +194,12 @@ impl<'r, 'i> Extent<'r, 'i> {
         self.has(bindings::IOMAP_F_DIRTY)
     }
 
-    /// The position in the file behind the last byte described.
+    /// Bytes that are described from `position` on; none when that is not in the extent.
     #[inline]
-    pub(crate) fn end(&self) -> u64 {
-        (self.raw.offset as u64).saturating_add(self.raw.length)
+    fn bytes_from(&self, position: u64) -> u64 {
+        // A position before the extent is a distance that no extent is as long as.
+        let before = position.wrapping_sub(self.raw.offset as u64);
+        self.raw.length.saturating_sub(before)
     }
 
     /// The byte of the device where `position` of the file is.
@@ -256,21 +258,31 @@ impl<'a> IomapIter<'a> {
         ask: Ask,
         ops: &'a IomapOps,
     ) -> Self {
-        let words = size_of::<bindings::iomap_iter>() / size_of::<usize>();
-        const { assert!(size_of::<bindings::iomap_iter>() % size_of::<usize>() == 0) };
+        const WORD: usize = size_of::<usize>();
+        const WORDS: usize = size_of::<bindings::iomap_iter>() / WORD;
+        // The walk itself; the extents and what belongs to them follow.
+        const HEAD: usize = offset_of!(bindings::iomap_iter, iomap) / WORD;
+        const {
+            assert!(size_of::<bindings::iomap_iter>() % WORD == 0);
+            // The six fields that are set below are all of the head.
+            assert!(offset_of!(bindings::iomap_iter, iomap) == 4 * WORD + 2 * size_of::<u32>());
+        }
         let place = space.0.as_mut_ptr();
-        // SAFETY: The structure is all words, and zeroes are valid for it. Word by word, because
-        // the compiler makes a call of anything else, which costs more than this.
+        // SAFETY: The place is ours. All of the head is set, and for the words behind it zeroes are
+        // valid. Word by word, because the compiler makes a call of anything else, which costs more
+        // than this.
         let raw = unsafe {
-            for word in 0..words {
+            (&raw mut (*place).inode).write(inode.as_ptr());
+            (&raw mut (*place).pos).write(position as i64);
+            (&raw mut (*place).len).write(len);
+            (&raw mut (*place).iter_start_pos).write(0);
+            (&raw mut (*place).status).write(0);
+            (&raw mut (*place).flags).write(ask.0);
+            for word in HEAD..WORDS {
                 place.cast::<usize>().add(word).write_volatile(0);
             }
             &mut *place
         };
-        raw.inode = inode.as_ptr();
-        raw.pos = position as i64;
-        raw.len = len;
-        raw.flags = ask.0;
         Self {
             raw,
             ops,
@@ -281,8 +293,9 @@ impl<'a> IomapIter<'a> {
     /// Finishes the present extent and asks for the next. False when the range is done or the
     /// present extent was not advanced at all. Sleeps.
     ///
-    /// Errors are the filesystem's, or the one that [`IomapIter::fail`] was given.
-    #[inline]
+    /// Errors are the filesystem's, or the one that [`IomapIter::fail`] was given. After an error
+    /// the walk is over.
+    #[inline(always)]
     pub(crate) fn next(&mut self) -> Result<bool> {
         let iter: *mut bindings::iomap_iter = &raw mut *self.raw;
         // SAFETY: The callbacks and the inode are valid; the walk is ours alone, and the two
@@ -296,25 +309,24 @@ impl<'a> IomapIter<'a> {
                 None => Self::next_by_begin(ops, iter),
             }
         };
-        self.raw.status = 0;
-        if ret < 0 {
-            return Err(Error::from_errno(ret));
+        if ret <= 0 {
+            return match ret {
+                0 => Ok(false),
+                _ => Err(Error::from_errno(ret)),
+            };
         }
-        if ret == 0 {
-            return Ok(false);
-        }
-        let position = self.raw.pos as u64;
-        if self.raw.iomap.offset as u64 > position || self.extent().end() <= position {
+        if self.extent().bytes_from(self.position()) == 0 {
             // Not where we asked: the filesystem is broken, and nothing may be done to it.
             return Err(EIO);
         }
-        self.raw.iter_start_pos = position as i64;
+        self.raw.iter_start_pos = self.raw.pos;
         Ok(true)
     }
 
     /// # Safety
     ///
     /// `ops` and `iter` are valid, and `iter` is used by nobody else.
+    #[inline(never)]
     unsafe fn next_by_begin(
         ops: *const bindings::iomap_ops,
         iter: *mut bindings::iomap_iter,
@@ -400,8 +412,12 @@ impl<'a> IomapIter<'a> {
     /// Bytes from the position on that the present extent, and its source, describe.
     #[inline]
     pub(crate) fn available(&self) -> u64 {
-        let end = self.extent().end().min(self.source().end());
-        self.raw.len.min(end.saturating_sub(self.raw.pos as u64))
+        let position = self.position();
+        let bytes = self.raw.len.min(self.extent().bytes_from(position));
+        if u32::from(self.raw.srcmap.type_) == bindings::IOMAP_HOLE {
+            return bytes;
+        }
+        bytes.min(Extent::new(&self.raw.srcmap).bytes_from(position))
     }
 
     /// Counts bytes as done; at most what is [`IomapIter::available`].

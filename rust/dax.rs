@@ -46,7 +46,7 @@ impl Drop for DaxReadGuard {
 pub(crate) enum Access {
     /// To be read, written or mapped; poison is an error.
     Normal,
-    /// To be overwritten by [`Memory::recover`], poison and all.
+    /// To be overwritten by [`Piece::recover`], poison and all.
     Recovery,
 }
 
@@ -104,13 +104,13 @@ impl DaxDevice {
                 &mut pfn,
             )
         };
-        if got < 0 {
-            return Err(Error::from_errno(got as i32));
+        if got <= 0 {
+            return Err(match got {
+                0 => EIO,
+                _ => Error::from_errno(got as i32),
+            });
         }
         let address = NonNull::new(address.cast::<u8>()).ok_or(EIO)?;
-        if got == 0 {
-            return Err(EIO);
-        }
         Ok(Memory {
             device: self,
             page_offset,
@@ -161,27 +161,16 @@ impl<'a> Memory<'a> {
         self.pages << Order::PAGE_SHIFT
     }
 
-    /// The page that the byte at `offset` is in.
+    /// The bytes from `offset` on, as many of `bytes` as there are.
     #[inline]
-    pub(crate) fn page(&self, offset: usize) -> DevPage {
-        DevPage::of(self.pfn.offset(offset >> Order::PAGE_SHIFT))
-    }
-
-    /// The bytes from `offset` on, at most `bytes`, up to the first page that is marked as bad.
-    pub(crate) fn sound_bytes(&self, offset: usize, bytes: usize) -> usize {
-        let mut at = offset;
-        while at < offset + bytes {
-            if self.page(at).is_poisoned() {
-                return at - offset;
-            }
-            at = (at | (Order::PTE.bytes() - 1)) + 1;
+    pub(crate) fn piece(&self, offset: usize, bytes: usize) -> Piece<'a> {
+        let offset = offset.min(self.bytes().saturating_sub(1));
+        // INVARIANT: The offset is in the stretch, and no more is taken than follows.
+        Piece {
+            memory: *self,
+            offset,
+            bytes: bytes.min(self.bytes() - offset),
         }
-        bytes
-    }
-
-    /// Whether one of the pages that `bytes` bytes at `offset` lie in is marked as bad.
-    pub(crate) fn has_poison(&self, offset: usize, bytes: usize) -> bool {
-        self.sound_bytes(offset, bytes) != bytes
     }
 
     /// The address of a range, if the range is in the stretch.
@@ -189,55 +178,6 @@ impl<'a> Memory<'a> {
     fn range(&self, offset: usize, bytes: usize) -> Option<*mut u8> {
         let end = offset.checked_add(bytes)?;
         (end <= self.bytes()).then(|| self.address.as_ptr().wrapping_add(offset))
-    }
-
-    /// Copies from `iter` into the stretch, past the cache where the device has one to care about.
-    /// Returns the bytes copied, fewer when the source faults.
-    #[inline]
-    pub(crate) fn copy_from(&self, offset: usize, bytes: usize, iter: &mut IovIter) -> usize {
-        let Some(address) = self.range(offset, bytes) else {
-            return 0;
-        };
-        // SAFETY: The range is the device's memory, which is there while the read lock is held.
-        // Others may map and change it: it is only ever copied.
-        unsafe {
-            if bindings::dax_write_cache_enabled(self.device.as_ptr()) {
-                bindings::_copy_from_iter_flushcache(address.cast(), bytes as usize, iter.as_ptr())
-                    as usize
-            } else {
-                bindings::_copy_from_iter(address.cast(), bytes as usize, iter.as_ptr()) as usize
-            }
-        }
-    }
-
-    /// Copies from the stretch into `iter`, stopping at memory errors. Returns the bytes copied.
-    #[inline]
-    pub(crate) fn copy_to(&self, offset: usize, bytes: usize, iter: &mut IovIter) -> usize {
-        let Some(address) = self.range(offset, bytes) else {
-            return 0;
-        };
-        // SAFETY: As in `copy_from`.
-        unsafe {
-            bindings::_copy_mc_to_iter(address.cast(), bytes as usize, iter.as_ptr()) as usize
-        }
-    }
-
-    /// Overwrites poisoned memory with what `iter` gives, if the driver can.
-    pub(crate) fn recover(&self, offset: usize, bytes: usize, iter: &mut IovIter) -> usize {
-        let Some(address) = self.range(offset, bytes) else {
-            return 0;
-        };
-        let page = self.page_offset + (offset >> Order::PAGE_SHIFT);
-        // SAFETY: As in `copy_from`; `page` is the page on the device that `address` is in.
-        unsafe {
-            bindings::dax_recovery_write(
-                self.device.as_ptr(),
-                page as usize,
-                address.cast(),
-                bytes as usize,
-                iter.as_ptr(),
-            ) as usize
-        }
     }
 
     /// Copies `bytes` bytes from another stretch. `EIO` when the source has a memory error.
@@ -277,22 +217,130 @@ impl<'a> Memory<'a> {
             unsafe { bindings::dax_flush(self.device.as_ptr(), address.cast(), bytes as usize) };
         }
     }
+}
 
-    /// Whether `bytes` bytes here equal those of another stretch. `EIO` when a range is not in its
-    /// stretch.
-    pub(crate) fn equals(
-        &self,
-        offset: usize,
-        other: &Memory<'_>,
-        other_offset: usize,
-        bytes: usize,
-    ) -> Result<bool> {
-        let (Some(a), Some(b)) = (self.range(offset, bytes), other.range(other_offset, bytes))
-        else {
-            return Err(EIO);
-        };
-        // SAFETY: Both ranges are device memory, there while the read lock is held. The content
-        // may change meanwhile, so it is compared in C and no Rust reference to it is made.
-        Ok(unsafe { bindings::memcmp(a.cast(), b.cast(), bytes as usize) } == 0)
+/// Bytes of a stretch that are copied in one go. They need not begin or end with a page.
+///
+/// # Invariants
+///
+/// `offset` is in the stretch, and `bytes` bytes from there on are.
+#[derive(Clone, Copy)]
+pub(crate) struct Piece<'a> {
+    memory: Memory<'a>,
+    offset: usize,
+    bytes: usize,
+}
+
+impl<'a> Piece<'a> {
+    /// The stretch that the bytes are of.
+    #[inline]
+    pub(crate) fn memory(&self) -> Memory<'a> {
+        self.memory
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Only the first `bytes` bytes, or all if there are no more.
+    #[inline]
+    pub(crate) fn first(&self, bytes: usize) -> Self {
+        // INVARIANT: A part of a range of the stretch is one, too.
+        Self {
+            bytes: bytes.min(self.bytes),
+            ..*self
+        }
+    }
+
+    #[inline]
+    fn address(&self) -> *mut u8 {
+        self.memory.address.as_ptr().wrapping_add(self.offset)
+    }
+
+    #[inline]
+    fn page_of(&self, offset: usize) -> DevPage {
+        DevPage::of(self.memory.pfn.offset(offset >> Order::PAGE_SHIFT))
+    }
+
+    /// The page that the first byte is in.
+    #[inline]
+    pub(crate) fn page(&self) -> DevPage {
+        self.page_of(self.offset)
+    }
+
+    /// Whether no page of it is marked as bad.
+    #[inline]
+    pub(crate) fn is_sound(&self) -> bool {
+        let in_page = self.offset & (Order::PTE.bytes() - 1);
+        if in_page.wrapping_add(self.bytes) <= Order::PTE.bytes() {
+            return !self.page().is_poisoned();
+        }
+        self.sound_bytes() == self.bytes
+    }
+
+    /// The bytes up to the first page that is marked as bad.
+    pub(crate) fn sound_bytes(&self) -> usize {
+        let mut at = self.offset;
+        while at < self.offset + self.bytes {
+            if self.page_of(at).is_poisoned() {
+                return at - self.offset;
+            }
+            at = (at | (Order::PTE.bytes() - 1)) + 1;
+        }
+        self.bytes
+    }
+
+    /// Copies from `iter` to here, past the cache where the device has one to care about. Returns
+    /// the bytes copied, fewer when the source faults.
+    #[inline]
+    pub(crate) fn copy_from(&self, iter: &mut IovIter) -> usize {
+        let (address, bytes) = (self.address().cast(), self.bytes as usize);
+        // SAFETY: By the type invariant the range is the device's memory, which is there while the
+        // read lock is held. Others may map and change it: it is only ever copied.
+        unsafe {
+            if bindings::dax_write_cache_enabled(self.memory.device.as_ptr()) {
+                bindings::_copy_from_iter_flushcache(address, bytes, iter.as_ptr()) as usize
+            } else {
+                bindings::_copy_from_iter(address, bytes, iter.as_ptr()) as usize
+            }
+        }
+    }
+
+    /// Copies from here to `iter`, stopping at memory errors. Returns the bytes copied.
+    #[inline]
+    pub(crate) fn copy_to(&self, iter: &mut IovIter) -> usize {
+        // SAFETY: As in `copy_from`.
+        unsafe {
+            bindings::_copy_mc_to_iter(self.address().cast(), self.bytes as usize, iter.as_ptr())
+                as usize
+        }
+    }
+
+    /// Overwrites poisoned memory with what `iter` gives, if the driver can. Returns the bytes
+    /// copied.
+    pub(crate) fn recover(&self, iter: &mut IovIter) -> usize {
+        let page = self.memory.page_offset + (self.offset >> Order::PAGE_SHIFT);
+        // SAFETY: As in `copy_from`; `page` is the page on the device that the first byte is in.
+        unsafe {
+            bindings::dax_recovery_write(
+                self.memory.device.as_ptr(),
+                page as usize,
+                self.address().cast(),
+                self.bytes as usize,
+                iter.as_ptr(),
+            ) as usize
+        }
+    }
+
+    /// Whether the bytes are those of another piece.
+    pub(crate) fn equals(&self, other: &Piece<'_>) -> bool {
+        if self.bytes != other.bytes {
+            return false;
+        }
+        let (a, b) = (self.address().cast(), other.address().cast());
+        // SAFETY: As in `copy_from`, for both. The content may change meanwhile, so it is compared in
+        // C and no Rust reference to it is made.
+        unsafe { bindings::memcmp(a, b, self.bytes as usize) == 0 }
     }
 }

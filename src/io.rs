@@ -3,6 +3,9 @@
 //! Reading, writing, zeroing, unsharing and comparing files without page faults (spec, section 6).
 //!
 //! The callers hold `i_rwsem`: shared to read, exclusive for everything else.
+//!
+//! What every read and write passes is inlined into one function; what few of them need is kept out of
+//! it, so that it has neither to be passed nor to be prepared for.
 
 use super::{
     account::Account,
@@ -10,7 +13,7 @@ use super::{
     stats::Counter, //
 };
 use crate::kern::{
-    dax::{Access, DaxReadGuard, Memory},
+    dax::{Access, DaxReadGuard, Memory, Piece},
     error::is_hwpoison,
     fs::{Inode, PageRange},
     iomap::{Ask, Extent, ExtentKind, IomapIter, IomapOps, IomapSpace},
@@ -40,27 +43,29 @@ fn of_block(error: Error) -> Error {
     }
 }
 
-/// The memory at `position` of the extent, from the begin of its page on, up to `bytes` bytes
-/// after the position.
-fn memory_at<'a>(
+/// The memory at `position` of the extent: of `bytes` bytes (at least one) as many as are contiguous
+/// and may be done in one go.
+#[inline(always)]
+fn piece_at<'a>(
     extent: &Extent<'_, 'a>,
     alive: &'a DaxReadGuard,
     position: u64,
     bytes: u64,
     access: Access,
-) -> Result<Memory<'a>> {
+) -> Result<Piece<'a>> {
     let (device, place) = extent.place(position)?;
-    let pages = (in_page(position) as u64)
-        .saturating_add(bytes)
-        .div_ceil(PAGE as u64);
-    device.access(alive, place, pages as usize, access)
+    let offset = in_page(position);
+    let bytes = bytes.min(CHUNK as u64) as usize;
+    let pages = (offset + bytes).div_ceil(PAGE);
+    let memory = device.access(alive, place, pages, access)?;
+    Ok(memory.piece(offset, bytes))
 }
 
 /// Copies what the file had before a copy on write to `bytes` bytes at `position` of the new
 /// memory, all in one page, which `to` begins with at `offset`. Zeroes where it had nothing.
 fn fill_from_source(
-    walk: &IomapIter<'_>,
-    to: &Memory<'_>,
+    source: Option<Extent<'_, '_>>,
+    to: Memory<'_>,
     offset: usize,
     position: u64,
     bytes: usize,
@@ -68,11 +73,11 @@ fn fill_from_source(
     if bytes == 0 {
         return Ok(());
     }
-    match walk.copy_source() {
+    match source {
         None => to.zero(offset, bytes)?,
         Some(source) => {
             let alive = DaxReadGuard::new();
-            let from = memory_at(&source, &alive, position, bytes as u64, Access::Normal)?;
+            let from = piece_at(&source, &alive, position, bytes as u64, Access::Normal)?.memory();
             to.copy_within(offset, &from, in_page(position), bytes)?;
         }
     }
@@ -106,72 +111,61 @@ impl<'a> Change<'a> {
         }
     }
 
+    #[inline(always)]
     fn next(&mut self) -> Result<bool> {
         let next = self.walk.next();
-        if let Some(range) = self.replaced.take() {
-            layout::evict_range(self.inode.mapping(), range);
+        if let Some(range) = self.replaced {
+            self.replaced = None;
+            evict(self.inode, range);
         }
         next
     }
 
     /// To be called before the memory of the present extent is touched.
+    #[inline(always)]
     fn begin(&mut self) {
         let extent = self.walk.extent();
-        if !extent.is_new() && !extent.is_shared() {
-            return;
-        }
-        let range = PageRange::of_len(self.walk.position(), self.walk.available());
-        layout::evict_range(self.inode.mapping(), range);
-        if extent.is_shared() {
-            self.replaced = Some(range);
+        if extent.is_new() || extent.is_shared() {
+            let range = PageRange::of_len(self.walk.position(), self.walk.available());
+            evict(self.inode, range);
+            self.replaced = extent.is_shared().then_some(range);
         }
     }
+}
+
+/// Most writes change neither blocks nor what page tables say: this is off their way.
+#[cold]
+#[inline(never)]
+fn evict(inode: &Inode, range: PageRange) {
+    layout::evict_range(inode.mapping(), range);
 }
 
 /// Reads or writes a file (`dax_iomap_rw`) and returns the bytes done. Sleeps.
 ///
 /// Errors, when nothing was done: `EFAULT` for a bad buffer, `EIO` for bad memory or what DAX
 /// cannot do, `EINTR` for a fatal signal, `EAGAIN` with `IOCB_NOWAIT`, the filesystem's own.
+#[inline(always)]
 pub(crate) fn iomap_rw(iocb: &mut Kiocb, iter: &mut IovIter, ops: &IomapOps) -> Result<usize> {
     if iocb.is_atomic() {
         return Err(EIO);
     }
-    let position = iocb.position();
     let write = iter.is_source();
     let mut ask = if write { Ask::WRITE } else { Ask::READ };
     if iocb.is_nowait() {
         ask = ask.nowait();
     }
+    let position = iocb.position();
     let (end, result) = {
         let inode = iocb.inode();
-        let device = Account::of(inode);
-        let mut len = iter.len() as u64;
-        if !write {
-            ops.note_reading(inode);
-            let size = inode.size();
-            if position >= size {
-                return Ok(0);
-            }
-            len = len.min(size - position);
-        }
-        let mut space = IomapSpace::new();
-        let mut change = Change::new(&mut space, inode, position, len, ask, ops);
-        let result = loop {
-            match change.next() {
-                Ok(true) => (),
-                Ok(false) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-            let step = if write {
-                write_extent(&mut change, iter, device)
-            } else {
-                read_extent(&mut change.walk, iter, device)
-            };
-            if let Err(error) = step {
-                change.walk.fail(of_block(error));
-            }
+        let (end, result, counter) = if write {
+            let (end, result) = write_file(inode, position, iter, ask, ops);
+            (end, result, Counter::WriteBytes)
+        } else {
+            let (end, result) = read_file(inode, position, iter, ask, ops);
+            (end, result, Counter::ReadBytes)
         };
-        (change.walk.position(), result)
+        Account::of(inode).add(counter, end - position);
+        (end, result)
     };
     iocb.set_position(end);
     match (end - position, result) {
@@ -180,33 +174,61 @@ pub(crate) fn iomap_rw(iocb: &mut Kiocb, iter: &mut IovIter, ops: &IomapOps) -> 
     }
 }
 
-fn read_extent(walk: &mut IomapIter<'_>, iter: &mut IovIter, device: Account<'_>) -> Result {
+/// Reads from `position` on. Returns where it ended, and why, if that was an error.
+#[inline(always)]
+fn read_file(
+    inode: &Inode,
+    position: u64,
+    iter: &mut IovIter,
+    ask: Ask,
+    ops: &IomapOps,
+) -> (u64, Result) {
+    ops.note_reading(inode);
+    let mut len = iter.len() as u64;
+    let size = inode.size();
+    if position >= size {
+        return (position, Ok(()));
+    }
+    len = len.min(size - position);
+    let mut space = IomapSpace::new();
+    let mut walk = IomapIter::new(&mut space, inode, position, len, ask, ops);
+    let result = loop {
+        match walk.next() {
+            Ok(true) => (),
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+        if let Err(error) = read_extent(&mut walk, iter) {
+            walk.fail(of_block(error));
+        }
+    };
+    (walk.position(), result)
+}
+
+#[inline(always)]
+fn read_extent(walk: &mut IomapIter<'_>, iter: &mut IovIter) -> Result {
     let kind = walk.extent().kind();
     let mut left = walk.available();
     while left > 0 {
         if vm::fatal_signal() {
             return Err(EINTR);
         }
-        let position = walk.position();
         let (wanted, done) = match kind {
+            ExtentKind::Mapped => {
+                let alive = DaxReadGuard::new();
+                let position = walk.position();
+                let piece = piece_at(&walk.extent(), &alive, position, left, Access::Normal)?;
+                if !piece.is_sound() {
+                    return Err(EIO);
+                }
+                (piece.bytes(), piece.copy_to(iter))
+            }
             ExtentKind::Hole | ExtentKind::Unwritten => {
                 let wanted = left.min(CHUNK as u64) as usize;
                 (wanted, iter.zero(wanted))
             }
-            ExtentKind::Mapped => {
-                let alive = DaxReadGuard::new();
-                let extent = walk.extent();
-                let memory = memory_at(&extent, &alive, position, left, Access::Normal)?;
-                let offset = in_page(position);
-                let wanted = (memory.bytes() - offset).min(left as usize).min(CHUNK);
-                if memory.has_poison(offset, wanted) {
-                    return Err(EIO);
-                }
-                (wanted, memory.copy_to(offset, wanted, iter))
-            }
             ExtentKind::Other => return Err(EIO),
         };
-        device.add(Counter::ReadBytes, done as u64);
         walk.advance(done as u64);
         left -= done as u64;
         if done == 0 {
@@ -223,10 +245,35 @@ fn read_extent(walk: &mut IomapIter<'_>, iter: &mut IovIter, device: Account<'_>
     Ok(())
 }
 
-fn write_extent(change: &mut Change<'_>, iter: &mut IovIter, device: Account<'_>) -> Result {
-    let extent = change.walk.extent();
-    let copy = extent.is_shared();
-    match extent.kind() {
+/// Writes from `position` on. Returns where it ended, and why, if that was an error.
+#[inline(always)]
+fn write_file(
+    inode: &Inode,
+    position: u64,
+    iter: &mut IovIter,
+    ask: Ask,
+    ops: &IomapOps,
+) -> (u64, Result) {
+    let len = iter.len() as u64;
+    let mut space = IomapSpace::new();
+    let mut change = Change::new(&mut space, inode, position, len, ask, ops);
+    let result = loop {
+        match change.next() {
+            Ok(true) => (),
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+        if let Err(error) = write_extent(&mut change, iter) {
+            change.walk.fail(of_block(error));
+        }
+    };
+    (change.walk.position(), result)
+}
+
+#[inline(always)]
+fn write_extent(change: &mut Change<'_>, iter: &mut IovIter) -> Result {
+    let copy = change.walk.extent().is_shared();
+    match change.walk.extent().kind() {
         ExtentKind::Mapped => (),
         ExtentKind::Unwritten if copy => (),
         _ => return Err(EIO),
@@ -238,61 +285,11 @@ fn write_extent(change: &mut Change<'_>, iter: &mut IovIter, device: Account<'_>
         if vm::fatal_signal() {
             return Err(EINTR);
         }
-        let position = walk.position();
-        let offset = in_page(position);
-        let (wanted, done) = {
-            let alive = DaxReadGuard::new();
-            let extent = walk.extent();
-            let mut recover = false;
-            let memory = match memory_at(&extent, &alive, position, left, Access::Normal) {
-                Err(error) if is_hwpoison(error) => {
-                    recover = true;
-                    memory_at(&extent, &alive, position, left, Access::Recovery)?
-                }
-                other => other?,
-            };
-            let mut wanted = (memory.bytes() - offset).min(left as usize).min(CHUNK);
-            let sound = memory.sound_bytes(offset, wanted);
-            let mut marked = false;
-            if !recover && sound < wanted {
-                // Up to a page that is marked as bad, then that one alone: written whole it is as
-                // good as the device says. A part of it would keep what was lost.
-                marked = sound == 0;
-                wanted = if marked { wanted.min(PAGE) } else { sound };
-                if marked && (offset != 0 || wanted < PAGE) {
-                    return Err(EIO);
-                }
-            }
-            if copy {
-                let head = position - offset as u64;
-                fill_from_source(walk, &memory, 0, head, offset)?;
-            }
-            let done = if recover || marked {
-                let done = memory.recover(offset, wanted, iter);
-                if done == 0 {
-                    // Not whole pages, or the driver could not clear it.
-                    return Err(EIO);
-                }
-                if marked && done == PAGE {
-                    memory.page(offset).clear_poison();
-                }
-                done
-            } else {
-                memory.copy_from(offset, wanted, iter)
-            };
-            let end = position + done as u64;
-            if copy && done != 0 && in_page(end) != 0 {
-                // Also where the source of a longer write was bad: the new page must not show what
-                // its memory held before.
-                let rest = PAGE - in_page(end);
-                if let Err(error) = fill_from_source(walk, &memory, offset + done, end, rest) {
-                    iter.revert(done);
-                    return Err(error);
-                }
-            }
-            (wanted, done)
+        let (extent, position) = (walk.extent(), walk.position());
+        let (wanted, done) = match overwrite(extent, position, left, iter) {
+            Some(piece) => piece,
+            None => write_with_care(extent, walk.copy_source(), position, left, iter)?,
         };
-        device.add(Counter::WriteBytes, done as u64);
         walk.advance(done as u64);
         left -= done as u64;
         if done == 0 {
@@ -306,6 +303,88 @@ fn write_extent(change: &mut Change<'_>, iter: &mut IovIter, device: Account<'_>
         }
     }
     Ok(())
+}
+
+/// Writes a piece of up to `left` bytes to memory that is sound and the file's own. Returns the bytes
+/// that were to be done and those that were, or nothing when that takes [`write_with_care`].
+#[inline(always)]
+fn overwrite(
+    extent: Extent<'_, '_>,
+    position: u64,
+    left: u64,
+    iter: &mut IovIter,
+) -> Option<(usize, usize)> {
+    if extent.is_shared() {
+        return None;
+    }
+    let alive = DaxReadGuard::new();
+    let piece = piece_at(&extent, &alive, position, left, Access::Normal).ok()?;
+    piece
+        .is_sound()
+        .then(|| (piece.bytes(), piece.copy_from(iter)))
+}
+
+/// The same for the new blocks of a shared extent, too, and for memory that is bad.
+#[cold]
+#[inline(never)]
+fn write_with_care(
+    extent: Extent<'_, '_>,
+    source: Option<Extent<'_, '_>>,
+    position: u64,
+    left: u64,
+    iter: &mut IovIter,
+) -> Result<(usize, usize)> {
+    let offset = in_page(position);
+    let copy = extent.is_shared();
+    let alive = DaxReadGuard::new();
+    let mut recover = false;
+    let mut piece = match piece_at(&extent, &alive, position, left, Access::Normal) {
+        Err(error) if is_hwpoison(error) => {
+            recover = true;
+            piece_at(&extent, &alive, position, left, Access::Recovery)?
+        }
+        other => other?,
+    };
+    let sound = piece.sound_bytes();
+    let mut marked = false;
+    if !recover && sound < piece.bytes() {
+        // Up to a page that is marked as bad, then that one alone: written whole it is as good as
+        // the device says. A part of it would keep what was lost.
+        marked = sound == 0;
+        piece = piece.first(if marked { PAGE } else { sound });
+        if marked && (offset != 0 || piece.bytes() < PAGE) {
+            return Err(EIO);
+        }
+    }
+    let memory = piece.memory();
+    if copy {
+        let head = position - offset as u64;
+        fill_from_source(source, memory, 0, head, offset)?;
+    }
+    let done = if recover || marked {
+        let done = piece.recover(iter);
+        if done == 0 {
+            // Not whole pages, or the driver could not clear it.
+            return Err(EIO);
+        }
+        if marked && done == PAGE {
+            piece.page().clear_poison();
+        }
+        done
+    } else {
+        piece.copy_from(iter)
+    };
+    let end = position + done as u64;
+    if copy && done != 0 && in_page(end) != 0 {
+        // Also where the source of a longer write was bad: the new page must not show what its
+        // memory held before.
+        let rest = PAGE - in_page(end);
+        if let Err(error) = fill_from_source(source, memory, offset + done, end, rest) {
+            iter.revert(done);
+            return Err(error);
+        }
+    }
+    Ok((piece.bytes(), done))
 }
 
 /// Zeroes a range of a file (`dax_zero_range`) and says whether anything had to be written. Sleeps.
@@ -352,23 +431,25 @@ fn zero_extent(change: &mut Change<'_>, device: Account<'_>, did_zero: &mut bool
             if offset == 0 && left >= PAGE as u64 {
                 let (dax, place) = extent.place(position)?;
                 dax.zero_page(&alive, place)?;
-                let memory = memory_at(&extent, &alive, position, 1, Access::Normal)?;
-                if memory.page(0).is_poisoned() {
+                let piece = piece_at(&extent, &alive, position, 1, Access::Normal)?;
+                if !piece.is_sound() {
                     // The device has nothing against it, and its content is new.
-                    memory.page(0).clear_poison();
+                    piece.page().clear_poison();
                 }
                 PAGE
             } else {
                 let bytes = (PAGE - offset).min(left as usize);
-                let memory = memory_at(&extent, &alive, position, bytes as u64, Access::Normal)?;
-                if memory.has_poison(offset, bytes) {
+                let piece = piece_at(&extent, &alive, position, bytes as u64, Access::Normal)?;
+                if !piece.is_sound() {
                     return Err(EIO);
                 }
+                let memory = piece.memory();
                 if copy {
+                    let source = walk.copy_source();
                     let end = offset + bytes;
                     let head = position - offset as u64;
-                    fill_from_source(walk, &memory, 0, head, offset)?;
-                    fill_from_source(walk, &memory, end, head + end as u64, PAGE - end)?;
+                    fill_from_source(source, memory, 0, head, offset)?;
+                    fill_from_source(source, memory, end, head + end as u64, PAGE - end)?;
                 }
                 memory.zero(offset, bytes)?;
                 memory.flush(offset, bytes);
@@ -438,16 +519,15 @@ fn unshare_extent(change: &mut Change<'_>, device: Account<'_>) -> Result {
         let position = walk.position();
         let done = {
             let alive = DaxReadGuard::new();
-            let wanted = left.min(CHUNK as u64);
             let source = walk.copy_source().ok_or(EIO)?;
-            let from = memory_at(&source, &alive, position, wanted, Access::Normal)?;
-            let to = memory_at(&walk.extent(), &alive, position, wanted, Access::Normal)?;
-            let bytes = from.bytes().min(to.bytes()).min(wanted as usize);
-            if from.has_poison(0, bytes) || to.has_poison(0, bytes) {
+            let from = piece_at(&source, &alive, position, left, Access::Normal)?;
+            let to = piece_at(&walk.extent(), &alive, position, left, Access::Normal)?;
+            let bytes = from.bytes().min(to.bytes());
+            if !from.first(bytes).is_sound() || !to.first(bytes).is_sound() {
                 return Err(EIO);
             }
-            to.copy_within(0, &from, 0, bytes)?;
-            to.flush(0, bytes);
+            to.memory().copy_within(0, &from.memory(), 0, bytes)?;
+            to.memory().flush(0, bytes);
             bytes
         };
         device.add(Counter::CowPages, done.div_ceil(PAGE) as u64);
@@ -523,18 +603,15 @@ fn compare_extents(a: &mut IomapIter<'_>, b: &mut IomapIter<'_>) -> Result<bool>
             return Err(EINTR);
         }
         let bytes = {
-            let (at_a, at_b) = (in_page(a.position()), in_page(b.position()));
             let alive = DaxReadGuard::new();
-            let in_a = memory_at(&a.extent(), &alive, a.position(), left, Access::Normal)?;
-            let in_b = memory_at(&b.extent(), &alive, b.position(), left, Access::Normal)?;
-            let bytes = (in_a.bytes() - at_a)
-                .min(in_b.bytes() - at_b)
-                .min(left as usize)
-                .min(CHUNK);
-            if in_a.has_poison(at_a, bytes) || in_b.has_poison(at_b, bytes) {
+            let in_a = piece_at(&a.extent(), &alive, a.position(), left, Access::Normal)?;
+            let in_b = piece_at(&b.extent(), &alive, b.position(), left, Access::Normal)?;
+            let bytes = in_a.bytes().min(in_b.bytes());
+            let (in_a, in_b) = (in_a.first(bytes), in_b.first(bytes));
+            if !in_a.is_sound() || !in_b.is_sound() {
                 return Err(EIO);
             }
-            if !in_a.equals(at_a, &in_b, at_b, bytes)? {
+            if !in_a.equals(&in_b) {
                 return Ok(false);
             }
             bytes as u64

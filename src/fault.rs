@@ -160,7 +160,9 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
     fn serve(&mut self, ops: &IomapOps) -> Result<Outcome, Failure> {
         self.check()?;
         if self.order() == Order::PTE && self.write {
-            self.sequential = sequence::is_next(self.mapping, self.index);
+            // There is no way ahead where the filesystem cannot be asked what is there.
+            self.sequential = sequence::is_next(self.mapping, self.index)
+                && ops.for_looking(self.mapping.host()).is_some();
         }
         loop {
             match self.serve_once(ops) {

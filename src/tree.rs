@@ -268,14 +268,17 @@ impl Behind<'_> {
 
 /// What the pages right before an index tell of a fault that writes there.
 struct Before {
-    /// The number of pages that are dirty: a power of two that is not larger.
+    /// The number of pages that are dirty, at least two: a power of two that is not larger.
     pages: usize,
     /// The largest order of which pages would lie in memory as they do in the file.
     order: Order,
 }
 
-/// Looks at the pages before the cursor's index, some of them, each further away than the last, if
-/// the one right before it is dirty.
+/// The most entries that are looked at for what is before an index.
+const LOOK_BEFORE: usize = 32;
+
+/// Looks at the pages before the cursor's index, one entry after the other as long as they are dirty.
+/// A single page before is too little to go by.
 fn look_before(
     mapping: &Mapping,
     guard: &TreeGuard<'_>,
@@ -290,29 +293,30 @@ fn look_before(
     let Kind::Data(pfn) = entry.kind() else {
         return None;
     };
-    if entry.is_fresh() || index.get() < 2 {
+    if entry.is_fresh() {
         return None;
     }
-    let mut further = Cursor::new(mapping.tree(), index);
-    let mut is_dirty = |distance: usize| {
-        further
-            .at(guard, PageIndex::new(index.get() - distance))
-            .is_some()
-            && further.has_mark(guard, Mark::Dirty)
-    };
-    // A single page before is too little to go by.
-    if entry.order() == Order::PTE && !is_dirty(2) {
-        return None;
+    let index = index.get();
+    let mut first = entry.order().first(PageIndex::new(index - 1)).get();
+    let shift = pfn.to_bits() ^ first;
+    let most = ahead.room.max(Around::MAX);
+    let mut further = Cursor::new(mapping.tree(), PageIndex::new(first));
+    for _ in 0..LOOK_BEFORE {
+        if index - first >= most || first == 0 {
+            break;
+        }
+        let before = PageIndex::new(first - 1);
+        let Some(raw) = further.at(guard, before) else {
+            break;
+        };
+        if !further.has_mark(guard, Mark::Dirty) {
+            break;
+        }
+        first = Entry::from_raw(raw).0.order().first(before).get();
     }
-    let most = ahead.room.max(Around::MAX).min(index.get());
-    let first = entry.order().first(PageIndex::new(index.get() - 1));
-    let shift = pfn.to_bits() ^ first.get();
-    let mut pages = 2;
-    while pages * 2 <= most && is_dirty(pages * 2) {
-        pages *= 2;
-    }
-    Some(Before {
-        pages,
+    let pages = (index - first).min(most);
+    (pages > 1).then(|| Before {
+        pages: 1 << pages.ilog2(),
         order: Order::PUD.fitting(shift, Order::PUD.pages()),
     })
 }

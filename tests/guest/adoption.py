@@ -348,6 +348,44 @@ def _two(variant):
 
 
 @case(fs=())
+def traced_functions_go_the_same_way(t):
+    """Somebody who traces the redirected functions sees their calls, which go where they did."""
+    _need(DEVICE)
+    tracing = "/sys/kernel/tracing"
+    if "function" not in read(f"{tracing}/available_tracers").split():
+        raise Skip("this kernel has no function tracer")
+    traced = ("dax_iomap_fault", "dax_iomap_rw", "dax_writeback_mapping_range")
+    fs = _fs()
+    with _Item(DEVICE, adopt=True):
+        fs.make()
+        fs.mount()
+        fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+        try:
+            os.pwrite(fd, pages("a", 4), 0)
+            write(f"{tracing}/set_ftrace_filter", "dax_*")
+            write(f"{tracing}/current_tracer", "function")
+            try:
+                stats = Stats(DEVICE)
+                equal(os.pwrite(fd, pages("b", 4), 0), 4 * PAGE, "bytes written")
+                with Map(fd, 4 * PAGE) as m:
+                    same_bytes(m.read(0, 4 * PAGE), pages("b", 4), "what is mapped")
+                    m.write(PAGE, page("c"))
+                os.fsync(fd)
+                stats.expect(write_bytes=4 * PAGE, read_pte=some, writeback_entries=some)
+                seen = read(f"{tracing}/trace")
+            finally:
+                write(f"{tracing}/current_tracer", "nop")
+                write(f"{tracing}/set_ftrace_filter", "")
+            for name in traced:
+                check(f"{name} <-" in seen, f"the tracer has not seen {name}")
+            expected = pages("b", 1) + page("c") + pages("b", 2, 2)
+            same_bytes(os.pread(fd, 4 * PAGE, 0), expected, "the file")
+        finally:
+            os.close(fd)
+            fs.umount()
+
+
+@case(fs=())
 def one_adopted_one_not_xfs(t):
     _two("xfs")
 

@@ -394,6 +394,9 @@ class Runner:
                 self.run_case(case_, filesystem, name)
             for filesystem in filesystems.values():
                 self.leave(filesystem, "/".join(filter(None, (variant, group))))
+            if not variant:
+                # These cases put on the devices what they want.
+                self._last.clear()
             module = sys.modules[group]
             if hasattr(module, "end_of_group"):
                 module.end_of_group()

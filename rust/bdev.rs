@@ -10,6 +10,7 @@
 
 use super::{
     bindings,
+    page::Pfn,
     redirect, //
 };
 use core::{
@@ -72,6 +73,17 @@ impl BlockDevice {
         // SAFETY: The inode is valid; its place in the hash is read atomically.
         let hashed = unsafe { AtomicPtr::from_ptr(&raw mut (*self.inode()).i_hash.pprev) };
         hashed.load(Ordering::Acquire).is_null()
+    }
+
+    /// The frame of page `at` of a device that is capable of DAX, and how many pages from there on are
+    /// contiguous. `None` behind its end, and when it was removed.
+    pub(crate) fn memory(&self, at: usize) -> Option<(Pfn, usize)> {
+        let mut pages = 0;
+        // SAFETY: The device is valid.
+        let first =
+            unsafe { bindings::rdax_device_memory(self.0.as_ptr(), at as usize, &mut pages) };
+        // The frame is one of the device's page map: the driver made both.
+        (pages != 0).then(|| (Pfn::from_bits(first as usize), pages as usize))
     }
 
     /// Whether somebody opened the device exclusively, a mount for instance.
@@ -485,12 +497,23 @@ impl<D: Send + Sync + 'static> Writer<D> {
 
     /// Ends a membership and returns the data. Sleeps, for some time.
     ///
-    /// Errors: `EBUSY` and others if the device is in use; it stays a member.
-    pub(crate) fn remove(&mut self, member: Member<D>) -> Result<D, (Member<D>, Error)> {
+    /// `tidy` is called before, while nobody can mount the device; unless that was removed.
+    ///
+    /// Errors: `EBUSY` and others if the device is in use, or what `tidy` says; it stays a member.
+    pub(crate) fn remove(
+        &mut self,
+        member: Member<D>,
+        tidy: impl FnOnce(&BlockDevice) -> Result,
+    ) -> Result<D, (Member<D>, Error)> {
         let idle = match member.bdev.idle() {
             Ok(idle) => idle,
             Err(e) => return Err((member, e)),
         };
+        if idle._claim.is_some() {
+            if let Err(e) = tidy(&member.bdev) {
+                return Err((member, e));
+            }
+        }
         let members = &self.set.members;
         members.0[member.place].store(Members::removed(), Ordering::Release);
         self.count -= 1;

@@ -73,28 +73,6 @@ unsigned long rdax_find_used(unsigned long first, unsigned long end, unsigned lo
 	return min(pfn, end);
 }
 
-unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
-				 unsigned long *pages)
-{
-	struct dax_device *dax_dev;
-	unsigned long pfn = 0;
-	u64 start;
-	long n = 0;
-	int id;
-
-	dax_dev = fs_dax_get_by_bdev(bdev, &start, NULL, NULL);
-	if (dax_dev) {
-		id = dax_read_lock();
-		n = dax_direct_access(dax_dev, (start >> PAGE_SHIFT) + at,
-				      (bdev_nr_bytes(bdev) >> PAGE_SHIFT) - at,
-				      DAX_RECOVERY_WRITE, NULL, &pfn);
-		dax_read_unlock(id);
-		fs_put_dax(dax_dev, NULL);
-	}
-	*pages = max(n, 0L);
-	return pfn;
-}
-
 static void emit(struct vm_area_struct *vma, unsigned long addr, unsigned long pfn,
 		 unsigned int order, bool writable, rdax_leaf_fn fn, void *data)
 {

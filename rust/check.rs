@@ -37,14 +37,6 @@ pub(crate) fn find_used(first: usize, end: usize) -> (usize, usize) {
     (found as usize, whole as usize)
 }
 
-/// The frame of page `at` of a block device, and how many pages from there on are contiguous.
-pub(crate) fn device_memory(bdev: &BlockDevice, at: usize) -> Option<(usize, usize)> {
-    let mut pages = 0;
-    // SAFETY: The device is valid.
-    let first = unsafe { bindings::rdax_device_memory(bdev.as_ptr(), at as usize, &mut pages) };
-    (pages != 0).then_some((first as usize, pages as usize))
-}
-
 /// Calls `f` for every inode of the filesystem that is mounted on the device. Sleeps.
 pub(crate) fn visit_inodes(bdev: &BlockDevice, mut f: impl FnMut(&Inode)) {
     /// # Safety

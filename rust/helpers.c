@@ -390,6 +390,28 @@ void rdax_filesystem_put(struct file_system_type *type)
 	module_put(type->owner);
 }
 
+unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
+				 unsigned long *pages)
+{
+	struct dax_device *dax_dev;
+	unsigned long pfn = 0;
+	u64 start;
+	long n = 0;
+	int id;
+
+	dax_dev = fs_dax_get_by_bdev(bdev, &start, NULL, NULL);
+	if (dax_dev) {
+		id = dax_read_lock();
+		n = dax_direct_access(dax_dev, (start >> PAGE_SHIFT) + at,
+				      (bdev_nr_bytes(bdev) >> PAGE_SHIFT) - at,
+				      DAX_RECOVERY_WRITE, NULL, &pfn);
+		dax_read_unlock(id);
+		fs_put_dax(dax_dev, NULL);
+	}
+	*pages = max(n, 0L);
+	return pfn;
+}
+
 struct nap {
 	struct timer_list timer;
 	struct task_struct *task;

@@ -107,6 +107,13 @@ bool rdax_can_share_blocks(struct inode *inode);
 bool rdax_filesystem_get(struct inode *inode);
 void rdax_filesystem_put(struct file_system_type *type);
 
+/*
+ * The frame of page @at of a block device that is capable of DAX, and in @pages how many pages from
+ * there on are contiguous; 0 if there is no memory.
+ */
+unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
+				 unsigned long *pages);
+
 /* Where in a list of known memory errors their number is. */
 static const unsigned int RDAX_CONST_BADBLOCKS_COUNT = offsetof(struct badblocks, count);
 
@@ -278,13 +285,6 @@ void rdax_folio_state(unsigned long pfn, struct rdax_folio_state *state);
  * @end. Folios that are whole but idle and owned by nobody are passed over, and counted.
  */
 unsigned long rdax_find_used(unsigned long first, unsigned long end, unsigned long *whole);
-
-/*
- * The frame of page @at of a block device that is capable of DAX, and in @pages how many pages from
- * there on are contiguous; 0 if there is no memory.
- */
-unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
-				 unsigned long *pages);
 
 /* A page-table entry of any size that maps a part of a file. */
 struct rdax_leaf {

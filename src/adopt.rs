@@ -9,9 +9,12 @@
 //! Lock order: a directory's `state`, then the `Registry`. Both are held across the opening of a
 //! block device and across grace periods.
 
-use super::stats::{
-    Snapshot,
-    Stats, //
+use super::{
+    folio,
+    stats::{
+        Snapshot,
+        Stats, //
+    },
 };
 use crate::kern::{
     bdev::{
@@ -221,11 +224,24 @@ impl Registry {
         name: &CStr,
         member: Member<Device>,
     ) -> Result<Device, (Member<Device>, Error)> {
-        let result = self.devices.remove(member);
+        let mut held = false;
+        let result = self.devices.remove(member, |bdev| {
+            let mut at = 0;
+            while let Some((first, pages)) = bdev.memory(at) {
+                folio::tidy(first, pages).inspect_err(|_| held = true)?;
+                at += pages;
+            }
+            Ok(())
+        });
         match &result {
             Ok(_) => {
                 self.switch_off_if_unused();
                 pr_info!("{name}: released\n");
+            }
+            Err(_) if held => {
+                pr_err!(
+                    "{name}: somebody still reads or writes its pages; release it again later\n"
+                );
             }
             Err((_, e)) if *e == EBUSY => {
                 pr_err!("{name}: in use; unmount it first\n");

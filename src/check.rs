@@ -427,8 +427,8 @@ fn device(bdev: &BlockDevice) -> Result<Census, AllocError> {
     result?;
     census.finish();
     let mut at = 0;
-    while let Some((first, pages)) = look::device_memory(bdev, at) {
-        census.rest_is_free(first, first + pages);
+    while let Some((first, pages)) = bdev.memory(at) {
+        census.rest_is_free(first.to_bits(), first.to_bits() + pages);
         at += pages;
     }
     let left = LEFT_WHOLE.load(Ordering::Relaxed);

@@ -8,7 +8,7 @@
 use crate::kern::{
     fs::{Mapping, PageIndex},
     order::Order,
-    page::{DevFolio, DevPage, Giant, Region},
+    page::{DevFolio, DevPage, Giant, Pfn, Region},
     vm,
     wait::{self, Sleep}, //
 };
@@ -359,6 +359,44 @@ impl Disassociation<'_> {
             folio.take_apart(region);
         }
     }
+}
+
+/// Takes apart every folio of these `pages` pages that was left whole when its last entry went, for
+/// those who expect the pages of a device without files to be pages of their own. Nobody makes folios
+/// of them meanwhile. Sleeps.
+///
+/// Errors: `EBUSY` when somebody still holds one.
+pub(crate) fn tidy(first: Pfn, pages: usize) -> Result {
+    if owned_or_free() {
+        return Ok(());
+    }
+    let mut at = 0;
+    let mut looked = 0;
+    while at < pages {
+        let folio = DevPage::of(first.offset(at)).folio();
+        if folio.refcount() != 0 {
+            return Err(EBUSY);
+        }
+        let order = folio.order();
+        if order != Order::PTE {
+            let region = Region::lock(folio.head());
+            if is_associated(folio) {
+                return Err(EBUSY);
+            }
+            if order > Region::ORDER {
+                drop(region);
+                dismantle(folio);
+            } else {
+                folio.take_apart(&region);
+            }
+        }
+        at += order.pages();
+        looked += 1;
+        if looked % Region::ORDER.pages() == 0 {
+            vm::reschedule();
+        }
+    }
+    Ok(())
 }
 
 /// Associates pages that nobody uses with an entry at `index` of `mapping` that is not shared.

@@ -275,7 +275,7 @@ struct Before {
 }
 
 /// The most entries that are looked at for what is before an index.
-const LOOK_BEFORE: usize = 32;
+const LOOK_BEFORE: usize = 256;
 
 /// Looks at the pages before the cursor's index, one entry after the other as long as they are dirty.
 /// A single page before is too little to go by.
@@ -407,7 +407,7 @@ pub(crate) fn grab<'m>(
                 largest = before.order.min(ahead.order);
                 behind.block = Some(ahead.block);
                 size = largest.fitting(index.get(), before.pages.min(ahead.room));
-                let free = if size < NODE_ORDER {
+                let free = if size < NODE_ORDER && at.node(&guard).is_some() {
                     at.widen(&guard, size)
                 } else {
                     at = Cursor::with_order(tree, index, size);

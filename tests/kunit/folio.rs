@@ -353,6 +353,22 @@ mod tests {
     }
 
     #[test]
+    fn a_device_is_given_back_without_folios_and_when_nobody_holds_one() -> Checked {
+        for_each_larger_order(|place| {
+            let held = place.left_whole()?;
+            let busy = release_now();
+            drop(held);
+            check!(busy == Err(EBUSY));
+            check!(is_adopted()?);
+            check_whole(place.page(0), place.order)?;
+            release()?;
+            let free = check_free(place.page(0), place.order);
+            adopt()?;
+            free
+        })
+    }
+
+    #[test]
     fn who_needs_pages_of_a_held_folio_waits_for_it() -> Checked {
         for_each_larger_order(|place| {
             let held = place.left_whole()?;

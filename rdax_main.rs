@@ -38,6 +38,8 @@ module! {
 #[pin_data]
 struct Rdax {
     // Dropped in this order.
+    #[cfg(RDAX_TEST)]
+    adopted: tests::helpers::GivesBack,
     #[cfg(RDAX_CHECK)]
     check: dax::check::Shown,
     devices: dax_bus::Registration,
@@ -49,6 +51,8 @@ struct Rdax {
 impl kernel::InPlaceModule for Rdax {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            #[cfg(RDAX_TEST)]
+            adopted: tests::helpers::GivesBack,
             #[cfg(RDAX_CHECK)]
             check: dax::check::Shown::new()?,
             runtime: Runtime::new(),

@@ -109,12 +109,6 @@ impl Random {
     }
 }
 
-/// Keeps the module from being unloaded.
-pub(crate) fn keep_module() {
-    // SAFETY: The module is live: its tests are being run.
-    unsafe { bindings::__module_get(kernel::module::this_module::<crate::LocalModule>().as_ptr()) };
-}
-
 /// Does what has to do with paths, which kernel threads do not know.
 pub(crate) fn with_paths<R>(work: impl FnOnce() -> R) -> R {
     // SAFETY: Ended below, by the same task.

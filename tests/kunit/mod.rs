@@ -71,7 +71,7 @@ macro_rules! check_eq {
 
 // One suite may leave unused what another needs.
 #[allow(dead_code)]
-mod helpers;
+pub(crate) mod helpers;
 
 mod account;
 mod adopt;

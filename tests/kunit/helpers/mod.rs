@@ -36,13 +36,20 @@ static ADOPTED: SetOnce<Arc<Mutex<Option<Adopted>>>> = SetOnce::new();
 pub(crate) fn adopted() -> Checked<&'static Mutex<Option<Adopted>>> {
     if ADOPTED.as_ref().is_none() {
         ADOPTED.populate(Arc::pin_init(new_mutex!(None), GFP_KERNEL)?);
-        // The device may stay adopted for good.
-        testing::keep_module();
     }
     let adopted = ADOPTED
         .as_ref()
         .ok_or_else(|| failed(file!(), line!(), fmt!("no room for the device")))?;
     Ok(adopted)
+}
+
+/// Held by the module, whose code is called for as long as a device is adopted.
+pub(crate) struct GivesBack;
+
+impl Drop for GivesBack {
+    fn drop(&mut self) {
+        let _ = release();
+    }
 }
 
 /// The device adopted and opened, and a filesystem on it.

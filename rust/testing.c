@@ -471,6 +471,39 @@ void rdax_test_unwatch_calls(void)
 	unregister_kprobe(&call_probe);
 }
 
+/* Giving way */
+
+static struct kprobe yield_probe;
+static struct task_struct *yielding;
+static unsigned long yields;
+
+static int on_yield(struct kprobe *probe, struct pt_regs *regs)
+{
+	if (current == yielding)
+		yields++;
+	return 0;
+}
+
+int rdax_test_watch_yields(void)
+{
+	yielding = current;
+	yields = 0;
+	memset(&yield_probe, 0, sizeof(yield_probe));
+	yield_probe.symbol_name = "rdax_cond_resched";
+	yield_probe.pre_handler = on_yield;
+	return register_kprobe(&yield_probe);
+}
+
+unsigned long rdax_test_yields(void)
+{
+	return yields;
+}
+
+void rdax_test_unwatch_yields(void)
+{
+	unregister_kprobe(&yield_probe);
+}
+
 /* Locks of a tree */
 
 static struct {

@@ -112,6 +112,11 @@ unsigned long rdax_test_tree_holds(void);
 unsigned long rdax_test_tree_most(void);
 void rdax_test_unwatch_tree(void);
 
+/* Watch how often the present task gives way to others. */
+int rdax_test_watch_yields(void);
+unsigned long rdax_test_yields(void);
+void rdax_test_unwatch_yields(void);
+
 /* Mark a page as bad, or take the mark off. */
 void rdax_test_set_poison(struct page *page, bool poison);
 /* Have the device say that a part of it is bad, or good again. In sectors. */

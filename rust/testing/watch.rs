@@ -214,6 +214,31 @@ impl Drop for Holds {
     }
 }
 
+/// Watches how often the present task gives way to others.
+pub(crate) struct Yields(());
+
+impl Yields {
+    /// Watches.
+    pub(crate) fn watch() -> Checked<Self> {
+        // SAFETY: One at a time, as tests run one after the other.
+        to_result(unsafe { bindings::rdax_test_watch_yields() })?;
+        Ok(Self(()))
+    }
+
+    /// How often it did.
+    pub(crate) fn count(&self) -> usize {
+        // SAFETY: Reads a number that the present task counts.
+        unsafe { bindings::rdax_test_yields() as usize }
+    }
+}
+
+impl Drop for Yields {
+    fn drop(&mut self) {
+        // SAFETY: Watched since this value was made.
+        unsafe { bindings::rdax_test_unwatch_yields() };
+    }
+}
+
 /// A folio of ordinary memory as the core makes it, to compare with.
 pub(crate) struct CoreFolio(NonNull<bindings::folio>);
 

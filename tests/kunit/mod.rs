@@ -78,6 +78,7 @@ mod adopt;
 mod around;
 mod devdax;
 mod entry;
+mod fairness;
 mod fault;
 mod folio;
 mod io;

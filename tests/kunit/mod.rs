@@ -75,6 +75,7 @@ pub(crate) mod helpers;
 
 mod account;
 mod adopt;
+mod ahead;
 mod around;
 mod devdax;
 mod entry;
@@ -87,6 +88,7 @@ mod poison;
 mod refault;
 mod stats;
 mod tree;
+mod waiters;
 mod walk;
 mod window;
 mod writeback;

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a fault of a page prepares behind that page (spec, section 10).
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_ahead)]
+mod tests {
+    use crate::{
+        dax::tree::{self, Ahead, Behind, Locked, Place, Window},
+        kern::{
+            fs::PageRange,
+            order::Order,
+            testing::{failed, Checked, File, Share, Stretch, View},
+            xa::Mark,
+        },
+        tests::helpers::*,
+    };
+    use kernel::prelude::*;
+
+    const FOUR: Order = Order::from_bits(2);
+
+    /// A write fault at `index` behind `dirty` pages that were written to, one entry each.
+    fn write_behind<'f>(
+        file: &'f File<'_>,
+        index: usize,
+        block: PageRange,
+        order: Order,
+        behind: &mut Behind<'f>,
+    ) -> Checked<Locked<'f>> {
+        let room = block.last.get() - index + 1;
+        let ahead = || Some(Ahead { block, order, room });
+        tree::grab(file.mapping(), at(index), Order::PTE, true, ahead, behind)
+            .map_err(|error| failed(file!(), line!(), fmt!("grab: {error:?}")))
+    }
+
+    fn window_pages(behind: &Behind<'_>) -> usize {
+        behind.window.as_ref().map_or(0, Window::pages)
+    }
+
+    #[test]
+    fn it_ends_with_the_block_and_with_what_was_written_before() -> Checked {
+        let world = world()?;
+        let file = world.file(32)?;
+        let place = world.take_many(32, Order::from_bits(5))?;
+        // Of the pages before, a power of two counts.
+        for (written, last, expected) in [
+            (0, 15, 0),
+            (1, 15, 0),
+            (2, 15, 1),
+            (3, 15, 1),
+            (4, 15, 3),
+            (8, 15, 7),
+            (8, 11, 3),
+            (8, 9, 1),
+            (8, 8, 0),
+        ] {
+            for index in 0..written {
+                put(&file, index, Order::PTE, place + index, true)?;
+            }
+            let mut behind = Behind::NONE;
+            let locked = write_behind(&file, written, range(0, last), Order::PTE, &mut behind)?;
+            check_eq!(locked.range(), range(written, written));
+            check_eq!(
+                window_pages(&behind),
+                expected,
+                "{written} before, up to {last}"
+            );
+            check_eq!(file.nrpages(), written + 1 + expected);
+            for index in written..=written + expected {
+                check!(look(&file, index).is_some_and(|(_, locked)| locked));
+                check!(is_marked(&file, index, Mark::Dirty), "page {index}");
+            }
+            check!(look(&file, written + expected + 1).is_none());
+            drop(behind);
+            check_eq!(file.nrpages(), written + 1);
+            drop(locked);
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn no_entry_is_larger_than_what_the_filesystem_told_of() -> Checked {
+        let world = world()?;
+        let file = world.file(16)?;
+        let place = world.take_many(16, Order::from_bits(4))?;
+        for (told, expected) in [(4, 4), (3, 0), (1, 0), (0, 0)] {
+            for index in 0..8 {
+                put(&file, index, Order::PTE, place + index, true)?;
+            }
+            let mut behind = Behind::NONE;
+            let mut locked = write_behind(&file, 8, range(0, 15), FOUR, &mut behind)?;
+            check_eq!(locked.range(), range(8, 11));
+            check_eq!(window_pages(&behind), 4);
+            locked.set(crate::dax::entry::Entry::empty(FOUR));
+            if let Some(window) = behind.window.as_mut() {
+                window.fill(told, Place::Memory(world.pfn(place + 12)), true);
+                check_eq!(window.filled().1, expected, "told of {told}");
+            }
+            drop(behind);
+            check_eq!(file.nrpages(), 12 + expected);
+            check_eq!(look(&file, 12).is_some(), expected != 0);
+            drop(locked);
+            clear(&file);
+        }
+        // Memory that does not lie as the file does makes no larger folios.
+        for index in 0..8 {
+            put(&file, index, Order::PTE, place + 1 + index, true)?;
+        }
+        let mut behind = Behind::NONE;
+        let locked = write_behind(&file, 8, range(0, 15), FOUR, &mut behind)?;
+        check_eq!(locked.range(), range(8, 8));
+        drop((behind, locked));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn the_filesystem_is_asked_once_for_each_new_block() -> Checked {
+        const PAGES: usize = 16;
+        let world = world()?;
+        let file = world.file(PAGES + 1)?;
+        let place = world.take_many(PAGES, Order::from_bits(4))?;
+        file.set_extents(&[Stretch::hole(0, PAGES + 1)])?;
+        let view = View::new(&file, 0, PAGES + 1, Share::Shared, 0)?;
+        // What a filesystem does for reading is known from here on.
+        view.load(PAGES)?;
+        file.set_extents_for_writing(&[Stretch::mapped(0, PAGES, place).new_blocks()])?;
+        let before = file.begins();
+        for index in 0..PAGES {
+            view.store(index, 1)?;
+        }
+        check_eq!(file.begins() - before, PAGES);
+        check_eq!(file.begins(), file.ends());
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+}

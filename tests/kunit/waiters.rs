@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who waits for an entry while others lock, unlock or remove it together with its neighbours (spec,
+//! section 3 and R7).
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_waiters)]
+mod tests {
+    use crate::{
+        dax::{
+            entry::Kind,
+            layout,
+            tree::{self, Ahead, Behind, Neighbours, Place, Take, Window},
+        },
+        kern::{
+            fs::PageRange,
+            order::Order,
+            testing::{pause, until, with_thread, with_threads, Checked, File},
+            vm::Around,
+        },
+        tests::helpers::*,
+    };
+    use core::sync::atomic::{AtomicUsize, Ordering};
+
+    const PAGES: usize = 16;
+
+    /// Threads wait for entries that are locked, each for one of `indices`, while `start` goes on; then
+    /// `release` lets go of them. Whether all of them end, and have waited. Whoever is forgotten is
+    /// woken, so that the test ends.
+    fn all_end(
+        file: &File<'_>,
+        indices: &[usize],
+        release: impl FnOnce(),
+    ) -> Checked<(bool, bool)> {
+        let ended = AtomicUsize::new(0);
+        let wait = |number: usize| {
+            let index = indices.get(number).copied().unwrap_or(0);
+            // Looks at the entry and leaves it: the next is to be woken all the same.
+            let _ = layout::busy_folio(file.mapping(), range(index, index));
+            ended.fetch_add(1, Ordering::AcqRel);
+        };
+        let (_, result) = with_threads(indices.len(), wait, |threads| {
+            let waited = threads.iter().all(|thread| thread.waits());
+            release();
+            let all = until(|| ended.load(Ordering::Acquire) == indices.len());
+            while ended.load(Ordering::Acquire) != indices.len() {
+                for index in indices {
+                    if let Ok(locked) = grab(file, *index, Order::PTE) {
+                        locked.remove();
+                    }
+                }
+                pause(10);
+            }
+            (waited, all)
+        })?;
+        Ok(result)
+    }
+
+    #[test]
+    fn who_only_looks_wakes_the_next() -> Checked {
+        let world = world()?;
+        let file = world.file(PAGES)?;
+        let place = world.take(Order::PTE)?;
+        put(&file, 3, Order::PTE, place, false)?;
+        put_zero(&file, 4, Order::PTE)?;
+        for index in [3, 4] {
+            let held = tree::lock_present(file.mapping(), at(index));
+            let (waited, all) = all_end(&file, &[index; 4], || drop(held))?;
+            check!(waited, "index {index}");
+            check!(all, "somebody still waits for {index}");
+        }
+        clear(&file);
+        world.check_clean()
+    }
+
+    /// One removes entry 3, as soon as it can be locked, by one of several ways; the others, who have
+    /// come later, wait for the same.
+    fn removed_by(which: usize, file: &File<'_>) {
+        let mapping = file.mapping();
+        match which {
+            0 => layout::delete_range(mapping, PageRange::ALL),
+            1 => layout::delete_range(mapping, range(3, 3)),
+            2 => layout::evict_range(mapping, PageRange::ALL),
+            3 => layout::evict_range(mapping, range(3, 3)),
+            4 => {
+                layout::delete_entry(mapping, at(3));
+            }
+            5 => {
+                layout::invalidate_entry(mapping, at(3));
+            }
+            _ => layout::break_layout_final(file.inode()),
+        }
+    }
+
+    #[test]
+    fn whoever_removes_an_entry_wakes_all() -> Checked {
+        let world = world()?;
+        let file = world.file(PAGES)?;
+        let place = world.take(Order::PTE)?;
+        for dirty in [false, true] {
+            for which in 0..7 {
+                if dirty && which == 5 {
+                    continue;
+                }
+                put(&file, 3, Order::PTE, place, dirty)?;
+                let held = tree::lock_present(file.mapping(), at(3));
+                let ((), result) = with_thread(
+                    || removed_by(which, &file),
+                    |first| {
+                        let waited = first.waits();
+                        all_end(&file, &[3; 3], || drop(held))
+                            .map(|(all, ended)| (waited && all, ended))
+                    },
+                )?;
+                let (waited, all) = result?;
+                check!(waited, "way {which}");
+                check!(all, "way {which}: somebody waits for what is gone");
+                check_eq!(file.nrpages(), 0, "way {which}");
+            }
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_locked_entry_among_others_is_waited_for() -> Checked {
+        let world = world()?;
+        let file = world.file(PAGES)?;
+        let place = world.take_many(4, Order::PTE)?;
+        for dirty in [false, true] {
+            for whole in [false, true] {
+                for evict in [false, true] {
+                    for index in 0..4 {
+                        put(&file, index, Order::PTE, place + index, dirty)?;
+                    }
+                    let these = if whole { PageRange::ALL } else { range(0, 3) };
+                    let held = tree::lock_present(file.mapping(), at(2));
+                    let ((), (waited, there)) = with_thread(
+                        || match evict {
+                            false => layout::delete_range(file.mapping(), these),
+                            true => layout::evict_range(file.mapping(), these),
+                        },
+                        |thread| {
+                            let waited = thread.waits();
+                            let there = look(&file, 2).is_some_and(|(_, locked)| locked);
+                            drop(held);
+                            (waited, there)
+                        },
+                    )?;
+                    check!(waited, "dirty {dirty}, whole {whole}, evict {evict}");
+                    check!(there, "dirty {dirty}, whole {whole}, evict {evict}");
+                    check_eq!(file.nrpages(), 0);
+                }
+            }
+        }
+        world.check_clean()
+    }
+
+    fn window<'f>(file: &'f File<'_>, behind: &mut Behind<'f>) -> Checked {
+        let ahead = || {
+            Some(Ahead {
+                block: range(0, PAGES - 1),
+                order: Order::PTE,
+                room: PAGES,
+            })
+        };
+        let locked = tree::grab(file.mapping(), at(0), Order::PTE, false, ahead, behind);
+        drop(locked);
+        check_eq!(behind.window.as_ref().map(Window::pages), Some(PAGES - 1));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_taken_back_behind_an_entry_wakes_all() -> Checked {
+        let world = world()?;
+        let file = world.file(PAGES)?;
+        let mut behind = Behind::NONE;
+        window(&file, &mut behind)?;
+        let (waited, all) = all_end(&file, &[5; 4], || behind.window = None)?;
+        check!(waited);
+        check!(all, "somebody waits for what is gone");
+        check_eq!(file.nrpages(), 1);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn what_is_filled_behind_an_entry_wakes_who_waits() -> Checked {
+        let world = world()?;
+        let file = world.file(PAGES)?;
+        let mut behind = Behind::NONE;
+        window(&file, &mut behind)?;
+        if let Some(window) = behind.window.as_mut() {
+            window.fill(8, Place::Hole, false);
+        }
+        // Of the pages 1 to 15 the first 8 are holes now.
+        let (waited, all) = all_end(&file, &[8, 8, 9], || behind.window = None)?;
+        check!(waited);
+        check!(all, "somebody still waits");
+        check_eq!(file.nrpages(), 9);
+        check!(look(&file, 8).is_some_and(|(entry, locked)| entry.kind() == Kind::Zero && !locked));
+        check!(look(&file, 9).is_none());
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn neighbours_wake_who_waits_and_are_not_waited_for() -> Checked {
+        let world = world()?;
+        let file = world.file(PAGES)?;
+        let place = world.take_many(PAGES, Order::PTE)?;
+        for index in 0..PAGES {
+            put(&file, index, Order::PTE, place + index, false)?;
+        }
+        let held = tree::lock_present(file.mapping(), at(7));
+        let own = grab(&file, 2, Order::PTE)?;
+        let mut asked: usize = 0;
+        let neighbours: Neighbours<'_> = tree::lock_neighbours(
+            &own,
+            range(0, Around::MAX.min(PAGES) - 1),
+            usize::MAX,
+            false,
+            |index, _, _| {
+                asked |= 1 << index.get();
+                Take::Have
+            },
+        );
+        check_eq!(asked, 0xffff & !(1 << 7 | 1 << 2));
+        let (waited, all) = all_end(&file, &[3, 3, 15], || drop(neighbours))?;
+        check!(waited);
+        check!(all, "somebody still waits");
+        check!(look(&file, 7).is_some_and(|(_, locked)| locked));
+        check!(look(&file, 2).is_some_and(|(_, locked)| locked));
+        drop(own);
+        drop(held);
+        for index in 0..PAGES {
+            check!(
+                look(&file, index).is_some_and(|(_, locked)| !locked),
+                "page {index}"
+            );
+        }
+        clear(&file);
+        world.check_clean()
+    }
+}

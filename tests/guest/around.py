@@ -106,6 +106,11 @@ def blocks_end_at_mapping_and_file(t):
             equal(_mapped(m, 32), "-" * 16 + "m" * 5 + "-" * 11, "what is mapped")
         m.bus_error(21 * PAGE, "behind the end")
         same_bytes(m.read(0, 20 * PAGE), pages("f", 20), "all")
+    hole = t.open("hole", size=20 * PAGE + 1)
+    with Map(hole, 32 * PAGE, align=PMD) as m:
+        m.load(16 * PAGE)
+        m.bus_error(21 * PAGE, "behind the end of a hole")
+        same_bytes(m.read(0, 21 * PAGE), ZERO * 21, "the hole")
 
 
 @case()

@@ -4,6 +4,7 @@
 import hashlib
 import os
 import random
+import resource
 import subprocess
 
 from lib import posix
@@ -487,3 +488,26 @@ def equal_after_remount(t):
     equal(len(set(before.values())), 6, "different files")
     t.fs.remount()
     equal(sums(), before, "contents after remounting")
+
+
+def _major_faults():
+    with open("/proc/vmstat", encoding="ascii") as f:
+        counted = dict(line.split() for line in f)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt, int(counted["pgmajfault"])
+
+
+@case()
+def new_blocks_are_major_faults(t):
+    """A store for which the filesystem has to find blocks counts as a major fault, no other."""
+    fd = t.open(size=64 * PAGE)
+    with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        before = _major_faults()
+        for at in range(64):
+            m.write(at * PAGE, b"n")
+        own, all_ = (now - then for now, then in zip(_major_faults(), before))
+        check(64 <= own <= 70, f"{own} major faults of the task for 64 new blocks")
+        check(all_ >= own, f"{all_} major faults in all, {own} of the task")
+    with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        before = _major_faults()
+        m.touch(write=True)
+        check(_major_faults()[0] - before[0] <= 6, "blocks that are there are major faults")

@@ -17,7 +17,7 @@ from lib.pattern import page, pages
 from lib.posix import PAGE, PMD
 from lib.runner import case
 from lib.task import Task
-from lib.trace import Flushes
+from lib.trace import Calls, Flushes
 
 SPOTS = [0, 3, 4, 100, 511, 512, 700]
 
@@ -100,6 +100,36 @@ def msync_flushes_its_range(t):
         os.fsync(fd)
         flushes.check_once(pfns[:1] + pfns[3:], "fsync of the rest")
         equal(len(flushes.of(pfns[1:3])), 0, "flushes of pages that msync had written")
+
+
+@case()
+def zeroed_bytes_are_flushed(t):
+    """Parts of pages that the filesystem has zeroed are durable when the call is over."""
+    fd = _file(t, 16 * PAGE)
+    with Map(fd, 16 * PAGE, skew=PAGE) as m, Flushes() as flushes:
+        m.touch()
+        zero, cut = m.pfn(3 * PAGE) * PAGE, m.pfn(9 * PAGE) * PAGE
+        flushes.clear()
+        posix.fallocate(fd, posix.ZERO_RANGE | posix.KEEP_SIZE, 3 * PAGE + 100, 50)
+        os.ftruncate(fd, 9 * PAGE + 77)
+        got = flushes.all()
+        for first, end, what in ((zero + 100, zero + 150, "zeroed"),
+                                 (cut + 77, cut + PAGE, "behind the new end")):
+            check(any(start <= first and start + length >= end for _, start, length in got),
+                  f"bytes that were {what} were not flushed")
+
+
+@case()
+def stores_make_the_inode_dirty(t):
+    """Those who sync a whole filesystem look for inodes with dirty pages (I_DIRTY_PAGES)."""
+    for skew, what in ((PAGE, "a page"), (0, "2 MiB")):
+        fd = _file(t, 2 * PMD, f"skew{skew}")
+        with Map(fd, 2 * PMD, skew=skew) as m, \
+                Calls("__mark_inode_dirty flags=$arg2:x32") as calls:
+            m.store(PAGE, 1)
+            lines = calls.instance.lines()
+        check(any("flags=0x4" in line or "flags=0x7" in line for line in lines),
+              f"a store to {what} made nothing dirty: {lines}")
 
 
 @case(quick=False)

@@ -138,6 +138,21 @@ def kills_who_does_not_listen(t):
     equal(Task(deaf).signalled(), SIGBUS, "signal that ended the process")
 
 
+@case(**POISON)
+def neighbours_do_not_bring_it_back(t):
+    """A fault of a page beside a bad one does not map the bad one along with it."""
+    fd = _file(t, 64 * PAGE)
+    with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        m.touch(write=True)
+        _told(_poison(m, 21 * PAGE), m, 21 * PAGE, (BUS_MCEERR_AR,), "the caller")
+    for write in (False, True):
+        with Map(fd, 64 * PAGE, skew=PAGE) as m:
+            for at in (20, 22):
+                m.touch(at * PAGE, PAGE, write=write)
+            fault = m.store(21 * PAGE, 1) if write else m.load(21 * PAGE)[1]
+            equal(fault.signal, SIGBUS, "signal of an access to the bad page")
+
+
 @case(fs=("xfs",), **POISON)
 def shared_page(t):
     """Of a reflinked page every file's users are told, by the filesystem's reverse map."""
@@ -247,6 +262,25 @@ def bad_block_mapped(t):
                 same_bytes(m.read(21 * PAGE, PAGE), page("f", 21), "page behind")
                 same_bytes(m.read(PMD, PMD), pages("f", 512, 512), "the next 2 MiB")
                 stats.expect(poison_faults=some)
+    finally:
+        os.close(fd)
+        _forget(t)
+
+
+@case(**POISON)
+def bad_block_of_a_known_page(t):
+    """Memory that was mapped before it became bad is not mapped again, be it as a neighbour."""
+    fd = _file(t, 64 * PAGE)
+    with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        m.touch(write=True)
+    _BadBlock(fd, 20 * PAGE)
+    try:
+        for write in (False, True):
+            with Map(fd, 64 * PAGE, skew=PAGE) as m:
+                for at in (19, 21):
+                    m.touch(at * PAGE, PAGE, write=write)
+                fault = m.store(20 * PAGE, 1) if write else m.load(20 * PAGE)[1]
+                equal(fault.signal, SIGBUS, "signal of an access to the bad page")
     finally:
         os.close(fd)
         _forget(t)

@@ -243,6 +243,27 @@ def unshare(t):
     _is(two, 32, "second file", p5=page("w", 5))
 
 
+@case(fs=XFS)
+def copies_are_flushed(t):
+    """What is copied because it is shared is durable, like what was written."""
+    one, two = _clones(t, 32 * PAGE)
+    with Map(two, 32 * PAGE, skew=PAGE) as m, Flushes() as flushes:
+        posix.fallocate(two, posix.UNSHARE_RANGE, 4 * PAGE, 4 * PAGE)
+        os.pwrite(two, b"part", 20 * PAGE + 1000)
+        posix.fallocate(two, posix.ZERO_RANGE | posix.KEEP_SIZE, 25 * PAGE + 300, 100)
+        got = flushes.all()
+        m.touch()
+        for index, parts, what in ((4, [(0, PAGE)], "unshared"), (7, [(0, PAGE)], "unshared"),
+                                   (20, [(0, 1000), (1004, PAGE)], "written in part"),
+                                   (25, [(0, 300), (300, 400), (400, PAGE)], "zeroed in part")):
+            at = m.pfn(index * PAGE) * PAGE
+            for first, end in parts:
+                check(any(start <= at + first and start + length >= at + end
+                          for _, start, length in got),
+                      f"page {index}, {what}: bytes {first} to {end} were not flushed")
+    _is(one, 32, "first file")
+
+
 @case(fs=XFS, quick=False)
 def unshare_of_a_huge_file(t):
     one, two = _clones(t, 2 * PMD)

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""records.py verify | list | name N | first N | apply N DIRECTORY
+"""records.py verify | list | choose N/M [NUMBER | TEXT]… | name N | first N WHERE | apply N DIRECTORY
 
-Reads tests/mutants/faults: whether every record is in the sources exactly once, how many there
-are, what is wrong in the N-th (from 1), where to look first, and puts it into the checkout in
-DIRECTORY.
+Reads tests/mutants/faults: whether every record is in the sources exactly once; the numbers (from
+1) of those that are chosen, and of these the N-th of M shares; what is wrong in the N-th; where to
+look first in WHERE, which is guest, kunit or giant; and puts it into the checkout in DIRECTORY.
 """
 
 import os
@@ -15,15 +15,22 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 HEAD = re.compile(r"^== (\S+): (.*?) \[(.*)\]$")
 
 
+def split(word):
+    """Where to look, and for what."""
+    place, colon, rest = word.partition(":")
+    return (place, rest) if colon else ("guest", word)
+
+
 class Record:
     def __init__(self, path, name, first):
         self.path, self.name, self.first = path, name, first
-        self.old, self.new = [], []
+        self.old, self.new, self.kinds = [], [], []
 
     def add(self, line):
         kind, text = line[:1], line[1:].strip()
         if kind not in ("-", "+", " ", ""):
             sys.exit(f"{self.name}: what is the line '{line}'?")
+        self.kinds.append(kind or " ")
         if kind in ("-", " "):
             self.old.append(text)
         if kind in ("+", " "):
@@ -81,8 +88,15 @@ def main():
         for number, record in enumerate(records, 1):
             print(f"{number:3} {record.path}: {record.name}")
         return 0
-    if command == "count":
-        print(len(records))
+    if command == "choose":
+        share, shares = map(int, arguments[0].split("/"))
+        texts = arguments[1:]
+        chosen = [number for number, record in enumerate(records, 1)
+                  if not texts or str(number) in texts
+                  or any(not text.isdigit() and text in f"{record.path}: {record.name}"
+                         for text in texts)]
+        for number in chosen[share - 1::shares]:
+            print(number)
         return 0
     if command == "verify":
         bad = [(record, record.problem(os.path.dirname(os.path.dirname(HERE))))
@@ -96,7 +110,7 @@ def main():
     if command == "name":
         print(f"{record.path}: {record.name}")
     elif command == "first":
-        print(" ".join(record.first))
+        print(" ".join(word for place, word in map(split, record.first) if place == arguments[1]))
     elif command == "apply":
         record.apply(arguments[1])
     else:

@@ -58,7 +58,7 @@ mod tests {
             for index in 0..written {
                 put(&file, index, Order::PTE, place + index, true)?;
             }
-            let mut behind = Behind::NONE;
+            let mut behind = Behind::none();
             let locked = write_behind(&file, written, range(0, last), Order::PTE, &mut behind)?;
             check_eq!(locked.range(), range(written, written));
             check_eq!(
@@ -89,7 +89,7 @@ mod tests {
             for index in 0..8 {
                 put(&file, index, Order::PTE, place + index, true)?;
             }
-            let mut behind = Behind::NONE;
+            let mut behind = Behind::none();
             let mut locked = write_behind(&file, 8, range(0, 15), FOUR, &mut behind)?;
             check_eq!(locked.range(), range(8, 11));
             check_eq!(window_pages(&behind), 4);
@@ -108,7 +108,7 @@ mod tests {
         for index in 0..8 {
             put(&file, index, Order::PTE, place + 1 + index, true)?;
         }
-        let mut behind = Behind::NONE;
+        let mut behind = Behind::none();
         let locked = write_behind(&file, 8, range(0, 15), FOUR, &mut behind)?;
         check_eq!(locked.range(), range(8, 8));
         drop((behind, locked));

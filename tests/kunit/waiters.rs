@@ -174,7 +174,7 @@ mod tests {
     fn what_is_taken_back_behind_an_entry_wakes_all() -> Checked {
         let world = world()?;
         let file = world.file(PAGES)?;
-        let mut behind = Behind::NONE;
+        let mut behind = Behind::none();
         window(&file, &mut behind)?;
         let (waited, all) = all_end(&file, &[5; 4], || behind.window = None)?;
         check!(waited);
@@ -188,7 +188,7 @@ mod tests {
     fn what_is_filled_behind_an_entry_wakes_who_waits() -> Checked {
         let world = world()?;
         let file = world.file(PAGES)?;
-        let mut behind = Behind::NONE;
+        let mut behind = Behind::none();
         window(&file, &mut behind)?;
         if let Some(window) = behind.window.as_mut() {
             window.fill(8, Place::Hole, false);
@@ -215,7 +215,7 @@ mod tests {
         let held = tree::lock_present(file.mapping(), at(7));
         let own = grab(&file, 2, Order::PTE)?;
         let mut asked: usize = 0;
-        let neighbours: Neighbours<'_> = tree::lock_neighbours(
+        let neighbours: Neighbours<'_, '_> = tree::lock_neighbours(
             &own,
             range(0, Around::MAX.min(PAGES) - 1),
             usize::MAX,

@@ -443,14 +443,15 @@ pub(crate) fn grab<'m>(
             return Ok(locked);
         }
         drop(guard);
+        simple = true;
         if size != order {
-            // What is allocated is for the cursor at hand.
+            // The page alone may need less.
             at = Cursor::new(tree, index);
+            continue;
         }
         if !at.allocate() {
             return Err(GrabError::NoMemory);
         }
-        simple = true;
         if order == Order::PTE {
             at.narrow();
         }

@@ -393,17 +393,21 @@ void rdax_filesystem_put(struct file_system_type *type)
 unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
 				 unsigned long *pages)
 {
+	unsigned long end = bdev_nr_bytes(bdev) >> PAGE_SHIFT;
 	struct dax_device *dax_dev;
 	unsigned long pfn = 0;
 	u64 start;
 	long n = 0;
 	int id;
 
+	*pages = 0;
+	if (at >= end)
+		return 0;
 	dax_dev = fs_dax_get_by_bdev(bdev, &start, NULL, NULL);
 	if (dax_dev) {
 		id = dax_read_lock();
 		n = dax_direct_access(dax_dev, (start >> PAGE_SHIFT) + at,
-				      (bdev_nr_bytes(bdev) >> PAGE_SHIFT) - at,
+				      end - at,
 				      DAX_RECOVERY_WRITE, NULL, &pfn);
 		dax_read_unlock(id);
 		fs_put_dax(dax_dev, NULL);

@@ -119,7 +119,7 @@ def zeroed_bytes_are_flushed(t):
                   f"bytes that were {what} were not flushed")
 
 
-@case()
+@case(fs=("xfs",))
 def stores_make_the_inode_dirty(t):
     """Those who sync a whole filesystem look for inodes with dirty pages (I_DIRTY_PAGES)."""
     for skew, what in ((PAGE, "a page"), (0, "2 MiB")):

@@ -44,9 +44,14 @@ def merge(number, old, new):
     a, b = let.match(old), let.match(new)
     if a and b and a[2] == b[2] and balanced(old) and balanced(new):
         return f"let {a[1] or ''}{a[2]}{a[3] or ''} = {chosen(number, a[4], b[4])};"
+    other = re.compile(r"^let (\w+\(\w+\)) = (.*) else \{$")
+    a, b = other.match(old), other.match(new)
+    if a and b and a[1] == b[1] and balanced(a[2]) and balanced(b[2]):
+        return f"let {a[1]} = ({chosen(number, a[2], b[2])}) else {{"
     a, b = condition(old), condition(new)
     if a and b and a[1] == b[1]:
-        return f"{a[1]} ({chosen(number, a[2], b[2])}) {{"
+        # In brackets, as a condition may begin with a block.
+        return f"{a[1]} ({chosen(number, f'({a[2]})', f'({b[2]})')}) {{"
     a = re.match(r"^(\|\||&&) (.*)$", old)
     if a and balanced(a[2]) and "\n" not in old:
         if not new:
@@ -68,7 +73,9 @@ def merge(number, old, new):
     a, b = field.match(old), field.match(new)
     if a and b and a[1] == b[1] and balanced(a[2]) and balanced(b[2]):
         return f"{a[1]}: {chosen(number, a[2], b[2])},"
-    if re.match(r"[.}|&]|(if|let|while|match|else|for)\b|\w+ = ", old) or not old or not new or new.startswith("."):
+    # Parts of something larger, and what is in a table of constants.
+    if re.match(r"[.}|&!=<>+*/-]|\(\"|(if|let|while|match|else|for)\b|\w+ = ", old) \
+            or not old or not new or new.startswith("."):
         return None
     if balanced(old) and balanced(new) and old.endswith(",") == new.endswith(",") \
             and not old.endswith(("{", ";")) and not new.endswith(("{", ";")):

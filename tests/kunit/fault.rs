@@ -261,6 +261,29 @@ mod tests {
     }
 
     #[test]
+    fn falls_back_when_a_hole_is_too_short() -> Checked {
+        let world = world()?;
+        set_fault_around(Order::PTE)?;
+        let file = world.file(PMD)?;
+        let place = world.take(Order::PTE)?;
+        world.fill(place, 1, 0x11);
+        file.set_extents(&[
+            Stretch::hole(0, PMD - 1),
+            Stretch::mapped(PMD - 1, 1, place),
+        ])?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        check_eq!(
+            fallback(&file, &view, 3, false, Counter::FallbackExtent)?,
+            1
+        );
+        // The data behind it is there.
+        check_eq!(view.load(PMD - 1)? & 0xff, 0x11);
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
     fn falls_back_for_a_hole_of_1_gib() -> Checked {
         let world = world()?;
         let file = world.file(PUD)?;
@@ -552,6 +575,58 @@ mod tests {
             world.check_clean()?;
         }
         Ok(())
+    }
+
+    #[test]
+    fn a_page_of_a_hole_takes_larger_zeroes_out_of_every_mapping() -> Checked {
+        let world = world()?;
+        set_fault_around(Order::PTE)?;
+        let file = world.file(PMD)?;
+        file.set_extents(&[Stretch::hole(0, PMD)])?;
+        set_max_order(Order::PMD)?;
+        let large = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        let small = View::new(&file, 0, PMD, Share::Shared, 1)?;
+        check_eq!(large.load(7)?, 0);
+        check!(large
+            .mapped(7)
+            .is_some_and(|mapped| mapped.order == Order::PMD.bits()));
+        check_eq!(small.load(7)?, 0);
+        // Its entry says nothing of the other pages any more.
+        check!(look(&file, 7) == Some((Entry::zero(Order::PTE), false)));
+        check_eq!(file.nrpages(), 1);
+        check!(large.mapped(7).is_none());
+        check!(large.mapped(8).is_none());
+        drop((large, small));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_copy_of_a_page_takes_the_larger_old_one_out_of_every_mapping() -> Checked {
+        let world = world()?;
+        set_fault_around(Order::PTE)?;
+        let file = world.file(PMD)?;
+        let (old, new) = (world.take(Order::PMD)?, world.take(Order::PMD)?);
+        world.fill(old, PMD, 0x11);
+        set_max_order(Order::PMD)?;
+        file.set_extents(&[Stretch::mapped(0, PMD, old).shared()])?;
+        file.set_extents_for_writing(&[Stretch::mapped(0, PMD, new).shared().copy_of(old)])?;
+        let large = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        let small = View::new(&file, 0, PMD, Share::Shared, 1)?;
+        check_eq!(large.load(7)? & 0xff, 0x11);
+        check_mapped(&world, &large, 0, Order::PMD, old, false)?;
+        small.store(7, 9)?;
+        check_mapped(&world, &small, 7, Order::PTE, new + 7, true)?;
+        check!(large.mapped(7).is_none());
+        check!(large.mapped(8).is_none());
+        check_eq!(large.load(7)?, 9);
+        check!(
+            crate::kern::testing::is_free(world.page(old)),
+            "the old folio is kept"
+        );
+        drop((large, small));
+        clear(&file);
+        world.check_clean()
     }
 
     #[test]

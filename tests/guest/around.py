@@ -300,6 +300,23 @@ def sequences_over_shared_blocks(t):
                "the file in the end")
 
 
+@case(fs=("xfs",))
+def sequences_leave_shared_neighbours_alone(t):
+    """Ahead of a store, pages that another file has too are not made writable."""
+    fd, other = _file(t, 16), _file(t, 16, "other")
+    posix.clone_range(other, 5 * PAGE, 3 * PAGE, fd, 5 * PAGE)
+    with Map(fd, 16 * PAGE, skew=PAGE) as m:
+        _write_in_order(m, "s", 5)
+        os.fsync(fd)
+        same_bytes(m.read(5 * PAGE, 3 * PAGE), pages("f", 3, 5), "what is shared")
+        # The entries are there, clean: a sequence makes as many dirty ahead as it has written to.
+        _write_in_order(m, "t", 5)
+        m.write(6 * PAGE, page("u", 6))
+        same_bytes(os.pread(other, 16 * PAGE, 0), pages("f", 16), "the other file")
+    same_bytes(os.pread(fd, 16 * PAGE, 0),
+               pages("t", 5) + page("f", 5) + page("u", 6) + pages("f", 9, 7), "the file")
+
+
 @case()
 def new_blocks_are_found_one_by_one(t):
     """A sequence of writes into a hole takes no blocks that nobody has written to."""

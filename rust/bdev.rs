@@ -106,13 +106,13 @@ impl BlockDevice {
                 return if self.is_held() {
                     Err(EBUSY)
                 } else {
-                    Ok(Idle { _claim: None })
+                    Ok(Idle { claim: None })
                 };
             }
             match Claim::by_number(dev) {
                 Ok(claim) if claim.bdev() == self.0 => {
                     return Ok(Idle {
-                        _claim: Some(claim),
+                        claim: Some(claim),
                     })
                 }
                 result => {
@@ -134,7 +134,7 @@ impl Drop for BlockDevice {
 
 /// That a device is not mounted.
 struct Idle {
-    _claim: Option<Claim>,
+    claim: Option<Claim>,
 }
 
 /// A block device that is open exclusively: nobody has it mounted or mounts it while this lives.
@@ -509,7 +509,7 @@ impl<D: Send + Sync + 'static> Writer<D> {
             Ok(idle) => idle,
             Err(e) => return Err((member, e)),
         };
-        if idle._claim.is_some() {
+        if idle.claim.is_some() {
             if let Err(e) = tidy(&member.bdev) {
                 return Err((member, e));
             }

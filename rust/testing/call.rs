@@ -19,6 +19,32 @@ use kernel::{
     prelude::*, //
 };
 
+/// First arguments of functions that are called about a file.
+struct Arguments {
+    vma: bindings::vm_area_struct,
+    vmf: bindings::vm_fault,
+    iocb: bindings::kiocb,
+}
+
+impl Arguments {
+    fn new(file: &File<'_>) -> Self {
+        let mut arguments = Self {
+            vma: pin_init::zeroed(),
+            vmf: pin_init::zeroed(),
+            iocb: pin_init::zeroed(),
+        };
+        arguments.vma.vm_file = file.raw();
+        arguments.iocb.ki_filp = file.raw();
+        arguments
+    }
+
+    /// The fault, in the VMA, which stay where they are while it is used.
+    fn vmf(&mut self) -> *mut bindings::vm_fault {
+        self.vmf.__bindgen_anon_1.vma = &raw mut self.vma;
+        &raw mut self.vmf
+    }
+}
+
 /// Where a call of a function of the table is sent that is about a file; for functions that take a
 /// folio, about that one.
 pub(crate) fn decide(
@@ -28,16 +54,11 @@ pub(crate) fn decide(
     file: &File<'_>,
     folio: DevFolio,
 ) -> Destination {
-    let mut vma: bindings::vm_area_struct = pin_init::zeroed();
-    vma.vm_file = file.raw();
-    let mut vmf: bindings::vm_fault = pin_init::zeroed();
-    vmf.__bindgen_anon_1.vma = &raw mut vma;
-    let mut iocb: bindings::kiocb = pin_init::zeroed();
-    iocb.ki_filp = file.raw();
+    let mut arguments = Arguments::new(file);
     let first = match key {
-        Key::VmFault => &raw const vmf as usize,
-        Key::Kiocb => &raw const iocb as usize,
-        Key::Vma => &raw const vma as usize,
+        Key::VmFault => arguments.vmf() as usize,
+        Key::Kiocb => &raw const arguments.iocb as usize,
+        Key::Vma => &raw const arguments.vma as usize,
         Key::Inode => file.inode().as_ptr() as usize,
         Key::Mapping => file.mapping().as_ptr() as usize,
         Key::BlockDevice => file.world().bdev() as usize,
@@ -59,12 +80,7 @@ pub(crate) fn decide_without_file(redirection: &'static Redirection, number: usi
 /// redirected meanwhile.
 #[cfg(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)]
 pub(crate) fn decide_directly(file: &File<'_>, places: &[Place]) -> (Destination, Destination) {
-    let mut vma: bindings::vm_area_struct = pin_init::zeroed();
-    vma.vm_file = file.raw();
-    let mut vmf: bindings::vm_fault = pin_init::zeroed();
-    vmf.__bindgen_anon_1.vma = &raw mut vma;
-    let mut iocb: bindings::kiocb = pin_init::zeroed();
-    iocb.ki_filp = file.raw();
+    let mut arguments = Arguments::new(file);
     let members = Members::around(file.world().bdev(), places);
     let decide = |rw: bool, first: *mut c_void| {
         // SAFETY: The argument is what the function's would be, and the table is one.
@@ -77,8 +93,8 @@ pub(crate) fn decide_directly(file: &File<'_>, places: &[Place]) -> (Destination
         }
     };
     (
-        decide(false, (&raw mut vmf).cast()),
-        decide(true, (&raw mut iocb).cast()),
+        decide(false, arguments.vmf().cast()),
+        decide(true, (&raw mut arguments.iocb).cast()),
     )
 }
 

@@ -110,11 +110,7 @@ impl BlockDevice {
                 };
             }
             match Claim::by_number(dev) {
-                Ok(claim) if claim.bdev() == self.0 => {
-                    return Ok(Idle {
-                        claim: Some(claim),
-                    })
-                }
+                Ok(claim) if claim.bdev() == self.0 => return Ok(Idle { claim: Some(claim) }),
                 result => {
                     if !self.is_gone() {
                         return Err(result.err().unwrap_or(EBUSY));

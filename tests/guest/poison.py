@@ -113,9 +113,8 @@ def mapping_goes_from_every_process(t):
             posix.die_of_poison_early()
             with Map(fd, PMD, skew=3 * PAGE) as mine:
                 mine.touch()
-                os.write(ready[1], b"r")
                 fault = Fault()
-                probe().probe_await(20000, fault)
+                probe().probe_await(ready[1], 20000, fault)
                 _told(fault, mine, 7 * PAGE, (BUS_MCEERR_AO, BUS_MCEERR_AR), "the other process")
 
         task = Task(other)
@@ -166,9 +165,8 @@ def shared_page(t):
             posix.die_of_poison_early()
             with Map(two, 64 * PAGE, skew=PAGE) as mine:
                 mine.touch()
-                os.write(ready[1], b"r")
                 fault = Fault()
-                probe().probe_await(20000, fault)
+                probe().probe_await(ready[1], 20000, fault)
                 _told(fault, mine, 7 * PAGE, (BUS_MCEERR_AO, BUS_MCEERR_AR), "the other file")
 
         task = Task(other)

@@ -83,13 +83,16 @@ int probe_madvise(void *at, size_t length, int advice, struct fault *f)
 	return f->signal;
 }
 
-/* Wait up to @ms for a signal that somebody else's poison raises in this process. */
-int probe_await(int ms, struct fault *f)
+/*
+ * Wait up to @ms for a signal that somebody else's poison raises in this process. A byte into @ready
+ * says that it will be caught.
+ */
+int probe_await(int ready, int ms, struct fault *f)
 {
 	struct timespec pause = { .tv_nsec = 1000000 };
 
 	catch(f);
-	if (!sigsetjmp(out, 1)) {
+	if (!sigsetjmp(out, 1) && write(ready, "r", 1) == 1) {
 		for (int i = 0; i < ms; i++)
 			nanosleep(&pause, NULL);
 	}

@@ -7,11 +7,11 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_ahead)]
 mod tests {
     use crate::{
-        dax::tree::{self, Ahead, Behind, Locked, Place, Window},
+        dax::tree::{Ahead, Behind, Locked, Place, Window},
         kern::{
             fs::PageRange,
             order::Order,
-            testing::{failed, Checked, File, Share, Stretch, View},
+            testing::{Checked, File, Share, Stretch, View},
             xa::Mark,
         },
         tests::helpers::*,
@@ -29,9 +29,7 @@ mod tests {
         behind: &mut Behind<'f>,
     ) -> Checked<Locked<'f>> {
         let room = block.last.get() - index + 1;
-        let ahead = || Some(Ahead { block, order, room });
-        tree::grab(file.mapping(), at(index), Order::PTE, true, ahead, behind)
-            .map_err(|error| failed(file!(), line!(), fmt!("grab: {error:?}")))
+        grab_ahead(file, index, true, Ahead { block, order, room }, behind)
     }
 
     fn window_pages(behind: &Behind<'_>) -> usize {

@@ -163,7 +163,10 @@ mod tests {
             folio::disassociate(page);
             let mut before = KVVec::new();
             for offset in 0..order.pages() {
-                before.push(page_bits(place.page(offset)), GFP_KERNEL)?;
+                let bits = page_bits(place.page(offset));
+                // A folio's order is where a page alone has flags of which none is ever set here.
+                check_eq!(bits[0] & 0xff, 0, "page {offset} of order {order:?}");
+                before.push(bits, GFP_KERNEL)?;
             }
             associate(page, order, &place.a, 0)?;
             folio::disassociate(page);

@@ -41,27 +41,6 @@ mod tests {
         }
     }
 
-    /// Locks an entry of a page, with what may be had behind it.
-    fn grab_ahead<'f>(
-        file: &'f File<'_>,
-        index: usize,
-        write: bool,
-        ahead: Ahead,
-        behind: &mut Behind<'f>,
-    ) -> Checked<Locked<'f>> {
-        tree::grab(
-            file.mapping(),
-            at(index),
-            Order::PTE,
-            write,
-            || Some(ahead),
-            behind,
-        )
-        .map_err(|error| {
-            crate::kern::testing::failed(file!(), line!(), fmt!("grab at {index}: {error:?}"))
-        })
-    }
-
     /// The orders of the entries from `index` on that have no gap between them, as decimal digits
     /// behind a 1.
     fn orders_from(file: &File<'_>, index: usize) -> usize {

@@ -10,7 +10,7 @@ use crate::{
         layout,
         poison,
         stats::Counter,
-        tree::{self, Behind, GrabError, Locked},
+        tree::{self, Ahead, Behind, GrabError, Locked},
         writeback::{self, Request}, //
     },
     kern::{
@@ -169,6 +169,19 @@ pub(crate) fn grab_entry<'m>(
 pub(crate) fn grab<'f>(file: &'f File<'_>, index: usize, order: Order) -> Checked<Locked<'f>> {
     grab_entry(file.mapping(), at(index), order, false)
         .map_err(|error| failed(file!(), line!(), fmt!("grab: {error:?}")))
+}
+
+/// Locks an entry of a page, with what may be had behind it.
+pub(crate) fn grab_ahead<'f>(
+    file: &'f File<'_>,
+    index: usize,
+    write: bool,
+    ahead: Ahead,
+    behind: &mut Behind<'f>,
+) -> Checked<Locked<'f>> {
+    let ahead = || Some(ahead);
+    tree::grab(file.mapping(), at(index), Order::PTE, write, ahead, behind)
+        .map_err(|error| failed(file!(), line!(), fmt!("grab at {index}: {error:?}")))
 }
 
 /// Makes a data entry, as a fault does.

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import time
 
-from lib import device, posix
+from lib import bpf, device, posix
 from lib.check import Failure, Skip, check, equal, raises, same_bytes
 from lib.device import CONFIG, SlowDisk, Stats, read, run, some, wait_for, write
 from lib.fs import VARIANTS, Filesystem
@@ -347,6 +347,37 @@ def _two(variant):
                 fs.check()
 
 
+class _Watched:
+    """An adopted filesystem with a file of 4 pages, which is written, mapped, and synced."""
+
+    def __init__(self, fs):
+        self.fs = fs
+
+    def __enter__(self):
+        self.fs.make()
+        self.fs.mount()
+        self.fd = os.open(f"{self.fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+        os.pwrite(self.fd, pages("a", 4), 0)
+        return self
+
+    def __exit__(self, *_):
+        os.close(self.fd)
+        self.fs.umount()
+
+    def use(self):
+        stats = Stats(DEVICE)
+        equal(os.pwrite(self.fd, pages("b", 4), 0), 4 * PAGE, "bytes written")
+        with Map(self.fd, 4 * PAGE) as m:
+            same_bytes(m.read(0, 4 * PAGE), pages("b", 4), "what is mapped")
+            m.write(PAGE, page("c"))
+        os.fsync(self.fd)
+        stats.expect(write_bytes=4 * PAGE, read_pte=some, writeback_entries=some)
+
+    def check(self):
+        expected = pages("b", 1) + page("c") + pages("b", 2, 2)
+        same_bytes(os.pread(self.fd, 4 * PAGE, 0), expected, "the file")
+
+
 @case(fs=())
 def traced_functions_go_the_same_way(t):
     """Somebody who traces the redirected functions sees their calls, which go where they did."""
@@ -355,34 +386,49 @@ def traced_functions_go_the_same_way(t):
     if "function" not in read(f"{tracing}/available_tracers").split():
         raise Skip("this kernel has no function tracer")
     traced = ("dax_iomap_fault", "dax_iomap_rw", "dax_writeback_mapping_range")
-    fs = _fs()
-    with _Item(DEVICE, adopt=True):
-        fs.make()
-        fs.mount()
-        fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+    with _Item(DEVICE, adopt=True), _Watched(_fs()) as file:
+        write(f"{tracing}/set_ftrace_filter", "dax_*")
+        write(f"{tracing}/current_tracer", "function")
         try:
-            os.pwrite(fd, pages("a", 4), 0)
-            write(f"{tracing}/set_ftrace_filter", "dax_*")
-            write(f"{tracing}/current_tracer", "function")
-            try:
-                stats = Stats(DEVICE)
-                equal(os.pwrite(fd, pages("b", 4), 0), 4 * PAGE, "bytes written")
-                with Map(fd, 4 * PAGE) as m:
-                    same_bytes(m.read(0, 4 * PAGE), pages("b", 4), "what is mapped")
-                    m.write(PAGE, page("c"))
-                os.fsync(fd)
-                stats.expect(write_bytes=4 * PAGE, read_pte=some, writeback_entries=some)
-                seen = read(f"{tracing}/trace")
-            finally:
-                write(f"{tracing}/current_tracer", "nop")
-                write(f"{tracing}/set_ftrace_filter", "")
-            for name in traced:
-                check(f"{name} <-" in seen, f"the tracer has not seen {name}")
-            expected = pages("b", 1) + page("c") + pages("b", 2, 2)
-            same_bytes(os.pread(fd, 4 * PAGE, 0), expected, "the file")
+            file.use()
+            seen = read(f"{tracing}/trace")
         finally:
-            os.close(fd)
-            fs.umount()
+            write(f"{tracing}/current_tracer", "nop")
+            write(f"{tracing}/set_ftrace_filter", "")
+        for name in traced:
+            check(f"{name} <-" in seen, f"the tracer has not seen {name}")
+        file.check()
+
+
+@case(fs=())
+def functions_with_a_bpf_program_go_the_same_way(t):
+    """Of two that have ftrace call them at once only the first can; the module has another way."""
+    _need(DEVICE, OTHER)
+    names = ("dax_iomap_fault", "dax_iomap_rw")
+    with _Item(DEVICE, adopt=False) as item, _Item(OTHER, adopt=False):
+        with bpf.Attached(names) as programs:
+            item.set(True)
+            equal({name for name in names if name in _redirected()}, set(names), "redirected")
+            check("rdax_direct_call" not in read("/sys/kernel/tracing/enabled_functions"),
+                  "the module has the way that the BPF programs have")
+            with _Watched(_fs()) as file:
+                file.use()
+                file.check()
+            for name in names:
+                check(programs.calls(name) > 0, f"the program at {name} has seen no call")
+        # The programs are gone, and the functions remain redirected.
+        with _Watched(_fs()) as file:
+            file.use()
+            file.check()
+        item.set(False)
+        item.set(True)
+        check("rdax_direct_call" in read("/sys/kernel/tracing/enabled_functions"),
+              "with nobody else there, the module has not taken the shorter way")
+        with _Watched(_fs()) as file:
+            raises((EBUSY, EINVAL), "a BPF program while the module has the place",
+                   bpf.Attached(names).__enter__)
+            file.use()
+            file.check()
 
 
 @case(fs=())

@@ -131,6 +131,10 @@ def become_subreaper():
     _must(_prctl(36, 1, 0, 0, 0), "prctl")
 
 
+def bpf(command, attributes, length):
+    return _must(_syscall(321, command, attributes, length, 0, 0, 0), "bpf")
+
+
 def pin_buffer(address, length):
     """Pin memory for as long as the descriptor that is returned is open, through io_uring."""
     parameters = (ctypes.c_uint8 * 120)()

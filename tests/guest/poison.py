@@ -152,6 +152,30 @@ def neighbours_do_not_bring_it_back(t):
             equal(fault.signal, SIGBUS, "signal of an access to the bad page")
 
 
+@case(**POISON)
+def failed_page_written(t):
+    """A part of a page that has failed cannot be written, for the rest of it is lost; all of it can."""
+    fd = _file(t, 64 * PAGE)
+    with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        m.touch(write=True)
+        pfns = m.pfns()[20:24]
+        _told(_poison(m, 21 * PAGE), m, 21 * PAGE, (BUS_MCEERR_AR,), "the caller")
+    state = Pages()
+    equal(_bad(state, pfns), {pfns[1]}, "page marked")
+    for length, at in ((100, 50), (PAGE - 1, 0), (PAGE - 8, 8)):
+        raises(EIO, f"write of {length} bytes at {at} of the failed page",
+               os.pwrite, fd, b"x" * length, 21 * PAGE + at)
+    # Up to the page, and then no further.
+    got = os.pwrite(fd, pages("v", 2, 20)[:PAGE + 100], 20 * PAGE)
+    equal(got, PAGE, "bytes written up to the failed page")
+    raises(EIO, "pread after that", os.pread, fd, 1, 21 * PAGE)
+    equal(os.pwrite(fd, pages("w", 4, 19), 19 * PAGE), 4 * PAGE, "bytes written across the page")
+    same_bytes(os.pread(fd, 4 * PAGE, 19 * PAGE), pages("w", 4, 19), "what was written")
+    equal(_bad(state, pfns), set(), "pages marked after all of it was written")
+    with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        same_bytes(m.read(19 * PAGE, 4 * PAGE), pages("w", 4, 19), "what is mapped")
+
+
 @case(fs=("xfs",), **POISON)
 def shared_page(t):
     """Of a reflinked page every file's users are told, by the filesystem's reverse map."""

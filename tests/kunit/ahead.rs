@@ -16,7 +16,6 @@ mod tests {
         },
         tests::helpers::*,
     };
-    use kernel::prelude::*;
 
     const FOUR: Order = Order::from_bits(2);
 

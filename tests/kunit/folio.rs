@@ -11,7 +11,7 @@ mod tests {
         kern::{
             fs::PageIndex,
             order::Order,
-            page::{DevFolio, DevPage, FolioRef},
+            page::{DevFolio, DevPage, FolioRef, Giant, Region},
             testing::{
                 hold, is_free, page_bits, skip, with_thread, with_threads, Checked, CoreFolio,
                 File, Random, World,
@@ -164,8 +164,8 @@ mod tests {
             let mut before = KVVec::new();
             for offset in 0..order.pages() {
                 let bits = page_bits(place.page(offset));
-                // A folio's order is where a page alone has flags of which none is ever set here.
-                check_eq!(bits[0] & 0xff, 0, "page {offset} of order {order:?}");
+                // The folio's order is where a page of its own has some flags.
+                check!(offset != 1 || bits[0] & 0xff == 0, "{order:?} is kept");
                 before.push(bits, GFP_KERNEL)?;
             }
             associate(page, order, &place.a, 0)?;
@@ -422,6 +422,62 @@ mod tests {
             folio::disassociate(place.page(0));
             Ok(())
         })
+    }
+
+    #[test]
+    fn a_giant_folio_that_is_held_in_the_last_moment_stays_whole() -> Checked {
+        let world = world()?;
+        let order = Order::PUD;
+        let Some(place) = place_of(&world, order) else {
+            return Ok(());
+        };
+        let (file, page) = (world.file(order.pages())?, world.page(place));
+        associate(page, order, &file, 0)?;
+        let giant = Giant::lock();
+        let ((), (waited, held)) = with_thread(
+            || folio::disassociate(page),
+            |thread| {
+                // It has seen that nobody holds the folio, and waits to take it apart.
+                let waited = thread.waits();
+                let held = hold(page.folio());
+                drop(giant);
+                (waited, held)
+            },
+        )?;
+        check!(waited);
+        check_eq!(page.folio().order(), order);
+        check_eq!(page.folio().refcount(), 1);
+        drop(held);
+        associate(page, order, &file, 0)?;
+        folio::disassociate(page);
+        check_free(page, order)?;
+        world.check_clean()
+    }
+
+    #[test]
+    fn pages_ahead_are_taken_from_nobody() -> Checked {
+        for order in [Order::PTE, Order::from_bits(2)] {
+            let world = world()?;
+            let place = world.take(Order::PMD)?;
+            let (page, pages) = (world.page(place), order.pages());
+            let (a, b) = (world.file(pages)?, world.file(pages)?);
+            let take =
+                || folio::associate_free(&Region::lock(page), page, order, b.mapping(), at(0));
+            associate(page, order, &a, 0)?;
+            check!(!take(), "{order:?} of another file");
+            check_eq!(page.folio().owner(), a.mapping().key());
+            associate_as(page, order, &b, 0, true)?;
+            check!(!take(), "{order:?} that is shared");
+            check_eq!(page.folio().share(), 2);
+            folio::disassociate(page);
+            folio::disassociate(page);
+            check!(take(), "{order:?} that is free");
+            check_eq!(page.folio().owner(), b.mapping().key());
+            folio::disassociate(page);
+            check_free(page, order)?;
+            world.check_clean()?;
+        }
+        Ok(())
     }
 
     #[test]

@@ -16,13 +16,16 @@ mod tests {
         kern::{
             order::Order,
             page::{DevFolio, DevPage},
-            testing::{note, with_thread, Checked},
+            testing::{note, until, with_thread, Checked, File},
             wait::OwnerGuard,
         },
         tests::helpers::*,
     };
     use core::sync::atomic::{AtomicBool, Ordering};
-    use kernel::prelude::*;
+    use kernel::{
+        prelude::*,
+        time::{Delta, Instant, Monotonic},
+    };
 
     const PMD: usize = Order::PMD.pages();
     const ORDERS: [Order; 3] = [Order::PTE, Order::PMD, Order::PUD];
@@ -38,7 +41,7 @@ mod tests {
         }
     }
 
-    fn is_locked(file: &crate::kern::testing::File<'_>, index: usize) -> bool {
+    fn is_locked(file: &File<'_>, index: usize) -> bool {
         look(file, index).is_some_and(|(_, locked)| locked)
     }
 
@@ -102,8 +105,13 @@ mod tests {
         let world = world()?;
         let place = world.take(Order::PMD)?;
         let file = world.file(PMD)?;
-        for removed in [false, true] {
-            put(&file, 0, Order::PMD, place, false)?;
+        for (order, removed) in [
+            (Order::PTE, false),
+            (Order::PTE, true),
+            (Order::PMD, false),
+            (Order::PMD, true),
+        ] {
+            put(&file, 0, order, place, false)?;
             let folio = world.page(place).folio();
             let held = tree::lock_present(file.mapping(), at(0));
             let (locked, waited) = with_thread(
@@ -120,8 +128,8 @@ mod tests {
                     waited
                 },
             )?;
-            check!(waited);
-            check_eq!(locked, !removed);
+            check!(waited, "{order:?}");
+            check_eq!(locked, !removed, "{order:?}");
             clear(&file);
         }
         world.check_clean()
@@ -260,6 +268,52 @@ mod tests {
         )?;
         check_eq!(created?, FILES);
         note(fmt!("locked {locked} times in {FILES} files"));
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_folio_that_goes_to_another_file_is_not_locked_in_the_one_it_left() -> Checked {
+        const ROUNDS: usize = 20;
+        let world = world()?;
+        let place = world.take(Order::PTE)?;
+        let page = world.page(place);
+        let (old, new) = (world.file(1)?, world.file(1)?);
+        let to = |file: &File<'_>| {
+            folio::disassociate(page);
+            folio::associate(page, Order::PTE, file.mapping(), at(0), false)
+        };
+        put(&old, 0, Order::PTE, place, false)?;
+        for _ in 0..ROUNDS {
+            let (running, moving) = (AtomicBool::new(false), AtomicBool::new(false));
+            let (cookie, moved) = with_thread(
+                || {
+                    running.store(true, Ordering::Release);
+                    while !moving.load(Ordering::Acquire) {
+                        core::hint::spin_loop();
+                    }
+                    poison::lock_folio(page.folio())
+                },
+                |_| {
+                    let runs = until(|| running.load(Ordering::Acquire));
+                    let guard = old.mapping().tree().lock();
+                    moving.store(true, Ordering::Release);
+                    // The thread finds the old file, and is kept from looking into it.
+                    let since = Instant::<Monotonic>::now();
+                    while runs && since.elapsed() < Delta::from_millis(3) {
+                        core::hint::spin_loop();
+                    }
+                    let moved = to(&new);
+                    drop(guard);
+                    moved
+                },
+            )?;
+            check_eq!(moved, Ok(()));
+            // The new file has no entry for it yet.
+            check!(cookie == Cookie::FAILED);
+            check!(!is_locked(&old, 0));
+            check_eq!(to(&old), Ok(()));
+        }
+        clear(&old);
         world.check_clean()
     }
 

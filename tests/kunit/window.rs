@@ -22,7 +22,6 @@ mod tests {
         },
         tests::helpers::*,
     };
-    use kernel::prelude::*;
 
     /// The pages of the block that faults map by default.
     const BLOCK: usize = 16;

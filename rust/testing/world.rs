@@ -425,6 +425,7 @@ struct State {
     fail_end: Option<Failing>,
     fail_sync: Option<Error>,
     syncs: usize,
+    synced: (i64, i64),
     faults: KVec<Fault>,
 }
 
@@ -471,6 +472,7 @@ impl<'w> File<'w> {
                     fail_end: None,
                     fail_sync: None,
                     syncs: 0,
+                    synced: (0, -1),
                     faults: KVec::with_capacity(64, GFP_KERNEL).unwrap_or_default(),
                 }),
                 dax: world.dax,
@@ -583,6 +585,11 @@ impl<'w> File<'w> {
     /// Calls of `fsync`.
     pub(crate) fn syncs(&self) -> usize {
         self.model.state.lock().syncs
+    }
+
+    /// The first and the last byte that the last call of `fsync` was for.
+    pub(crate) fn synced(&self) -> (i64, i64) {
+        self.model.state.lock().synced
     }
 
     /// Calls of `iomap_begin` since they were counted anew.
@@ -929,13 +936,14 @@ unsafe extern "C" fn strict_next(
 /// Called by the core for a [`File`].
 unsafe extern "C" fn fsync(
     file: *mut bindings::file,
-    _start: bindings::loff_t,
-    _end: bindings::loff_t,
+    start: bindings::loff_t,
+    end: bindings::loff_t,
     _datasync: c_int,
 ) -> c_int {
     // SAFETY: By this function's safety requirements.
     let mut state = unsafe { model_of((*file).f_inode) }.state.lock();
     state.syncs += 1;
+    state.synced = (start, end);
     state.fail_sync.map_or(0, |error| error.to_errno())
 }
 

@@ -221,6 +221,68 @@ def counters_are_all_there(t):
 
 
 @case(fs=())
+def what_was_counted_is_kept(t):
+    """As long as the item is there, and the device is not adopted anew."""
+    _need(DEVICE)
+    with _Item(DEVICE, adopt=True) as item:
+        with _Watched(_fs()) as file:
+            file.use()
+        stats = read(f"{item.path}/stats")
+        check(re.search(r"^write_bytes [1-9]", stats, re.MULTILINE), f"nothing counted: {stats}")
+        item.set(False)
+        equal(read(f"{item.path}/stats"), stats, "counters of a device that was given back")
+        item.set(True)
+        check(re.search(r"^write_bytes 0$", read(f"{item.path}/stats"), re.MULTILINE),
+              "counters are not 0 after another adoption")
+
+
+SWITCHES = {
+    "max_order": ("pte", "pmd", "pud"),
+    "fault_around": tuple(str(PAGE << order) for order in range(5)),
+    "write_order": tuple(str(order) for order in range(9)),
+}
+
+
+def _faults_of_16(t, what, expected):
+    """How many faults it takes to read 16 pages of a file tells of fault_around."""
+    with _Watched(_fs()) as file:
+        os.pwrite(file.fd, pages("s", 16), 0)
+        stats = Stats(DEVICE)
+        with Map(file.fd, 16 * PAGE, align=PMD) as m:
+            m.touch(0, 16 * PAGE)
+        stats.expect(read_pte=expected)
+        t.note(f"{what}: {expected} faults")
+
+
+@case(fs=())
+def switches_are_for_now_and_for_later(t):
+    """Each reads as what was written, before, during and after an adoption, and applies."""
+    _need(DEVICE)
+    with _Item(DEVICE, adopt=False) as item:
+        before = {name: read(f"{item.path}/{name}") for name in SWITCHES}
+        try:
+            for adopted in (False, True):
+                item.set(adopted)
+                for name, values in SWITCHES.items():
+                    for value in values:
+                        write(f"{item.path}/{name}", value)
+                        equal(read(f"{item.path}/{name}"), value, name)
+            write(f"{item.path}/fault_around", str(4 * PAGE))
+            _faults_of_16(t, "set during the adoption", 4)
+            item.set(False)
+            equal(read(f"{item.path}/fault_around"), str(4 * PAGE), "fault_around after it")
+            item.set(True)
+            _faults_of_16(t, "set during the adoption before", 4)
+            item.set(False)
+            write(f"{item.path}/fault_around", str(8 * PAGE))
+            item.set(True)
+            _faults_of_16(t, "set before the adoption", 2)
+        finally:
+            for name, value in before.items():
+                write(f"{item.path}/{name}", value)
+
+
+@case(fs=())
 def module_stays_while_items_exist(t):
     _need(DEVICE)
     with _Item(DEVICE, adopt=False):

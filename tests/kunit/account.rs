@@ -24,6 +24,14 @@ mod tests {
             set_max_order(order)?;
             check_eq!(Account::of(file.inode()).max_order(), order);
         }
+        // As they are by default, at last.
+        for (around, write) in [(0, 8), (3, 0), (4, 2)] {
+            let (around, write) = (Order::from_bits(around), Order::from_bits(write));
+            set_fault_around(around)?;
+            set_write_order(write)?;
+            check_eq!(Account::of(file.inode()).fault_around(), around);
+            check_eq!(Account::of(file.inode()).write_order(), write);
+        }
         Ok(())
     }
 

@@ -14,8 +14,9 @@ mod tests {
             stats::Counter,
         },
         kern::{
+            bindings,
             order::Order,
-            testing::{Checked, File, Flushes, Share, Stretch, View},
+            testing::{Checked, Failing, File, Flushes, Share, Stretch, View},
             vm::FaultCode,
             xa::Mark,
         },
@@ -117,6 +118,31 @@ mod tests {
         check!((16..32).all(|page| world.page(place + page).folio().refcount() == 2));
         drop(other);
         check_sound(&file, &view, PAGES, place)?;
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn what_fails_with_the_rest_of_the_block_is_tried_alone() -> Checked {
+        let world = world()?;
+        let (file, place) = straight_file(&world, PAGES)?;
+        let view = View::new(&file, 0, PAGES, Share::Shared, 0)?;
+        let errors = count(Counter::FaultErrors);
+        file.fail_begin(Some(Failing {
+            call: 0,
+            error: EIO,
+        }));
+        view.load(20)?;
+        check_eq!(file.begins(), 2);
+        check_eq!(maps(&view, 0, PAGES), bits(20, 20));
+        check_eq!(file.nrpages(), 1);
+        check_eq!(count(Counter::FaultErrors), errors);
+        // Only that one.
+        view.load(24)?;
+        check_eq!(maps(&view, 0, PAGES), bits(20, 20) | bits(24, 31));
+        check_sound(&file, &view, PAGES, place)?;
+        file.fail_begin(None);
         drop(view);
         clear(&file);
         world.check_clean()
@@ -470,6 +496,8 @@ mod tests {
         // At 0, 1, 2, 4, 8, and then a block each.
         let faults = write_in_sequence(&file, &view, place, Counter::WritePte)?;
         check_eq!(faults, (8, 56));
+        // What was not written to yet is only looked at.
+        check_eq!(file.asked() & bindings::IOMAP_WRITE, 0);
         // The same after they were write-protected.
         check_eq!(fsync(&file), Ok(PAGES));
         check_eq!((dirty(&file), writable(&view)), (0, 0));

@@ -15,8 +15,8 @@ mod tests {
         kern::{
             order::Order,
             testing::{
-                note, skip, with_failing_allocation, without_memory, Checked, Failing, File, Share,
-                Stretch, View, World,
+                note, skip, with_failing_allocation, without_memory, Checked, Failing, File,
+                Flushes, Share, Stretch, View, World,
             },
             vm::{FaultCode, ZeroFolio},
             xa::Mark,
@@ -700,6 +700,7 @@ mod tests {
             file.forget_faults();
             view.store(0, 1)?;
             check_eq!(file.syncs(), 2);
+            check_eq!(file.synced(), (0, order.bytes() as i64 - 1));
             check_eq!(count(Counter::SyncFaults), before + 2);
             let number = file.faults();
             check!(number >= 2);
@@ -811,6 +812,83 @@ mod tests {
         drop(view);
         clear(&file);
         world.check_clean()
+    }
+
+    #[test]
+    fn adjacent_blocks_of_another_kind_stay_apart() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        set_max_order(Order::PMD)?;
+        let (behind, memory) = (PMD - 100, place + 100);
+        for other in [
+            Stretch::unwritten(100, behind, memory),
+            Stretch::mapped(100, behind, memory).shared(),
+        ] {
+            for write in [false, true] {
+                let file = world.file(PMD)?;
+                file.set_extents(&[Stretch::mapped(0, 100, place), other])?;
+                let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+                let reason = Counter::FallbackExtent;
+                check_eq!(fallback(&file, &view, 5, write, reason)?, 1);
+                check_mapped(&world, &view, 5, Order::PTE, place + 5, write)?;
+                check!(view.mapped(100).is_none());
+                drop(view);
+                clear(&file);
+            }
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn metadata_of_any_adjacent_extent_are_made_durable() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        set_max_order(Order::PMD)?;
+        let pieces = || {
+            (
+                Stretch::mapped(0, 100, place),
+                Stretch::mapped(100, PMD - 100, place + 100),
+            )
+        };
+        for extents in [
+            [pieces().0.dirty(), pieces().1],
+            [pieces().0, pieces().1.dirty()],
+        ] {
+            let file = world.file(PMD)?;
+            file.set_extents(&extents)?;
+            let view = View::new(&file, 0, PMD, Share::Sync, 0)?;
+            view.store(5, 1)?;
+            check_eq!(file.syncs(), 1);
+            check_mapped(&world, &view, 5, Order::PMD, place + 5, true)?;
+            drop(view);
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_copy_is_durable_before_a_synchronous_write() -> Checked {
+        for order in [Order::PTE, Order::PMD] {
+            let world = world()?;
+            let pages = order.pages();
+            let file = world.file(pages)?;
+            let (old, new) = (world.take(order)?, world.take(order)?);
+            world.fill(old, pages, 0x11);
+            set_max_order(order)?;
+            file.set_extents(&[Stretch::mapped(0, pages, old).shared()])?;
+            let copy = Stretch::mapped(0, pages, new).shared().copy_of(old);
+            file.set_extents_for_writing(&[copy.dirty()])?;
+            let view = View::new(&file, 0, pages, Share::Sync, 0)?;
+            let flushes = Flushes::watch(&file, 0, 0)?;
+            view.store(0, 9)?;
+            check_eq!(file.syncs(), 1);
+            check!(flushes.covers(world.pfn(new), order), "{order:?}");
+            check_mapped(&world, &view, 0, order, new, true)?;
+            drop((flushes, view));
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
     }
 
     #[test]

@@ -145,8 +145,10 @@ mod tests {
             let file = world.file(order.pages())?;
             put(&file, 0, order, place, false)?;
             for index in [0, order.pages() / 3, order.pages() - 1] {
+                let locks = count(Counter::PoisonLocks);
                 let (cookie, page) = poison::lock_index(file.mapping(), at(index));
                 check!(cookie != Cookie::FAILED && cookie != Cookie::NOTHING);
+                check_eq!(count(Counter::PoisonLocks), locks + 1);
                 check!(page == Some(world.page(place + index)), "index {index}");
                 check!(is_locked(&file, index));
                 poison::unlock_index(file.mapping(), at(index), cookie);
@@ -273,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_folio_that_goes_to_another_file_is_not_locked_in_the_one_it_left() -> Checked {
-        const ROUNDS: usize = 20;
+        const ROUNDS: usize = 10;
         let world = world()?;
         let place = world.take(Order::PTE)?;
         let page = world.page(place);
@@ -299,7 +301,7 @@ mod tests {
                     moving.store(true, Ordering::Release);
                     // The thread finds the old file, and is kept from looking into it.
                     let since = Instant::<Monotonic>::now();
-                    while runs && since.elapsed() < Delta::from_millis(3) {
+                    while runs && since.elapsed() < Delta::from_millis(25) {
                         core::hint::spin_loop();
                     }
                     let moved = to(&new);

@@ -196,6 +196,17 @@ void rdax_test_unlock_faults_shared(struct inode *inode)
 	filemap_invalidate_unlock_shared(&inode->i_data);
 }
 
+void rdax_test_make_table(struct vm_fault *vmf)
+{
+	struct vm_fault other = {
+		.vma = vmf->vma,
+		.address = (vmf->address & PMD_MASK) + 3 * PAGE_SIZE,
+		.flags = vmf->flags,
+	};
+
+	vmf_insert_page_mkwrite(&other, ZERO_PAGE(other.address), false);
+}
+
 /* User memory */
 
 int rdax_test_attach_mm(void)

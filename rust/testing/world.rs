@@ -424,6 +424,7 @@ struct State {
     fail_begin: Option<Failing>,
     fail_end: Option<Failing>,
     fail_sync: Option<Error>,
+    make_table: bool,
     syncs: usize,
     synced: (i64, i64),
     faults: KVec<Fault>,
@@ -471,6 +472,7 @@ impl<'w> File<'w> {
                     fail_begin: None,
                     fail_end: None,
                     fail_sync: None,
+                    make_table: false,
                     syncs: 0,
                     synced: (0, -1),
                     faults: KVec::with_capacity(64, GFP_KERNEL).unwrap_or_default(),
@@ -580,6 +582,11 @@ impl<'w> File<'w> {
     /// Has `fsync` fail.
     pub(crate) fn fail_sync(&self, error: Option<Error>) {
         self.model.state.lock().fail_sync = error;
+    }
+
+    /// Has another page be mapped, as by another thread, whenever a fault of 2 MiB has come.
+    pub(crate) fn make_table(&self, make: bool) {
+        self.model.state.lock().make_table = make;
     }
 
     /// Calls of `fsync`.
@@ -971,9 +978,10 @@ unsafe extern "C" fn huge_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
 ) -> bindings::vm_fault_t {
+    let raw = vmf;
     // SAFETY: By this function's safety requirements.
     let (vmf, inode) = unsafe {
-        let vmf = VmFault::from_raw(NonNull::new_unchecked(vmf));
+        let vmf = VmFault::from_raw(NonNull::new_unchecked(raw));
         let inode = vmf.mapping().host().as_ptr();
         (vmf, inode)
     };
@@ -982,6 +990,10 @@ unsafe extern "C" fn huge_fault(
         bindings::rdax_test_lock_faults_shared(inode);
         model_of(inode)
     };
+    if order as usize == Order::PMD.bits() && model.state.lock().make_table {
+        // SAFETY: The fault is under way.
+        unsafe { bindings::rdax_test_make_table(raw) };
+    }
     let outcome = fault::iomap_fault(vmf, order, model.ops());
     let mut code = outcome.code;
     let note = |code| {

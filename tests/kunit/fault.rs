@@ -892,6 +892,34 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_was_made_meanwhile_is_left() -> Checked {
+        for write in [false, true] {
+            let world = world()?;
+            let Some((file, place)) = mapped_file(&world, Order::PMD)? else {
+                return Ok(());
+            };
+            set_max_order(Order::PMD)?;
+            let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+            file.make_table(true);
+            file.forget_faults();
+            if write {
+                view.store(40, 1)?;
+            } else {
+                view.load(40)?;
+            }
+            let first = (0..file.faults())
+                .filter_map(|number| file.fault(number))
+                .find(|fault| fault.order == 9);
+            check_eq!(first.map(|fault| fault.code), Some(FaultCode::DONE));
+            check_mapped(&world, &view, 40, Order::PTE, place + 40, write)?;
+            drop(view);
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
     fn every_call_of_the_filesystem_is_ended() -> Checked {
         let world = world()?;
         let file = world.file(PMD)?;

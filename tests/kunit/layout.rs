@@ -352,6 +352,32 @@ mod tests {
     }
 
     #[test]
+    fn the_last_entry_of_a_giant_folio_may_be_small() -> Checked {
+        let world = world()?;
+        let Some(place) = place_of(&world, Order::PUD) else {
+            return Ok(());
+        };
+        let page = world.page(place + 5);
+        for evicted in [false, true] {
+            let (large, small) = (world.file(Order::PUD.pages())?, world.file(1)?);
+            put_shared(&large, 0, Order::PUD, place, false, true)?;
+            put_shared(&small, 0, Order::PTE, place + 5, false, true)?;
+            clear(&large);
+            check_eq!(page.folio().order(), Order::PUD);
+            check_eq!(page.folio().share(), 1);
+            // It sleeps to take it apart.
+            if evicted {
+                layout::evict_range(small.mapping(), PageRange::ALL);
+            } else {
+                clear(&small);
+            }
+            check_eq!(page.folio().order(), Order::PTE);
+            check!(crate::kern::testing::is_free(page));
+        }
+        world.check_clean()
+    }
+
+    #[test]
     fn the_lock_is_held_for_few_of_100000_entries() -> Checked {
         const ENTRIES: usize = 100_000;
         // XA_CHECK_SCHED

@@ -56,6 +56,64 @@ mod tests {
     }
 
     #[test]
+    fn the_first_of_several_is_told_of() -> Checked {
+        let world = world()?;
+        let file = world.file(8)?;
+        let place = world.take_many(8, Order::PTE)?;
+        for index in 0..8 {
+            put(&file, index, Order::PTE, place + index, false)?;
+        }
+        let folio = |index: usize| world.page(place + index).folio();
+        let held = [2, 3, 6].map(|index| hold(folio(index)));
+        let busy = |first| layout::busy_folio(file.mapping(), range(first, 7));
+        check!(busy(0) == Some(folio(2)));
+        check!(busy(3) == Some(folio(3)));
+        check!(busy(4) == Some(folio(6)));
+        check!(busy(7).is_none());
+        drop(held);
+        clear(&file);
+        world.check_clean()
+    }
+
+    /// Breaks the layout of a file with two busy pages, which become idle one after the other.
+    fn break_with_two_busy(work: impl Fn(&File<'_>) -> Result + Sync) -> Checked {
+        let world = world()?;
+        let file = world.file(2)?;
+        let place = world.take_many(2, Order::PTE)?;
+        for index in 0..2 {
+            put(&file, index, Order::PTE, place + index, true)?;
+        }
+        let (one, two) = (
+            hold(world.page(place).folio()),
+            hold(world.page(place + 1).folio()),
+        );
+        let (result, seen) = with_thread(
+            || work(&file),
+            |thread| {
+                let waited = thread.waits();
+                drop(one);
+                let still = thread.waits();
+                let pages = file.nrpages();
+                drop(two);
+                (waited, still, pages)
+            },
+        )?;
+        check_eq!(seen, (true, true, 2));
+        check_eq!(result, Ok(()));
+        check_eq!(file.nrpages(), 0);
+        world.check_clean()
+    }
+
+    #[test]
+    fn all_that_are_busy_are_waited_for() -> Checked {
+        break_with_two_busy(|file| layout::break_layout(file.inode(), PageRange::ALL, patient()))?;
+        break_with_two_busy(|file| {
+            layout::break_layout_final(file.inode());
+            Ok(())
+        })
+    }
+
+    #[test]
     fn looking_for_who_is_busy_unmaps_first() -> Checked {
         let world = world()?;
         let file = world.file(PMD)?;
@@ -263,6 +321,18 @@ mod tests {
         check!(view.mapped(0).is_none());
         check_eq!(file.nrpages(), 0);
         check_eq!(view.load(0)?, 1);
+        drop(view);
+        clear(&file);
+        // Also where it is mapped page by page, and before anybody looks at the counts.
+        put(&file, 0, Order::PMD, place, false)?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 1)?;
+        for page in [5, 100, 300] {
+            view.load(page)?;
+        }
+        check!(layout::busy_folio(file.mapping(), range(99, 101)).is_none());
+        check!([5, 100, 300]
+            .iter()
+            .all(|page| view.mapped(*page).is_none()));
         drop(view);
         clear(&file);
         world.check_clean()
@@ -596,7 +666,10 @@ mod tests {
         let world = world()?;
         let file = world.file(2 * PMD)?;
         let place = world.take_many(2 * PMD, Order::PMD)?;
-        put(&file, 0, Order::PMD, place, true)?;
+        file.set_extents(&[Stretch::mapped(0, PMD, place)])?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        view.store(0, 1)?;
+        check!(view.mapped(0).is_some_and(|mapped| mapped.order == 9));
         put_zero(&file, PMD, Order::PTE)?;
         let held = hold(world.page(place).folio());
         let ((), waited) = with_thread(
@@ -610,6 +683,8 @@ mod tests {
             },
         )?;
         check!(waited);
+        check!(view.mapped(0).is_none());
+        drop(view);
         // Holes need no memory.
         check!(look(&file, 0).is_none());
         check!(look(&file, PMD).is_some_and(|(entry, _)| entry.kind() == Kind::Zero));

@@ -136,6 +136,35 @@ mod tests {
     }
 
     #[test]
+    fn unlocking_wakes_who_waits_for_any_page_of_the_entry() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        let file = world.file(PMD)?;
+        put(&file, 0, Order::PMD, place, false)?;
+        for by_index in [false, true] {
+            let folio = world.page(place).folio();
+            let cookie = match by_index {
+                true => poison::lock_index(file.mapping(), at(100)).0,
+                false => poison::lock_folio(folio),
+            };
+            let (got, waited) = with_thread(
+                || tree::lock_present(file.mapping(), at(200)).is_some(),
+                |thread| {
+                    let waited = thread.waits();
+                    match by_index {
+                        true => poison::unlock_index(file.mapping(), at(100), cookie),
+                        false => poison::unlock_folio(file.mapping(), folio, cookie),
+                    }
+                    waited
+                },
+            )?;
+            check!(waited && got, "by index: {by_index}");
+        }
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
     fn locking_by_index_finds_the_page_at_the_index() -> Checked {
         for order in ORDERS {
             let world = world()?;

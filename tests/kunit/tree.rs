@@ -463,10 +463,12 @@ mod tests {
             };
             check!(locked.is_dirty());
             check!(is_marked(&file, index, Mark::Dirty));
+            locked.mark(Mark::ToWrite);
             locked.set(entry);
             drop(locked);
             let is_data = matches!(entry.kind(), Kind::Data(_));
             check_eq!(is_marked(&file, index, Mark::Dirty), is_data);
+            check_eq!(is_marked(&file, index, Mark::ToWrite), is_data);
             erase(&file, index)?;
         }
         Ok(())

@@ -28,6 +28,12 @@ fn note_without_owner() {
     SEEN_WITHOUT_OWNER.store(true, Ordering::Release);
 }
 
+/// As if no such folio had been seen yet, or one had. For tests, which hold none.
+#[cfg(RDAX_TEST)]
+pub(crate) fn set_without_owner(seen: bool) {
+    SEEN_WITHOUT_OWNER.store(seen, Ordering::Release);
+}
+
 /// Whether pages that no file owns are free. Under the lock of their region this stays so.
 #[inline]
 fn owned_or_free() -> bool {

@@ -142,6 +142,23 @@ mod tests {
         view.load(24)?;
         check_eq!(maps(&view, 0, PAGES), bits(20, 20) | bits(24, 31));
         check_sound(&file, &view, PAGES, place)?;
+        drop(view);
+        clear(&file);
+        // A larger entry that was to be made makes way for one of the page.
+        let view = View::new(&file, 0, PAGES, Share::Shared, 0)?;
+        for page in 0..8 {
+            view.store(page, 1)?;
+        }
+        check!(look(&file, 4).is_some_and(|(entry, _)| entry.order() == order(2)));
+        file.fail_begin(Some(Failing {
+            call: 0,
+            error: EIO,
+        }));
+        view.store(8, 1)?;
+        check_eq!(file.begins(), 2);
+        check!(look(&file, 8).is_some_and(|(entry, _)| entry.order() == Order::PTE));
+        check_eq!(dirty(&file), bits(0, 8));
+        check_sound(&file, &view, PAGES, place)?;
         file.fail_begin(None);
         drop(view);
         clear(&file);
@@ -466,26 +483,27 @@ mod tests {
     }
 
     /// Stores to the pages of a file one after the other, and looks after each that no more is
-    /// dirty than twice of that, and that it is sound at the end. Returns the faults.
+    /// dirty than twice of that, and that it is sound at the end. Returns which faulted, and how many
+    /// were mapped with those.
     fn write_in_sequence(
         file: &File<'_>,
         view: &View<'_>,
         place: usize,
         counter: Counter,
     ) -> Checked<(u64, u64)> {
-        let before = (count(counter), count(Counter::AroundPte));
+        let around = count(Counter::AroundPte);
+        let mut faulted = 0;
         for page in 0..PAGES {
+            let before = count(counter);
             view.store(page, page as u64)?;
+            faulted |= (count(counter) - before) << page;
             let all = dirty(file);
             check_eq!(all & bits(0, page), bits(0, page));
             let extra = (all & !bits(0, page)).count_ones() as usize;
             check!(extra <= page, "{extra} pages more than {}", page + 1);
         }
         check_sound(file, view, PAGES, place)?;
-        Ok((
-            count(counter) - before.0,
-            count(Counter::AroundPte) - before.1,
-        ))
+        Ok((faulted, count(Counter::AroundPte) - around))
     }
 
     #[test]
@@ -495,16 +513,19 @@ mod tests {
             set_write_order(order(write))?;
             let (file, place) = straight_file(&world, PAGES)?;
             let view = View::new(&file, 0, PAGES, Share::Shared, 0)?;
-            // At 0, 1, 2, 4, 8, and then a block each.
+            // Each doubles what there is, and from the second block on it is a block each.
+            let few = [0, 1, 2, 4, 8, 16, 32, 48]
+                .iter()
+                .fold(0, |all, page| all | 1u64 << page);
             let faults = write_in_sequence(&file, &view, place, Counter::WritePte)?;
-            check_eq!(faults, (8, 56));
+            check_eq!(faults, (few, 56));
             // What was not written to yet is only looked at.
             check_eq!(file.asked() & bindings::IOMAP_WRITE, 0);
             // The same after they were write-protected.
             check_eq!(fsync(&file), Ok(PAGES));
             check_eq!((dirty(&file), writable(&view)), (0, 0));
             let faults = write_in_sequence(&file, &view, place, Counter::MkwritePte)?;
-            check_eq!(faults, (8, 56), "entries of order {write}");
+            check_eq!(faults, (few, 56), "entries of order {write}");
             drop(view);
             clear(&file);
         }

@@ -480,6 +480,52 @@ mod tests {
         Ok(())
     }
 
+    /// Runs a test as if it were the first one that has folios which are in use and have no owner.
+    fn for_the_first_time(
+        order: Order,
+        work: impl Fn(DevPage, [&File<'_>; 2]) -> Checked,
+    ) -> Checked {
+        let world = world()?;
+        let place = world.take(order)?;
+        let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
+        // Nothing is left of others.
+        associate(world.page(place), order, &a, 0)?;
+        folio::disassociate(world.page(place));
+        folio::set_without_owner(false);
+        let result = work(world.page(place), [&a, &b]);
+        // Elsewhere there may be some.
+        folio::set_without_owner(true);
+        result?;
+        world.check_clean()
+    }
+
+    #[test]
+    fn the_first_page_that_is_held_without_an_owner_is_noticed() -> Checked {
+        for_the_first_time(Order::PMD, |page, [a, b]| {
+            let small = DevPage::of(page.pfn().offset(3));
+            associate(small, Order::PTE, a, 0)?;
+            let held = hold(small.folio());
+            folio::disassociate(small);
+            associate_waiting(page, Order::PMD, b, 0, held)?;
+            folio::disassociate(page);
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn the_first_page_that_is_shared_is_noticed() -> Checked {
+        for_the_first_time(Order::PMD, |page, [a, b]| {
+            let small = DevPage::of(page.pfn().offset(3));
+            associate(small, Order::PTE, a, 0)?;
+            associate_as(small, Order::PTE, b, 0, true)?;
+            let result = folio::associate(page, Order::PMD, b.mapping(), at(0), false);
+            check_eq!(result, Err(AssociateError::Smaller));
+            folio::disassociate(small);
+            folio::disassociate(small);
+            Ok(())
+        })
+    }
+
     #[test]
     fn disassociating_what_is_free_changes_nothing() -> Checked {
         let world = world()?;

@@ -561,6 +561,12 @@ mod tests {
             look(&file, 1).is_none(),
             "the entry of the old page is left"
         );
+        // Nothing is to be copied of what shares a hole.
+        world.fill(new, 4, 0xee);
+        file.set_size(4 * PAGE as u64);
+        file.set_extents_for_writing(&[Stretch::mapped(0, 4, new).shared()])?;
+        check_eq!(unshare(0, 4 * PAGE), Ok(()));
+        check!(world.is_filled(new, 0, 4 * PAGE, 0xee), "a hole was copied");
         world.check_clean()
     }
 

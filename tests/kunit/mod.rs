@@ -86,6 +86,7 @@ mod io;
 mod layout;
 mod poison;
 mod refault;
+mod sequence;
 mod stats;
 mod tree;
 mod waiters;

@@ -453,6 +453,34 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_stays_locked_and_known_while_the_tree_shrinks_to_it() -> Checked {
+        let world = world()?;
+        let file = world.file(Order::PMD.pages())?;
+        let place = world.take(Order::PMD)?;
+        for others in [&[5][..], &[70], &[5, 70, 300]] {
+            put(&file, 0, Order::PTE, place, false)?;
+            for index in others {
+                put(&file, *index, Order::PTE, place + index, false)?;
+            }
+            let mut locked = grab(&file, 0, Order::PTE)?;
+            for index in others {
+                layout::delete_range(file.mapping(), range(*index, *index));
+            }
+            check_eq!(file.nrpages(), 1);
+            check!(look(&file, 0).is_some_and(|(_, locked)| locked));
+            locked.mark(Mark::Dirty);
+            check!(is_marked(&file, 0, Mark::Dirty));
+            drop(locked);
+            check!(
+                look(&file, 0).is_some_and(|(_, locked)| !locked),
+                "{others:?}"
+            );
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    #[test]
     fn only_data_stays_dirty() -> Checked {
         let world = world()?;
         let file = world.file(3)?;

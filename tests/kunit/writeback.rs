@@ -222,6 +222,8 @@ mod tests {
         drop(flushes);
         let dirty = [0, PMD, 2 * PMD].map(|index| is_marked(&file, index, Mark::Dirty));
         check_eq!(dirty, [true, false, true]);
+        let chosen = [0, PMD, 2 * PMD].map(|index| is_marked(&file, index, Mark::ToWrite));
+        check_eq!(chosen, [false; 3]);
         check_eq!(write_back(&file, PageRange::ALL), Ok(2));
         clear(&file);
         world.check_clean()

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What counts as writing in sequence (spec, section 10).
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_sequence)]
+mod tests {
+    use crate::{
+        dax::sequence,
+        kern::{order::Order, testing::Checked},
+        tests::helpers::*,
+    };
+
+    const PMD: usize = Order::PMD.pages();
+
+    #[test]
+    fn a_little_further_on_is_next() -> Checked {
+        let world = world()?;
+        let file = world.file(2 * PMD)?;
+        let is_next = |index: usize| sequence::is_next(file.mapping(), at(index));
+        // Another file may have been where this one is.
+        is_next(PMD - 1);
+        check!(!is_next(100));
+        for step in [1, 1, 2, 15, 16] {
+            let mut index = 100;
+            is_next(index);
+            for _ in 0..4 {
+                index += step;
+                check!(is_next(index), "{step} pages on");
+            }
+        }
+        for (from, to) in [
+            (100, 100),
+            (100, 99),
+            (100, 117),
+            (100, 200),
+            (300, 0),
+            (0, 100),
+        ] {
+            is_next(from);
+            check!(!is_next(to), "{to} after {from}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn each_2_mib_has_a_sequence_of_its_own() -> Checked {
+        let world = world()?;
+        let file = world.file(2 * PMD)?;
+        let is_next = |index: usize| sequence::is_next(file.mapping(), at(index));
+        is_next(PMD + 300);
+        is_next(PMD - 1);
+        check!(!is_next(PMD));
+        check!(is_next(PMD + 1));
+        Ok(())
+    }
+}

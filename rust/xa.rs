@@ -382,10 +382,7 @@ impl<'a> Cursor<'a> {
     #[inline]
     pub(crate) fn next_in_node(&mut self, last: PageIndex) -> Option<RawValue> {
         let index = self.xas.xa_index as usize;
-        if index & NODE_MASK == NODE_MASK
-            || index >= last.get()
-            || usize::from(self.xas.xa_offset) != index & NODE_MASK
-        {
+        if index >= last.get() || usize::from(self.xas.xa_offset) != index & NODE_MASK {
             return None;
         }
         let mut step = 1;

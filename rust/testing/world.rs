@@ -425,6 +425,7 @@ struct State {
     fail_end: Option<Failing>,
     fail_sync: Option<Error>,
     make_table: bool,
+    other_memory: bool,
     syncs: usize,
     synced: (i64, i64),
     faults: KVec<Fault>,
@@ -473,6 +474,7 @@ impl<'w> File<'w> {
                     fail_end: None,
                     fail_sync: None,
                     make_table: false,
+                    other_memory: false,
                     syncs: 0,
                     synced: (0, -1),
                     faults: KVec::with_capacity(64, GFP_KERNEL).unwrap_or_default(),
@@ -587,6 +589,11 @@ impl<'w> File<'w> {
     /// Has another page be mapped, as by another thread, whenever a fault of 2 MiB has come.
     pub(crate) fn make_table(&self, make: bool) {
         self.model.state.lock().make_table = make;
+    }
+
+    /// Has the next synchronous fault end as if other memory had been told of at its beginning.
+    pub(crate) fn tell_of_other_memory(&self) {
+        self.model.state.lock().other_memory = true;
     }
 
     /// Calls of `fsync`.
@@ -1010,6 +1017,8 @@ unsafe extern "C" fn huge_fault(
     note(code);
     if code.0 & FaultCode::NEED_SYNC.0 != 0 {
         if let Some(pfn) = outcome.pfn {
+            let other = core::mem::take(&mut model.state.lock().other_memory);
+            let pfn = pfn.offset(usize::from(other) << order);
             code = fault::finish_sync_fault(vmf, order, pfn);
             note(code);
         }

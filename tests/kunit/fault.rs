@@ -722,6 +722,27 @@ mod tests {
     }
 
     #[test]
+    fn a_synchronous_write_maps_what_was_made_durable_or_begins_anew() -> Checked {
+        for order in [Order::PTE, Order::PMD] {
+            let world = world()?;
+            let Some((file, place)) = mapped_file(&world, order)? else {
+                continue;
+            };
+            file.set_extents(&[Stretch::mapped(0, order.pages(), place).dirty()])?;
+            set_max_order(order)?;
+            let view = View::new(&file, 0, order.pages(), Share::Sync, 0)?;
+            file.tell_of_other_memory();
+            view.store(0, 1)?;
+            check_eq!(file.syncs(), 2, "{order:?}");
+            check_mapped(&world, &view, 0, order, place, true)?;
+            drop(view);
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
     fn only_a_write_with_metadata_to_be_synced_is_synchronous() -> Checked {
         let world = world()?;
         let Some((file, place)) = mapped_file(&world, Order::PTE)? else {

@@ -243,15 +243,15 @@ SWITCHES = {
 }
 
 
-def _faults_of_16(t, what, expected):
-    """How many faults it takes to read 16 pages of a file tells of fault_around."""
+def _has_max_order(t, order, what):
+    """Whether a fault in 2 MiB of a file is refused them tells of max_order."""
     with _Watched(_fs()) as file:
-        os.pwrite(file.fd, pages("s", 16), 0)
+        os.ftruncate(file.fd, PMD)
         stats = Stats(DEVICE)
-        with Map(file.fd, 16 * PAGE, align=PMD) as m:
-            m.touch(0, 16 * PAGE)
-        stats.expect(read_pte=expected)
-        t.note(f"{what}: {expected} faults")
+        with Map(file.fd, PMD, align=PMD) as m:
+            m.load(0)
+        stats.expect(fallback_max_order=some if order == "pte" else 0)
+        t.note(f"{what}: {order}")
 
 
 @case(fs=())
@@ -267,16 +267,17 @@ def switches_are_for_now_and_for_later(t):
                     for value in values:
                         write(f"{item.path}/{name}", value)
                         equal(read(f"{item.path}/{name}"), value, name)
-            write(f"{item.path}/fault_around", str(4 * PAGE))
-            _faults_of_16(t, "set during the adoption", 4)
+            _has_max_order(t, "pud", "set last")
+            write(f"{item.path}/max_order", "pte")
+            _has_max_order(t, "pte", "set during the adoption")
             item.set(False)
-            equal(read(f"{item.path}/fault_around"), str(4 * PAGE), "fault_around after it")
+            equal(read(f"{item.path}/max_order"), "pte", "max_order after it")
             item.set(True)
-            _faults_of_16(t, "set during the adoption before", 4)
+            _has_max_order(t, "pte", "set during the adoption before")
             item.set(False)
-            write(f"{item.path}/fault_around", str(8 * PAGE))
+            write(f"{item.path}/max_order", "pmd")
             item.set(True)
-            _faults_of_16(t, "set before the adoption", 2)
+            _has_max_order(t, "pmd", "set before the adoption")
         finally:
             for name, value in before.items():
                 write(f"{item.path}/{name}", value)

@@ -502,7 +502,7 @@ mod tests {
     #[test]
     fn the_first_page_that_is_held_without_an_owner_is_noticed() -> Checked {
         for_the_first_time(Order::PMD, |page, [a, b]| {
-            let small = DevPage::of(page.pfn().offset(3));
+            let small = DevPage::of(page.pfn().offset(100));
             associate(small, Order::PTE, a, 0)?;
             let held = hold(small.folio());
             folio::disassociate(small);
@@ -515,7 +515,7 @@ mod tests {
     #[test]
     fn the_first_page_that_is_shared_is_noticed() -> Checked {
         for_the_first_time(Order::PMD, |page, [a, b]| {
-            let small = DevPage::of(page.pfn().offset(3));
+            let small = DevPage::of(page.pfn().offset(100));
             associate(small, Order::PTE, a, 0)?;
             associate_as(small, Order::PTE, b, 0, true)?;
             let result = folio::associate(page, Order::PMD, b.mapping(), at(0), false);

@@ -12,7 +12,7 @@ from lib import posix
 from lib.check import check, equal, same_bytes
 from lib.device import some
 from lib.mapping import Map
-from lib.native import probe
+from lib.native import await_stores, probe
 from lib.pattern import page, pages
 from lib.posix import PAGE, PMD
 from lib.runner import case
@@ -314,6 +314,7 @@ def stores_race_with_fsync(t):
                 rounds += 1
                 if rounds % 8 == 0:
                     flushes.clear()
+            await_stores(writer, 8)
             lib.writer_stop(writer)
             stores = lib.writer_stores(writer)
             check(stores > 16 and rounds > 1, f"{stores} stores, {rounds} rounds: no race")

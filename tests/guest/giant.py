@@ -18,7 +18,7 @@ from lib.check import Failure, check, equal, raises, same_bytes
 from lib.device import SlowDisk, some, wait_for
 from lib.gib import PAGES, GibMap
 from lib.mapping import BUS_MCEERR_AR, SIGBUS, SIGSEGV, Map
-from lib.native import Fault, probe
+from lib.native import Fault, await_stores, probe
 from lib.pattern import page, pages
 from lib.posix import GIB, PAGE, PMD
 from lib.runner import case
@@ -1009,6 +1009,7 @@ def stores_race_with_fsync(t):
             flushes.clear()
             os.fsync(fd)
             rounds += 1
+        await_stores(writer, 8)
         lib.writer_stop(writer)
         stores = lib.writer_stores(writer)
         check(stores > 16 and rounds > 1, f"{stores} stores, {rounds} rounds: no race")

@@ -5,6 +5,8 @@ import ctypes
 import os
 import subprocess
 
+from lib.device import wait_for
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = "/tmp/rdax-tests"
 # Where scripts/guest puts the source of the kernel that runs.
@@ -94,3 +96,12 @@ def probe():
         lib.private_race.restype = ctypes.c_long
         _probe = lib
     return _probe
+
+
+def await_stores(writer, pages):
+    """Wait until the writer has stored to each page once more.
+
+    What it had stored to before its flushes were forgotten may have been flushed before that.
+    """
+    seen = probe().writer_stores(writer)
+    wait_for(lambda: probe().writer_stores(writer) >= seen + 2 * pages, "store to each page")

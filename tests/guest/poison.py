@@ -142,6 +142,7 @@ def neighbours_do_not_bring_it_back(t):
     """A fault of a page beside a bad one does not map the bad one along with it."""
     fd = _file(t, 64 * PAGE)
     with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        m.advise(posix.MADV_RANDOM)  # an entry each: some filesystems tell of its first page
         m.touch(write=True)
         _told(_poison(m, 21 * PAGE), m, 21 * PAGE, (BUS_MCEERR_AR,), "the caller")
     for write in (False, True):
@@ -157,6 +158,7 @@ def failed_page_written(t):
     """A part of a page that has failed cannot be written, for the rest of it is lost; all of it can."""
     fd = _file(t, 64 * PAGE)
     with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        m.advise(posix.MADV_RANDOM)  # an entry each: some filesystems tell of its first page
         m.touch(write=True)
         pfns = m.pfns()[20:24]
         _told(_poison(m, 21 * PAGE), m, 21 * PAGE, (BUS_MCEERR_AR,), "the caller")

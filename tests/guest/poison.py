@@ -137,14 +137,21 @@ def kills_who_does_not_listen(t):
     equal(Task(deaf).signalled(), SIGBUS, "signal that ended the process")
 
 
+def _fail_page(fd, number):
+    """Have a page of 64 that were stored to fail; the frames of all."""
+    with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        m.advise(posix.MADV_RANDOM)  # an entry each: some filesystems tell of its first page
+        m.touch(write=True)
+        pfns = m.pfns()
+        _told(_poison(m, number * PAGE), m, number * PAGE, (BUS_MCEERR_AR,), "the caller")
+    return pfns
+
+
 @case(**POISON)
 def neighbours_do_not_bring_it_back(t):
     """A fault of a page beside a bad one does not map the bad one along with it."""
     fd = _file(t, 64 * PAGE)
-    with Map(fd, 64 * PAGE, skew=PAGE) as m:
-        m.advise(posix.MADV_RANDOM)  # an entry each: some filesystems tell of its first page
-        m.touch(write=True)
-        _told(_poison(m, 21 * PAGE), m, 21 * PAGE, (BUS_MCEERR_AR,), "the caller")
+    _fail_page(fd, 21)
     for write in (False, True):
         with Map(fd, 64 * PAGE, skew=PAGE) as m:
             for at in (20, 22):
@@ -157,11 +164,7 @@ def neighbours_do_not_bring_it_back(t):
 def failed_page_written(t):
     """A part of a page that has failed cannot be written, for the rest of it is lost; all of it can."""
     fd = _file(t, 64 * PAGE)
-    with Map(fd, 64 * PAGE, skew=PAGE) as m:
-        m.advise(posix.MADV_RANDOM)  # an entry each: some filesystems tell of its first page
-        m.touch(write=True)
-        pfns = m.pfns()[20:24]
-        _told(_poison(m, 21 * PAGE), m, 21 * PAGE, (BUS_MCEERR_AR,), "the caller")
+    pfns = _fail_page(fd, 21)[20:24]
     state = Pages()
     equal(_bad(state, pfns), {pfns[1]}, "page marked")
     for length, at in ((100, 50), (PAGE - 1, 0), (PAGE - 8, 8)):

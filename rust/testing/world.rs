@@ -587,8 +587,8 @@ impl<'w> File<'w> {
     }
 
     /// Has another page be mapped, as by another thread, whenever a fault of 2 MiB has come.
-    pub(crate) fn make_table(&self, make: bool) {
-        self.model.state.lock().make_table = make;
+    pub(crate) fn make_table(&self) {
+        self.model.state.lock().make_table = true;
     }
 
     /// Has the next synchronous fault end as if other memory had been told of at its beginning.
@@ -982,10 +982,9 @@ unsafe extern "C" fn small_fault(vmf: *mut bindings::vm_fault) -> bindings::vm_f
 ///
 /// Called by the core for a mapping of a [`File`].
 unsafe extern "C" fn huge_fault(
-    vmf: *mut bindings::vm_fault,
+    raw: *mut bindings::vm_fault,
     order: c_uint,
 ) -> bindings::vm_fault_t {
-    let raw = vmf;
     // SAFETY: By this function's safety requirements.
     let (vmf, inode) = unsafe {
         let vmf = VmFault::from_raw(NonNull::new_unchecked(raw));

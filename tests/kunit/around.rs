@@ -392,8 +392,7 @@ mod tests {
             world.take_many(PAGES, Order::PMD)?,
         );
         world.fill(old, PAGES, 0x11);
-        file.set_extents(&[Stretch::mapped(0, PAGES, old).shared()])?;
-        file.set_extents_for_writing(&[Stretch::mapped(0, PAGES, new).shared().copy_of(old)])?;
+        set_shared(&file, PAGES, old, new)?;
         let view = View::new(&file, 0, PAGES, Share::Shared, 0)?;
         view.load(40)?;
         check_eq!(maps(&view, 0, PAGES), bits(40, 40));

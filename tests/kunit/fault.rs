@@ -609,8 +609,7 @@ mod tests {
         let (old, new) = (world.take(Order::PMD)?, world.take(Order::PMD)?);
         world.fill(old, PMD, 0x11);
         set_max_order(Order::PMD)?;
-        file.set_extents(&[Stretch::mapped(0, PMD, old).shared()])?;
-        file.set_extents_for_writing(&[Stretch::mapped(0, PMD, new).shared().copy_of(old)])?;
+        set_shared(&file, PMD, old, new)?;
         let large = View::new(&file, 0, PMD, Share::Shared, 0)?;
         let small = View::new(&file, 0, PMD, Share::Shared, 1)?;
         check_eq!(large.load(7)? & 0xff, 0x11);
@@ -639,8 +638,7 @@ mod tests {
             world.fill(old, pages, 0x11);
             world.fill(new, pages, 0xee);
             set_max_order(order)?;
-            file.set_extents(&[Stretch::mapped(0, pages, old).shared()])?;
-            file.set_extents_for_writing(&[Stretch::mapped(0, pages, new).shared().copy_of(old)])?;
+            set_shared(&file, pages, old, new)?;
             let view = View::new(&file, 0, pages, Share::Shared, 0)?;
             check_eq!(view.load(0)? & 0xff, 0x11);
             let copied = count(Counter::CowPages);
@@ -865,16 +863,12 @@ mod tests {
         let world = world()?;
         let place = world.take(Order::PMD)?;
         set_max_order(Order::PMD)?;
-        let pieces = || {
-            (
+        for dirty in 0..2 {
+            let mut extents = [
                 Stretch::mapped(0, 100, place),
                 Stretch::mapped(100, PMD - 100, place + 100),
-            )
-        };
-        for extents in [
-            [pieces().0.dirty(), pieces().1],
-            [pieces().0, pieces().1.dirty()],
-        ] {
+            ];
+            extents[dirty] = extents[dirty].dirty();
             let file = world.file(PMD)?;
             file.set_extents(&extents)?;
             let view = View::new(&file, 0, PMD, Share::Sync, 0)?;
@@ -921,7 +915,7 @@ mod tests {
             };
             set_max_order(Order::PMD)?;
             let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
-            file.make_table(true);
+            file.make_table();
             file.forget_faults();
             if write {
                 view.store(40, 1)?;

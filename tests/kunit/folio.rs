@@ -481,18 +481,17 @@ mod tests {
     }
 
     /// Runs a test as if it were the first one that has folios which are in use and have no owner.
-    fn for_the_first_time(
-        order: Order,
-        work: impl Fn(DevPage, [&File<'_>; 2]) -> Checked,
-    ) -> Checked {
+    /// The test gets 2 MiB, a page of these, and two files.
+    fn for_the_first_time(work: impl Fn([DevPage; 2], [&File<'_>; 2]) -> Checked) -> Checked {
         let world = world()?;
+        let order = Order::PMD;
         let place = world.take(order)?;
         let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
         // Nothing is left of others.
         associate(world.page(place), order, &a, 0)?;
         folio::disassociate(world.page(place));
         folio::set_without_owner(false);
-        let result = work(world.page(place), [&a, &b]);
+        let result = work([place, place + 100].map(|at| world.page(at)), [&a, &b]);
         // Elsewhere there may be some.
         folio::set_without_owner(true);
         result?;
@@ -501,8 +500,7 @@ mod tests {
 
     #[test]
     fn the_first_page_that_is_held_without_an_owner_is_noticed() -> Checked {
-        for_the_first_time(Order::PMD, |page, [a, b]| {
-            let small = DevPage::of(page.pfn().offset(100));
+        for_the_first_time(|[page, small], [a, b]| {
             associate(small, Order::PTE, a, 0)?;
             let held = hold(small.folio());
             folio::disassociate(small);
@@ -514,8 +512,7 @@ mod tests {
 
     #[test]
     fn the_first_page_that_is_shared_is_noticed() -> Checked {
-        for_the_first_time(Order::PMD, |page, [a, b]| {
-            let small = DevPage::of(page.pfn().offset(100));
+        for_the_first_time(|[page, small], [a, b]| {
             associate(small, Order::PTE, a, 0)?;
             associate_as(small, Order::PTE, b, 0, true)?;
             let result = folio::associate(page, Order::PMD, b.mapping(), at(0), false);

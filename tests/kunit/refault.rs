@@ -212,8 +212,7 @@ mod tests {
         let file = world.file(1)?;
         let (old, new) = (world.take(Order::PTE)?, world.take(Order::PTE)?);
         world.fill(old, 1, 0x11);
-        file.set_extents(&[Stretch::mapped(0, 1, old).shared()])?;
-        file.set_extents_for_writing(&[Stretch::mapped(0, 1, new).shared().copy_of(old)])?;
+        set_shared(&file, 1, old, new)?;
         check!(reading(&file, 1, 0)? > 0);
         check_eq!(reading(&file, 1, 0)?, 0);
         change(&file)?;
@@ -251,8 +250,7 @@ mod tests {
         let world = world()?;
         let file = world.file(1)?;
         let (old, new) = (world.take(Order::PTE)?, world.take(Order::PTE)?);
-        file.set_extents(&[Stretch::mapped(0, 1, old).shared()])?;
-        file.set_extents_for_writing(&[Stretch::mapped(0, 1, new).shared().copy_of(old)])?;
+        set_shared(&file, 1, old, new)?;
         check!(reading(&file, 1, 0)? > 0);
         check!(look(&file, 0).is_some_and(|(entry, _)| !entry.is_writable()));
         check!(writing(&file, 1, 0)? > 0);

@@ -16,9 +16,7 @@ mod tests {
         kern::{
             fs::PageRange,
             order::Order,
-            testing::{
-                hold, note, until, with_thread, Calls, Checked, File, Flushes, Share, Stretch, View,
-            },
+            testing::{hold, note, until, with_thread, Calls, Checked, File, Flushes, Share, View},
             xa::Mark,
         },
         tests::helpers::*,
@@ -527,8 +525,7 @@ mod tests {
         let world = world()?;
         let file = world.file(1)?;
         let (old, new) = (world.take(Order::PTE)?, world.take(Order::PTE)?);
-        file.set_extents(&[Stretch::mapped(0, 1, old).shared()])?;
-        file.set_extents_for_writing(&[Stretch::mapped(0, 1, new).shared().copy_of(old)])?;
+        set_shared(&file, 1, old, new)?;
         let view = View::new(&file, 0, 1, Share::Shared, 0)?;
         view.load(0)?;
         view.store(0, 1)?;

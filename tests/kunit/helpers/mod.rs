@@ -220,6 +220,13 @@ pub(crate) fn put_zero(file: &File<'_>, index: usize, order: Order) -> Checked {
     Ok(())
 }
 
+/// Makes a file share the blocks of `old` with others, and get those of `new` when it is written to.
+pub(crate) fn set_shared(file: &File<'_>, pages: usize, old: usize, new: usize) -> Checked {
+    file.set_extents(&[Stretch::mapped(0, pages, old).shared()])?;
+    file.set_extents_for_writing(&[Stretch::mapped(0, pages, new).shared().copy_of(old)])?;
+    Ok(())
+}
+
 /// Removes all entries of a file.
 pub(crate) fn clear(file: &File<'_>) {
     layout::delete_range(file.mapping(), PageRange::ALL);

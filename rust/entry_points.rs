@@ -13,6 +13,7 @@ use super::{
     fs::{Inode, Mapping, PageIndex, PageRange},
     iomap::IomapOps,
     iov::{IovIter, Kiocb},
+    order::Order,
     page::{DevFolio, Pfn},
     redirect::{
         call_on,
@@ -444,6 +445,41 @@ unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise:
     });
 }
 
+/// Memory of the device has failed. If it is in a file of an adopted device whose filesystem does not
+/// know which that is, the layer does.
+///
+/// # Safety
+///
+/// As of the kernel's function.
+#[cfg(CONFIG_MEMORY_FAILURE)]
+unsafe extern "C" fn dax_holder_notify_failure(
+    device: *mut bindings::dax_device,
+    offset: u64,
+    len: u64,
+    flags: c_int,
+) -> c_int {
+    let _in_flight = InFlight::enter();
+    let mut one = CALL_ON.lock();
+    // SAFETY: By this function's safety requirements.
+    let result = call_on(&mut one, || unsafe {
+        bindings::dax_holder_notify_failure(device, offset, len, flags)
+    });
+    // A device that is about to go is no failure of a page.
+    if result != EOPNOTSUPP.to_errno()
+        || flags & bindings::mf_flags_MF_MEM_PRE_REMOVE as c_int != 0
+        || len > Order::PTE.bytes() as u64
+    {
+        return result;
+    }
+    // SAFETY: By this function's safety requirements.
+    let device = unsafe { DaxDevice::from_raw(NonNull::new_unchecked(device)) };
+    if poison::tell(&mut one, device, offset, flags) {
+        0
+    } else {
+        result
+    }
+}
+
 /// Called for every move of a mapping, before its page tables are moved. The core's move takes an
 /// entry of the third level for a broken one and forgets it, and with it the folio's reference: such
 /// entries have to be gone by then. For files with DAX the function itself does nothing.
@@ -491,7 +527,8 @@ unsafe extern "C" fn vma_adjust_trans_huge(
 }
 
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
-pub(crate) static TARGETS: [Target; 21 + cfg!(CONFIG_KSM) as usize] = [
+pub(crate) static TARGETS: [Target;
+    21 + cfg!(CONFIG_KSM) as usize + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
     target!(dax_iomap_rw, Key::Kiocb, dax_iomap_rw),
     target!(
@@ -535,6 +572,12 @@ pub(crate) static TARGETS: [Target; 21 + cfg!(CONFIG_KSM) as usize] = [
     #[cfg(CONFIG_KSM)]
     target!(ksm_madvise, Key::Vma, ksm_madvise),
     target!(bdev_mark_dead, Key::BlockDevice, bdev_mark_dead),
+    #[cfg(CONFIG_MEMORY_FAILURE)]
+    target!(
+        dax_holder_notify_failure,
+        Key::DaxDevice,
+        dax_holder_notify_failure
+    ),
     target!(dax_lock_folio, Key::Folio, dax_lock_folio),
     target!(dax_unlock_folio, Key::LockedFolio, dax_unlock_folio),
     target!(dax_lock_mapping_entry, Key::Mapping, dax_lock_mapping_entry),

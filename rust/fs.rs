@@ -208,6 +208,17 @@ impl Mapping {
         };
     }
 
+    /// Marks the page that an entry has at `index` as bad, tells the processes that map it, and takes
+    /// it off their page tables, all through `dax_lock_mapping_entry`. `flags` are those of the memory
+    /// failure (`MF_*`). Sleeps.
+    ///
+    /// Errors: `EBUSY` if the file is not one with DAX any more.
+    #[cfg(CONFIG_MEMORY_FAILURE)]
+    pub(crate) fn tell_of_failure(&self, index: PageIndex, flags: i32) -> Result {
+        // SAFETY: The address space is alive.
+        to_result(unsafe { bindings::mf_dax_kill_procs(self.as_ptr(), index.get(), 1, flags) })
+    }
+
     /// Keeps an error of write-back for the next `fsync`.
     pub(crate) fn set_error(&self, error: Error) {
         // SAFETY: The address space is alive.
@@ -350,6 +361,61 @@ impl Inode {
                 bindings::inode_state_flags_enum_I_DIRTY_PAGES as i32,
             )
         };
+    }
+}
+
+/// A reference to an inode of a mounted filesystem, which stays mounted for it. Dropping it sleeps:
+/// it may have been the last of both.
+///
+/// # Invariants
+///
+/// The inode's reference and an active one to its superblock are owned.
+pub(crate) struct InodeRef(NonNull<bindings::inode>);
+
+impl InodeRef {
+    /// A reference to an inode whose memory is kept by `guard`, and which `guard` is dropped for.
+    /// `None` if the inode or its filesystem is on its way out. Sleeps.
+    ///
+    /// # Safety
+    ///
+    /// The inode and its superblock are not freed before `guard` is dropped, which lets sleep.
+    pub(super) unsafe fn take<G>(inode: NonNull<bindings::inode>, guard: G) -> Option<Self> {
+        // SAFETY: By the function's requirements; the field does not change.
+        let super_block = unsafe { (*inode.as_ptr()).i_sb };
+        // A reference to the inode alone would be one too many when the filesystem is unmounted.
+        // SAFETY: As above.
+        if !unsafe { bindings::rdax_get_active_super(super_block) } {
+            return None;
+        }
+        // SAFETY: As above.
+        let grabbed = NonNull::new(unsafe { bindings::igrab(inode.as_ptr()) });
+        drop(guard);
+        if grabbed.is_none() {
+            // SAFETY: Taken above; sleeping is allowed again.
+            unsafe { bindings::deactivate_super(super_block) };
+        }
+        // INVARIANT: Both references were taken.
+        grabbed.map(Self)
+    }
+}
+
+impl core::ops::Deref for InodeRef {
+    type Target = Inode;
+
+    fn deref(&self) -> &Inode {
+        // SAFETY: The reference is owned.
+        unsafe { Inode::from_raw(self.0) }
+    }
+}
+
+impl Drop for InodeRef {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant. The superblock is there until its reference is dropped.
+        unsafe {
+            let super_block = (*self.0.as_ptr()).i_sb;
+            bindings::iput(self.0.as_ptr());
+            bindings::deactivate_super(super_block);
+        }
     }
 }
 

@@ -327,6 +327,11 @@ void rdax_cond_resched(void)
 	cond_resched();
 }
 
+bool rdax_get_active_super(struct super_block *sb)
+{
+	return atomic_inc_not_zero(&sb->s_active);
+}
+
 struct inode_visit {
 	struct block_device *bdev;
 	rdax_inode_fn fn;

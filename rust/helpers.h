@@ -100,6 +100,12 @@ typedef void (*rdax_inode_fn)(struct inode *inode, void *data);
 
 void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn, void *data);
 
+/*
+ * Keeps the filesystem from being shut down until deactivate_super(), unless that has begun. Does
+ * not sleep.
+ */
+bool rdax_get_active_super(struct super_block *sb);
+
 /* Whether the filesystem can give blocks of one file to another. */
 bool rdax_can_share_blocks(struct inode *inode);
 

@@ -61,6 +61,9 @@ pub(crate) enum Key {
     /// `struct block_device *`, of a device of the set itself. The replacement calls the function
     /// on, with [`call_on`].
     BlockDevice,
+    /// `struct dax_device *`, of any device: the replacement finds out whether it is about a file of
+    /// the set's, and calls the function on, with [`call_on`].
+    DaxDevice,
     /// `struct folio *` that nothing keeps in its file. The function must return a
     /// `dax_entry_t`: for a folio that is in no file the call is answered with 0.
     Folio,
@@ -605,7 +608,7 @@ unsafe extern "C" fn callback(
             Key::Inode => first as *mut bindings::inode,
             Key::Mapping => (*(first as *const bindings::address_space)).host,
             Key::Folio | Key::LockedFolio => return this.redirect_folio(route, regs),
-            Key::BlockDevice => return this.redirect_device(route, regs),
+            Key::BlockDevice | Key::DaxDevice => return this.redirect_device(route, regs),
         };
         !inode.is_null() && this.members.has((*inode).i_sb)
     };
@@ -618,8 +621,16 @@ unsafe extern "C" fn callback(
 /// The task that is in [`call_on`].
 static CALLING_ON: AtomicPtr<bindings::task_struct> = AtomicPtr::new(ptr::null_mut());
 
-/// Calls a function of a table with [`Key::BlockDevice`] from its replacement, without being
-/// redirected. One caller at a time. Sleeps if the function does.
+/// Whether the current task is in [`call_on`].
+#[inline]
+pub(crate) fn is_calling_on() -> bool {
+    // SAFETY: Looks at the current task.
+    let current = unsafe { bindings::rdax_current() };
+    ptr::eq(CALLING_ON.load(Ordering::Relaxed), current)
+}
+
+/// Calls a function of a table with [`Key::BlockDevice`] or [`Key::DaxDevice`] from its replacement,
+/// without being redirected. One caller at a time. Sleeps if the function does.
 pub(crate) fn call_on<R>(_one: &mut CallOn, function: impl FnOnce() -> R) -> R {
     // SAFETY: Looks at the current task.
     CALLING_ON.store(unsafe { bindings::rdax_current() }, Ordering::Relaxed);
@@ -637,21 +648,19 @@ kernel::sync::global_lock! {
 }
 
 impl Redirection {
-    /// The callback's part for block devices, which are seldom asked about.
+    /// The callback's part for devices, which are seldom asked about.
     ///
     /// # Safety
     ///
-    /// `regs` are the registers of a call of the function, whose first argument is a block device.
+    /// `regs` are the registers of a call of the function, whose first argument is a device.
     #[cold]
     unsafe fn redirect_device(&self, route: &Route, regs: *mut bindings::pt_regs) {
-        // SAFETY: Looks at the current task.
-        let current = unsafe { bindings::rdax_current() };
-        if ptr::eq(CALLING_ON.load(Ordering::Relaxed), current) {
+        if is_calling_on() {
             return;
         }
         // SAFETY: By the function's requirements; the device is only compared.
         let bdev = unsafe { (*regs).di } as *const bindings::block_device;
-        if self.members.has_device(bdev) {
+        if route.key == Key::DaxDevice || self.members.has_device(bdev) {
             // SAFETY: ftrace goes on at the address that it finds here.
             unsafe { (*regs).ip = route.replacement as c_ulong };
         }

@@ -7,7 +7,7 @@
 
 use super::{
     bindings,
-    fs::{Inode, Mapping, PageIndex},
+    fs::{Inode, InodeRef, Mapping, PageIndex},
     page::DevFolio,
     xa::{Tree, TreeGuard}, //
 };
@@ -154,6 +154,14 @@ impl OwnerGuard {
         // SAFETY: An inode, and the address space in it, is freed after a grace period of RCU; it
         // was the owner when the read lock was held already.
         unsafe { Mapping::from_raw(self.mapping) }
+    }
+
+    /// A reference to the owner's inode, unless that is on its way out. Sleeps.
+    #[cfg(CONFIG_MEMORY_FAILURE)]
+    pub(crate) fn reference(self) -> Option<InodeRef> {
+        let inode = NonNull::from(self.mapping().host()).cast();
+        // SAFETY: As in `mapping`, and the same goes for the superblock.
+        unsafe { InodeRef::take(inode, self.rcu) }
     }
 
     /// Takes the owner's tree lock.

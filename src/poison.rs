@@ -8,11 +8,18 @@ use super::{
     stats::Counter,
     tree::{self, FolioLock}, //
 };
+#[cfg(CONFIG_MEMORY_FAILURE)]
+use crate::kern::{
+    dax::{Access, DaxDevice, DaxReadGuard},
+    order::Order,
+    redirect::CallOn, //
+};
 use crate::kern::{
     fs::{Mapping, PageIndex},
-    page::{DevFolio, DevPage}, //
+    page::{DevFolio, DevPage, Pfn},
+    redirect, //
 };
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 static SEEN: AtomicBool = AtomicBool::new(false);
 
@@ -81,11 +88,14 @@ pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option
     };
     match locked.entry().kind() {
         Kind::Data(pfn) => {
-            Account::of(inode).inc(Counter::PoisonLocks);
             // The page at the index, not the first of the entry.
-            let offset = index.get().wrapping_sub(locked.first().get());
+            let page = pfn.offset(index.get().wrapping_sub(locked.first().get()));
+            if !is_sought(page) {
+                return (Cookie::NOTHING, None);
+            }
+            Account::of(inode).inc(Counter::PoisonLocks);
             let entry = locked.leave_locked();
-            (Cookie::of(entry), Some(DevPage::of(pfn.offset(offset))))
+            (Cookie::of(entry), Some(DevPage::of(page)))
         }
         _ => (Cookie::NOTHING, None),
     }
@@ -96,4 +106,63 @@ pub(crate) fn unlock_index(mapping: &Mapping, index: PageIndex, cookie: Cookie) 
     if let Some(entry) = cookie.entry() {
         tree::unlock_raw(mapping, index, entry);
     }
+}
+
+/// The frame of the page that [`tell`] has the core look for at an index, until that has found it.
+/// Changed by the holder of the [`CallOn`] only.
+static SOUGHT: AtomicUsize = AtomicUsize::new(NO_PAGE);
+
+const NO_PAGE: usize = usize::MAX;
+
+/// Whether the page may be given to the core that asks for what is at an index: if [`tell`] has it
+/// ask, only the page that has failed, for the file may have got another one meanwhile.
+fn is_sought(page: Pfn) -> bool {
+    if !redirect::is_calling_on() || SOUGHT.load(Ordering::Relaxed) == NO_PAGE {
+        return true;
+    }
+    let sought = page.to_bits();
+    SOUGHT
+        .compare_exchange(sought, NO_PAGE, Ordering::Relaxed, Ordering::Relaxed)
+        .is_ok()
+}
+
+/// Tells of the failure of the page at byte `offset` of a device, whose filesystem has said that it
+/// cannot (`dax_holder_notify_failure`): it is marked, the processes that map it are told, and their
+/// mappings of it taken away. `flags` are those of the memory failure (`MF_*`). Sleeps.
+///
+/// The core would do this as well, but to the first page of the folio whichever has failed. False,
+/// and nothing was done, if it has to: the folio is a page, or in no file, or in several.
+#[cfg(CONFIG_MEMORY_FAILURE)]
+pub(crate) fn tell(one: &mut CallOn, device: &DaxDevice, offset: u64, flags: i32) -> bool {
+    /// How often the page is looked for in a file that it has left meanwhile.
+    const ATTEMPTS: usize = 8;
+
+    let Some(page) = ({
+        let alive = DaxReadGuard::new();
+        // Whether it is on the list of bad blocks by now makes no difference.
+        let found = device.access(
+            &alive,
+            PageIndex::of_byte(offset).get(),
+            1,
+            Access::Recovery,
+        );
+        found.ok().map(|memory| DevPage::of(memory.pfn()))
+    }) else {
+        return false;
+    };
+    for _ in 0..ATTEMPTS {
+        if page.folio().order() == Order::PTE {
+            return false;
+        }
+        let Some((inode, index)) = tree::owner_of(page) else {
+            return false;
+        };
+        SOUGHT.store(page.pfn().to_bits(), Ordering::Relaxed);
+        let told = redirect::call_on(one, || inode.mapping().tell_of_failure(index, flags));
+        let found = SOUGHT.swap(NO_PAGE, Ordering::Relaxed) == NO_PAGE;
+        if found || told.is_err() {
+            return found;
+        }
+    }
+    false
 }

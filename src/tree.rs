@@ -7,12 +7,16 @@
 //! entry's lock, the tree's lock. Who has an entry locked waits for no other one: a fault and a walk
 //! lock more of them only where nobody has ([`Window`], [`Neighbours`], [`Run`]).
 
+#[cfg(CONFIG_MEMORY_FAILURE)]
+use super::adopt;
 use super::{
     account::Account,
     entry::{Entry, Kind},
     folio::{self, Disassociation},
     stats::Counter, //
 };
+#[cfg(CONFIG_MEMORY_FAILURE)]
+use crate::kern::fs::InodeRef;
 use crate::kern::{
     fs::{Mapping, PageIndex, PageRange},
     order::Order,
@@ -1211,4 +1215,22 @@ pub(crate) fn lock_by_folio(folio: DevFolio) -> FolioLock {
         drop(at);
         owner.wait(key);
     }
+}
+
+/// The file that owns the folio of a page, and the page's index in it; `None` if it has none, or one
+/// of which nobody may take a reference any more. Both may be outdated at once. Sleeps.
+#[cfg(CONFIG_MEMORY_FAILURE)]
+pub(crate) fn owner_of(page: DevPage) -> Option<(InodeRef, PageIndex)> {
+    let owner = OwnerGuard::of(page.folio())?;
+    // Every device of this kind can be asked about.
+    adopt::device_for(owner.mapping().host())?;
+    let inode = owner.reference()?;
+    let index = {
+        let _guard = inode.mapping().tree().lock();
+        let folio = page.folio();
+        let offset = page.pfn().to_bits() - folio.head().pfn().to_bits();
+        (folio.owner() == inode.mapping().key())
+            .then(|| PageIndex::new(folio.index().get() + offset))
+    }?;
+    Some((inode, index))
 }

@@ -2,11 +2,12 @@
 
 //! Calls of the kernel's own functions, and where they are sent.
 
-use super::File;
+use super::{File, World};
 use crate::kern::{
     bdev::{Members, Place},
     bindings,
     fs::Mapping,
+    order::Order,
     page::DevFolio,
     redirect::{Destination, Key, Redirection}, //
 };
@@ -62,6 +63,7 @@ pub(crate) fn decide(
         Key::Inode => file.inode().as_ptr() as usize,
         Key::Mapping => file.mapping().as_ptr() as usize,
         Key::BlockDevice => file.world().bdev() as usize,
+        Key::DaxDevice => file.world().raw_dax() as usize,
         Key::Folio | Key::LockedFolio => folio.as_ptr() as usize,
     };
     // SAFETY: Just made so.
@@ -119,6 +121,22 @@ pub(crate) fn call_invalidate(file: &File<'_>) -> Result {
     to_result(unsafe {
         bindings::invalidate_inode_pages2_range(file.mapping().as_ptr(), 0, usize::MAX)
     })
+}
+
+/// `dax_holder_notify_failure`, as a driver calls it about `pages` pages from a place on the device.
+/// The errno, or 0.
+#[cfg(CONFIG_MEMORY_FAILURE)]
+pub(crate) fn call_notify_failure(world: &World, place: usize, pages: usize, removal: bool) -> i32 {
+    let flags = if removal {
+        bindings::mf_flags_MF_MEM_PRE_REMOVE as i32
+    } else {
+        0
+    };
+    let bytes = |pages: usize| (pages * Order::PTE.bytes()) as u64;
+    // SAFETY: The device is alive.
+    unsafe {
+        bindings::dax_holder_notify_failure(world.raw_dax(), bytes(place), bytes(pages), flags)
+    }
 }
 
 /// `dax_writeback_mapping_range` of a whole file, and what it took off the number of pages that may

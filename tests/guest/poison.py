@@ -6,9 +6,9 @@ page; the block device's list of bad blocks makes the driver refuse the memory. 
 marked until the device is bound anew, which is why all this runs on a device of its own, and why
 the group ends with that.
 
-On a filesystem that does not handle memory failures itself (ext4, and XFS without a reverse
-map) the kernel's core marks the first page of a huge folio whatever page has failed; nobody below
-it can help that. Which page is marked is checked on XFS with a reverse map only.
+A filesystem that does not handle memory failures itself (ext4, and XFS without a reverse map) leaves
+them to the kernel's core, which takes the first page of a folio for the one that has failed. rdax
+steps in between for a folio of several pages.
 """
 
 import os
@@ -75,11 +75,7 @@ def _marks_one_page(t, skew, offset):
         if not skew:
             t.note(f"told with {1 << fault.lsb} bytes of doubt")
         new = _bad(state, pfns) - before
-        marked = [i for i, pfn in enumerate(pfns) if pfn in new]
-        if skew or t.variant.name == "xfs":
-            equal(marked, [offset // PAGE], "pages marked")
-        else:
-            equal(len(marked), 1, "pages marked")
+        equal([i for i, pfn in enumerate(pfns) if pfn in new], [offset // PAGE], "pages marked")
         stats.expect(poison_locks=some)
     for i in {offset // PAGE - 1, min(offset // PAGE + 1, 511)} - {offset // PAGE}:
         same_bytes(os.pread(fd, PAGE, i * PAGE), page("f", i), f"page {i} of the file")
@@ -99,6 +95,25 @@ def page_inside_huge_page(t):
 @case(quick=False, **POISON)
 def last_page_of_huge_page(t):
     _marks_one_page(t, 0, 511 * PAGE)
+
+
+@case(**POISON)
+def page_of_a_huge_page_mapped_by_pages(t):
+    """Of a folio that is mapped by pages, only the one that has failed loses its mapping."""
+    fd = _file(t, PMD)
+    with Map(fd, PMD) as m:
+        check(not m.store(0, 1).signal, "a store")
+    with Map(fd, PMD, skew=PAGE) as m:
+        m.touch(write=True)
+        pfns = m.pfns()
+        fault = _poison(m, 6 * PAGE)
+        _told(fault, m, 6 * PAGE, (BUS_MCEERR_AR,), "the caller")
+        equal(fault.lsb, 12, "log2 of the bytes of doubt")
+        equal(m.mapped(), PMD - PAGE, "bytes still mapped")
+        state = Pages()
+        equal(_bad(state, pfns[4:8]), {pfns[6]}, "page marked")
+        for number, signal in ((5, 0), (6, SIGBUS), (7, 0)):
+            equal(m.load(number * PAGE)[1].signal, signal, f"signal of an access to page {number}")
 
 
 @case(**POISON)
@@ -140,7 +155,6 @@ def kills_who_does_not_listen(t):
 def _fail_page(fd, number):
     """Have a page of 64 that were stored to fail; the frames of all."""
     with Map(fd, 64 * PAGE, skew=PAGE) as m:
-        m.advise(posix.MADV_RANDOM)  # an entry each: some filesystems tell of its first page
         m.touch(write=True)
         pfns = m.pfns()
         _told(_poison(m, number * PAGE), m, number * PAGE, (BUS_MCEERR_AR,), "the caller")

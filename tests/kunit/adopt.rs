@@ -12,7 +12,7 @@ mod tests {
             bdev::{Members, Place},
             order::Order,
             page::DevFolio,
-            redirect::{Destination, Key},
+            redirect::{self, Destination, Key},
             testing::{
                 call_break_layout, call_busy_page, call_invalidate, call_writeback, decide,
                 decide_directly, decide_without_file, hold, note, pause, with_anonymous_owner,
@@ -30,7 +30,7 @@ mod tests {
         let redirection = adopt::redirection();
         for (number, (name, key)) in redirection.targets().enumerate() {
             // What a device has is no matter of a file.
-            if key == Key::BlockDevice {
+            if key == Key::BlockDevice || key == Key::DaxDevice {
                 continue;
             }
             let found = decide(redirection, number, key, file, folio);
@@ -121,6 +121,31 @@ mod tests {
             check_eq!(found, Destination::Kernel, "{name}");
         }
         check_eq!(keys, 2);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_failure_is_ours_whatever_the_device() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let folio = world.page(world.take(Order::PTE)?).folio();
+        let redirection = adopt::redirection();
+        let mut found = 0;
+        for (number, (name, key)) in redirection.targets().enumerate() {
+            if key == Key::DaxDevice {
+                found += 1;
+                let decide = || decide(redirection, number, key, &file, folio);
+                check_eq!(decide(), Destination::Ours, "{name}");
+                world.set_foreign(true);
+                let elsewhere = decide();
+                world.set_foreign(false);
+                check_eq!(elsewhere, Destination::Ours, "{name}");
+                // The replacement asks the kernel's own.
+                let on = redirect::call_on(&mut redirect::CALL_ON.lock(), decide);
+                check_eq!(on, Destination::Kernel, "{name}");
+            }
+        }
+        check_eq!(found, usize::from(cfg!(CONFIG_MEMORY_FAILURE)));
         world.check_clean()
     }
 

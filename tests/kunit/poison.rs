@@ -8,6 +8,7 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
+            entry::Entry,
             folio, layout,
             poison::{self, Cookie},
             stats::Counter,
@@ -16,8 +17,9 @@ mod tests {
         kern::{
             order::Order,
             page::{DevFolio, DevPage},
-            testing::{note, until, with_thread, Checked, File},
+            testing::{call_notify_failure, note, until, with_thread, Checked, File, World},
             wait::OwnerGuard,
+            xa::Mark,
         },
         tests::helpers::*,
     };
@@ -28,6 +30,7 @@ mod tests {
     };
 
     const PMD: usize = Order::PMD.pages();
+    const FOUR: Order = Order::from_bits(2);
     const ORDERS: [Order; 3] = [Order::PTE, Order::PMD, Order::PUD];
 
     /// As `dax_unlock_folio`: the locked entry keeps the folio's owner.
@@ -245,7 +248,7 @@ mod tests {
         check!(unlock(world.page(place).folio(), cookie));
         let (cookie, _) = poison::lock_index(file.mapping(), at(0));
         poison::unlock_index(file.mapping(), at(0), cookie);
-        check!(is_marked(&file, 0, crate::kern::xa::Mark::Dirty));
+        check!(is_marked(&file, 0, Mark::Dirty));
         clear(&file);
         world.check_clean()
     }
@@ -369,6 +372,145 @@ mod tests {
         // The entry is made whole again for those who remove it.
         let again = folio::associate(world.page(place), Order::PTE, file.mapping(), at(0), false);
         check_eq!(again, Ok(()));
+        clear(&file);
+        world.check_clean()
+    }
+
+    /// The pages of some from `place` on that are marked as bad, by their numbers; the marks are taken
+    /// off.
+    fn take_marks(world: &World, place: usize, pages: usize) -> u64 {
+        let marked = pages_with(pages, |number| world.page(place + number).is_poisoned());
+        for number in 0..pages {
+            world.page(place + number).clear_poison();
+        }
+        marked
+    }
+
+    #[cfg(CONFIG_MEMORY_FAILURE)]
+    #[test]
+    fn the_page_of_a_large_folio_that_failed_is_marked() -> Checked {
+        for order in [FOUR, Order::PMD, Order::PUD] {
+            let world = world()?;
+            let Some(place) = place_of(&world, order) else {
+                continue;
+            };
+            let file = world.file(2 * order.pages())?;
+            // Not the first of the file.
+            put(&file, order.pages(), order, place, true)?;
+            for number in [0, 2, order.pages() - 1] {
+                poison::forget();
+                let locks = count(Counter::PoisonLocks);
+                check_eq!(call_notify_failure(&world, place + number, 1, false), 0);
+                check!(poison::was_seen());
+                check_eq!(count(Counter::PoisonLocks), locks + 1);
+                check!(!is_locked(&file, order.pages()));
+                check!(is_marked(&file, order.pages(), Mark::Dirty));
+                let first = number.saturating_sub(2);
+                let marked = take_marks(&world, place + first, 5.min(order.pages() - first));
+                check_eq!(marked, 1 << (number - first), "{order:?}, page {number}");
+                check_eq!(take_marks(&world, place, 4), 0, "{order:?}, page {number}");
+            }
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[cfg(CONFIG_MEMORY_FAILURE)]
+    #[test]
+    fn what_the_core_can_tell_of_itself_is_left_to_it() -> Checked {
+        let world = world()?;
+        let place = world.take_many(8, FOUR)?;
+        let (file, other) = (world.file(4)?, world.file(4)?);
+        let left = |pages, removal| {
+            let result = call_notify_failure(&world, place + 1, pages, removal);
+            (result, take_marks(&world, place, 8)) == (EOPNOTSUPP.to_errno(), 0)
+        };
+        check!(left(1, false), "a page that nobody uses");
+        put(&file, 1, Order::PTE, place + 1, false)?;
+        check!(left(1, false), "a page of its own");
+        clear(&file);
+        put(&file, 0, FOUR, place, false)?;
+        check!(left(2, false), "more than a page");
+        check!(left(1, true), "a device that is about to go");
+        file.set_dax(false);
+        check!(left(1, false), "a file without DAX");
+        file.set_dax(true);
+        world.set_foreign(true);
+        let foreign = left(1, false);
+        world.set_foreign(false);
+        check!(foreign, "a device that is not adopted");
+        clear(&file);
+        for file in [&file, &other] {
+            put_shared(file, 0, FOUR, place, false, true)?;
+        }
+        check!(left(1, false), "a folio of several files");
+        clear(&file);
+        clear(&other);
+        world.check_clean()
+    }
+
+    #[cfg(CONFIG_MEMORY_FAILURE)]
+    #[test]
+    fn a_page_that_leaves_its_file_is_told_of_where_it_went() -> Checked {
+        let world = world()?;
+        let (place, another) = (world.take_many(4, FOUR)?, world.take_many(4, FOUR)?);
+        let (old, new) = (world.file(4)?, world.file(8)?);
+        put(&old, 0, FOUR, place, false)?;
+        let mut held = Some(grab(&old, 0, FOUR)?);
+        let (result, moved) = with_thread(
+            || call_notify_failure(&world, place + 1, 1, false),
+            |thread| -> Checked<bool> {
+                let waited = thread.waits();
+                folio::disassociate(world.page(place));
+                let pages = world.page(another);
+                let associated = folio::associate(pages, FOUR, old.mapping(), at(0), false);
+                if let Some(held) = &mut held {
+                    held.set(Entry::data(world.pfn(another), FOUR));
+                }
+                let put = put(&new, 4, FOUR, place, false);
+                drop(held.take());
+                put?;
+                Ok(waited && associated.is_ok())
+            },
+        )?;
+        check!(moved?);
+        check_eq!(result, 0);
+        check_eq!(take_marks(&world, another, 4), 0);
+        check_eq!(take_marks(&world, place, 4), 1 << 1);
+        check!(!is_locked(&old, 0) && !is_locked(&new, 4));
+        clear(&old);
+        clear(&new);
+        world.check_clean()
+    }
+
+    #[cfg(CONFIG_MEMORY_FAILURE)]
+    #[test]
+    fn a_page_that_goes_while_it_is_looked_for_is_left_to_the_core() -> Checked {
+        let world = world()?;
+        let place = world.take_many(4, FOUR)?;
+        let file = world.file(4)?;
+        put(&file, 0, FOUR, place, false)?;
+        let held = tree::lock_present(file.mapping(), at(0));
+        let (result, waited) = with_thread(
+            || call_notify_failure(&world, place + 1, 1, false),
+            |thread| {
+                let waited = thread.waits();
+                if let Some(held) = held {
+                    layout::discard(held);
+                }
+                waited
+            },
+        )?;
+        check!(waited);
+        check_eq!(result, EOPNOTSUPP.to_errno());
+        check_eq!(take_marks(&world, place, 4), 0);
+        // What is looked for later is nobody's business any more.
+        let again = world.take(Order::PTE)?;
+        put(&file, 0, Order::PTE, again, false)?;
+        let (cookie, page) = poison::lock_index(file.mapping(), at(0));
+        poison::unlock_index(file.mapping(), at(0), cookie);
+        check!(page == Some(world.page(again)));
         clear(&file);
         world.check_clean()
     }

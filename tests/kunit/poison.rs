@@ -17,7 +17,7 @@ mod tests {
         kern::{
             order::Order,
             page::{DevFolio, DevPage},
-            testing::{call_notify_failure, note, until, with_thread, Checked, File, World},
+            testing::{call_notify_failure, note, until, with_thread, Calls, Checked, File, World},
             wait::OwnerGuard,
             xa::Mark,
         },
@@ -436,10 +436,16 @@ mod tests {
         file.set_dax(false);
         check!(left(1, false), "a file without DAX");
         file.set_dax(true);
+        // Not even asked for: the kernel's own code would be.
+        let asked = Calls::watch(c"mf_dax_kill_procs")?;
         world.set_foreign(true);
         let foreign = left(1, false);
         world.set_foreign(false);
-        check!(foreign, "a device that is not adopted");
+        check!(
+            foreign && asked.count() == 0,
+            "a device that is not adopted"
+        );
+        drop(asked);
         clear(&file);
         for file in [&file, &other] {
             put_shared(file, 0, FOUR, place, false, true)?;

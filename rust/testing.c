@@ -196,6 +196,17 @@ void rdax_test_unlock_faults_shared(struct inode *inode)
 	filemap_invalidate_unlock_shared(&inode->i_data);
 }
 
+bool rdax_test_take_dirty_pages(struct inode *inode)
+{
+	bool dirty;
+
+	spin_lock(&inode->i_lock);
+	dirty = inode_state_read(inode) & I_DIRTY_PAGES;
+	inode_state_clear(inode, I_DIRTY_PAGES);
+	spin_unlock(&inode->i_lock);
+	return dirty;
+}
+
 void rdax_test_make_table(struct vm_fault *vmf)
 {
 	struct vm_fault other = {

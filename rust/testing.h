@@ -43,6 +43,7 @@ void rdax_test_set_block_bits(struct inode *inode, unsigned int bits);
 int rdax_test_take_error(struct inode *inode);
 void rdax_test_lock_faults_shared(struct inode *inode);
 void rdax_test_unlock_faults_shared(struct inode *inode);
+bool rdax_test_take_dirty_pages(struct inode *inode);
 void rdax_test_make_table(struct vm_fault *vmf);
 /* What the filesystem calls when an inode goes away. Implemented in Rust. */
 void rdax_test_evict(struct inode *inode);

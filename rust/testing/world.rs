@@ -425,6 +425,8 @@ struct State {
     fail_end: Option<Failing>,
     fail_sync: Option<Error>,
     make_table: bool,
+    /// The fault that is under way, 0 if none is.
+    under_way: usize,
     other_memory: bool,
     syncs: usize,
     synced: (i64, i64),
@@ -474,6 +476,7 @@ impl<'w> File<'w> {
                     fail_end: None,
                     fail_sync: None,
                     make_table: false,
+                    under_way: 0,
                     other_memory: false,
                     syncs: 0,
                     synced: (0, -1),
@@ -589,6 +592,23 @@ impl<'w> File<'w> {
     /// Has another page be mapped, as by another thread, whenever a fault of 2 MiB has come.
     pub(crate) fn make_table(&self) {
         self.model.state.lock().make_table = true;
+    }
+
+    /// Has another page be mapped, as by another thread, during a fault of 2 MiB that waits now and
+    /// does so until this returns.
+    pub(crate) fn make_table_now(&self) {
+        let fault = self.model.state.lock().under_way as *mut bindings::vm_fault;
+        if !fault.is_null() {
+            // SAFETY: The fault is under way.
+            unsafe { bindings::rdax_test_make_table(fault) };
+        }
+    }
+
+    /// Whether the inode has dirty pages to be written back by those who go through all inodes
+    /// (`I_DIRTY_PAGES`), which is forgotten.
+    pub(crate) fn take_dirty_pages(&self) -> bool {
+        // SAFETY: The inode is alive.
+        unsafe { bindings::rdax_test_take_dirty_pages(self.inode.as_ptr()) }
     }
 
     /// Has the next synchronous fault end as if other memory had been told of at its beginning.
@@ -1000,7 +1020,9 @@ unsafe extern "C" fn huge_fault(
         // SAFETY: The fault is under way.
         unsafe { bindings::rdax_test_make_table(raw) };
     }
+    model.state.lock().under_way = raw as usize;
     let outcome = fault::iomap_fault(vmf, order, model.ops());
+    model.state.lock().under_way = 0;
     let mut code = outcome.code;
     let note = |code| {
         let mut state = model.state.lock();

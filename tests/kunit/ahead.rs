@@ -114,6 +114,43 @@ mod tests {
     }
 
     #[test]
+    fn shared_blocks_are_copied_one_by_one() -> Checked {
+        const PAGES: usize = 16;
+        let world = world()?;
+        let file = world.file(PAGES + 1)?;
+        let old = world.take_many(PAGES, Order::from_bits(4))?;
+        let new = world.take_many(PAGES, Order::from_bits(4))?;
+        world.fill(old, PAGES, 0x11);
+        file.set_extents(&[
+            Stretch::mapped(0, PAGES, old).shared(),
+            Stretch::hole(PAGES, 1),
+        ])?;
+        let copies = Stretch::mapped(0, PAGES, new).shared().copy_of(old);
+        file.set_extents_for_writing(&[copies])?;
+        let view = View::new(&file, 0, PAGES + 1, Share::Shared, 0)?;
+        // What a filesystem does for reading is known from here on.
+        view.load(PAGES)?;
+        for index in 0..PAGES {
+            view.store(index, 0x22)?;
+            let mapped = view.mapped(index).map(|mapped| mapped.pfn);
+            check_eq!(
+                mapped,
+                Some(world.pfn(new + index).to_bits()),
+                "page {index}"
+            );
+            check_eq!(marked_pages(&file, PAGES, Mark::Dirty), bits(0, index));
+            check_eq!(world.byte(new + index, 0), 0x22);
+            check!(world.is_filled(new + index, 8, Order::PTE.bytes(), 0x11));
+        }
+        for index in 0..PAGES {
+            check!(world.is_filled(old + index, 0, Order::PTE.bytes(), 0x11));
+        }
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
     fn the_filesystem_is_asked_once_for_each_new_block() -> Checked {
         const PAGES: usize = 16;
         let world = world()?;

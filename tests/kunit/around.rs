@@ -124,6 +124,40 @@ mod tests {
     }
 
     #[test]
+    fn a_hole_ends_where_data_begin_and_data_where_a_hole_does() -> Checked {
+        let world = world()?;
+        let place = world.take_many(16, order(4))?;
+        for page in 0..16 {
+            world.fill(place + page, 1, page as u8 + 1);
+        }
+        for border in [1, 7, 15] {
+            for first_is_hole in [true, false] {
+                let file = world.file(16)?;
+                let (hole, data) = match first_is_hole {
+                    true => (range(0, border - 1), range(border, 15)),
+                    false => (range(border, 15), range(0, border - 1)),
+                };
+                let data =
+                    Stretch::mapped(data.first.get(), data.pages(), place + data.first.get());
+                let hole_stretch = Stretch::hole(hole.first.get(), hole.pages());
+                match first_is_hole {
+                    true => file.set_extents(&[hole_stretch, data])?,
+                    false => file.set_extents(&[data, hole_stretch])?,
+                }
+                let view = View::new(&file, 0, 16, Share::Shared, 0)?;
+                for page in 0..16 {
+                    let is_hole = (hole.first.get()..=hole.last.get()).contains(&page);
+                    let expected = if is_hole { 0 } else { page as u64 + 1 };
+                    check_eq!(view.load(page)? & 0xff, expected, "{page}, border {border}");
+                }
+                drop(view);
+                clear(&file);
+            }
+        }
+        world.check_clean()
+    }
+
+    #[test]
     fn what_fails_with_the_rest_of_the_block_is_tried_alone() -> Checked {
         let world = world()?;
         let (file, place) = straight_file(&world, PAGES)?;

@@ -15,8 +15,8 @@ mod tests {
         kern::{
             order::Order,
             testing::{
-                note, skip, with_failing_allocation, without_memory, Checked, Failing, File,
-                Flushes, Share, Stretch, View, World,
+                note, skip, with_failing_allocation, with_thread, without_memory, Checked, Failing,
+                File, Flushes, Share, Stretch, View, World,
             },
             vm::{FaultCode, ZeroFolio},
             xa::Mark,
@@ -834,18 +834,51 @@ mod tests {
     }
 
     #[test]
+    fn adjacent_blocks_are_new_if_any_of_them_is() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        set_max_order(Order::PMD)?;
+        for number in [None, Some(0), Some(1), Some(2)] {
+            let file = world.file(PMD)?;
+            let mut pieces = [
+                Stretch::mapped(0, 100, place),
+                Stretch::mapped(100, 200, place + 100),
+                Stretch::mapped(300, PMD - 300, place + 300),
+            ];
+            if let Some(piece) = number.and_then(|number: usize| pieces.get_mut(number)) {
+                *piece = piece.new_blocks();
+            }
+            file.set_extents(&pieces)?;
+            let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+            view.store(250, 1)?;
+            check_mapped(&world, &view, 250, Order::PMD, place + 250, true)?;
+            let code = file.last_fault().map_or(0, |fault| fault.code.0);
+            check_eq!(
+                code & FaultCode::MAJOR.0 != 0,
+                number.is_some(),
+                "new: {number:?}"
+            );
+            drop(view);
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    #[test]
     fn adjacent_blocks_of_another_kind_stay_apart() -> Checked {
         let world = world()?;
         let place = world.take(Order::PMD)?;
         set_max_order(Order::PMD)?;
+        let own = Stretch::mapped(0, 100, place);
         let (behind, memory) = (PMD - 100, place + 100);
-        for other in [
-            Stretch::unwritten(100, behind, memory),
-            Stretch::mapped(100, behind, memory).shared(),
+        for (first, other, writes) in [
+            (own, Stretch::unwritten(100, behind, memory), true),
+            (own, Stretch::mapped(100, behind, memory).shared(), true),
+            (own.shared(), Stretch::mapped(100, behind, memory), false),
         ] {
-            for write in [false, true] {
+            for write in [false, writes] {
                 let file = world.file(PMD)?;
-                file.set_extents(&[Stretch::mapped(0, 100, place), other])?;
+                file.set_extents(&[first, other])?;
                 let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
                 let reason = Counter::FallbackExtent;
                 check_eq!(fallback(&file, &view, 5, write, reason)?, 1);
@@ -935,6 +968,39 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_was_made_while_the_entry_was_locked_is_left() -> Checked {
+        let world = world()?;
+        let Some((file, place)) = mapped_file(&world, Order::PMD)? else {
+            return Ok(());
+        };
+        set_max_order(Order::PMD)?;
+        let held = grab(&file, 0, Order::PMD)?;
+        let work = || -> Checked<bool> {
+            let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+            view.store(40, 1)?;
+            let wanted = (0, world.pfn(place + 40).to_bits());
+            let mapped = view.mapped(40).map(|mapped| (mapped.order, mapped.pfn));
+            Ok(mapped == Some(wanted))
+        };
+        file.forget_faults();
+        let (result, waited) = with_thread(work, |thread| {
+            let waited = thread.waits();
+            if waited {
+                file.make_table_now();
+            }
+            drop(held);
+            waited
+        })?;
+        check!(waited && result?);
+        let huge = (0..file.faults())
+            .filter_map(|number| file.fault(number))
+            .find(|fault| fault.order == 9);
+        check_eq!(huge.map(|fault| fault.code), Some(FaultCode::DONE));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
     fn every_call_of_the_filesystem_is_ended() -> Checked {
         let world = world()?;
         let file = world.file(PMD)?;
@@ -1020,7 +1086,6 @@ mod tests {
 
     #[test]
     fn a_locked_entry_is_waited_for_by_a_fault() -> Checked {
-        use crate::kern::testing::with_thread;
         let world = world()?;
         let Some((file, place)) = mapped_file(&world, Order::PTE)? else {
             return Ok(());

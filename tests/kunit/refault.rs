@@ -76,6 +76,28 @@ mod tests {
     }
 
     #[test]
+    fn a_store_makes_the_inode_dirty_whether_or_not_the_filesystem_is_asked() -> Checked {
+        for order in [Order::PTE, Order::PMD] {
+            let world = world()?;
+            let Some((file, _)) = mapped_file(&world, order)? else {
+                continue;
+            };
+            set_max_order(order)?;
+            check!(!file.take_dirty_pages());
+            check!(reading(&file, order.pages(), 0)? > 0);
+            check!(!file.take_dirty_pages());
+            check!(writing(&file, order.pages(), 0)? > 0);
+            check!(file.take_dirty_pages());
+            check_eq!(fsync(&file), Ok(order.pages()));
+            check_eq!(writing(&file, order.pages(), 0)?, 0);
+            check!(file.take_dirty_pages(), "{order:?}");
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
     fn a_synchronous_write_always_asks() -> Checked {
         for order in [Order::PTE, Order::PMD] {
             let world = world()?;

@@ -306,9 +306,53 @@ mod tests {
         world.check_clean()
     }
 
+    /// Has a thread lock a page's folio which it finds in a file, and `change` what it is of while the
+    /// thread waits for the tree's lock; if it does, which the caller repeats this for.
+    fn lock_while_it_moves(
+        page: DevPage,
+        file: &File<'_>,
+        change: impl FnOnce() -> Result<(), folio::AssociateError>,
+    ) -> Checked<Cookie> {
+        let (beats, moving) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let (cookie, changed) = with_thread(
+            || {
+                while !moving.load(Ordering::Acquire) {
+                    beats.fetch_add(1, Ordering::Relaxed);
+                }
+                poison::lock_folio(page.folio())
+            },
+            |_| {
+                let spin = |time| {
+                    let since = Instant::<Monotonic>::now();
+                    while since.elapsed() < time {
+                        core::hint::spin_loop();
+                    }
+                };
+                // On another processor.
+                let runs = until(|| {
+                    let before = beats.load(Ordering::Relaxed);
+                    spin(Delta::from_micros(200));
+                    beats.load(Ordering::Relaxed) != before
+                });
+                let guard = file.mapping().tree().lock();
+                moving.store(true, Ordering::Release);
+                if runs {
+                    // It finds the folio as it was, and is kept from looking into the tree.
+                    spin(Delta::from_millis(25));
+                }
+                let changed = change();
+                drop(guard);
+                changed
+            },
+        )?;
+        check_eq!(changed, Ok(()));
+        Ok(cookie)
+    }
+
+    const ROUNDS: usize = 10;
+
     #[test]
     fn a_folio_that_goes_to_another_file_is_not_locked_in_the_one_it_left() -> Checked {
-        const ROUNDS: usize = 10;
         let world = world()?;
         let place = world.take(Order::PTE)?;
         let page = world.page(place);
@@ -319,45 +363,39 @@ mod tests {
         };
         put(&old, 0, Order::PTE, place, false)?;
         for _ in 0..ROUNDS {
-            let (beats, moving) = (AtomicUsize::new(0), AtomicBool::new(false));
-            let (cookie, moved) = with_thread(
-                || {
-                    while !moving.load(Ordering::Acquire) {
-                        beats.fetch_add(1, Ordering::Relaxed);
-                    }
-                    poison::lock_folio(page.folio())
-                },
-                |_| {
-                    let spin = |time| {
-                        let since = Instant::<Monotonic>::now();
-                        while since.elapsed() < time {
-                            core::hint::spin_loop();
-                        }
-                    };
-                    // On another processor.
-                    let runs = until(|| {
-                        let before = beats.load(Ordering::Relaxed);
-                        spin(Delta::from_micros(200));
-                        beats.load(Ordering::Relaxed) != before
-                    });
-                    let guard = old.mapping().tree().lock();
-                    moving.store(true, Ordering::Release);
-                    if runs {
-                        // It finds the old file, and is kept from looking into it.
-                        spin(Delta::from_millis(25));
-                    }
-                    let moved = to(&new);
-                    drop(guard);
-                    moved
-                },
-            )?;
-            check_eq!(moved, Ok(()));
+            let cookie = lock_while_it_moves(page, &old, || to(&new))?;
             // The new file has no entry for it yet.
             check!(cookie == Cookie::FAILED);
             check!(!is_locked(&old, 0));
             check_eq!(to(&old), Ok(()));
         }
         clear(&old);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_folio_that_moves_in_its_file_is_locked_where_it_went() -> Checked {
+        let world = world()?;
+        let place = world.take_many(2, Order::PTE)?;
+        let (page, other) = (world.page(place), world.page(place + 1));
+        let file = world.file(2)?;
+        let move_to = |index: usize| {
+            folio::disassociate(page);
+            folio::disassociate(other);
+            folio::associate(other, Order::PTE, file.mapping(), at(1 - index), false)?;
+            folio::associate(page, Order::PTE, file.mapping(), at(index), false)
+        };
+        put(&file, 0, Order::PTE, place, false)?;
+        put(&file, 1, Order::PTE, place + 1, false)?;
+        for _ in 0..ROUNDS {
+            let cookie = lock_while_it_moves(page, &file, || move_to(1))?;
+            check!(cookie != Cookie::FAILED);
+            check_eq!(locked_pages(&file, 2), 1 << 1);
+            check!(unlock(page.folio(), cookie));
+            check_eq!(locked_pages(&file, 2), 0);
+            check_eq!(move_to(0), Ok(()));
+        }
+        clear(&file);
         world.check_clean()
     }
 

@@ -15,6 +15,13 @@ use core::{
 
 pub(crate) use bindings::rdax_folio_state as FolioState;
 
+/// Leaves a report in the kernel's log, with where it came from, which ends a test with an error.
+#[cold]
+pub(crate) fn complain() {
+    // SAFETY: It needs nothing.
+    unsafe { bindings::rdax_complain() };
+}
+
 /// What `struct page` says of the folio that the page of a frame is part of.
 pub(crate) fn folio_state(pfn: Pfn) -> FolioState {
     let mut state = FolioState::default();

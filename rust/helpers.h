@@ -292,6 +292,9 @@ void rdax_folio_state(unsigned long pfn, struct rdax_folio_state *state);
  */
 unsigned long rdax_find_used(unsigned long first, unsigned long end, unsigned long *whole);
 
+/* Leaves a report in the kernel's log that ends a test with an error. */
+void rdax_complain(void);
+
 /* A page-table entry of any size that maps a part of a file. */
 struct rdax_leaf {
 	unsigned long index;

@@ -399,6 +399,14 @@ impl Around {
         }
     }
 
+    /// The pages' places in the file.
+    #[cfg(RDAX_CHECK)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = PageIndex> + '_ {
+        (0..Self::MAX)
+            .filter(|at| self.given >> at & 1 != 0)
+            .map(|at| PageIndex::new(self.first.get() + at))
+    }
+
     /// The stretches of pages without a gap: the place of the first, and the number.
     #[inline]
     fn stretches(&self) -> impl Iterator<Item = (usize, usize)> {

@@ -46,6 +46,22 @@ pub(crate) fn left_whole() {
     LEFT_WHOLE.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Complains unless a page-table entry may be made now for the page at `index` of a file, to be
+/// written through or not: the page's entry is locked (spec, section 4), and dirty before anybody can
+/// store (R5). What the entry says may not be in the tree yet.
+pub(crate) fn about_to_map(mapping: &Mapping, index: PageIndex, write: bool) {
+    let guard = mapping.tree().lock();
+    let mut cursor = Cursor::new(mapping.tree(), index);
+    let locked = cursor
+        .load(&guard)
+        .is_some_and(|raw| Entry::from_raw(raw).1);
+    let right = locked && (!write || cursor.has_mark(&guard, Mark::Dirty));
+    drop(guard);
+    if !right {
+        look::complain();
+    }
+}
+
 /// What was counted.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Numbers {

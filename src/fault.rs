@@ -5,6 +5,8 @@
 //! The caller is a filesystem that holds its `invalidate_lock` shared, which keeps truncate and
 //! hole punch out. All orders take the same way, with the order as a parameter.
 
+#[cfg(RDAX_CHECK)]
+use super::check;
 use super::{
     account::Account,
     entry::{Entry, Kind},
@@ -790,6 +792,8 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         let write = self.write;
         let counter = self.counter(present);
         let folio = page.folio();
+        #[cfg(RDAX_CHECK)]
+        check::about_to_map(self.mapping, self.index, write);
         let code = match self.order() {
             Order::PTE => self.vmf.insert_page(page, write),
             order if folio.order() != order || locked.entry().order() != order => {
@@ -840,6 +844,10 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
                     Place::Memory(pfn) => around.add(index, DevPage::of(pfn.offset(at))),
                 }
             }
+        }
+        #[cfg(RDAX_CHECK)]
+        for index in around.iter() {
+            check::about_to_map(self.mapping, index, self.write);
         }
         let mapped = self.vmf.map_around(&around, self.write);
         self.device.add(Counter::AroundPte, mapped as u64);

@@ -5,22 +5,25 @@
 use super::{failed, Checked};
 use crate::{
     dax::{
+        entry::Entry,
         fault,
         layout, //
     },
     kern::{
         bdev::Claim,
         bindings,
+        check::complain,
         dax::{
             DaxDevice,
             DaxReadGuard, //
         },
-        fs::{Inode, Mapping},
+        fs::{Inode, Mapping, PageIndex},
         iomap::IomapOps,
         iov::{IovIter, Kiocb},
         order::Order,
         page::{DevFolio, DevPage, Pfn},
-        vm::{FaultCode, VmFault}, //
+        vm::{FaultCode, VmFault},
+        xa::Cursor, //
     },
 };
 use core::{
@@ -975,10 +978,27 @@ unsafe extern "C" fn fsync(
     _datasync: c_int,
 ) -> c_int {
     // SAFETY: By this function's safety requirements.
-    let mut state = unsafe { model_of((*file).f_inode) }.state.lock();
+    let (inode, model) = unsafe {
+        let inode = (*file).f_inode;
+        let model = model_of(inode);
+        (Inode::from_raw(NonNull::new_unchecked(inode)), model)
+    };
+    // Write-back would wait for it.
+    if is_locked_at(inode.mapping(), start) {
+        complain();
+    }
+    let mut state = model.state.lock();
     state.syncs += 1;
     state.synced = (start, end);
     state.fail_sync.map_or(0, |error| error.to_errno())
+}
+
+/// Whether the entry that covers a byte of a file is locked.
+fn is_locked_at(mapping: &Mapping, byte: bindings::loff_t) -> bool {
+    let guard = mapping.tree().lock();
+    Cursor::new(mapping.tree(), PageIndex::of_byte(byte as u64))
+        .load(&guard)
+        .is_some_and(|raw| Entry::from_raw(raw).1)
 }
 
 /// # Safety

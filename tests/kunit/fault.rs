@@ -664,6 +664,34 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_whose_new_place_cannot_be_had_leaves_the_old_one() -> Checked {
+        let world = world()?;
+        let (old, new) = (world.take(Order::PMD)?, world.take(Order::PMD)?);
+        let (file, clone, other) = (world.file(PMD)?, world.file(PMD)?, world.file(1)?);
+        world.fill(old, PMD, 0x11);
+        set_shared(&file, PMD, old, new)?;
+        put_shared(&clone, 0, Order::PMD, old, false, true)?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        check_eq!(view.load(0)? & 0xff, 0x11);
+        check_eq!(world.page(old).folio().share(), 2);
+        // A page of the new place is another file's, so that no folio of 2 MiB can be there.
+        put(&other, 0, Order::PTE, new + 300, false)?;
+        let reason = Counter::FallbackConflict;
+        check_eq!(fallback(&file, &view, 5, true, reason)?, 1);
+        check_mapped(&world, &view, 5, Order::PTE, new + 5, true)?;
+        check!(world.is_filled(new + 5, 8, Order::PTE.bytes(), 0x11));
+        // Only the clone has the old one.
+        check_eq!(world.page(old).folio().order(), Order::PMD);
+        check_eq!(world.page(old).folio().share(), 1);
+        drop(view);
+        clear(&file);
+        check_eq!(world.page(old).folio().share(), 1);
+        clear(&clone);
+        clear(&other);
+        world.check_clean()
+    }
+
+    #[test]
     fn a_write_to_a_shared_extent_without_data_makes_zeroes() -> Checked {
         let world = world()?;
         let file = world.file(1)?;

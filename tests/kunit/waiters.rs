@@ -16,7 +16,7 @@ mod tests {
         kern::{
             fs::PageRange,
             order::Order,
-            testing::{pause, until, with_thread, with_threads, Checked, File},
+            testing::{hold, pause, until, with_thread, with_threads, Checked, File},
             vm::Around,
         },
         tests::helpers::*,
@@ -64,11 +64,14 @@ mod tests {
         let place = world.take(Order::PTE)?;
         put(&file, 3, Order::PTE, place, false)?;
         put_zero(&file, 4, Order::PTE)?;
-        for index in [3, 4] {
+        for (index, used) in [(3, false), (4, false), (3, true)] {
+            // With what it looked for it goes no further.
+            let user = used.then(|| hold(world.page(place).folio()));
             let held = tree::lock_present(file.mapping(), at(index));
             let (waited, all) = all_end(&file, &[index; 4], || drop(held))?;
             check!(waited, "index {index}");
-            check!(all, "somebody still waits for {index}");
+            check!(all, "somebody still waits for {index}, used: {used}");
+            drop(user);
         }
         clear(&file);
         world.check_clean()

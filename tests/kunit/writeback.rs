@@ -314,6 +314,37 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_mapped_among_others_is_protected_or_unmapped() -> Checked {
+        let world = world()?;
+        let (file, place) = straight_file(&world, 64)?;
+        for page in [0, 3, 9] {
+            for index in 0..10 {
+                put(&file, index, Order::PTE, place + index, true)?;
+            }
+            let view = View::new(&file, 0, 64, Share::Shared, 0)?;
+            view.set_random();
+            view.store(page, 1)?;
+            let protects = Calls::watch(c"mapping_wrprotect_range")?;
+            let flushes = Flushes::watch(&file, page, view.address(page))?;
+            check_eq!(write_back(&file, PageRange::ALL), Ok(10));
+            check_eq!(protects.count(), 1);
+            check!(flushes.are(&[(world.pfn(place), 10)]));
+            check!(flushes.iter().all(|flush| !flush.writable));
+            check!(view.mapped(page).is_some_and(|mapped| !mapped.writable));
+            drop((protects, flushes));
+            view.store(page, 2)?;
+            let flushes = Flushes::watch(&file, page, view.address(page))?;
+            layout::delete_range(file.mapping(), PageRange::ALL);
+            check!(flushes.iter().all(|flush| !flush.writable));
+            drop(flushes);
+            check!(view.mapped(page).is_none());
+            drop(view);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
     fn a_flush_ends_at_a_gap_in_file_or_memory_and_with_the_node() -> Checked {
         let world = world()?;
         let (file, place) = straight_file(&world, 256)?;

@@ -377,8 +377,8 @@ impl<'a> Cursor<'a> {
         Self::value(unsafe { bindings::xas_find(&mut self.xas, last.get() as usize) }.cast())
     }
 
-    /// The next value, if it is of one index and in the same node: what most steps of a walk over
-    /// small entries are.
+    /// The next value, if it begins where the one before it ends and is in the same node: what most
+    /// steps of a walk over small entries are.
     #[inline]
     pub(crate) fn next_in_node(&mut self, last: PageIndex) -> Option<RawValue> {
         let index = self.xas.xa_index as usize;

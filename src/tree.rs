@@ -1111,15 +1111,16 @@ pub(crate) fn walk<V: Visitor>(
                     if !V::RUNS || next.order() >= NODE_ORDER {
                         break;
                     }
+                    // That is the very next page.
                     let Some(raw) = cursor.next_in_node(range.last) else {
                         break;
                     };
                     let (entry, locked) = Entry::from_raw(raw);
-                    let contiguous = run.last.get().wrapping_add(1) == cursor.index().get();
-                    if locked
-                        || !contiguous
-                        || which == Which::ToWrite && !cursor.has_mark(&guard, Mark::ToWrite)
-                    {
+                    let wanted = match which {
+                        Which::Any => true,
+                        Which::ToWrite => cursor.has_mark(&guard, Mark::ToWrite),
+                    };
+                    if locked || !wanted {
                         break;
                     }
                     dirty = V::ASKS_DIRTY && cursor.has_mark(&guard, Mark::Dirty);

@@ -13,12 +13,13 @@ mod tests {
             order::Order,
             page::{DevFolio, DevPage, FolioRef, Giant, Region},
             testing::{
-                hold, is_free, page_bits, skip, with_thread, with_threads, Checked, CoreFolio,
-                File, Random, World,
+                hold, is_free, page_bits, skip, until, with_thread, with_threads, Checked,
+                CoreFolio, File, Random, World,
             },
         },
         tests::helpers::*,
     };
+    use core::sync::atomic::{AtomicBool, Ordering};
     use kernel::prelude::*;
 
     const ORDERS: [usize; 10] = [0, 2, 3, 4, 5, 6, 7, 8, 9, 18];
@@ -408,6 +409,67 @@ mod tests {
         drop(held);
         associate(page, order, &b, 0)?;
         folio::disassociate(page);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_fatal_signal_ends_the_wait_for_a_page_in_the_way_of_a_large_folio() -> Checked {
+        for_each_larger_order(|place| {
+            let small = place.page(place.last());
+            associate(small, Order::PTE, &place.a, place.last())?;
+            let held = hold(small.folio());
+            folio::disassociate(small);
+            let ended = AtomicBool::new(false);
+            let (result, waited) = with_thread(
+                || {
+                    let mapping = place.b.mapping();
+                    let result =
+                        folio::associate(place.page(0), place.order, mapping, at(0), false);
+                    ended.store(true, Ordering::Release);
+                    result
+                },
+                |thread| {
+                    let waited = thread.waits();
+                    thread.signal(false);
+                    let still = thread.waits();
+                    thread.signal(true);
+                    let over = until(|| ended.load(Ordering::Acquire));
+                    drop(held);
+                    waited && still && over
+                },
+            )?;
+            check!(waited);
+            check_eq!(result, Err(AssociateError::Interrupted));
+            check_free(place.page(0), place.order)
+        })
+    }
+
+    #[test]
+    fn what_folio_a_page_is_of_is_seen_under_the_lock() -> Checked {
+        const ROUNDS: usize = 10;
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        let (page, other) = (world.page(place), world.page(place + 1));
+        let (a, b) = (world.file(2)?, world.file(2)?);
+        for _ in 0..ROUNDS {
+            // Left whole by the one who had it, and idle.
+            associate(page, Order::PMD, &a, 0)?;
+            let held = hold(page.folio());
+            folio::disassociate(page);
+            drop(held);
+            check_eq!(other.folio().order(), Order::PMD);
+            let (associated, ()) = contend(
+                || Region::lock(page),
+                || folio::associate(other, Order::PTE, b.mapping(), at(1), false),
+                |region| page.folio().take_apart(region),
+            )?;
+            check_eq!(associated, Ok(()));
+            check!(other.folio().head() == other);
+            check_eq!(other.folio().owner(), b.mapping().key());
+            check_eq!(page.folio().owner(), 0);
+            folio::disassociate(other);
+            check_free(page, Order::PMD)?;
+        }
         world.check_clean()
     }
 

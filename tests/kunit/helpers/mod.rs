@@ -19,11 +19,15 @@ use crate::{
         testing::{self, failed, Checked, File, Stretch, World}, //
     },
 };
-use core::ffi::CStr;
+use core::{
+    ffi::CStr,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering}, //
+};
 use kernel::{
     new_mutex,
     prelude::*,
-    sync::{Arc, Mutex, SetOnce}, //
+    sync::{Arc, Mutex, SetOnce},
+    time::{Delta, Instant, Monotonic}, //
 };
 
 /// The device that the tests work on.
@@ -225,6 +229,47 @@ pub(crate) fn set_shared(file: &File<'_>, pages: usize, old: usize, new: usize) 
     file.set_extents(&[Stretch::mapped(0, pages, old).shared()])?;
     file.set_extents_for_writing(&[Stretch::mapped(0, pages, new).shared().copy_of(old)])?;
     Ok(())
+}
+
+/// Has a thread work that needs a spinning lock, which is held from before it begins, and `change`
+/// something while it waits, if it does: then what the work has looked at without the lock is
+/// outdated. The caller repeats this, for a thread may come too late.
+pub(crate) fn contend<G, T: Send, R>(
+    lock: impl FnOnce() -> G,
+    work: impl Fn() -> T + Sync,
+    change: impl FnOnce(&G) -> R,
+) -> Checked<(T, R)> {
+    let (beats, begin) = (AtomicUsize::new(0), AtomicBool::new(false));
+    testing::with_thread(
+        || {
+            while !begin.load(Ordering::Acquire) {
+                beats.fetch_add(1, Ordering::Relaxed);
+            }
+            work()
+        },
+        |_| {
+            let spin = |time| {
+                let since = Instant::<Monotonic>::now();
+                while since.elapsed() < time {
+                    core::hint::spin_loop();
+                }
+            };
+            // On another processor.
+            let runs = testing::until(|| {
+                let before = beats.load(Ordering::Relaxed);
+                spin(Delta::from_micros(200));
+                beats.load(Ordering::Relaxed) != before
+            });
+            let guard = lock();
+            begin.store(true, Ordering::Release);
+            if runs {
+                spin(Delta::from_millis(25));
+            }
+            let changed = change(&guard);
+            drop(guard);
+            changed
+        },
+    )
 }
 
 /// Removes all entries of a file.

@@ -210,6 +210,25 @@ impl World {
         };
     }
 
+    /// The byte that [`World::fill_differently`] writes at an offset: no two pieces of some bytes that
+    /// are near each other are alike.
+    fn pattern(offset: usize) -> u8 {
+        (offset.wrapping_mul(0x9e37_79b1) >> 16) as u8
+    }
+
+    /// Fills `pages` pages at a place on the device with bytes that differ.
+    pub(crate) fn fill_differently(&self, place: usize, pages: usize) {
+        for offset in 0..pages << Order::PAGE_SHIFT {
+            self.set_byte(place, offset, Self::pattern(offset));
+        }
+    }
+
+    /// Whether the bytes of a range are those that [`World::fill_differently`] wrote at the same
+    /// offsets of another place.
+    pub(crate) fn is_copy(&self, place: usize, from: usize, to: usize) -> bool {
+        (from..to).all(|offset| self.byte(place, offset) == Self::pattern(offset))
+    }
+
     /// Whether all bytes of a range are `byte`.
     pub(crate) fn is_filled(&self, place: usize, from: usize, to: usize, byte: u8) -> bool {
         (from..to).all(|offset| self.byte(place, offset) == byte)
@@ -428,6 +447,8 @@ struct State {
     fail_end: Option<Failing>,
     fail_sync: Option<Error>,
     make_table: bool,
+    /// An address that somebody reads from when a call is ended, 0 for none.
+    accessed: usize,
     /// The fault that is under way, 0 if none is.
     under_way: usize,
     other_memory: bool,
@@ -479,6 +500,7 @@ impl<'w> File<'w> {
                     fail_end: None,
                     fail_sync: None,
                     make_table: false,
+                    accessed: 0,
                     under_way: 0,
                     other_memory: false,
                     syncs: 0,
@@ -585,6 +607,12 @@ impl<'w> File<'w> {
         let mut state = self.model.state.lock();
         state.ends.clear();
         state.fail_end = failing;
+    }
+
+    /// Has an address of the test's be read from in the next call of `iomap_end`, as if another thread
+    /// did.
+    pub(crate) fn access_at_end(&self, address: usize) {
+        self.model.state.lock().accessed = address;
     }
 
     /// Has `fsync` fail.
@@ -919,7 +947,14 @@ unsafe extern "C" fn end(
     _iomap: *mut bindings::iomap,
 ) -> c_int {
     // SAFETY: By this function's safety requirements.
-    let mut state = unsafe { model_of(inode) }.state.lock();
+    let model = unsafe { model_of(inode) };
+    let accessed = core::mem::take(&mut model.state.lock().accessed);
+    if accessed != 0 {
+        let mut value = 0;
+        // SAFETY: User memory, accessed as such; whether it is there, the test will see.
+        unsafe { bindings::rdax_test_load(accessed, &mut value) };
+    }
+    let mut state = model.state.lock();
     let call = state.ends.len();
     let ended = Ended {
         position: position as u64,

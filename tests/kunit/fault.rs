@@ -471,12 +471,18 @@ mod tests {
         set_max_order(Order::PMD)?;
         file.set_strict();
         let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        // Those who read what was there before, too.
+        view.load(3)?;
+        let other = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        other.load(3)?;
         file.fail_end(Some(Failing {
             call: 0,
             error: EIO,
         }));
         check_eq!(view.store(3, 1), Err(EFAULT));
         check!(view.mapped(3).is_none());
+        check!(other.mapped(3).is_none());
+        drop(other);
         check!(look(&file, 3) == Some((Entry::empty(Order::PMD), false)));
         check!(!is_marked(&file, 3, Mark::Dirty));
         check!(crate::kern::testing::is_free(world.page(place)));

@@ -16,7 +16,7 @@ mod tests {
             order::Order,
             testing::{
                 flush_signals, with_thread, Buffer, Checked, Failing, File, Flushes, Share,
-                Stretch, View,
+                Stretch, View, World,
             },
             xa::Mark,
         },
@@ -211,7 +211,7 @@ mod tests {
             world.take_many(3, Order::PTE)?,
         );
         for hole in [false, true] {
-            world.fill(old, 3, 0x11);
+            world.fill_differently(old, 3);
             world.fill(new, 3, 0xee);
             file.set_extents(&[Stretch::mapped(0, 3, old).shared()])?;
             let target = Stretch::mapped(0, 3, new).shared();
@@ -219,16 +219,89 @@ mod tests {
             file.set_extents_for_writing(&[target])?;
             let bytes = filled(PAGE + 100, 0x77)?;
             check_eq!(write(&file, 30, &bytes).0, Ok(PAGE + 100));
-            let around = if hole { 0 } else { 0x11 };
-            check!(world.is_filled(new, 0, 30, around));
+            let around = |from, to| match hole {
+                true => world.is_filled(new, from, to, 0),
+                false => world.is_copy(new, from, to),
+            };
+            check!(around(0, 30));
             check!(world.is_filled(new, 30, PAGE + 130, 0x77));
-            check!(world.is_filled(new, PAGE + 130, 2 * PAGE, around));
-            check!(
-                world.is_filled(old, 0, 3 * PAGE, 0x11),
-                "the source was written to"
-            );
+            check!(around(PAGE + 130, 2 * PAGE));
+            check!(world.is_copy(old, 0, 3 * PAGE), "the source was written to");
+            // In the middle of a page that is not the first.
+            world.fill(new, 3, 0xee);
+            check_eq!(write(&file, PAGE + 77, &bytes[..5]).0, Ok(5));
+            check!(around(PAGE, PAGE + 77));
+            check!(world.is_filled(new, PAGE + 77, PAGE + 82, 0x77));
+            check!(around(PAGE + 82, 2 * PAGE));
+            check!(world.is_filled(new, 0, PAGE, 0xee));
+            check!(world.is_filled(new, 2 * PAGE, 3 * PAGE, 0xee));
         }
         Ok(())
+    }
+
+    /// User memory of `bytes` bytes, filled with 0x44, and nothing behind it.
+    fn with_short_buffer<R>(
+        world: &World,
+        bytes: usize,
+        work: impl FnOnce(usize) -> Checked<R>,
+    ) -> Checked<R> {
+        let memory = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        memory.set_extents(&[Stretch::mapped(0, 1, place)])?;
+        world.fill(place, 1, 0x44);
+        let view = View::new(&memory, 0, 1, Share::Shared, 0)?;
+        view.load(0)?;
+        let result = work(view.address(0) + PAGE - bytes);
+        drop(view);
+        clear(&memory);
+        result
+    }
+
+    #[test]
+    fn a_write_to_a_shared_page_that_ends_early_keeps_the_rest_of_it() -> Checked {
+        let world = world()?;
+        let file = world.file(2)?;
+        let (old, new) = (
+            world.take_many(2, Order::PTE)?,
+            world.take_many(2, Order::PTE)?,
+        );
+        world.fill_differently(old, 2);
+        world.fill(new, 2, 0xee);
+        set_shared(&file, 2, old, new)?;
+        // A filesystem that has taken over the page would tell of the new one as the file's own.
+        file.fail_begin(Some(Failing {
+            call: 1,
+            error: EIO,
+        }));
+        let (result, end) = with_short_buffer(&world, 100, |address| {
+            let buffer = Buffer::WriteUser(address, PAGE + 500);
+            Ok(transfer(&file, 30, 0, buffer))
+        })?;
+        let done = result?;
+        check!(done > 0 && done <= 100);
+        check_eq!(end, 30 + done as u64);
+        check!(world.is_copy(new, 0, 30));
+        check!(world.is_filled(new, 30, 30 + done, 0x44));
+        check!(world.is_copy(new, 30 + done, PAGE));
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_bad_page_that_was_overwritten_in_part_stays_bad() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        world.fill(place, 1, 0x11);
+        file.set_extents(&[Stretch::mapped(0, 1, place)])?;
+        world.set_poison(place, true);
+        let (result, _) = with_short_buffer(&world, 100, |address| {
+            Ok(transfer(&file, 0, 0, Buffer::WriteUser(address, PAGE)))
+        })?;
+        check!(result.is_err() || result.is_ok_and(|done| done <= 100));
+        let stays = world.page(place).is_poisoned();
+        world.set_poison(place, false);
+        check!(stays);
+        world.check_clean()
     }
 
     #[test]
@@ -276,6 +349,59 @@ mod tests {
         check_eq!(view.load(5)? & 0xff, 0x22);
         drop(view);
         clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn no_mapping_made_during_a_write_shows_the_old_copy_after_it() -> Checked {
+        let world = world()?;
+        let (file, old, new) = (
+            world.file(2)?,
+            world.take_many(2, Order::PTE)?,
+            world.take_many(2, Order::PTE)?,
+        );
+        world.fill(old, 2, 0x11);
+        set_shared(&file, 2, old, new)?;
+        let view = View::new(&file, 0, 2, Share::Shared, 0)?;
+        // Before the filesystem has put the new blocks in the place of the old ones.
+        for page in [0, 1] {
+            file.access_at_end(view.address(page));
+            check_eq!(write(&file, 0, &filled(PAGE + 8, 0x22)?).0, Ok(PAGE + 8));
+            check!(view.mapped(page).is_none());
+            check_eq!(file.nrpages(), 0);
+        }
+        drop(view);
+        world.check_clean()
+    }
+
+    #[test]
+    fn no_mapping_of_any_page_that_was_written_is_left() -> Checked {
+        let world = world()?;
+        let (old, new) = (
+            world.take_many(4, Order::PTE)?,
+            world.take_many(4, Order::PTE)?,
+        );
+        set_max_order(Order::PTE)?;
+        for shared in [false, true] {
+            let file = world.file(4)?;
+            if shared {
+                set_shared(&file, 4, old, new)?;
+            } else {
+                file.set_extents(&[Stretch::hole(0, 4)])?;
+                file.set_extents_for_writing(&[Stretch::mapped(0, 4, new).new_blocks()])?;
+            }
+            let view = View::new(&file, 0, 4, Share::Shared, 0)?;
+            for page in 0..4 {
+                view.load(page)?;
+            }
+            check_eq!(write(&file, 5, &filled(2 * PAGE, 0x22)?).0, Ok(2 * PAGE));
+            for page in 0..4 {
+                check_eq!(view.mapped(page).is_none(), page < 3, "page {page}");
+                check_eq!(look(&file, page).is_none(), page < 3, "page {page}");
+            }
+            drop(view);
+            clear(&file);
+        }
         world.check_clean()
     }
 
@@ -513,19 +639,22 @@ mod tests {
         let world = world()?;
         let file = world.file(1)?;
         let (old, new) = (world.take(Order::PTE)?, world.take(Order::PTE)?);
-        world.fill(old, 1, 0x11);
-        world.fill(new, 1, 0xee);
-        file.set_extents_for_writing(&[Stretch::mapped(0, 1, new).shared().copy_of(old)])?;
-        let mut zeroed = false;
-        check_eq!(
-            io::zero_range(file.inode(), 50, 60, file.ops(), &mut zeroed),
-            Ok(())
-        );
-        check!(zeroed);
-        check!(world.is_filled(new, 0, 50, 0x11));
-        check!(world.is_filled(new, 50, 110, 0));
-        check!(world.is_filled(new, 110, PAGE, 0x11));
-        check!(world.is_filled(old, 0, PAGE, 0x11));
+        world.fill_differently(old, 1);
+        // Whether data are in the new blocks is no matter: those of the old ones count.
+        for target in [Stretch::mapped(0, 1, new), Stretch::unwritten(0, 1, new)] {
+            world.fill(new, 1, 0xee);
+            file.set_extents_for_writing(&[target.shared().copy_of(old)])?;
+            let mut zeroed = false;
+            check_eq!(
+                io::zero_range(file.inode(), 50, 60, file.ops(), &mut zeroed),
+                Ok(())
+            );
+            check!(zeroed);
+            check!(world.is_copy(new, 0, 50));
+            check!(world.is_filled(new, 50, 110, 0));
+            check!(world.is_copy(new, 110, PAGE));
+            check!(world.is_copy(old, 0, PAGE));
+        }
         Ok(())
     }
 
@@ -537,7 +666,7 @@ mod tests {
             world.take_many(4, Order::PTE)?,
             world.take_many(4, Order::PTE)?,
         );
-        world.fill(old, 4, 0x11);
+        world.fill_differently(old, 4);
         world.fill(new, 4, 0xee);
         put_shared(&file, 1, Order::PTE, old + 1, false, true)?;
         file.set_extents_for_writing(&[
@@ -552,7 +681,7 @@ mod tests {
         check!(world.is_filled(new, 0, 4 * PAGE, 0xee));
         check_eq!(unshare(5, 100 * PAGE), Ok(()));
         check!(world.is_filled(new, 0, PAGE, 0xee), "it was not shared");
-        check!(world.is_filled(new + 1, 0, 2 * PAGE, 0x11));
+        check!(world.is_copy(new, PAGE, 3 * PAGE));
         check!(
             world.is_filled(new + 3, 0, PAGE, 0xee),
             "past the end of the file"
@@ -561,6 +690,29 @@ mod tests {
             look(&file, 1).is_none(),
             "the entry of the old page is left"
         );
+        // Pages, wherever the range begins and ends, and all that was copied is written back.
+        for (from, len, first, last) in [
+            (PAGE + 5, 7, 1, 1),
+            (PAGE + 5, PAGE, 1, 2),
+            (2 * PAGE - 1, 1, 1, 1),
+            (PAGE, 3 * PAGE, 1, 3),
+        ] {
+            world.fill(new, 4, 0xee);
+            file.set_size(4 * PAGE as u64);
+            let flushes = Flushes::watch(&file, 0, 0)?;
+            check_eq!(unshare(from, len), Ok(()));
+            for page in 1..4 {
+                let wanted = first <= page && page <= last;
+                let (begin, end) = (page * PAGE, (page + 1) * PAGE);
+                check_eq!(
+                    world.is_copy(new, begin, end),
+                    wanted,
+                    "page {page} of {from}, {len}"
+                );
+                check_eq!(world.is_filled(new, begin, end, 0xee), !wanted);
+                check_eq!(flushes.covers(world.pfn(new + page), Order::PTE), wanted);
+            }
+        }
         // Nothing is to be copied of what shares a hole.
         world.fill(new, 4, 0xee);
         file.set_size(4 * PAGE as u64);
@@ -622,6 +774,14 @@ mod tests {
         b.fail_end(None);
         check_eq!(compare(0, 0, PAGE), Err(EIO));
         check_eq!(b.begins(), b.ends());
+        b.fail_begin(Some(Failing {
+            call: 0,
+            error: EIO,
+        }));
+        a.fail_begin(None);
+        a.fail_end(None);
+        check_eq!(compare(0, 0, PAGE), Err(EIO));
+        check_eq!((a.begins(), a.ends()), (1, 1));
         Ok(())
     }
 }

@@ -198,6 +198,7 @@ mod tests {
             put(&file, 0, order, place, true)?;
             let held = hold(world.page(place).folio());
             let (calls, waits) = (callbacks(), count(Counter::LayoutWaits));
+            let waited_ns = count(Counter::LayoutWaitNs);
             let (result, seen) = with_thread(
                 || layout::break_layout(file.inode(), PageRange::ALL, patient()),
                 |thread| {
@@ -211,6 +212,8 @@ mod tests {
             check_eq!(result, Ok(()));
             check!(callbacks() > calls, "not by the callback");
             check_eq!(count(Counter::LayoutWaits), waits + 1);
+            // It was looked at for longer than that.
+            check!(count(Counter::LayoutWaitNs) - waited_ns >= 20_000_000);
             check_eq!(file.nrpages(), 0);
         }
         world.check_clean()

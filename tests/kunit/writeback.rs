@@ -16,7 +16,9 @@ mod tests {
         kern::{
             fs::PageRange,
             order::Order,
-            testing::{hold, note, until, with_thread, Calls, Checked, File, Flushes, Share, View},
+            testing::{
+                hold, note, until, with_thread, Calls, Checked, File, Flushes, Share, Stretch, View,
+            },
             xa::Mark,
         },
         tests::helpers::*,
@@ -291,6 +293,38 @@ mod tests {
         drop((protects, flushes));
         check_eq!(marked_pages(&file, 64, Mark::Dirty), 0);
         check!((0..64).all(|page| view.mapped(page).is_none_or(|mapped| !mapped.writable)));
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn entries_whose_memory_lies_apart_are_all_protected() -> Checked {
+        let world = world()?;
+        let file = world.file(12)?;
+        let place = world.take_many(64, Order::PMD)?;
+        file.set_extents(&[
+            Stretch::mapped(0, 4, place),
+            Stretch::mapped(4, 4, place + 40),
+            Stretch::mapped(8, 4, place + 20),
+        ])?;
+        let view = View::new(&file, 0, 12, Share::Shared, 0)?;
+        view.set_random();
+        for page in 0..12 {
+            view.store(page, 1)?;
+        }
+        let protects = Calls::watch(c"mapping_wrprotect_range")?;
+        let flushes = Flushes::watch(&file, 0, view.address(9))?;
+        check_eq!(write_back(&file, PageRange::ALL), Ok(12));
+        check_eq!(protects.count(), 3);
+        let pieces = [place, place + 40, place + 20].map(|place| (world.pfn(place), 4));
+        check!(flushes.are(&pieces));
+        check!(flushes.iter().all(|flush| !flush.writable));
+        drop((protects, flushes));
+        for page in 0..12 {
+            let mapped = view.mapped(page);
+            check!(mapped.is_some_and(|mapped| !mapped.writable), "page {page}");
+        }
         drop(view);
         clear(&file);
         world.check_clean()

@@ -186,7 +186,7 @@ impl Device {
 
     /// Whether one of the pages of the stretch of `order` from `first` on is bad. May sleep.
     #[inline]
-    fn is_poisoned(&self, first: Pfn, order: Order) -> bool {
+    pub(crate) fn is_poisoned(&self, first: Pfn, order: Order) -> bool {
         self.any_poisoned.load(Ordering::Relaxed)
             && self.poisoned.lock().iter().any(|bad| {
                 bad.to_bits()

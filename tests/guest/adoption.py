@@ -278,6 +278,13 @@ def switches_are_for_now_and_for_later(t):
             write(f"{item.path}/max_order", "pmd")
             item.set(True)
             _has_max_order(t, "pmd", "set before the adoption")
+            item.set(False)
+            chosen = {name: values[1] for name, values in SWITCHES.items()}
+            for name, value in chosen.items():
+                write(f"{item.path}/{name}", value)
+            item.set(True)
+            equal({name: read(f"{item.path}/{name}") for name in SWITCHES}, chosen,
+                  "all that was set before the adoption")
         finally:
             for name, value in before.items():
                 write(f"{item.path}/{name}", value)

@@ -16,7 +16,7 @@ mod tests {
             testing::{
                 call_break_layout, call_busy_page, call_invalidate, call_writeback, decide,
                 decide_directly, decide_without_file, hold, note, pause, with_anonymous_owner,
-                with_paths, with_threads, Checked, File, HeldByOther,
+                with_failing_allocation, with_paths, with_threads, Checked, File, HeldByOther,
             },
             xa::Mark,
         },
@@ -205,6 +205,38 @@ mod tests {
         check_eq!(result, Err(EBUSY));
         drop(held);
         adopt()
+    }
+
+    #[test]
+    fn without_memory_a_device_is_adopted_whole_or_not() -> Checked {
+        let mut failures = 0;
+        loop {
+            release()?;
+            let (result, failed) =
+                with_failing_allocation(failures + 1, || with_paths(|| Adopted::new(NAME)));
+            match result {
+                Ok(device) => *adopted()?.lock() = Some(device),
+                Err(error) => {
+                    check!(failed, "{error:?}");
+                    check!(!is_adopted()?);
+                }
+            }
+            if is_adopted()? {
+                let world = world()?;
+                let file = world.file(1)?;
+                put(&file, 0, Order::PTE, world.take(Order::PTE)?, true)?;
+                check_eq!(call_writeback(&file), Ok(1));
+                clear(&file);
+                world.check_clean()?;
+            }
+            if !failed {
+                break;
+            }
+            failures += 1;
+        }
+        check!(is_adopted()? && failures != 0);
+        note(fmt!("{failures} allocations failed one after the other"));
+        Ok(())
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod tests {
         },
         tests::helpers::*,
     };
+    use core::cell::Cell;
     use kernel::{
         prelude::*,
         str::CString,
@@ -182,11 +183,17 @@ mod tests {
         // The device's memory begins in the middle of what an entry maps.
         let device = device(&[extent(0, 3 * PMD, 8 * PMD)], MIB2)?;
         let mut random = Random::new(0x6164_6472);
-        for _ in 0..1000 {
+        for round in 0..1000 {
             let start = (1 << 40) + random.below(1 << 20) * KIB4;
-            let len = (random.below(4 * PMD) + 1) * KIB4;
+            let len = match round % 8 {
+                0 => MIB2,
+                1 => MIB2 - KIB4,
+                _ => (random.below(4 * PMD) + 1) * KIB4,
+            };
             let index = random.below(4 * PMD);
+            let asked = Cell::new(0);
             let search = |address: usize, padded: usize| {
+                asked.set(padded);
                 // A free range begins somewhere.
                 if address == 0 {
                     Ok(start)
@@ -196,6 +203,10 @@ mod tests {
             };
             let address = device.choose_address(0, len, at(index), search);
             check!(address >= start && address < start + MIB2);
+            check!(
+                address + len <= start + asked.get(),
+                "not all of it is free"
+            );
             if len >= MIB2 {
                 check_eq!((address / KIB4) % PMD, index % PMD);
             } else {
@@ -221,6 +232,24 @@ mod tests {
         check_eq!(mark((1 << 30) + 5), Ok(at(PMD + 5)));
         check_eq!(mark((1 << 20) - 1), Err(ENXIO));
         check_eq!(mark((1 << 20) + PMD), Err(ENXIO));
+        // Only what has a bad page in it is bad.
+        let is_bad = |pfn, order| device.is_poisoned(Pfn::from_bits(pfn), order);
+        for page in 0..8 {
+            check_eq!(
+                is_bad((1 << 20) + page, Order::PTE),
+                page == 3,
+                "page {page}"
+            );
+        }
+        for first in [0, 1, 2, 3, 4, 512] {
+            let two = is_bad((1 << 20) + first, Order::from_bits(1));
+            check_eq!(two, first == 2 || first == 3, "2 from {first}");
+            let many = is_bad((1 << 20) + first, Order::PMD);
+            check_eq!(many, first <= 3, "512 from {first}");
+        }
+        check!(!is_bad((1 << 20) - PMD + 3, Order::PMD));
+        check!(is_bad((1 << 20) - PMD + 4, Order::PMD));
+        check!(is_bad(1 << 30, Order::PMD) && !is_bad((1 << 30) + 6, Order::PMD));
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Handing devices over and taking them back; a device that goes away under a filesystem."""
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -527,7 +528,7 @@ def name_of_another_device(t):
 @case(fs=())
 def device_is_removed_and_comes_again(t):
     """What has the name of an adopted device that was removed is not adopted, but can be."""
-    _need(DEVICE)
+    _need(DEVICE, OTHER)
     os.environ["DM_DISABLE_UDEV"] = "1"
     run("modprobe", "dm-mod")
     table = f"0 {device.size(DEVICE) >> 9} linear /dev/{DEVICE} 0"
@@ -539,7 +540,7 @@ def device_is_removed_and_comes_again(t):
         run("dmsetup", "create", "rdax-again", "--major", major, "--minor", "77",
             "--table", table)
 
-    with _Item(DEVICE, adopt=False):
+    with _Item(DEVICE, adopt=False), _Item(OTHER, adopt=False):
         create()
         try:
             with _Item("dm-77", adopt=True) as item:
@@ -559,42 +560,84 @@ def device_is_removed_and_comes_again(t):
                     stats.expect(write_bytes=8 * PAGE)
                 finally:
                     fs.umount()
+            equal(_redirected(), [], "functions redirected after both are gone")
         finally:
             run("dmsetup", "remove", "rdax-again")
+
+
+@contextlib.contextmanager
+def _mapped(*table):
+    """A device of the device mapper over others, adopted; its name."""
+    os.environ["DM_DISABLE_UDEV"] = "1"
+    run("modprobe", "dm-mod")
+    run("dmsetup", "create", "rdax-linear", "--table", "\n".join(table))
+    try:
+        name = os.path.basename(os.path.realpath("/dev/mapper/rdax-linear"))
+        if not name.startswith("dm-"):
+            number = run("dmsetup", "info", "-c", "--noheadings", "-o", "minor", "rdax-linear")
+            name = f"dm-{number.strip()}"
+        with _Item(name, adopt=True):
+            yield name
+    finally:
+        run("dmsetup", "remove", "rdax-linear")
+
+
+@contextlib.contextmanager
+def _mounted(name, variant="xfs"):
+    fs = _fs(variant, name)
+    fs.make()
+    fs.mount()
+    try:
+        yield fs.mount_point
+    finally:
+        fs.umount()
 
 
 @case(fs=())
 def mapped_device(t):
     """A device-mapper device on top of pmem is a device of its own."""
     _need(DEVICE)
-    with _Item(DEVICE, adopt=False):
-        os.environ["DM_DISABLE_UDEV"] = "1"
-        run("modprobe", "dm-mod")
-        sectors = device.size(DEVICE) >> 9
-        run("dmsetup", "create", "rdax-linear", "--table",
-            f"0 {sectors} linear /dev/{DEVICE} 0")
-        try:
-            name = os.path.basename(os.path.realpath("/dev/mapper/rdax-linear"))
-            if not name.startswith("dm-"):
-                number = run("dmsetup", "info", "-c", "--noheadings", "-o", "minor", "rdax-linear")
-                name = f"dm-{number.strip()}"
-            with _Item(name, adopt=True):
-                fs = _fs(name=name)
-                fs.make()
-                fs.mount()
-                try:
-                    stats = Stats(name)
-                    fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
-                    os.ftruncate(fd, PMD)
-                    with Map(fd, PMD, skew=PAGE) as m:
-                        m.write(0, pages("l", 64))
-                    same_bytes(os.pread(fd, 64 * PAGE, 0), pages("l", 64), "the file")
-                    os.close(fd)
-                    stats.expect(write_pte=some, read_bytes=64 * PAGE)
-                finally:
-                    fs.umount()
-        finally:
-            run("dmsetup", "remove", "rdax-linear")
+    with _Item(DEVICE, adopt=False), \
+            _mapped(f"0 {device.size(DEVICE) >> 9} linear /dev/{DEVICE} 0") as name:
+        with _mounted(name) as directory:
+            stats = Stats(name)
+            fd = os.open(f"{directory}/file", os.O_RDWR | os.O_CREAT)
+            os.ftruncate(fd, PMD)
+            with Map(fd, PMD, skew=PAGE) as m:
+                m.write(0, pages("l", 64))
+            same_bytes(os.pread(fd, 64 * PAGE, 0), pages("l", 64), "the file")
+            os.close(fd)
+            stats.expect(write_pte=some)
+
+
+@case(fs=())
+def mapped_device_in_pieces(t):
+    """Where a device's memory lies in pieces, nothing is mapped or copied across their border."""
+    _need(DEVICE)
+    # Not where 2 MiB begin; the second piece lies before the first.
+    border, size = 301 * PMD // 2, 300 * PMD
+    table = [f"0 {border >> 9} linear /dev/{DEVICE} {size >> 9}",
+             f"{border >> 9} {(size - border) >> 9} linear /dev/{DEVICE} 0"]
+    with _Item(DEVICE, adopt=False), _mapped(*table) as name:
+        with _mounted(name, "ext4") as directory:
+            fd = os.open(f"{directory}/file", os.O_RDWR | os.O_CREAT)
+            os.posix_fallocate(fd, 0, 220 * PMD)
+            # The extent that the border is in the middle of.
+            begins = [logical + border - physical for logical, physical, length, _ in
+                      posix.extents(fd) if physical + PMD <= border <= physical + length - PMD]
+            check(begins, f"no extent reaches over {border}: {posix.extents(fd)}")
+            first = (begins[0] - PMD) // PMD * PMD
+            os.pwrite(fd, pages("p", 4 * PMD // PAGE), first)
+            os.fsync(fd)
+            same_bytes(os.pread(fd, 4 * PMD, first), pages("p", 4 * PMD // PAGE), "the file")
+            for write in (False, True):
+                with Map(fd, 4 * PMD, offset=first) as m:
+                    m.touch(write=write)
+                    same_bytes(m.read(0, 4 * PMD), pages("p", 4 * PMD // PAGE), "the mapping")
+            with Map(fd, 4 * PMD, offset=first) as m:
+                m.write(0, pages("q", 4 * PMD // PAGE))
+            same_bytes(os.pread(fd, 4 * PMD, first), pages("q", 4 * PMD // PAGE), "what was stored")
+            os.close(fd)
 
 
 def _blkpg(fd, operation, number, start=0, length=0):

@@ -454,21 +454,16 @@ impl LockedVma {
     }
 
     /// Keeps faults out until the address space is unlocked. Sleeps.
-    pub(crate) fn keep_faults_out(&self) {
+    pub(crate) fn without_faults(&self) -> WithoutFaults<'_> {
         // SAFETY: By the constructor's safety requirements.
         unsafe { bindings::rdax_vma_start_write(self.0.as_ptr()) };
+        WithoutFaults(self)
     }
 
     /// Unmaps what one huge entry maps on both sides of an address. Faults are kept out. Sleeps.
     pub(crate) fn unmap_straddling(&self, address: usize) {
         // SAFETY: By the constructor's safety requirements.
         unsafe { bindings::rdax_vma_unmap_straddling(self.0.as_ptr(), address) };
-    }
-
-    /// The contents that are mapped.
-    pub(crate) fn mapping(&self) -> &Mapping {
-        // SAFETY: By the constructor's safety requirements the VMA has a file, and keeps it open.
-        unsafe { File::from_raw(NonNull::new_unchecked((*self.0.as_ptr()).vm_file)) }.mapping()
     }
 
     /// The pages of the file behind the whole stretches of `order` of the VMA that the addresses
@@ -498,6 +493,19 @@ impl LockedVma {
             first: index(first),
             last: index(last - 1),
         })
+    }
+}
+
+/// A VMA that no fault maps anything into, until the address space is unlocked.
+pub(crate) struct WithoutFaults<'a>(&'a LockedVma);
+
+impl WithoutFaults<'_> {
+    /// Takes pages of the file out of all page tables; they stay out of this VMA's. Sleeps.
+    pub(crate) fn unmap(&self, range: PageRange) {
+        // SAFETY: By the safety requirements of `LockedVma`'s constructor the VMA has a file, and
+        // keeps it open.
+        let file = unsafe { File::from_raw(NonNull::new_unchecked((*self.0 .0.as_ptr()).vm_file)) };
+        file.mapping().unmap(range);
     }
 }
 

@@ -376,7 +376,6 @@ pub(crate) fn evacuate(inode: &Inode) {
 /// keeps faults out until the address space is unlocked. Sleeps.
 pub(crate) fn unmap_largest(vma: &LockedVma, start: usize, end: usize) {
     if let Some(range) = vma.whole(Order::PUD, start, end) {
-        vma.keep_faults_out();
-        vma.mapping().unmap(range);
+        vma.without_faults().unmap(range);
     }
 }

@@ -255,6 +255,18 @@ def _has_max_order(t, order, what):
         t.note(f"{what}: {order}")
 
 
+def _has_single_entries(pages):
+    """Stores in sequence make an entry for each page."""
+    with _Watched(_fs()) as file:
+        os.ftruncate(file.fd, pages * PAGE)
+        with Map(file.fd, pages * PAGE, skew=PAGE) as m:
+            for at in range(0, pages * PAGE, PAGE):
+                check(not m.store(at, 1).signal, "a store")
+            stats = Stats(DEVICE)
+            os.fsync(file.fd)
+            stats.expect(writeback_entries=pages)
+
+
 @case(fs=())
 def switches_are_for_now_and_for_later(t):
     """Each reads as what was written, before, during and after an adoption, and applies."""
@@ -280,12 +292,13 @@ def switches_are_for_now_and_for_later(t):
             item.set(True)
             _has_max_order(t, "pmd", "set before the adoption")
             item.set(False)
-            chosen = {name: values[1] for name, values in SWITCHES.items()}
+            chosen = {"max_order": "pmd", "fault_around": str(16 * PAGE), "write_order": "0"}
             for name, value in chosen.items():
                 write(f"{item.path}/{name}", value)
             item.set(True)
             equal({name: read(f"{item.path}/{name}") for name in SWITCHES}, chosen,
                   "all that was set before the adoption")
+            _has_single_entries(64)
         finally:
             for name, value in before.items():
                 write(f"{item.path}/{name}", value)

@@ -571,9 +571,10 @@ impl Adopted {
     /// Adopts a device as a directory of this name would. Sleeps.
     pub(crate) fn new(name: &CStr) -> Result<Self> {
         let registry = REGISTRY.as_ref().ok_or(ENODEV)?;
+        // Nothing may fail once the device is adopted: a membership does not end by being dropped.
+        let kept = CString::try_from(name)?;
         let member = registry.lock().adopt(name, &Switches::new())?;
-        let name = CString::try_from(name)?;
-        Ok(Self { member, name })
+        Ok(Self { member, name: kept })
     }
 
     /// Releases it as a directory would. Sleeps.

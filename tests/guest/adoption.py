@@ -620,7 +620,7 @@ def mapped_device(t):
                 m.write(0, pages("l", 64))
             same_bytes(os.pread(fd, 64 * PAGE, 0), pages("l", 64), "the file")
             os.close(fd)
-            stats.expect(write_pte=some)
+            stats.expect(write_pte=some, read_bytes=64 * PAGE)
 
 
 @case(fs=())

@@ -563,16 +563,11 @@ def device_is_removed_and_comes_again(t):
                 equal(item.adopted(), False, "adopt when there is another of its name")
                 item.set(True)
                 equal(item.adopted(), True, "adopt of the other one")
-                fs = _fs(name="dm-77")
-                fs.make()
-                fs.mount()
-                try:
+                with _mounted("dm-77") as directory:
                     stats = Stats("dm-77")
-                    with open(f"{fs.mount_point}/file", "wb") as f:
+                    with open(f"{directory}/file", "wb") as f:
                         f.write(pages("a", 8))
                     stats.expect(write_bytes=8 * PAGE)
-                finally:
-                    fs.umount()
             equal(_redirected(), [], "functions redirected after both are gone")
         finally:
             run("dmsetup", "remove", "rdax-again")

@@ -490,12 +490,21 @@ def drivers_take_turns(t):
     check(os.path.exists(f"{SYSFS}/rdax/stats"), "there are no counters")
 
 
+def _new_memory_is_not_used():
+    """Memory that comes from now on stays offline.
+
+    Used, by the page cache or the kernel itself, it might not be given back for ever.
+    """
+    write("/sys/devices/system/memory/auto_online_blocks", "offline")
+
+
 @case(fs=(), timeout=120)
 def memory_and_back(t):
     """Another driver on the bus, which makes ordinary memory of the device."""
     if subprocess.run(["modprobe", "kmem"], check=False).returncode:
         raise Skip("there is no module kmem")
     _namespace("2M")
+    _new_memory_is_not_used()
     _unbind()
     try:
         write(f"{BUS}/drivers/kmem/new_id", NAME)
@@ -547,8 +556,8 @@ def daxctl_changes_drivers(t):
         _holds(0x5a, "with the kernel's driver")
         _bind()
         _holds(0x5a, "with this driver")
-    # To ordinary memory, which nobody may use at once, and back.
-    write("/sys/devices/system/memory/auto_online_blocks", "offline")
+    # To ordinary memory and back.
+    _new_memory_is_not_used()
     run("daxctl", "reconfigure-device", "-N", "-m", "system-ram", NAME)
     equal(_driver(), "kmem", "driver in mode system-ram")
     write(f"{SYSFS}/state", "unplugged")
@@ -558,10 +567,8 @@ def daxctl_changes_drivers(t):
 
 
 def end_of_group():
-    def restore():
-        if not os.path.isdir(SYSFS):
-            return
-        _unbind()
-        write(f"{BUS}/drivers/rdax/remove_id", NAME)
-        run("ndctl", "create-namespace", "-f", "-e", NAMESPACE, "-m", "fsdax", "-a", "2M")
-    Task(restore).result(60)
+    if not os.path.isdir(SYSFS):
+        return
+    _unbind()
+    write(f"{BUS}/drivers/rdax/remove_id", NAME)
+    run("ndctl", "create-namespace", "-f", "-e", NAMESPACE, "-m", "fsdax", "-a", "2M")

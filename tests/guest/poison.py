@@ -401,4 +401,4 @@ def rebind():
 
 
 def end_of_group():
-    Task(rebind).result()
+    rebind()

@@ -344,6 +344,15 @@ class Runner:
         if not ended or filesystem.mounted:
             self.bail_out(f"{filesystem.mount_point} cannot be unmounted")
 
+    def end_group(self, group, function):
+        """Put back what the group's cases share; only a failure is worth a line."""
+        kind, value, seconds, task = self.bounded(function, timeout=60)
+        ended = self.end_session(task)
+        if kind == "fail":
+            self.report(f"{group}/end_of_group", kind, value, seconds)
+        if not ended:
+            self.bail_out(f"what ends the group {group} cannot be ended")
+
     def run(self, plan):
         print("KTAP version 1")
         print(f"# kernel {os.uname().release}; " + ", ".join(
@@ -399,7 +408,7 @@ class Runner:
                 self._last.clear()
             module = sys.modules[group]
             if hasattr(module, "end_of_group"):
-                module.end_of_group()
+                self.end_group(group, module.end_of_group)
         self.finish()
         return 1 if self.failed else 0
 

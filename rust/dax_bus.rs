@@ -145,7 +145,7 @@ impl Node {
                 bindings::rdax_dax_devt(candidate.raw.as_ptr()),
             )
         };
-        let inode = InodeRef(NonNull::new(inode).ok_or(ENODEV)?);
+        let inode = DaxInode(NonNull::new(inode).ok_or(ENODEV)?);
         Arc::pin_init(
             try_pin_init!(Self {
                 gate <- PercpuRwSemaphore::new(),
@@ -201,14 +201,14 @@ impl Node {
 #[pinned_drop]
 impl PinnedDrop for Node {
     fn drop(self: Pin<&mut Self>) {
-        drop(InodeRef(self.inode));
+        drop(DaxInode(self.inode));
     }
 }
 
 /// A reference to an inode.
-struct InodeRef(NonNull<bindings::inode>);
+struct DaxInode(NonNull<bindings::inode>);
 
-impl InodeRef {
+impl DaxInode {
     fn into_raw(self) -> NonNull<bindings::inode> {
         let inode = self.0;
         core::mem::forget(self);
@@ -216,7 +216,7 @@ impl InodeRef {
     }
 }
 
-impl Drop for InodeRef {
+impl Drop for DaxInode {
     fn drop(&mut self) {
         // SAFETY: The reference is owned.
         unsafe { bindings::iput(self.0.as_ptr()) };

@@ -139,3 +139,16 @@ pub(crate) fn with_thread<T: Send, R>(
         _ => Err(failed(file!(), line!(), fmt!("there is no thread"))),
     }
 }
+
+/// The same, with `then` done when the thread waits (or does not, even given time); returns whether
+/// it waited.
+pub(crate) fn with_thread_waiting<T: Send>(
+    work: impl Fn() -> T + Sync,
+    then: impl FnOnce(),
+) -> Checked<(T, bool)> {
+    with_thread(work, |thread| {
+        let waited = thread.waits();
+        then();
+        waited
+    })
+}

@@ -15,8 +15,8 @@ mod tests {
         kern::{
             order::Order,
             testing::{
-                note, skip, with_failing_allocation, with_thread, without_memory, Checked, Failing,
-                File, Flushes, Share, Stretch, View, World,
+                note, skip, with_failing_allocation, with_thread, with_thread_waiting,
+                without_memory, Checked, Failing, File, Flushes, Share, Stretch, View, World,
             },
             vm::{FaultCode, ZeroFolio},
             xa::Mark,
@@ -1133,10 +1133,8 @@ mod tests {
                 .is_some_and(|mapped| mapped.pfn == world.pfn(place).to_bits());
             Ok(right)
         };
-        let (result, waited) = with_thread(work, |thread| {
-            let waited = thread.waits();
+        let (result, waited) = with_thread_waiting(work, || {
             drop(held);
-            waited
         })?;
         check!(waited);
         check!(result?);

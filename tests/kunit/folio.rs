@@ -13,8 +13,8 @@ mod tests {
             order::Order,
             page::{DevFolio, DevPage, FolioRef, Giant, Region},
             testing::{
-                hold, is_free, page_bits, skip, until, with_thread, with_threads, Checked,
-                CoreFolio, File, Random, World,
+                hold, is_free, page_bits, skip, until, with_thread, with_thread_waiting,
+                with_threads, Checked, CoreFolio, File, Random, World,
             },
         },
         tests::helpers::*,
@@ -89,12 +89,10 @@ mod tests {
         index: usize,
         held: FolioRef,
     ) -> Checked {
-        let (result, waited) = with_thread(
+        let (result, waited) = with_thread_waiting(
             || folio::associate(page, order, file.mapping(), at(index), false),
-            |thread| {
-                let waited = thread.waits();
+            || {
                 drop(held);
-                waited
             },
         )?;
         check!(waited, "{order:?}");

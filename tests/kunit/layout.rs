@@ -17,8 +17,8 @@ mod tests {
             fs::PageRange,
             order::Order,
             testing::{
-                callbacks, hold, wait_callback, with_thread, Checked, File, Flushes, Holds, Share,
-                Stretch, View,
+                callbacks, hold, wait_callback, with_thread, with_thread_waiting, Checked, File,
+                Flushes, Holds, Share, Stretch, View,
             },
             xa::Mark,
         },
@@ -401,7 +401,7 @@ mod tests {
         for which in 0..4 {
             put(&file, 0, Order::PTE, place, false)?;
             let held = tree::lock_present(file.mapping(), at(0));
-            let ((), waited) = with_thread(
+            let ((), waited) = with_thread_waiting(
                 || match which {
                     0 => layout::delete_range(file.mapping(), PageRange::ALL),
                     1 => {
@@ -412,10 +412,8 @@ mod tests {
                     }
                     _ => layout::evict_range(file.mapping(), PageRange::ALL),
                 },
-                |thread| {
-                    let waited = thread.waits();
+                || {
                     drop(held);
-                    waited
                 },
             )?;
             check!(waited, "case {which}");

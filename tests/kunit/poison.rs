@@ -17,7 +17,10 @@ mod tests {
         kern::{
             order::Order,
             page::{DevFolio, DevPage},
-            testing::{call_notify_failure, note, with_thread, Calls, Checked, File, World},
+            testing::{
+                call_notify_failure, note, with_thread, with_thread_waiting, Calls, Checked, File,
+                World,
+            },
             wait::OwnerGuard,
             xa::Mark,
         },
@@ -114,18 +117,14 @@ mod tests {
             put(&file, 0, order, place, false)?;
             let folio = world.page(place).folio();
             let held = tree::lock_present(file.mapping(), at(0));
-            let (locked, waited) = with_thread(
+            let (locked, waited) = with_thread_waiting(
                 || {
                     let cookie = poison::lock_folio(folio);
                     cookie != Cookie::FAILED && unlock(folio, cookie)
                 },
-                |thread| {
-                    let waited = thread.waits();
-                    match held {
-                        Some(held) if removed => layout::discard(held),
-                        held => drop(held),
-                    }
-                    waited
+                || match held {
+                    Some(held) if removed => layout::discard(held),
+                    held => drop(held),
                 },
             )?;
             check!(waited, "{order:?}");
@@ -147,15 +146,11 @@ mod tests {
                 true => poison::lock_index(file.mapping(), at(100)).0,
                 false => poison::lock_folio(folio),
             };
-            let (got, waited) = with_thread(
+            let (got, waited) = with_thread_waiting(
                 || tree::lock_present(file.mapping(), at(200)).is_some(),
-                |thread| {
-                    let waited = thread.waits();
-                    match by_index {
-                        true => poison::unlock_index(file.mapping(), at(100), cookie),
-                        false => poison::unlock_folio(file.mapping(), folio, cookie),
-                    }
-                    waited
+                || match by_index {
+                    true => poison::unlock_index(file.mapping(), at(100), cookie),
+                    false => poison::unlock_folio(file.mapping(), folio, cookie),
                 },
             )?;
             check!(waited && got, "by index: {by_index}");
@@ -217,16 +212,14 @@ mod tests {
         let file = world.file(1)?;
         put(&file, 0, Order::PTE, place, false)?;
         let (cookie, _) = poison::lock_index(file.mapping(), at(0));
-        let (second, waited) = with_thread(
+        let (second, waited) = with_thread_waiting(
             || {
                 let (cookie, page) = poison::lock_index(file.mapping(), at(0));
                 poison::unlock_index(file.mapping(), at(0), cookie);
                 page.is_some()
             },
-            |thread| {
-                let waited = thread.waits();
+            || {
                 poison::unlock_index(file.mapping(), at(0), cookie);
-                waited
             },
         )?;
         check!(waited && second);
@@ -511,14 +504,12 @@ mod tests {
         let file = world.file(4)?;
         put(&file, 0, FOUR, place, false)?;
         let held = tree::lock_present(file.mapping(), at(0));
-        let (result, waited) = with_thread(
+        let (result, waited) = with_thread_waiting(
             || call_notify_failure(&world, place + 1, 1, false),
-            |thread| {
-                let waited = thread.waits();
+            || {
                 if let Some(held) = held {
                     layout::discard(held);
                 }
-                waited
             },
         )?;
         check!(waited);

@@ -17,8 +17,8 @@ mod tests {
             order::Order,
             page::Pfn,
             testing::{
-                pause, until, with_failing_allocation, with_thread, with_threads, without_memory,
-                Checked, File, Random,
+                pause, until, with_failing_allocation, with_thread_waiting, with_threads,
+                without_memory, Checked, File, Random,
             },
             xa::{Cursor, Mark},
         },
@@ -99,10 +99,8 @@ mod tests {
         let result = if locked && !conflict {
             let held = tree::lock_present(file.mapping(), at(INDEX));
             check!(held.is_some());
-            let (result, waited) = with_thread(grabbed, |thread| {
-                let waited = thread.waits();
+            let (result, waited) = with_thread_waiting(grabbed, || {
                 drop(held);
-                waited
             })?;
             check!(waited, "the entry was not waited for");
             result
@@ -583,26 +581,22 @@ mod tests {
         store(&file, 1, Entry::zero(Order::PTE))?;
         store(&file, 2, Entry::empty(Order::PTE))?;
         let held = tree::lock_present(file.mapping(), at(2));
-        let (looked, waited) = with_thread(
+        let (looked, waited) = with_thread_waiting(
             || walk(&file, PageRange::ALL).looked,
-            |thread| {
-                let waited = thread.waits();
+            || {
                 drop(held);
-                waited
             },
         )?;
         check!(waited);
         check_eq!(looked, 2);
         // One that goes away meanwhile is not looked at.
         let held = tree::lock_present(file.mapping(), at(2));
-        let (looked, waited) = with_thread(
+        let (looked, waited) = with_thread_waiting(
             || walk(&file, PageRange::ALL).looked,
-            |thread| {
-                let waited = thread.waits();
+            || {
                 if let Some(held) = held {
                     held.remove();
                 }
-                waited
             },
         )?;
         check!(waited);

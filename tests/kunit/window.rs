@@ -16,7 +16,8 @@ mod tests {
             order::Order,
             page::Region,
             testing::{
-                is_free, with_failing_allocation, with_thread, without_memory, Checked, File, World,
+                is_free, with_failing_allocation, with_thread_waiting, without_memory, Checked,
+                File, World,
             },
             xa::Mark,
         },
@@ -563,18 +564,16 @@ mod tests {
         // One that is filled, and one that is removed.
         for (index, found) in [(BLOCK + 2, true), (BLOCK + 9, false)] {
             let (locked, mut behind) = window(&file, false, Order::PTE)?;
-            let (result, waited) = with_thread(
+            let (result, waited) = with_thread_waiting(
                 || {
                     grab_entry(file.mapping(), at(index), Order::PTE, false)
                         .map(|locked| locked.entry())
                 },
-                |thread| {
-                    let waited = thread.waits();
+                || {
                     if let Some(window) = &mut behind.window {
                         window.fill(5, Place::Memory(world.pfn(place)), false);
                     }
                     drop(behind);
-                    waited
                 },
             )?;
             check!(waited);
@@ -741,12 +740,10 @@ mod tests {
         };
         let got =
             tree::lock_neighbours(&locked, range(16, 31), 0xffff, false, |_, _, _| Take::Have);
-        let (found, waited) = with_thread(
+        let (found, waited) = with_thread_waiting(
             || tree::lock_present(file.mapping(), at(19)).is_some(),
-            |thread| {
-                let waited = thread.waits();
+            || {
                 drop(got);
-                waited
             },
         )?;
         check!(waited && found);

@@ -17,7 +17,8 @@ mod tests {
             fs::PageRange,
             order::Order,
             testing::{
-                hold, note, until, with_thread, Calls, Checked, File, Flushes, Share, Stretch, View,
+                hold, note, until, with_thread, with_thread_waiting, Calls, Checked, File, Flushes,
+                Share, Stretch, View,
             },
             xa::Mark,
         },
@@ -176,12 +177,10 @@ mod tests {
         put(&file, 0, Order::PTE, place, true)?;
         put(&file, 1, Order::PTE, place + 1, true)?;
         let held = tree::lock_present(file.mapping(), at(0));
-        let (written, waited) = with_thread(
+        let (written, waited) = with_thread_waiting(
             || write_back(&file, PageRange::ALL),
-            |thread| {
-                let waited = thread.waits();
+            || {
                 drop(held);
-                waited
             },
         )?;
         check!(waited);
@@ -190,14 +189,12 @@ mod tests {
             drop(grab_entry(file.mapping(), at(index), Order::PTE, true));
         }
         let held = tree::lock_present(file.mapping(), at(0));
-        let (written, waited) = with_thread(
+        let (written, waited) = with_thread_waiting(
             || write_back(&file, PageRange::ALL),
-            |thread| {
-                let waited = thread.waits();
+            || {
                 if let Some(held) = held {
                     layout::discard(held);
                 }
-                waited
             },
         )?;
         check!(waited);

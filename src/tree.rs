@@ -1041,16 +1041,20 @@ pub(crate) fn walk<V: Visitor>(
             Which::Any => cursor.find(&guard, range.last),
             Which::ToWrite => cursor.find_marked(&guard, range.last, Mark::ToWrite),
         };
-        let Some(raw) = found else {
-            break;
-        };
-        let (entry, locked) = Entry::from_raw(raw);
-        let first = entry.order().first(cursor.index());
-        let key = EntryKey::new(mapping, first);
-        if waited.is_some_and(|waited| waited != key) {
-            // What was waited for is gone; those behind us in the queue were woken with us.
+        let found = found.map(|raw| {
+            let (entry, locked) = Entry::from_raw(raw);
+            let first = entry.order().first(cursor.index());
+            (entry, locked, first, EntryKey::new(mapping, first))
+        });
+        if let Some(left) = waited.filter(|left| found.is_none_or(|(.., key)| key != *left)) {
+            // What was waited for is gone, or not wanted any more: those behind us in the queue
+            // still want it.
+            wait::wake_entry_waiters(left, Wake::One);
             waited = None;
         }
+        let Some((entry, locked, first, key)) = found else {
+            break;
+        };
         if locked {
             let index = cursor.index();
             wait::wait_for_entry(guard, key);

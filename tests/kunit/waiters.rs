@@ -245,4 +245,45 @@ mod tests {
         clear(&file);
         world.check_clean()
     }
+
+    #[test]
+    fn who_has_nothing_to_write_any_more_wakes_the_next() -> Checked {
+        let world = world()?;
+        let file = world.file(PAGES)?;
+        let place = world.take_many(2, Order::PTE)?;
+        // How many write back at once, whether a store is what they wait for, which fails, and
+        // whether there is more to write.
+        for (number, fails, more) in [
+            (1, true, false),
+            (1, true, true),
+            (2, false, false),
+            (3, false, true),
+        ] {
+            let what = (number, fails, more);
+            if more {
+                put(&file, 9, Order::PTE, place + 1, true)?;
+            }
+            if !fails {
+                put(&file, 3, Order::PTE, place, true)?;
+            }
+            let held = grab_entry(file.mapping(), at(3), Order::PTE, true);
+            let (written, result) = with_threads(
+                number,
+                |_| fsync(&file),
+                |threads| {
+                    let waited = threads.iter().all(|thread| thread.waits());
+                    all_end(&file, &[3; 3], || drop(held))
+                        .map(|(others, ended)| (waited && others, ended))
+                },
+            )?;
+            let (waited, all) = result?;
+            check!(waited, "{what:?}");
+            check!(all, "{what:?}: somebody still waits");
+            check!(written.iter().all(Result::is_ok), "{what:?}");
+            let pages: usize = written.iter().flatten().sum();
+            check!(pages >= usize::from(more) + usize::from(!fails), "{what:?}");
+            clear(&file);
+        }
+        world.check_clean()
+    }
 }

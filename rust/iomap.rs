@@ -202,6 +202,12 @@ impl<'r, 'i> Extent<'r, 'i> {
         self.raw.length.saturating_sub(before)
     }
 
+    /// A number that tells the device the extent is on from others: a file may be on several.
+    #[inline]
+    pub(crate) fn device_key(&self) -> usize {
+        self.raw.dax_dev as usize
+    }
+
     /// The byte of the device where `position` of the file is.
     #[inline]
     pub(crate) fn address(&self, position: u64) -> u64 {

@@ -354,7 +354,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
             return Ok(None);
         }
         Ok(Some(Answer {
-            page: Some(self.sound_page_in(locked, false)?),
+            page: Some(self.sound(self.page_in(locked), false)?),
             sync: false,
             new: false,
         }))
@@ -369,10 +369,9 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         self.mapping.host().mark_dirty_pages();
     }
 
-    /// The page to map, unless it is known to be bad.
+    /// The page to map, unless it, or another of the order, is known to be bad.
     #[inline]
-    fn sound_page_in(&self, locked: &Locked<'_>, new: bool) -> Result<DevPage, Failure> {
-        let page = self.page_in(locked);
+    fn sound(&self, page: DevPage, new: bool) -> Result<DevPage, Failure> {
         if !page.is_poisoned() && (self.order() == Order::PTE || !poison::was_seen()) {
             return Ok(page);
         }
@@ -599,6 +598,13 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         }
 
         let sync = self.write && self.vmf.is_sync() && dirty;
+        // Before anything is made of it: the filesystem takes back what was not used.
+        let page = if !present || copy {
+            DevPage::of(memory.pfn().offset(self.offset_in(locked)))
+        } else {
+            self.page_in(locked)
+        };
+        let page = self.sound(page, new)?;
         if !present || copy {
             self.install(locked, iter, &memory, shared, copy, sync, start)?;
             if self.write && (copy || new) {
@@ -613,7 +619,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
             }
         }
         Ok(Answer {
-            page: Some(self.sound_page_in(locked, new)?),
+            page: Some(page),
             sync,
             new: new && self.write,
         })
@@ -631,7 +637,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         new: &mut bool,
         dirty: &mut bool,
     ) -> Result<(), Failure> {
-        let address = iter.extent().address(start);
+        let (device, address) = (iter.extent().device_key(), iter.extent().address(start));
         let end = start + self.size.bytes() as u64;
         let short = || self.fallback_or(Counter::FallbackExtent, EIO);
         while iter.position() + iter.available() < end {
@@ -651,6 +657,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
             let position = iter.position();
             if extent.kind() != ExtentKind::Mapped
                 || extent.is_shared()
+                || extent.device_key() != device
                 || extent.address(position) != address.wrapping_add(position - start)
             {
                 return Err(short());
@@ -771,13 +778,17 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
 
     /// The page that was accessed, or the first of the stretch, in a data entry that may be larger.
     fn page_in(&self, locked: &Locked<'_>) -> DevPage {
-        let index = self.order().first(self.index);
-        let offset = index.get().wrapping_sub(locked.first().get());
         match locked.entry().kind() {
-            Kind::Data(pfn) => DevPage::of(pfn.offset(offset)),
+            Kind::Data(pfn) => DevPage::of(pfn.offset(self.offset_in(locked))),
             // Not reached: the callers have looked.
             _ => DevPage::of(Pfn::from_bits(0)),
         }
+    }
+
+    /// Where that page is in the entry, in pages.
+    fn offset_in(&self, locked: &Locked<'_>) -> usize {
+        let index = self.order().first(self.index);
+        index.get().wrapping_sub(locked.first().get())
     }
 
     /// Puts memory into the page table.

@@ -348,7 +348,7 @@ pub(crate) struct Stretch {
     flags: u32,
     place: usize,
     source: Option<usize>,
-    source_is_hole: bool,
+    elsewhere: bool,
 }
 
 impl Stretch {
@@ -360,7 +360,7 @@ impl Stretch {
             flags: 0,
             place,
             source: None,
-            source_is_hole: false,
+            elsewhere: false,
         }
     }
 
@@ -402,6 +402,12 @@ impl Stretch {
     /// With metadata that is not durable.
     pub(crate) fn dirty(self) -> Self {
         self.with(bindings::IOMAP_F_DIRTY)
+    }
+
+    /// On another device, which is only named: whoever accesses it there crashes.
+    pub(crate) fn elsewhere(mut self) -> Self {
+        self.elsewhere = true;
+        self
     }
 
     /// In the place of data that is to be copied from another place on the device.
@@ -903,7 +909,10 @@ unsafe extern "C" fn begin(
         map.offset = (extent.first << Order::PAGE_SHIFT) as i64;
         map.length = (extent.pages << Order::PAGE_SHIFT) as u64;
         map.addr = (place << Order::PAGE_SHIFT) as u64;
-        map.dax_dev = model.dax.as_ptr();
+        map.dax_dev = match extent.elsewhere {
+            false => model.dax.as_ptr(),
+            true => NonNull::dangling().as_ptr(),
+        };
     };
     match here {
         Some(extent) => {

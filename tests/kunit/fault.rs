@@ -698,6 +698,46 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_onto_failed_memory_leaves_the_old_one() -> Checked {
+        for order in [Order::PTE, Order::PMD] {
+            let world = world()?;
+            let (old, new) = (world.take(Order::PMD)?, world.take(Order::PMD)?);
+            let pages = order.pages();
+            let (file, clone) = (world.file(pages)?, world.file(pages)?);
+            world.fill(old, pages, 0x11);
+            set_shared(&file, pages, old, new)?;
+            put_shared(&clone, 0, order, old, false, true)?;
+            let view = View::new(&file, 0, pages, Share::Shared, 0)?;
+            check_eq!(view.load(0)? & 0xff, 0x11);
+            // Memory has failed, and no list of bad blocks has it.
+            let (cookie, _) = poison::lock_index(file.mapping(), at(0));
+            poison::unlock_index(file.mapping(), at(0), cookie);
+            world.set_poison(new, true);
+            let failed = view.store(0, 0);
+            let fault = file.last_fault().map(|fault| fault.code);
+            // What the filesystem takes back, nothing points to.
+            let left = world.page(new).folio();
+            let unused = left.owner() == 0 && left.share() == 0 && left.refcount() == 0;
+            let shared = world.page(old).folio().share();
+            world.set_poison(new, false);
+            check_eq!(failed, Err(EFAULT), "{order:?}");
+            check_eq!(fault, Some(FaultCode::HWPOISON), "{order:?}");
+            check!(unused, "{order:?}");
+            // An entry larger than the page that failed is taken out of the way of those around it.
+            check_eq!(shared, if order == Order::PTE { 2 } else { 1 }, "{order:?}");
+            check_eq!(view.load(0)? & 0xff, 0x11, "{order:?}");
+            check_mapped(&world, &view, 0, Order::PTE, old, false)?;
+            view.store(0, 0x22)?;
+            check!(world.is_filled(old, 0, order.bytes(), 0x11), "{order:?}");
+            drop(view);
+            clear(&file);
+            clear(&clone);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
     fn a_write_to_a_shared_extent_without_data_makes_zeroes() -> Checked {
         let world = world()?;
         let file = world.file(1)?;
@@ -899,7 +939,7 @@ mod tests {
     }
 
     #[test]
-    fn adjacent_blocks_of_another_kind_stay_apart() -> Checked {
+    fn adjacent_blocks_of_another_kind_or_device_stay_apart() -> Checked {
         let world = world()?;
         let place = world.take(Order::PMD)?;
         set_max_order(Order::PMD)?;
@@ -909,6 +949,7 @@ mod tests {
             (own, Stretch::unwritten(100, behind, memory), true),
             (own, Stretch::mapped(100, behind, memory).shared(), true),
             (own.shared(), Stretch::mapped(100, behind, memory), false),
+            (own, Stretch::mapped(100, behind, memory).elsewhere(), true),
         ] {
             for write in [false, writes] {
                 let file = world.file(PMD)?;

@@ -250,23 +250,28 @@ fn form_giant(
         drop(region);
         release_giant(page, order, at);
         drop(giant);
-        return match why? {
-            Obstacle::Gone => Ok(false),
-            Obstacle::Busy(folio) => {
-                wait::wait_until_idle(folio, Sleep::Killable)
-                    .map_err(|_| AssociateError::Interrupted)?;
-                Ok(false)
-            }
-        };
+        return settle(why?);
     }
     let region = Region::lock(page);
     if let Some(folio) = DevFolio::make_head(&region, page, order) {
         folio.set_owner(&region, mapping, index);
         return Ok(true);
     }
+    // The first page by itself: it was not to be a tail.
+    let why = obstacle(&region, page, Order::PTE);
     drop(region);
     release_giant(page, order, regions);
-    Err(AssociateError::Smaller)
+    drop(giant);
+    settle(why?)
+}
+
+/// Waits, killably, until what was in the way of a folio larger than a region is not any more.
+/// Returns that the pages have to be looked at anew.
+fn settle(obstacle: Obstacle) -> Result<bool, AssociateError> {
+    if let Obstacle::Busy(folio) = obstacle {
+        wait::wait_until_idle(folio, Sleep::Killable).map_err(|_| AssociateError::Interrupted)?;
+    }
+    Ok(false)
 }
 
 /// Makes pages of the tails in the first `regions` regions of a folio that has no head.

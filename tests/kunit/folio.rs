@@ -474,12 +474,14 @@ mod tests {
     #[test]
     fn a_small_held_page_keeps_a_large_folio_waiting() -> Checked {
         for_each_larger_order(|place| {
-            let small = place.page(place.last());
-            associate(small, Order::PTE, &place.a, place.last())?;
-            let held = hold(small.folio());
-            folio::disassociate(small);
-            associate_waiting(place.page(0), place.order, &place.b, 0, held)?;
-            folio::disassociate(place.page(0));
+            for which in [place.last(), 0] {
+                let small = place.page(which);
+                associate(small, Order::PTE, &place.a, which)?;
+                let held = hold(small.folio());
+                folio::disassociate(small);
+                associate_waiting(place.page(0), place.order, &place.b, 0, held)?;
+                folio::disassociate(place.page(0));
+            }
             Ok(())
         })
     }

@@ -80,7 +80,8 @@ def merge(number, old, new):
     if balanced(old) and balanced(new) and old.endswith(",") == new.endswith(",") \
             and not old.endswith(("{", ";")) and not new.endswith(("{", ";")):
         comma = "," if old.endswith(",") else ""
-        return chosen(number, old.rstrip(","), new.rstrip(",")) + comma
+        # In brackets, as more of the expression may follow.
+        return f"({chosen(number, old.rstrip(','), new.rstrip(','))}){comma}"
     return None
 
 

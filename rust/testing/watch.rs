@@ -30,6 +30,8 @@ pub(crate) struct Flush {
     pub(crate) writable: bool,
     /// Whether the entry was there.
     pub(crate) present: bool,
+    /// The first byte there.
+    pub(crate) byte: u8,
 }
 
 const MAX: usize = 4096;
@@ -60,12 +62,17 @@ unsafe extern "C" fn on_flush(address: usize, size: usize) {
     }
     let user = ADDRESS.load(Ordering::Relaxed);
     let writable = user != 0 && mapped_at(user).is_some_and(|mapped| mapped.writable);
+    // SAFETY: Memory that can be written back can be read; nobody has it as a Rust object.
+    let byte = unsafe { ptr::with_exposed_provenance::<u8>(address).read_volatile() };
     let at = COUNT.fetch_add(1, Ordering::Relaxed);
     if let Some([a, b, c]) = RECORDS.get(at) {
         a.store(address, Ordering::Relaxed);
         b.store(size, Ordering::Relaxed);
         c.store(
-            usize::from(dirty) | usize::from(writable) << 1 | usize::from(present) << 2,
+            usize::from(dirty)
+                | usize::from(writable) << 1
+                | usize::from(present) << 2
+                | usize::from(byte) << 8,
             Ordering::Relaxed,
         );
     }
@@ -112,6 +119,7 @@ impl Flushes {
             dirty: flags & 1 != 0,
             writable: flags & 2 != 0,
             present: flags & 4 != 0,
+            byte: (flags >> 8) as u8,
         })
     }
 

@@ -264,6 +264,12 @@ impl World {
         Ok(())
     }
 
+    /// Ends it with pages that are in use still, which the caller has to see free later.
+    pub(crate) fn leave(self) {
+        self.next
+            .store(CLEAN.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// Has the filesystem say that it is on this device, or on none.
     pub(crate) fn set_foreign(&self, foreign: bool) {
         let bdev = if foreign {

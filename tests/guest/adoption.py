@@ -280,6 +280,10 @@ def switches_are_for_now_and_for_later(t):
                     for value in values:
                         write(f"{item.path}/{name}", value)
                         equal(read(f"{item.path}/{name}"), value, name)
+                    for wrong in ("", "gib", "-1", "12", values[0] + values[0]):
+                        raises(EINVAL, f"{name} from {wrong!r}", write, f"{item.path}/{name}",
+                               wrong + "\n")
+                        equal(read(f"{item.path}/{name}"), values[-1], name)
             _has_max_order(t, "pud", "set last")
             write(f"{item.path}/max_order", "pte")
             _has_max_order(t, "pte", "set during the adoption")

@@ -11,7 +11,7 @@ mod tests {
         kern::{
             bdev::{Members, Place},
             order::Order,
-            page::DevFolio,
+            page::{DevFolio, DevPage},
             redirect::{self, Destination, Key},
             testing::{
                 call_break_layout, call_busy_page, call_invalidate, call_writeback, decide,
@@ -204,6 +204,40 @@ mod tests {
         let result = with_paths(|| Adopted::new(NAME)).map(|_| ());
         check_eq!(result, Err(EBUSY));
         drop(held);
+        adopt()
+    }
+
+    #[test]
+    fn a_device_is_given_back_when_its_pages_are_held_by_nobody() -> Checked {
+        for last in [false, true] {
+            let world = world()?;
+            let mut place = world.take(Order::PMD)?;
+            if last {
+                // That of the device.
+                while let Some(next) = world.try_take(Order::PMD.pages(), Order::PMD) {
+                    place = next;
+                }
+            }
+            let file = world.file(Order::PMD.pages())?;
+            put(&file, 0, Order::PMD, place, false)?;
+            let page = world.page(place);
+            let held = hold(page.folio());
+            clear(&file);
+            drop(file);
+            world.leave();
+            check_eq!(page.folio().order(), Order::PMD);
+            check_eq!(release_now(), Err(EBUSY));
+            check!(is_adopted()?);
+            check_eq!(page.folio().order(), Order::PMD);
+            drop(held);
+            // Nobody needs the folio, and nothing has made pages of it yet.
+            check_eq!(page.folio().order(), Order::PMD);
+            check_eq!(release_now(), Ok(()));
+            for offset in [0, 1, Order::PMD.pages() - 1] {
+                let page = DevPage::of(page.pfn().offset(offset));
+                check!(crate::kern::testing::is_free(page), "page {offset}");
+            }
+        }
         adopt()
     }
 

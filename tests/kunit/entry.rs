@@ -32,9 +32,23 @@ mod tests {
         }
     }
 
-    fn same_everywhere(kind: usize, pfn: usize, order: Order, writable: bool) -> Checked {
+    /// The same entry with some of its two marks, by the bits of a number.
+    fn marked(plain: Entry, marks: usize) -> Entry {
+        let made = if marks & 1 != 0 {
+            plain.writable()
+        } else {
+            plain
+        };
+        if marks & 2 != 0 {
+            made.fresh()
+        } else {
+            made
+        }
+    }
+
+    fn same_everywhere(kind: usize, pfn: usize, order: Order, marks: usize) -> Checked {
         let (plain, kind) = entry(kind, pfn, order);
-        let made = if writable { plain.writable() } else { plain };
+        let made = marked(plain, marks);
         for (raw, locked) in [(made.locked(), true), (made.unlocked(), false)] {
             check!(raw & 1 == 1, "{raw:#x} is no value for an XArray");
             let (read, is_locked) = Entry::from_raw(raw);
@@ -42,7 +56,8 @@ mod tests {
             check!(read == made);
             check!(read.kind() == kind, "order {order:?} pfn {pfn:#x}");
             check_eq!(read.order(), order);
-            check_eq!(read.is_writable(), writable);
+            check_eq!(read.is_writable(), marks & 1 != 0);
+            check_eq!(read.is_fresh(), marks & 2 != 0);
         }
         // The lock is one bit, and not part of the entry.
         check_eq!((made.locked() ^ made.unlocked()).count_ones(), 1);
@@ -56,7 +71,7 @@ mod tests {
             let order = Order::from_bits(random.below(ORDERS));
             let pfn = random.next() as usize & LAST_PFN & !(order.pages() - 1);
             let kind = random.below(3);
-            same_everywhere(kind, pfn, order, random.below(2) == 1)?;
+            same_everywhere(kind, pfn, order, random.below(4))?;
         }
         Ok(())
     }
@@ -66,9 +81,8 @@ mod tests {
         for order in 0..ORDERS {
             let order = Order::from_bits(order);
             for pfn in [0, 1, order.pages(), LAST_PFN - 1, LAST_PFN] {
-                for kind in 0..3 {
-                    same_everywhere(kind, pfn, order, false)?;
-                    same_everywhere(kind, pfn, order, true)?;
+                for number in 0..12 {
+                    same_everywhere(number / 4, pfn, order, number % 4)?;
                 }
             }
         }
@@ -83,15 +97,15 @@ mod tests {
                 let order = Order::from_bits(random.below(ORDERS));
                 // Few frames, so that everything else is often what differs.
                 let (entry, kind) = entry(random.below(3), random.below(4), order);
-                let writable = random.below(2) == 1;
+                let marks = random.below(4);
                 let locked = random.below(2) == 1;
-                let entry = if writable { entry.writable() } else { entry };
+                let entry = marked(entry, marks);
                 let raw = if locked {
                     entry.locked()
                 } else {
                     entry.unlocked()
                 };
-                (raw, kind, order, writable, locked)
+                (raw, kind, order, marks, locked)
             };
             let (a, b) = (of(&mut random), of(&mut random));
             let same = a.1 == b.1 && a.2 == b.2 && a.3 == b.3 && a.4 == b.4;

@@ -13,6 +13,7 @@ mod tests {
             stats::Counter,
         },
         kern::{
+            bindings,
             order::Order,
             testing::{
                 note, skip, with_failing_allocation, with_thread, with_thread_waiting,
@@ -323,19 +324,21 @@ mod tests {
         // Memory has failed.
         let (cookie, _) = poison::lock_index(file.mapping(), at(0));
         poison::unlock_index(file.mapping(), at(0), cookie);
-        world.set_poison(place + 100, true);
-        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
-        check_eq!(fallback(&file, &view, 3, true, Counter::FallbackPoison)?, 1);
-        file.forget_faults();
-        check_eq!(view.load(100), Err(EFAULT));
-        check!(file
-            .last_fault()
-            .is_some_and(|fault| fault.code == FaultCode::HWPOISON && fault.order == 0));
-        check!(view.mapped(100).is_none());
-        world.set_poison(place + 100, false);
-        view.load(100)?;
-        drop(view);
-        clear(&file);
+        for bad in [100, 0, PMD - 1] {
+            world.set_poison(place + bad, true);
+            let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+            check_eq!(fallback(&file, &view, 3, true, Counter::FallbackPoison)?, 1);
+            file.forget_faults();
+            check_eq!(view.load(bad), Err(EFAULT), "page {bad}");
+            check!(file
+                .last_fault()
+                .is_some_and(|fault| fault.code == FaultCode::HWPOISON && fault.order == 0));
+            check!(view.mapped(bad).is_none());
+            world.set_poison(place + bad, false);
+            view.load(bad)?;
+            drop(view);
+            clear(&file);
+        }
         world.check_clean()
     }
 
@@ -1089,6 +1092,14 @@ mod tests {
         let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
         view.store(3, 1)?;
         check_eq!(file.begins(), file.ends());
+        check!(file.asked() & bindings::IOMAP_FAULT != 0);
+        check!(file.asked() & bindings::IOMAP_WRITE != 0);
+        drop(view);
+        clear(&file);
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        view.load(3)?;
+        check!(file.asked() & bindings::IOMAP_FAULT != 0);
+        check_eq!(file.asked() & bindings::IOMAP_WRITE, 0);
         drop(view);
         clear(&file);
         // Also when it is of no use.

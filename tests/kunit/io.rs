@@ -600,6 +600,10 @@ mod tests {
         let flushes = Flushes::watch(&file, 0, 0)?;
         check_eq!(zero(10, 2 * PAGE + 20, &mut zeroed), Ok(()));
         check!(flushes.count() > 0, "zeroes were not written back");
+        check!(
+            flushes.iter().all(|flush| flush.byte == 0),
+            "written back before they were there"
+        );
         drop(flushes);
         check!(zeroed);
         check!(world.is_filled(place, 0, 10, 0x11));

@@ -367,8 +367,19 @@ mod tests {
         check!(!layout::delete_entry(file.mapping(), at(3)));
         let place = world.take(Order::PMD)?;
         put(&file, 0, Order::PMD, place, true)?;
+        // Mapped page by page.
+        let view = View::new(&file, 0, PMD, Share::Shared, 1)?;
+        for page in [0, 5, PMD - 1] {
+            view.load(page)?;
+        }
+        let removed = count(Counter::EntriesRemoved);
         check!(layout::delete_entry(file.mapping(), at(3)));
+        check_eq!(count(Counter::EntriesRemoved), removed + 1);
         check_eq!(file.nrpages(), 0);
+        for page in [0, 5, PMD - 1] {
+            check!(view.mapped(page).is_none(), "page {page}");
+        }
+        drop(view);
         world.check_clean()
     }
 

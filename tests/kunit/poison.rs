@@ -498,6 +498,28 @@ mod tests {
 
     #[cfg(CONFIG_MEMORY_FAILURE)]
     #[test]
+    fn what_the_device_knows_as_bad_already_is_told_of() -> Checked {
+        let world = world()?;
+        let place = world.take_many(4, FOUR)?;
+        let file = world.file(4)?;
+        put(&file, 0, FOUR, place, false)?;
+        if let Err(error) = world.set_bad_blocks(place + 2, true) {
+            check_eq!(error, EOPNOTSUPP);
+            crate::kern::testing::skip(c"the device keeps no list of bad blocks");
+            clear(&file);
+            return Ok(());
+        }
+        let told = call_notify_failure(&world, place + 2, 1, false);
+        let cleared = world.set_bad_blocks(place + 2, false);
+        check_eq!(told, 0);
+        check_eq!(take_marks(&world, place, 4), 1 << 2);
+        check_eq!(cleared, Ok(()));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[cfg(CONFIG_MEMORY_FAILURE)]
+    #[test]
     fn a_page_that_goes_while_it_is_looked_for_is_left_to_the_core() -> Checked {
         let world = world()?;
         let place = world.take_many(4, FOUR)?;

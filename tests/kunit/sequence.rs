@@ -55,4 +55,23 @@ mod tests {
         check!(is_next(PMD + 1));
         Ok(())
     }
+
+    #[test]
+    fn each_file_has_a_sequence_of_its_own() -> Checked {
+        let world = world()?;
+        let files = [(); 9].map(|()| world.file(PMD));
+        let first = files.first().and_then(|file| file.as_ref().ok());
+        // Two files may happen to be remembered in the same place, but hardly all of them.
+        let kept = files.iter().flatten().filter(|file| {
+            let turn = |index: usize| {
+                let both = [first, Some(file)].into_iter().flatten();
+                both.filter(|file| sequence::is_next(file.mapping(), at(index)))
+                    .count()
+            };
+            turn(100);
+            (101..105).all(|index| turn(index) == 2)
+        });
+        check!(kept.count() > 1);
+        Ok(())
+    }
 }

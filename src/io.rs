@@ -55,7 +55,8 @@ fn piece_at<'a>(
 ) -> Result<Piece<'a>> {
     let (device, place) = extent.place(position)?;
     let offset = in_page(position);
-    let bytes = bytes.min(CHUNK as u64) as usize;
+    // What is not the last piece ends with a page: the next one begins none in its middle.
+    let bytes = bytes.min((CHUNK - offset) as u64) as usize;
     let pages = (offset + bytes).div_ceil(PAGE);
     let memory = device.access(alive, place, pages, access)?;
     Ok(memory.piece(offset, bytes))
@@ -129,6 +130,9 @@ impl<'a> Change<'a> {
             let range = PageRange::of_len(self.walk.position(), self.walk.available());
             evict(self.inode, range);
             self.replaced = extent.is_shared().then_some(range);
+        } else if !self.inode.mapping().is_empty() {
+            let range = PageRange::of_len(self.walk.position(), self.walk.available());
+            layout::evict_zeroes(self.inode.mapping(), range);
         }
     }
 }

@@ -320,6 +320,38 @@ pub(crate) fn evict_range(mapping: &Mapping, range: PageRange) {
     device.add(Counter::EntriesRemoved, removed as u64);
 }
 
+/// Removes what is mapped with zeroes, or is about to be.
+struct EvictZeroes;
+
+impl Visitor for EvictZeroes {
+    const ASKS_DIRTY: bool = false;
+    const RUNS: bool = true;
+
+    fn awaits(&self, entry: Entry) -> bool {
+        entry.page().is_none()
+    }
+
+    fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
+        match entry.kind() {
+            Kind::Zero => Step::Work,
+            _ => Step::Next,
+        }
+    }
+
+    fn work(&mut self, run: &Run<'_>) -> After {
+        run.mapping().unmap(run.range());
+        After::Remove
+    }
+}
+
+/// Unmaps and removes the entries of the range that stand for holes, before the blocks that are
+/// there are written to: a filesystem may have made a hole's blocks written ones along with their
+/// neighbours. Sleeps.
+pub(crate) fn evict_zeroes(mapping: &Mapping, range: PageRange) {
+    let removed = tree::walk(mapping, range, Which::Any, &mut EvictZeroes);
+    Account::of(mapping.host()).add(Counter::EntriesRemoved, removed as u64);
+}
+
 /// Removes every entry with memory, after waiting until nobody uses that.
 struct Evacuate<'a> {
     device: Account<'a>,

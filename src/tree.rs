@@ -954,6 +954,12 @@ pub(crate) trait Visitor {
     /// Whether [`Visitor::work`] takes several small entries at a time.
     const RUNS: bool;
 
+    /// Whether an entry that somebody has locked is waited for, or passed by.
+    #[inline]
+    fn awaits(&self, _entry: Entry) -> bool {
+        true
+    }
+
     /// Looks at an entry that is not locked, under the tree's lock. May be asked several times.
     fn look(&mut self, entry: Entry, dirty: bool) -> Step;
 
@@ -1055,7 +1061,7 @@ pub(crate) fn walk<V: Visitor>(
         let Some((entry, locked, first, key)) = found else {
             break;
         };
-        if locked {
+        if locked && visitor.awaits(entry) {
             let index = cursor.index();
             wait::wait_for_entry(guard, key);
             waited = Some(key);
@@ -1064,7 +1070,11 @@ pub(crate) fn walk<V: Visitor>(
             continue;
         }
         let dirty = V::ASKS_DIRTY && cursor.has_mark(&guard, Mark::Dirty);
-        let step = visitor.look(entry, dirty);
+        let step = if locked {
+            Step::Next
+        } else {
+            visitor.look(entry, dirty)
+        };
         if matches!(step, Step::Next | Step::Stop) && waited.take().is_some() {
             wait::wake_entry_waiters(key, Wake::One);
         }

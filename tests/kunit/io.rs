@@ -507,6 +507,57 @@ mod tests {
     }
 
     #[test]
+    fn a_long_write_to_a_shared_extent_is_all_there_wherever_it_begins() -> Checked {
+        const PAGES: usize = 3 * PMD;
+        let world = world()?;
+        let (file, old, new) = (
+            world.file(PAGES)?,
+            world.take_many(PAGES, Order::PMD)?,
+            world.take_many(PAGES, Order::PMD)?,
+        );
+        let bytes = filled(2 * PMD * PAGE + 5000, 0x22)?;
+        for begin in [100, PAGE - 1] {
+            world.fill(old, PAGES, 0x11);
+            world.fill(new, PAGES, 0xee);
+            let end = begin + bytes.len();
+            set_shared(&file, PAGES, old, new)?;
+            check_eq!(write(&file, begin, &bytes).0, Ok(bytes.len()));
+            check!(world.is_filled(new, 0, begin, 0x11), "before {begin}");
+            check!(world.is_filled(new, begin, end, 0x22), "from {begin} on");
+            let rest = end.next_multiple_of(PAGE);
+            check!(world.is_filled(new, end, rest, 0x11), "behind {end}");
+            check!(world.is_filled(old, 0, PAGES * PAGE, 0x11));
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn no_mapping_shows_zeroes_after_a_write_to_what_became_blocks_meanwhile() -> Checked {
+        let world = world()?;
+        let file = world.file(3)?;
+        let place = world.take_many(3, Order::PTE)?;
+        world.fill(place, 3, 0);
+        let view = View::new(&file, 0, 3, Share::Shared, 0)?;
+        for page in 0..3 {
+            check_eq!(view.load(page)?, 0);
+        }
+        // Blocks that the filesystem made along with others, and does not call new.
+        file.set_extents(&[Stretch::mapped(0, 3, place)])?;
+        check_eq!(write(&file, PAGE, &[0x22; 8]).0, Ok(8));
+        check_eq!(view.load(1)? & 0xff, 0x22);
+        // And nothing else was taken out.
+        check!(view.mapped(0).is_some() && view.mapped(2).is_some());
+        // What is memory stays mapped.
+        let mapped = view.mapped(1).map(|mapped| mapped.pfn);
+        check_eq!(write(&file, PAGE, &[0x33; 8]).0, Ok(8));
+        check_eq!(view.mapped(1).map(|mapped| mapped.pfn), mapped);
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
     fn a_page_marked_as_bad_is_not_read() -> Checked {
         let world = world()?;
         let file = world.file(4)?;
@@ -520,6 +571,7 @@ mod tests {
         check_eq!(read(&file, 3 * PAGE, &mut bytes[..PAGE]).0, Ok(PAGE));
         // A part of it would keep what was lost.
         check_eq!(write(&file, 2 * PAGE + 8, &[1; 8]).0, Err(EIO));
+        check_eq!(write(&file, 2 * PAGE, &[1; 8]).0, Err(EIO));
         check!(world.page(place + 2).is_poisoned());
         // All of it is as good as new.
         let new = filled(PAGE, 0x22)?;
@@ -763,6 +815,13 @@ mod tests {
             check_eq!(compare(0, 0, offset), Ok(true), "before byte {offset}");
             check_eq!(compare(0, 0, offset + 1), Ok(false), "up to byte {offset}");
             world.set_byte(in_b, offset, 0x11);
+        }
+        // What has failed on one side is equal to nothing, nor is it different.
+        for bad in [in_a + 1, in_b + 1] {
+            world.set_poison(bad, true);
+            let compared = compare(0, 0, 4 * PAGE);
+            world.set_poison(bad, false);
+            check_eq!(compared, Err(EIO));
         }
         // Holes are equal to each other, and to no data, be it zeroes.
         world.fill(in_b, 1, 0);

@@ -442,10 +442,17 @@ impl<'a> IomapIter<'a> {
         self.raw.status = error.to_errno();
     }
 
-    /// Finishes the present extent and asks for no other.
+    /// Finishes the present extent, which ends where the walk was advanced to, and asks for no other.
     #[inline]
     pub(crate) fn finish(&mut self) -> Result {
         self.raw.len = 0;
         self.next().map(|_| ())
+    }
+
+    /// Ends the walk where it is: the filesystem takes back what it has prepared of the present
+    /// extent, all of which it is told of. An error of its own in doing so does not make it worse.
+    pub(crate) fn abandon(&mut self) {
+        self.fail(ECANCELED);
+        let _ = self.next();
     }
 }

@@ -461,9 +461,8 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
                 }
             }
             Err(failure) => {
-                // Whatever the filesystem prepared is not used; an error of its own in saying so
-                // does not make it worse.
-                let _ = iter.finish();
+                // Whatever the filesystem prepared is not used.
+                iter.abandon();
                 Err(failure)
             }
         }
@@ -583,8 +582,9 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         if memory.pages() < self.size.pages() || !memory.pfn().is_aligned(self.size) {
             return Err(self.short());
         }
+        let mut all_new = new;
         if available < self.size.bytes() as u64 {
-            self.merge(iter, start, &mut new, &mut dirty)?;
+            self.merge(iter, start, &mut all_new, &mut new, &mut dirty)?;
         }
         if !shared && self.order() == Order::PTE {
             let size = self.size.pages();
@@ -604,14 +604,15 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         } else {
             self.page_in(locked)
         };
-        let page = self.sound(page, new)?;
+        let page = self.sound(page, all_new)?;
         if !present || copy {
             self.install(locked, iter, &memory, shared, copy, sync, start)?;
             if self.write && (copy || new) {
                 locked.set(locked.entry().fresh());
             }
         } else if self.write {
-            if !shared {
+            // Of an entry that is larger the filesystem was not asked about all.
+            if !shared && locked.entry().order() <= self.size {
                 locked.set(locked.entry().writable());
             }
             if !sync {
@@ -634,6 +635,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         &self,
         iter: &mut IomapIter<'_>,
         start: u64,
+        all_new: &mut bool,
         new: &mut bool,
         dirty: &mut bool,
     ) -> Result<(), Failure> {
@@ -645,7 +647,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
                 return Err(short());
             }
             if vm::fatal_signal() {
-                return Err(Failure::Code(FaultCode::NOPAGE));
+                return Err(short());
             }
             let available = iter.available();
             iter.advance(available);
@@ -662,6 +664,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
             {
                 return Err(short());
             }
+            *all_new &= extent.is_new();
             *new |= extent.is_new();
             *dirty |= extent.needs_sync();
         }
@@ -696,8 +699,9 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         .map_err(|error| match error {
             AssociateError::Smaller => self.fallback_or(Counter::FallbackConflict, EIO),
             AssociateError::Owned => self.fallback_or(Counter::FallbackConflict, EIO),
-            // The task is about to die.
-            AssociateError::Interrupted => Failure::Code(FaultCode::NOPAGE),
+            // The task is about to die; but an access in the kernel is repeated until it is told of
+            // an error.
+            AssociateError::Interrupted => self.fallback_or(Counter::FallbackConflict, EINTR),
         })?;
         if matches!(old, Kind::Data(_)) {
             layout::let_go(locked, self.device);
@@ -1002,6 +1006,10 @@ fn finish_of_order<const ORDER: usize>(vmf: &mut VmFault, pfn: Pfn) -> FaultCode
     fault.set_dirty(&mut locked);
     match fault.insert(&locked, page, present) {
         Ok(code) => code,
+        Err(Failure::Code(code)) => code,
+        Err(Failure::Error(error)) => code_of(error),
+        // The same order would fail again.
+        Err(_) if order > Order::PTE => FaultCode::FALLBACK,
         Err(_) => FaultCode::NOPAGE,
     }
 }

@@ -679,6 +679,11 @@ impl<'w> File<'w> {
         self.model.state.lock().ends.len()
     }
 
+    /// The first call of `iomap_end` since they were counted anew.
+    pub(crate) fn first_end(&self) -> Option<Ended> {
+        self.model.state.lock().ends.first().copied()
+    }
+
     /// The last call of `iomap_end`.
     pub(crate) fn last_end(&self) -> Option<Ended> {
         self.model.state.lock().ends.last().copied()

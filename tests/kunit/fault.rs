@@ -16,7 +16,7 @@ mod tests {
             bindings,
             order::Order,
             testing::{
-                note, skip, with_failing_allocation, with_thread, with_thread_waiting,
+                hold, note, skip, until, with_failing_allocation, with_thread, with_thread_waiting,
                 without_memory, Checked, Failing, File, Flushes, Share, Stretch, View, World,
             },
             vm::{FaultCode, ZeroFolio},
@@ -24,6 +24,7 @@ mod tests {
         },
         tests::helpers::*,
     };
+    use core::sync::atomic::{AtomicBool, Ordering};
     use kernel::prelude::*;
 
     const PMD: usize = Order::PMD.pages();
@@ -329,7 +330,9 @@ mod tests {
             let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
             check_eq!(fallback(&file, &view, 3, true, Counter::FallbackPoison)?, 1);
             file.forget_faults();
+            let counted = count(Counter::PoisonFaults);
             check_eq!(view.load(bad), Err(EFAULT), "page {bad}");
+            check!(count(Counter::PoisonFaults) > counted);
             check!(file
                 .last_fault()
                 .is_some_and(|fault| fault.code == FaultCode::HWPOISON && fault.order == 0));
@@ -429,6 +432,7 @@ mod tests {
                     check_eq!(fault.map(|fault| fault.error), Some(error.to_errno()));
                     check_eq!(count(Counter::FaultErrors), errors + 1);
                     check!(view.mapped(0).is_none());
+                    check!(!is_marked(&file, 0, Mark::Dirty));
                     // At most a placeholder is left, and no page.
                     check!(
                         look(&file, 0).is_none_or(|(entry, locked)| entry
@@ -741,6 +745,101 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_is_the_files_own_makes_no_others_so() -> Checked {
+        let world = world()?;
+        let (old, new) = (world.take(Order::PMD)?, world.take(Order::PMD)?);
+        let file = world.file(PMD)?;
+        world.fill(old, PMD, 0x11);
+        file.set_extents(&[Stretch::mapped(0, PMD, old).shared()])?;
+        set_max_order(Order::PMD)?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        view.load(0)?;
+        check!(view.mapped(0).is_some_and(|mapped| mapped.order == 9));
+        drop(view);
+        // The other file has lost its first page.
+        file.set_extents(&[
+            Stretch::mapped(0, 1, old),
+            Stretch::mapped(1, PMD - 1, old + 1).shared(),
+        ])?;
+        file.set_extents_for_writing(&[
+            Stretch::mapped(0, 1, old),
+            Stretch::mapped(1, PMD - 1, new + 1)
+                .shared()
+                .copy_of(old + 1),
+        ])?;
+        let view = View::new(&file, 0, PMD, Share::Shared, 1)?;
+        view.store(0, 0x22)?;
+        view.store(7, 0x33)?;
+        check!(world.is_filled(old, 7 * Order::PTE.bytes(), PMD * Order::PTE.bytes(), 0x11));
+        check_mapped(&world, &view, 7, Order::PTE, new + 7, true)?;
+        check_eq!(view.load(0)?, 0x22);
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_fatal_signal_ends_an_access_of_the_kernel_that_waits_for_a_page() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        let (large, small) = (world.file(PMD)?, world.file(1)?);
+        put(&large, 0, Order::PMD, place, false)?;
+        let held = hold(world.page(place).folio());
+        clear(&large);
+        small.set_extents(&[Stretch::mapped(0, 1, place + 5)])?;
+        let ended = AtomicBool::new(false);
+        let (result, (waited, over)) = with_thread(
+            || -> Checked<Result> {
+                let view = View::new(&small, 0, 1, Share::Shared, 0)?;
+                let result = view.store(0, 1);
+                ended.store(true, Ordering::Release);
+                Ok(result)
+            },
+            |thread| {
+                let waited = thread.waits();
+                thread.signal(true);
+                let over = until(|| ended.load(Ordering::Acquire));
+                drop(held);
+                (waited, over)
+            },
+        )?;
+        check!(waited);
+        check!(over, "the access goes on for ever");
+        check_eq!(result?, Err(EFAULT));
+        clear(&small);
+        put(&large, 0, Order::PMD, place, false)?;
+        clear(&large);
+        world.check_clean()
+    }
+
+    #[test]
+    fn the_filesystem_takes_back_all_that_a_failed_fault_was_for() -> Checked {
+        let world = world()?;
+        let (old, new) = (
+            world.take(Order::PMD)?,
+            world.take_many(2 * PMD, Order::PMD)?,
+        );
+        let file = world.file(PMD)?;
+        world.fill(old, PMD, 0x11);
+        // No 2 MiB can be mapped there.
+        set_shared(&file, PMD, old, new + 1)?;
+        set_max_order(Order::PMD)?;
+        file.fail_begin(None);
+        file.fail_end(None);
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        view.store(0, 0x22)?;
+        let end = file.first_end();
+        check_eq!(
+            end.map(|end| (end.position, end.length, end.written)),
+            Some((0, Order::PMD.bytes() as u64, 0))
+        );
+        check_eq!(file.begins(), file.ends());
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
     fn a_write_to_a_shared_extent_without_data_makes_zeroes() -> Checked {
         let world = world()?;
         let file = world.file(1)?;
@@ -833,8 +932,12 @@ mod tests {
         // A read.
         let view = View::new(&file, 0, 1, Share::Sync, 0)?;
         view.load(0)?;
-        // With metadata that is durable.
+        // With metadata that is durable, of a page that was read and of one that was not.
         file.set_extents(&[Stretch::mapped(0, 1, place)])?;
+        view.store(0, 1)?;
+        check_eq!(file.syncs(), 0);
+        check!(is_marked(&file, 0, Mark::Dirty));
+        clear(&file);
         view.store(0, 1)?;
         check_eq!(file.syncs(), 0);
         check!(is_marked(&file, 0, Mark::Dirty));

@@ -109,6 +109,18 @@ def sparse_file(t):
 
 
 @case()
+def zeroes_read_then_their_neighbour_written(t):
+    """A filesystem may make the blocks beside a write written ones, too."""
+    fd = t.open(allocate=8 * PAGE)
+    with Map(fd, 8 * PAGE, skew=PAGE) as m:
+        for i in (2, 5, 0, 7):
+            m.touch()
+            equal(os.pwrite(fd, page("p", i), i * PAGE), PAGE, "pwrite")
+            same_bytes(m.read(i * PAGE, PAGE), page("p", i), f"mapping of page {i} after a write")
+    os.close(fd)
+
+
+@case()
 def hole_read_then_stored(t):
     """The zero page goes from every mapping when one of them stores."""
     fd = t.open(size=PMD)

@@ -102,6 +102,33 @@ def pwrite_leaves_the_other_alone(t):
 
 
 @case(fs=XFS)
+def long_pwrite_keeps_all_that_it_wrote(t):
+    """Wherever it begins: more than is copied in one go."""
+    one, two = _clones(t, 4 * PMD)
+    before = pages("f", 4 * PMD // PAGE)
+    data = noise(3 * PMD + 5000, 1)
+    equal(os.pwrite(one, data, 100), len(data), "pwrite")
+    model = bytearray(before)
+    model[100:100 + len(data)] = data
+    same_bytes(os.pread(one, 4 * PMD, 0), model, "the file that was written to")
+    same_bytes(os.pread(two, 4 * PMD, 0), before, "the other file")
+
+
+@case(fs=XFS)
+def own_page_of_a_huge_mapping_makes_no_other_its_own(t):
+    one, two = _clones(t, PMD)
+    with Map(one, PMD) as m:
+        m.touch()
+        # From now on the first page is no other file's.
+        os.pwrite(two, page("w", 0), 0)
+        for number in (0, 300):
+            m.write(number * PAGE, page("x", number))
+        for number in (0, 300):
+            same_bytes(os.pread(one, PAGE, number * PAGE), page("x", number), "what was stored")
+        same_bytes(os.pread(two, PAGE, 300 * PAGE), page("f", 300), "the other file's page")
+
+
+@case(fs=XFS)
 def huge_store_leaves_the_other_alone(t):
     one, two = _clones(t, 2 * PMD)
     with Map(one, 2 * PMD) as m1, Map(two, 2 * PMD) as m2:

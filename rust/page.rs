@@ -285,6 +285,16 @@ impl DevFolio {
         self.0.word(MAPPING).load(Ordering::Acquire)
     }
 
+    /// The same for a folio that nothing keeps: its first page may be in the middle of a larger one
+    /// by now, and has no owner then. What a tail holds in its place is a mark, counts, or a list.
+    pub(crate) fn owner_unless_tail(self) -> usize {
+        let _region = Region::lock(self.0);
+        if self.0.word(INFO).load(Ordering::Relaxed) & 1 != 0 {
+            return 0;
+        }
+        self.owner()
+    }
+
     /// The page index of the folio in its owner.
     #[inline]
     pub(crate) fn index(self) -> PageIndex {

@@ -16,11 +16,15 @@
 
 use super::{
     bdev::Members,
-    bindings, //
+    bindings,
+    page::DevFolio, //
 };
 use core::{
     ffi::CStr,
-    ptr,
+    ptr::{
+        self,
+        NonNull, //
+    },
     sync::atomic::{
         AtomicBool,
         AtomicPtr,
@@ -690,23 +694,20 @@ impl Redirection {
     ///
     /// # Safety
     ///
-    /// `folio` is a folio of device memory.
+    /// `folio` is a folio of device memory, or was one a moment ago.
     unsafe fn has_folio(&self, folio: *const bindings::folio) -> Option<bool> {
         let _guard = rcu::read_lock();
-        // SAFETY: The folio's memory is there by the function's requirements. Its mapping may
-        // change at any moment, but is cleared before the inode that it lies in is freed, and that
-        // is after a grace period; the same goes for the superblock. The low bits tell other
-        // things than mappings apart.
+        // SAFETY: By the function's requirements.
+        let folio = unsafe { DevFolio::from_raw(NonNull::new(folio.cast_mut())?) };
+        let mapping = NonNull::new(folio.owner_unless_tail() as *mut bindings::address_space)?;
+        if mapping.as_ptr() as usize & bindings::FOLIO_MAPPING_FLAGS as usize != 0 {
+            return Some(false);
+        }
+        // SAFETY: The folio's mapping may change at any moment, but is cleared before the inode that
+        // it lies in is freed, and that is after a grace period; the same goes for the superblock.
+        // The low bits tell other things than mappings apart.
         unsafe {
-            let mapping =
-                ptr::read_volatile(&raw const (*folio).__bindgen_anon_1.__bindgen_anon_1.mapping);
-            if mapping.is_null() {
-                return None;
-            }
-            if mapping as usize & bindings::FOLIO_MAPPING_FLAGS as usize != 0 {
-                return Some(false);
-            }
-            let host = ptr::read_volatile(&raw const (*mapping).host);
+            let host = ptr::read_volatile(&raw const (*mapping.as_ptr()).host);
             Some(!host.is_null() && self.members.has((*host).i_sb))
         }
     }

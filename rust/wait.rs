@@ -142,10 +142,10 @@ pub(crate) struct OwnerGuard {
 }
 
 impl OwnerGuard {
-    /// The folio's owner at this moment, if it has one.
+    /// The folio's owner at this moment, if it has one. Nothing needs to keep the folio.
     pub(crate) fn of(folio: DevFolio) -> Option<Self> {
         let rcu = rcu::read_lock();
-        let mapping = NonNull::new(folio.owner() as *mut bindings::address_space)?;
+        let mapping = NonNull::new(folio.owner_unless_tail() as *mut bindings::address_space)?;
         Some(Self { mapping, rcu })
     }
 

@@ -125,6 +125,31 @@ mod tests {
     }
 
     #[test]
+    fn a_page_in_the_middle_of_a_folio_is_in_no_file() -> Checked {
+        let world = world()?;
+        let file = world.file(Order::PMD.pages())?;
+        let place = world.take(Order::PMD)?;
+        let redirection = adopt::redirection();
+        // What the first of them hold is not what the others do.
+        for page in [1, 2, 3, Order::PMD.pages() - 1] {
+            // Found when it was a page of its own.
+            let folio = world.page(place + page).folio();
+            put(&file, 0, Order::PMD, place, false)?;
+            let mut keys = 0;
+            for (number, (name, key)) in redirection.targets().enumerate() {
+                if key == Key::Folio {
+                    keys += 1;
+                    let found = decide(redirection, number, key, &file, folio);
+                    check_eq!(found, Destination::NoEntry, "{name}, page {page}");
+                }
+            }
+            check_eq!(keys, 1);
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    #[test]
     fn a_failure_is_ours_whatever_the_device() -> Checked {
         let world = world()?;
         let file = world.file(1)?;

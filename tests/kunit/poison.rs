@@ -368,6 +368,22 @@ mod tests {
     }
 
     #[test]
+    fn a_page_in_the_middle_of_a_folio_is_not_locked() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        let file = world.file(PMD)?;
+        for number in [1, 2, 3, PMD - 1] {
+            // Found when it was a page of its own.
+            let folio = world.page(place + number).folio();
+            put(&file, 0, Order::PMD, place, false)?;
+            check!(poison::lock_folio(folio) == Cookie::FAILED, "page {number}");
+            check!(!is_locked(&file, 0));
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    #[test]
     fn a_page_without_a_file_stays_so() -> Checked {
         let world = world()?;
         let place = world.take(Order::PTE)?;

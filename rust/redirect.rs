@@ -60,7 +60,7 @@ pub(crate) enum Key {
     Inode,
     /// `struct address_space *`
     Mapping,
-    /// `struct vm_area_struct *`, which may have no file.
+    /// `struct vm_area_struct *`, which may have no file, or one without DAX.
     Vma,
     /// `struct block_device *`, of a device of the set itself. The replacement calls the function
     /// on, with [`call_on`].
@@ -607,7 +607,12 @@ unsafe extern "C" fn callback(
                 if file.is_null() {
                     return;
                 }
-                (*(*file).f_mapping).host
+                let host = (*(*file).f_mapping).host;
+                // The function is not one of DAX alone.
+                if host.is_null() || (*host).i_flags & bindings::S_DAX == 0 {
+                    return;
+                }
+                host
             }
             Key::Inode => first as *mut bindings::inode,
             Key::Mapping => (*(first as *const bindings::address_space)).host,

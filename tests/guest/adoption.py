@@ -578,6 +578,33 @@ def device_is_removed_and_comes_again(t):
 
 
 @contextlib.contextmanager
+@case(fs=())
+def files_without_dax_are_merged_as_ever(t):
+    """Only for mappings of DAX files does the module answer what is asked of KSM."""
+    _need(DEVICE)
+    if not os.path.isdir("/sys/kernel/mm/ksm"):
+        raise Skip("the kernel has no KSM")
+    fs = _fs()
+    path = f"{fs.mount_point}/file"
+    with _Item(DEVICE, True):
+        fs.make()
+        os.makedirs(fs.mount_point, exist_ok=True)
+        for options, merged in (("dax=inode", True), ("dax=always", False)):
+            run("mount", "-t", fs.variant.kind, "-o", options, fs.node, fs.mount_point)
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT)
+                try:
+                    os.ftruncate(fd, 16 * PAGE)
+                    with Map(fd, 16 * PAGE, flags=posix.MAP_PRIVATE) as m:
+                        m.touch(0, 16 * PAGE, write=True)
+                        m.advise(posix.MADV_MERGEABLE)
+                        equal("mg" in m.flags(), merged, f"whether it is merged with {options}")
+                finally:
+                    os.close(fd)
+            finally:
+                fs.umount()
+
+
 def _mapped(*table):
     """A device of the device mapper over others, adopted; its name."""
     os.environ["DM_DISABLE_UDEV"] = "1"

@@ -188,6 +188,28 @@ mod tests {
     }
 
     #[test]
+    fn a_mapping_of_a_file_without_dax_is_the_kernels() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let folio = world.page(world.take(Order::PTE)?).folio();
+        let redirection = adopt::redirection();
+        let mut found = 0;
+        for (number, (name, key)) in redirection.targets().enumerate() {
+            if key == Key::Vma {
+                found += 1;
+                file.set_dax(false);
+                let without = decide(redirection, number, key, &file, folio);
+                file.set_dax(true);
+                check_eq!(without, Destination::Kernel, "{name}");
+                let with = decide(redirection, number, key, &file, folio);
+                check_eq!(with, Destination::Ours, "{name}");
+            }
+        }
+        check_eq!(found, 1 + usize::from(cfg!(CONFIG_KSM)));
+        world.check_clean()
+    }
+
+    #[test]
     fn calls_of_the_kernels_functions_arrive() -> Checked {
         let world = world()?;
         let file = world.file(4)?;

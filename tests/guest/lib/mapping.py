@@ -133,17 +133,26 @@ class Map:
         """Bytes mapped by entries of 2 MiB or more."""
         return self._scan(_PAGE_IS_HUGE | _PAGE_IS_PRESENT)
 
-    def smaps(self):
-        """The mapping's fields in /proc/self/smaps, in bytes."""
-        fields, here = {}, False
+    def _smaps(self):
+        """The words of each of the mapping's lines in /proc/self/smaps."""
+        lines, here = [], False
         with open("/proc/self/smaps", encoding="ascii") as smaps:
             for line in smaps:
                 word = line.split()
                 if "-" in word[0] and not word[0].endswith(":"):
                     start, end = (int(x, 16) for x in word[0].split("-"))
                     here = start <= self.address < end
-                elif here and len(word) == 3 and word[2] == "kB":
-                    fields[word[0][:-1]] = int(word[1]) * 1024
-        if not fields:
+                elif here:
+                    lines.append(word)
+        if not lines:
             raise Failure("the mapping is not in /proc/self/smaps")
-        return fields
+        return lines
+
+    def smaps(self):
+        """The mapping's fields in /proc/self/smaps, in bytes."""
+        return {word[0][:-1]: int(word[1]) * 1024 for word in self._smaps()
+                if len(word) == 3 and word[2] == "kB"}
+
+    def flags(self):
+        """The two letters of each flag that the mapping has."""
+        return [flag for word in self._smaps() if word[0] == "VmFlags:" for flag in word[1:]]

@@ -210,6 +210,20 @@ static pte_t *fault_table(struct vm_fault *vmf, unsigned long addr)
 	return (pte_t *)pmd_page_vaddr(pmd) + pte_index(addr);
 }
 
+/*
+ * Whether an entry can be made writable unasked: not if userfaultfd has write-protected the page,
+ * which has to note the store.
+ */
+static bool can_upgrade(pte_t pte)
+{
+	return pte_present(pte) && !pte_write(pte) && !pte_uffd(pte);
+}
+
+static pte_t upgraded(pte_t pte)
+{
+	return pte_mkyoung(pte_clear_saveddirty(pte_mkdirty(pte_mkwrite_novma(pte))));
+}
+
 unsigned long rdax_vmf_wanting(struct vm_fault *vmf, unsigned long addr, unsigned long n,
 			       bool protected)
 {
@@ -225,7 +239,7 @@ unsigned long rdax_vmf_wanting(struct vm_fault *vmf, unsigned long addr, unsigne
 		for (i = 0; i < n; i++) {
 			pte_t pte = ptep_get_lockless(ptes + i);
 
-			if (pte_present(pte) && !pte_write(pte))
+			if (can_upgrade(pte))
 				wanting |= BIT(i);
 		}
 	} else {
@@ -245,14 +259,15 @@ void rdax_vmf_insert_pages(struct vm_fault *vmf, unsigned long addr, struct page
 	/*
 	 * What vm_insert_pages() looks at. It wants to be told that the VMA has pages of more than
 	 * one kind, which a DAX file's has not; and the protection with which write accesses are
-	 * noticed is not that of pages which are noted as dirty.
+	 * noticed is not that of pages which are noted as dirty, for whoever asks.
 	 */
 	struct vm_area_struct view = {
 		.vm_start = vma->vm_start,
 		.vm_end = vma->vm_end,
 		.vm_mm = vma->vm_mm,
 		.vm_page_prot = write ? __pgprot(pgprot_val(vm_get_page_prot(vma->vm_flags)) |
-						 _PAGE_DIRTY) : vma->vm_page_prot,
+						 _PAGE_DIRTY | _PAGE_SOFT_DIRTY) :
+					vma->vm_page_prot,
 		.vm_flags = vma->vm_flags | VM_MIXEDMAP,
 		.vm_ops = vma->vm_ops,
 		.vm_file = vma->vm_file,
@@ -281,10 +296,10 @@ static int make_writable(pte_t *ptep, unsigned long addr, void *data)
 	struct page *page = upgrade->pages[(addr - upgrade->addr) >> PAGE_SHIFT];
 	pte_t pte = ptep_get(ptep);
 
-	if (!page || !pte_present(pte) || pte_write(pte) || pte_pfn(pte) != page_to_pfn(page))
+	if (!page || !can_upgrade(pte) || pte_pfn(pte) != page_to_pfn(page))
 		return 0;
 	/* No flush: whoever has cached the entry faults, and finds it like this. */
-	set_pte(ptep, pte_mkyoung(pte_clear_saveddirty(pte_mkdirty(pte_mkwrite_novma(pte)))));
+	set_pte(ptep, upgraded(pte));
 	return 0;
 }
 

@@ -62,7 +62,7 @@ vm_fault_t rdax_vmf_insert_zero_page(struct vm_fault *vmf);
 /*
  * Of @n pages (at most 64) from @addr on, which one table maps as well as the fault's address: a
  * bit for each that nothing is mapped at, or, if @protected, that is mapped and cannot be written
- * to. May be outdated at once.
+ * to, but for those that userfaultfd has write-protected. May be outdated at once.
  */
 unsigned long rdax_vmf_wanting(struct vm_fault *vmf, unsigned long addr, unsigned long n,
 			       bool protected);

@@ -11,6 +11,7 @@ from lib.mapping import SIGSEGV, Map
 from lib.pattern import ZERO, page, pages
 from lib.posix import PAGE, PMD
 from lib.runner import case
+from lib.uffd import Protected
 
 BLOCK = 16                      # pages
 MADV_RANDOM = 1
@@ -152,6 +153,43 @@ def guarded_pages_stay_guarded(t):
             equal(fault.signal, SIGSEGV, "signal of an access to the guard page")
         m.advise(MADV_GUARD_REMOVE, 5 * PAGE, PAGE)
         same_bytes(m.read(0, 32 * PAGE), pages("f", 32), "without the guard")
+
+
+@case()
+def stores_to_write_protected_pages_are_noted(t):
+    """A fault makes no page writable beside its own that userfaultfd has write-protected."""
+    fd = _file(t, 32)
+    with Map(fd, 32 * PAGE) as m:
+        m.touch(0, 32 * PAGE, write=True)
+        with Protected(m) as protected:
+            equal(m.written(), [], "what was written to before any store")
+            for spots in ([0, 5], [5, 6, 7, 0], list(range(32))):
+                for spot in spots:
+                    m.write(spot * PAGE, page("u", spot))
+                equal(m.written(), sorted(spots), "what was written to")
+                protected.protect()
+                equal(m.written(), [], "what was written to since it was protected again")
+        same_bytes(os.pread(fd, 32 * PAGE, 0), pages("u", 32), "the file")
+
+
+@case()
+def stores_to_pages_mapped_with_others_are_soft_dirty(t):
+    """What a fault makes writable beside its own page was stored to, for all that is known."""
+    fd = _file(t, 64)
+    with Map(fd, 64 * PAGE) as m:
+        # Entries that are dirty, so that faults map them writable.
+        m.touch(0, 64 * PAGE, write=True)
+    with Map(fd, 64 * PAGE) as m:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as clear:
+            clear.write("4")
+        stored = [16, 21, 3, 0]
+        for spot in stored:
+            m.store(spot * PAGE, 1)
+        found = m.soft_dirty()
+        if not found:
+            raise Skip("the kernel notes no page as soft-dirty")
+        t.note(f"soft-dirty: {found}")
+        equal([spot for spot in stored if spot not in found], [], "stores that were missed")
 
 
 @case()

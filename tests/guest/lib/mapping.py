@@ -14,7 +14,8 @@ SIGBUS, SIGSEGV = 7, 11
 BUS_ADRERR, BUS_MCEERR_AR, BUS_MCEERR_AO = 2, 4, 5
 
 _PAGEMAP_SCAN = 0xC0606610
-_PAGE_IS_PRESENT, _PAGE_IS_HUGE = 1 << 3, 1 << 6
+_PAGE_IS_WRITTEN, _PAGE_IS_PRESENT, _PAGE_IS_HUGE, _PAGE_IS_SOFT_DIRTY = (1 << at for at in
+                                                                          (1, 3, 6, 7))
 
 
 class Map:
@@ -110,9 +111,9 @@ class Map:
     def pfns(self, offset=0, length=None):
         return [self.pfn(o) for o in range(offset, offset + (length or self.length), PAGE)]
 
-    def _scan(self, categories):
-        """Bytes of the mapping in these categories (PAGEMAP_SCAN)."""
-        start, total, regions = self.address, 0, (ctypes.c_uint64 * (3 * 512))()
+    def _regions(self, categories):
+        """[(first byte, the one behind)] of the mapping in these categories (PAGEMAP_SCAN)."""
+        start, found_all, regions = self.address, [], (ctypes.c_uint64 * (3 * 512))()
         end = self.address + self.length
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
             while start < end:
@@ -121,9 +122,25 @@ class Map:
                                               0, categories, 0, categories))
                 found = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, query)
                 for i in range(found):
-                    total += regions[3 * i + 1] - regions[3 * i]
+                    found_all.append((regions[3 * i] - self.address,
+                                      regions[3 * i + 1] - self.address))
                 start = struct.unpack_from("Q", query, 32)[0]
-        return total
+        return found_all
+
+    def _scan(self, categories):
+        return sum(end - start for start, end in self._regions(categories))
+
+    def _pages(self, categories):
+        return [at // PAGE for start, end in self._regions(categories)
+                for at in range(start, end, PAGE)]
+
+    def written(self):
+        """The numbers of the pages that are not write-protected by userfaultfd."""
+        return self._pages(_PAGE_IS_WRITTEN)
+
+    def soft_dirty(self):
+        """The numbers of the pages that were stored to since that was forgotten last."""
+        return self._pages(_PAGE_IS_SOFT_DIRTY)
 
     def mapped(self):
         """Bytes that have a page table entry of any size."""

@@ -136,6 +136,10 @@ def bpf(command, attributes, length):
     return _must(_syscall(321, command, attributes, length, 0, 0, 0), "bpf")
 
 
+def userfaultfd(flags):
+    return _must(_syscall(323, flags, 0, 0, 0, 0, 0), "userfaultfd")
+
+
 def pin_buffer(address, length):
     """Pin memory for as long as the descriptor that is returned is open, through io_uring."""
     parameters = (ctypes.c_uint8 * 120)()

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Write-protection of memory by userfaultfd, in the mode in which the kernel notes stores itself."""
+
+import errno
+import fcntl
+import os
+import struct
+
+from . import posix
+from .check import Skip
+
+_USER_MODE_ONLY = 1
+_API, _REGISTER, _WRITEPROTECT = 0xC018AA3F, 0xC020AA00, 0xC018AA06
+_VERSION = 0xAA
+_WP_UNPOPULATED, _WP_ASYNC = 1 << 13, 1 << 15
+_MODE_REGISTER_WP, _MODE_PROTECT = 2, 1
+
+
+class Protected:
+    """A mapping whose pages all are write-protected, mapped or not, until it is left.
+
+    `Map.written` tells which were stored to.
+    """
+
+    def __init__(self, m):
+        self.map = m
+        try:
+            self.fd = posix.userfaultfd(os.O_CLOEXEC | _USER_MODE_ONLY)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            raise Skip("the kernel has no userfaultfd") from error
+        try:
+            fcntl.ioctl(self.fd, _API, struct.pack("3Q", _VERSION, _WP_UNPOPULATED | _WP_ASYNC, 0))
+        except OSError as error:
+            os.close(self.fd)
+            raise Skip("the kernel's userfaultfd does not write-protect files") from error
+
+    def __enter__(self):
+        fcntl.ioctl(self.fd, _REGISTER, struct.pack("4Q", self.map.address, self.map.length,
+                                                    _MODE_REGISTER_WP, 0))
+        self.protect()
+        return self
+
+    def protect(self, offset=0, length=None):
+        """Write-protect pages, again."""
+        fcntl.ioctl(self.fd, _WRITEPROTECT, struct.pack(
+            "3Q", self.map.address + offset, length or self.map.length - offset, _MODE_PROTECT))
+
+    def __exit__(self, *_):
+        os.close(self.fd)

@@ -4,6 +4,7 @@
 #include <linux/dax.h>
 #include <linux/iomap.h>
 #include <linux/kprobes.h>
+#include <linux/leafops.h>
 #include <linux/module.h>
 #include <linux/percpu.h>
 #include <linux/sched/signal.h>
@@ -192,11 +193,6 @@ void rdax_vmf_give_zero_page(struct vm_fault *vmf)
 	get_page(vmf->page);
 }
 
-vm_fault_t rdax_vmf_insert_zero_page(struct vm_fault *vmf)
-{
-	return vmf_insert_page_mkwrite(vmf, ZERO_PAGE(vmf->address), false);
-}
-
 /*
  * The table that the fault's address and the @n pages from @addr on are mapped by, if there is one.
  * Under RCU it is not freed.
@@ -303,18 +299,81 @@ static int make_writable(pte_t *ptep, unsigned long addr, void *data)
 	return 0;
 }
 
-void rdax_vmf_make_writable(struct vm_fault *vmf, unsigned long addr, struct page **pages,
-			    unsigned long n)
+/* Calls fn under the table's lock for the entries of @n pages from @addr on, if they are there. */
+static void visit_table(struct vm_fault *vmf, unsigned long addr, unsigned long n, pte_fn_t fn,
+			void *data)
 {
-	struct rdax_upgrade upgrade = { .pages = pages, .addr = addr };
 	bool table;
 
 	rcu_read_lock();
 	table = fault_table(vmf, addr);
 	rcu_read_unlock();
 	if (table)
-		apply_to_page_range(vmf->vma->vm_mm, addr, n << PAGE_SHIFT, make_writable,
-				    &upgrade);
+		apply_to_page_range(vmf->vma->vm_mm, addr, n << PAGE_SHIFT, fn, data);
+}
+
+void rdax_vmf_make_writable(struct vm_fault *vmf, unsigned long addr, struct page **pages,
+			    unsigned long n)
+{
+	struct rdax_upgrade upgrade = { .pages = pages, .addr = addr };
+
+	visit_table(vmf, addr, n, make_writable, &upgrade);
+}
+
+struct rdax_insertion {
+	struct vm_fault *vmf;
+	struct page *page;
+	bool write;
+	bool marked;			/* The page was write-protected without being mapped. */
+};
+
+static int take_marker(pte_t *ptep, unsigned long addr, void *data)
+{
+	struct rdax_insertion *insertion = data;
+
+	insertion->marked = pte_is_uffd_wp_marker(ptep_get(ptep));
+	if (insertion->marked)
+		pte_clear(insertion->vmf->vma->vm_mm, addr, ptep);
+	return 0;
+}
+
+static int finish_insertion(pte_t *ptep, unsigned long addr, void *data)
+{
+	struct rdax_insertion *insertion = data;
+	pte_t pte = ptep_get(ptep);
+
+	if (!can_upgrade(pte) || pte_pfn(pte) != page_to_pfn(insertion->page))
+		return 0;
+	if (insertion->write)
+		set_pte(ptep, upgraded(pte));
+	else if (insertion->marked)
+		set_pte(ptep, pte_mkuffd(pte));
+	return 0;
+}
+
+/*
+ * A page that userfaultfd has write-protected before it was mapped has a marker in the page table,
+ * which vmf_insert_page_mkwrite() takes for another page. One can come at any time: the page is
+ * inserted for reading first, which fails without complaint, and the access is tried again then.
+ */
+vm_fault_t rdax_vmf_insert_page(struct vm_fault *vmf, struct page *page, bool write)
+{
+	struct rdax_insertion insertion = { .vmf = vmf, .page = page, .write = write };
+	unsigned long addr = vmf->address & PAGE_MASK;
+	vm_fault_t ret;
+
+	if (!userfaultfd_wp(vmf->vma))
+		return vmf_insert_page_mkwrite(vmf, page, write);
+	visit_table(vmf, addr, 1, take_marker, &insertion);
+	ret = vmf_insert_page_mkwrite(vmf, page, false);
+	if (write || insertion.marked)
+		visit_table(vmf, addr, 1, finish_insertion, &insertion);
+	return ret;
+}
+
+vm_fault_t rdax_vmf_insert_zero_page(struct vm_fault *vmf)
+{
+	return rdax_vmf_insert_page(vmf, ZERO_PAGE(vmf->address), false);
 }
 
 struct page *rdax_zero_page(unsigned long addr)

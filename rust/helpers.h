@@ -57,6 +57,9 @@ void rdax_vma_start_write(struct vm_area_struct *vma);
 void rdax_vma_unmap_straddling(struct vm_area_struct *vma, unsigned long address);
 bool rdax_vma_needs_copy(struct vm_area_struct *vma);
 void rdax_vmf_give_zero_page(struct vm_fault *vmf);
+
+/* Maps a page at the fault's address, for a write as vmf_insert_page_mkwrite() does. */
+vm_fault_t rdax_vmf_insert_page(struct vm_fault *vmf, struct page *page, bool write);
 vm_fault_t rdax_vmf_insert_zero_page(struct vm_fault *vmf);
 
 /*

@@ -313,7 +313,7 @@ impl VmFault {
     pub(crate) fn insert_page(&mut self, page: DevPage, write: bool) -> FaultCode {
         let _held = page.folio().get();
         // SAFETY: The fault is valid, and the page has a reference.
-        FaultCode(unsafe { bindings::vmf_insert_page_mkwrite(self.raw(), page.as_ptr(), write) })
+        FaultCode(unsafe { bindings::rdax_vmf_insert_page(self.raw(), page.as_ptr(), write) })
     }
 
     /// Maps a folio of order [`Order::PMD`], by one entry.

@@ -173,6 +173,32 @@ def stores_to_write_protected_pages_are_noted(t):
 
 
 @case()
+def pages_are_write_protected_before_they_are_mapped(t):
+    """The page table has marks then, where faults expect nothing. The kernel's own code loops."""
+    t.need_adopted()
+    for name in ("file", "hole"):
+        fd = _file(t, 64) if name == "file" else t.open(name, size=64 * PAGE)
+        with Map(fd, 64 * PAGE) as m, Protected(m) as protected:
+            for stored in ([], [3], [3, 20], [3, 20, 21], [3, 20, 21, 40]):
+                if stored:
+                    fault = m.store(stored[-1] * PAGE, 7)
+                    equal(fault.signal, 0, f"{name}: signal of a store")
+                for spot in (2, 3, 50):
+                    fault = m.load(spot * PAGE)[1]
+                    equal(fault.signal, 0, f"{name}: signal of a load")
+                equal(m.written(), stored, f"{name}: what was written to")
+            # Blocks that were not there, and what is unmapped again.
+            posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 0, 32 * PAGE)
+            protected.protect()
+            for spot in (3, 9, 21, 41):
+                m.write(spot * PAGE, page("x", spot))
+                same_bytes(m.read(spot * PAGE, PAGE), page("x", spot), f"{name}: page {spot}")
+            equal(m.written(), [3, 9, 21, 41], f"{name}: what was written to in the end")
+        for spot in (3, 9, 21, 41):
+            same_bytes(os.pread(fd, PAGE, spot * PAGE), page("x", spot), f"{name}: page {spot}")
+
+
+@case()
 def stores_to_pages_mapped_with_others_are_soft_dirty(t):
     """What a fault makes writable beside its own page was stored to, for all that is known."""
     fd = _file(t, 64)

@@ -11,10 +11,11 @@
 
 use super::{
     folio,
+    poison,
     stats::{
         Snapshot,
         Stats, //
-    },
+    }, //
 };
 use crate::kern::{
     bdev::{
@@ -209,6 +210,12 @@ impl Registry {
             );
             self.switch_off_if_unused();
         })?;
+        // The kernel's own code may have marked pages before.
+        let mut at = 0;
+        while let Some((first, pages)) = member.device().memory(at) {
+            poison::look_for_marks(first, pages);
+            at += pages;
+        }
         pr_info!("{name}: adopted\n");
         Ok(member)
     }

@@ -17,16 +17,36 @@ use crate::kern::{
 use crate::kern::{
     fs::{Mapping, PageIndex},
     page::{DevFolio, DevPage, Pfn},
-    redirect, //
+    redirect,
+    vm, //
 };
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 static SEEN: AtomicBool = AtomicBool::new(false);
 
-/// Whether memory has failed since the module was loaded: pages may be marked.
+/// Whether memory has failed since the module was loaded, or pages of an adopted device were marked
+/// before: pages may be marked.
 #[inline]
 pub(crate) fn was_seen() -> bool {
     SEEN.load(Ordering::Relaxed)
+}
+
+/// Has [`was_seen`] say yes if one of these `pages` pages is marked. Sleeps.
+pub(crate) fn look_for_marks(first: Pfn, pages: usize) {
+    /// After how many pages others have their turn.
+    const TURN: usize = 1 << 12;
+
+    for at in 0..pages {
+        if was_seen() {
+            return;
+        }
+        if DevPage::of(first.offset(at)).is_poisoned() {
+            SEEN.store(true, Ordering::Relaxed);
+        }
+        if at % TURN == TURN - 1 {
+            vm::reschedule();
+        }
+    }
 }
 
 /// Has [`was_seen`] say no again, for tests of what is not done once memory has failed.

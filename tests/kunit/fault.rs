@@ -8,6 +8,7 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
+            adopt::Adopted,
             entry::{Entry, Kind},
             poison,
             stats::Counter,
@@ -16,8 +17,9 @@ mod tests {
             bindings,
             order::Order,
             testing::{
-                hold, note, skip, until, with_failing_allocation, with_thread, with_thread_waiting,
-                without_memory, Checked, Failing, File, Flushes, Share, Stretch, View, World,
+                hold, note, skip, until, with_failing_allocation, with_paths, with_thread,
+                with_thread_waiting, without_memory, Checked, Failing, File, Flushes, Share,
+                Stretch, View, World,
             },
             vm::{FaultCode, ZeroFolio},
             xa::Mark,
@@ -313,6 +315,35 @@ mod tests {
         );
         drop(view);
         clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn falls_back_when_one_page_was_bad_before_the_device_was_adopted() -> Checked {
+        let old = world()?;
+        let place = old.take(Order::PMD)?;
+        old.set_poison(place + 100, true);
+        old.leave();
+        release()?;
+        poison::forget();
+        *adopted()?.lock() = Some(with_paths(|| Adopted::new(NAME))?);
+        // The helpers would have it forgotten.
+        let seen = poison::was_seen();
+        let world = with_paths(|| World::new(PATH))?;
+        let result = (|| {
+            check!(seen);
+            let file = world.file(PMD)?;
+            file.set_extents(&[Stretch::mapped(0, PMD, place)])?;
+            let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+            check_eq!(fallback(&file, &view, 3, true, Counter::FallbackPoison)?, 1);
+            check!(view.mapped(100).is_none());
+            drop(view);
+            clear(&file);
+            Ok(())
+        })();
+        world.set_poison(place + 100, false);
+        poison::forget();
+        result?;
         world.check_clean()
     }
 

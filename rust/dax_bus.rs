@@ -246,6 +246,8 @@ impl Drop for Registration {
     fn drop(&mut self) {
         // SAFETY: It was registered.
         unsafe { bindings::rdax_dax_unregister() };
+        // Without devices, what was made for the list is left. Statics are not dropped.
+        drop(core::mem::take(&mut *NODES.lock()));
     }
 }
 

@@ -27,6 +27,7 @@ use super::{
     wait::WaitCallback, //
 };
 use crate::dax::{
+    adopt,
     fault,
     io,
     layout::{self, Patience},
@@ -430,10 +431,14 @@ unsafe extern "C" fn dax_unlock_mapping_entry(
 unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise: bool) {
     /// # Safety
     ///
-    /// The inode is referenced.
+    /// The inode is referenced and its superblock mounted.
     unsafe extern "C" fn evacuate(inode: *mut bindings::inode, _data: *mut c_void) {
         // SAFETY: By this function's safety requirements.
-        layout::evacuate(unsafe { Inode::from_raw(NonNull::new_unchecked(inode)) });
+        let inode = unsafe { Inode::from_raw(NonNull::new_unchecked(inode)) };
+        // Not if the filesystem is on another device, which is not adopted.
+        if adopt::device_for(inode).is_some() {
+            layout::evacuate(inode);
+        }
     }
     let _in_flight = InFlight::enter();
     // SAFETY: By this function's safety requirements.

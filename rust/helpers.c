@@ -407,7 +407,7 @@ bool rdax_get_active_super(struct super_block *sb)
 }
 
 struct inode_visit {
-	struct block_device *bdev;
+	const void *holder;
 	rdax_inode_fn fn;
 	void *data;
 };
@@ -417,7 +417,7 @@ static void visit_super(struct super_block *sb, void *data)
 	struct inode_visit *visit = data;
 	struct inode *inode, *last = NULL;
 
-	if (sb->s_bdev != visit->bdev)
+	if (sb != visit->holder && sb->s_type != visit->holder)
 		return;
 	spin_lock(&sb->s_inode_list_lock);
 	list_for_each_entry(inode, &sb->s_inodes, i_sb_list) {
@@ -436,22 +436,42 @@ static void visit_super(struct super_block *sb, void *data)
 	iput(last);
 }
 
+/*
+ * The type of the filesystem that holds a device, and in @holder what it holds it as: a superblock,
+ * or the type itself where several may share the device. The type is not unregistered until
+ * module_put(). NULL if no filesystem holds it.
+ */
+static struct file_system_type *holder_type(struct block_device *bdev, const void **holder)
+{
+	struct file_system_type *type = NULL;
+	unsigned long ops;
+
+	mutex_lock(&bdev->bd_holder_lock);
+	*holder = bdev->bd_holder;
+	/* Of the kernel itself only filesystems give functions (fs/super.c); of others we know nothing. */
+	ops = (unsigned long)bdev->bd_holder_ops;
+	if (*holder && ops && !(ops >= MODULES_VADDR && ops < MODULES_END)) {
+		/* Types are static data, superblocks are allocated. */
+		if ((unsigned long)*holder >= __START_KERNEL_map)
+			type = (struct file_system_type *)*holder;
+		else
+			type = ((struct super_block *)*holder)->s_type;
+		if (!try_module_get(type->owner))
+			type = NULL;
+	}
+	mutex_unlock(&bdev->bd_holder_lock);
+	return type;
+}
+
 void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn, void *data)
 {
-	static const char * const filesystems[] = { "xfs", "ext4", "erofs", "ext2" };
-	struct inode_visit visit = { .bdev = bdev, .fn = fn, .data = data };
-	int i;
+	struct inode_visit visit = { .fn = fn, .data = data };
+	struct file_system_type *type = holder_type(bdev, &visit.holder);
 
-	if (!READ_ONCE(bdev->bd_holder))
+	if (!type)
 		return;
-	for (i = 0; i < ARRAY_SIZE(filesystems); i++) {
-		struct file_system_type *type = get_fs_type(filesystems[i]);
-
-		if (!type)
-			continue;
-		iterate_supers_type(type, visit_super, &visit);
-		module_put(type->owner);
-	}
+	iterate_supers_type(type, visit_super, &visit);
+	module_put(type->owner);
 }
 
 bool rdax_can_share_blocks(struct inode *inode)

@@ -96,8 +96,8 @@ bool rdax_fatal_signal_pending(void);
 bool rdax_in_transaction(void);
 
 /*
- * Calls fn for every inode of the filesystem that is mounted on the block device. The superblock's
- * s_umount is held. Sleeps.
+ * Calls fn for every inode of the filesystems that hold the block device: the one that is mounted on
+ * it, or whose further device it is. The superblock's s_umount is held. Sleeps.
  */
 typedef void (*rdax_inode_fn)(struct inode *inode, void *data);
 

@@ -58,6 +58,16 @@ impl BlockDevice {
         Self(bdev)
     }
 
+    /// The device, as long as somebody else keeps it.
+    ///
+    /// # Safety
+    ///
+    /// The device is valid while the result is used.
+    pub(super) unsafe fn borrow(bdev: NonNull<bindings::block_device>) -> ManuallyDrop<Self> {
+        // The reference is the caller's.
+        ManuallyDrop::new(Self(bdev))
+    }
+
     #[cfg(RDAX_CHECK)]
     pub(super) fn as_ptr(&self) -> *mut bindings::block_device {
         self.0.as_ptr()
@@ -87,6 +97,14 @@ impl BlockDevice {
         let pages = pages.min(1 << 15);
         // The frame is one of the device's page map: the driver made both.
         (pages != 0).then(|| (Pfn::from_bits(first as usize), pages as usize))
+    }
+
+    /// Whether the page map of a frame that [`memory`](Self::memory) gave is the device's own, and
+    /// goes away with it; nothing else is its memory then. A device that is made of others has theirs.
+    pub(crate) fn owns(&self, frame: Pfn) -> bool {
+        // SAFETY: The device is valid, and the frame is one of a page map that is there: the caller
+        // has just been given it.
+        unsafe { bindings::rdax_owns_memory(self.0.as_ptr(), frame.to_bits()) }
     }
 
     /// Whether somebody opened the device exclusively, a mount for instance.
@@ -188,6 +206,12 @@ impl Claim {
     pub(super) fn bdev(&self) -> NonNull<bindings::block_device> {
         // SAFETY: By the type invariant; a block device's file has a device.
         unsafe { NonNull::new_unchecked(bindings::file_bdev(self.0.as_ptr())) }
+    }
+
+    /// The device.
+    pub(crate) fn device(&self) -> BlockDevice {
+        // SAFETY: By the type invariant the device is open.
+        unsafe { BlockDevice::from_raw(self.bdev()) }
     }
 
     /// Whether this is the device's name in the kernel (`pmem0`, `pmem0p1`, `dm-3`).
@@ -396,6 +420,19 @@ impl<D: Send + Sync + 'static> Set<D> {
         }
     }
 
+    /// The data of a device, if it is a member.
+    #[inline]
+    pub(crate) fn get_for<'a>(
+        &'static self,
+        bdev: &BlockDevice,
+        _in_flight: &'a redirect::InFlight,
+    ) -> Option<&'a D> {
+        let place = self.members.find(bdev.0.as_ptr())?;
+        // SAFETY: By the type invariant. The call in flight began before the device was found, and
+        // `Writer::remove` waits for it after it has taken the device off its place.
+        Some(unsafe { (*self.data[place].get()).assume_init_ref() })
+    }
+
     /// The right to change the set, for the first who asks.
     pub(crate) fn writer(&'static self) -> Option<Writer<D>> {
         if self.taken.swap(true, Ordering::Acquire) {
@@ -532,8 +569,8 @@ impl<D: Send + Sync + 'static> Writer<D> {
         // neither.
         redirect::quiesce();
         // SAFETY: There was data here by the type invariant of `Member`, and no reference to it is
-        // left: those that `Set::get` gave out lasted no longer than the mount or a call that is
-        // over, and those of `Member::data` no longer than `member`, which nobody has borrowed.
+        // left: those that `Set::get` and `Set::get_for` gave out lasted no longer than the mount or
+        // a call that is over, and those of `Member::data` no longer than `member`, which nobody has borrowed.
         let data = unsafe { (*self.set.data[member.place].get()).assume_init_read() };
         drop(idle);
         drop(ManuallyDrop::into_inner(member.bdev));

@@ -8,6 +8,7 @@
 //! C header: [`include/linux/dax.h`](srctree/include/linux/dax.h)
 
 use super::{
+    bdev::BlockDevice,
     bindings,
     dax::DaxDevice,
     fs::{Inode, Mapping, PageIndex, PageRange},
@@ -29,6 +30,7 @@ use super::{
 use crate::dax::{
     adopt,
     fault,
+    folio,
     io,
     layout::{self, Patience},
     poison::{self, Cookie},
@@ -431,18 +433,30 @@ unsafe extern "C" fn dax_unlock_mapping_entry(
 unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise: bool) {
     /// # Safety
     ///
-    /// The inode is referenced and its superblock mounted.
-    unsafe extern "C" fn evacuate(inode: *mut bindings::inode, _data: *mut c_void) {
+    /// The inode is referenced and its superblock mounted; `foreign` is a `bool`.
+    unsafe extern "C" fn evacuate(inode: *mut bindings::inode, foreign: *mut c_void) {
         // SAFETY: By this function's safety requirements.
         let inode = unsafe { Inode::from_raw(NonNull::new_unchecked(inode)) };
-        // Not if the filesystem is on another device, which is not adopted.
         if adopt::device_for(inode).is_some() {
             layout::evacuate(inode);
+        } else {
+            // SAFETY: By this function's safety requirements.
+            unsafe { foreign.cast::<bool>().write(true) };
         }
     }
-    let _in_flight = InFlight::enter();
+    let in_flight = InFlight::enter();
     // SAFETY: By this function's safety requirements.
-    unsafe { bindings::rdax_visit_inodes(bdev, Some(evacuate), ptr::null_mut()) };
+    let device = unsafe { BlockDevice::borrow(NonNull::new_unchecked(bdev)) };
+    let memory = adopt::memory_that_goes(&device, &in_flight);
+    let mut foreign = false;
+    // SAFETY: By this function's safety requirements; the callback gets what it expects.
+    unsafe {
+        bindings::rdax_visit_inodes(bdev, Some(evacuate), (&raw mut foreign).cast());
+    }
+    // A device of a filesystem that is on another one, which is not adopted, is not ours.
+    if let (Some(memory), false) = (memory, foreign) {
+        folio::wait_until_unused(&memory);
+    }
     let mut one = CALL_ON.lock();
     // SAFETY: By this function's safety requirements.
     call_on(&mut one, || unsafe {

@@ -515,6 +515,11 @@ unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
 	return pfn;
 }
 
+bool rdax_owns_memory(struct block_device *bdev, unsigned long pfn)
+{
+	return page_pgmap(pfn_to_page(pfn))->owner == bdev->bd_disk->private_data;
+}
+
 struct nap {
 	struct timer_list timer;
 	struct task_struct *task;

@@ -123,6 +123,12 @@ void rdax_filesystem_put(struct file_system_type *type);
 unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
 				 unsigned long *pages);
 
+/*
+ * Whether the page of a frame that rdax_device_memory() gave was made by the driver of the block
+ * device, and goes with it. A device that is made of others has theirs.
+ */
+bool rdax_owns_memory(struct block_device *bdev, unsigned long pfn);
+
 /* Where in a list of known memory errors their number is. */
 static const unsigned int RDAX_CONST_BADBLOCKS_COUNT = offsetof(struct badblocks, count);
 

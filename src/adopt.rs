@@ -19,6 +19,7 @@ use super::{
 };
 use crate::kern::{
     bdev::{
+        BlockDevice,
         Claim,
         Member,
         OnSuperBlock,
@@ -31,7 +32,11 @@ use crate::kern::{
     },
     entry_points,
     order::Order,
-    redirect, //
+    page::Pfn,
+    redirect::{
+        self,
+        InFlight, //
+    }, //
 };
 use core::{
     ffi::CStr,
@@ -73,6 +78,23 @@ static REDIRECTION: redirect::Redirection =
 pub(crate) struct Device {
     stats: Stats,
     switches: Switches,
+    memory: Arc<Memory>,
+}
+
+/// The pages that go away with a device: the first frame and the number of each stretch. A device
+/// that is going does not tell any more.
+pub(crate) type Memory = KVec<(Pfn, usize)>;
+
+fn memory_of(bdev: &BlockDevice) -> Result<Memory> {
+    let mut memory = KVec::new();
+    let mut at = 0;
+    while let Some((first, pages)) = bdev.memory(at) {
+        if bdev.owns(first) {
+            memory.push((first, pages), GFP_KERNEL)?;
+        }
+        at += pages;
+    }
+    Ok(memory)
 }
 
 /// What an administrator has set for a device.
@@ -149,9 +171,15 @@ pub(crate) fn device_for<'a>(of: &'a impl OnSuperBlock) -> Option<&'a Device> {
     DEVICES.get(of)
 }
 
+/// The memory that goes away with a device, if it is adopted and gives no more of it.
+pub(crate) fn memory_that_goes(bdev: &BlockDevice, in_flight: &InFlight) -> Option<Arc<Memory>> {
+    let device = DEVICES.get_for(bdev, in_flight)?;
+    bdev.memory(0).is_none().then(|| device.memory.clone())
+}
+
 /// Calls `f` for every adopted device.
 #[cfg(RDAX_CHECK)]
-pub(crate) fn visit(f: impl FnMut(&crate::kern::bdev::BlockDevice)) {
+pub(crate) fn visit(f: impl FnMut(&BlockDevice)) {
     DEVICES.visit(f);
 }
 
@@ -198,6 +226,7 @@ impl Registry {
         let device = Device {
             stats: Stats::new()?,
             switches: switches.copy(),
+            memory: Arc::new(memory_of(&claim.device())?, GFP_KERNEL)?,
         };
         // Nobody mounts the device before `claim` is dropped, and then both are done.
         self.redirection.register().inspect_err(|e| {

@@ -410,6 +410,74 @@ pub(crate) fn tidy(first: Pfn, pages: usize) -> Result {
     Ok(())
 }
 
+/// What a look at memory that is about to go away found.
+enum Look {
+    /// Nobody uses the pages up to this one.
+    Unused(usize),
+    /// Somebody holds a folio, or an entry points to one.
+    Used,
+    /// A folio larger than a region that nobody uses, or pages that are being made one or taken
+    /// apart.
+    Stale(DevFolio),
+}
+
+/// Looks at the pages from page `at` of the `pages` from `first` on up to the end of its region, and
+/// takes apart what nobody uses. Under the region's lock, so that whoever gave up one of them is done
+/// with it.
+fn look_over(first: Pfn, pages: usize, mut at: usize) -> Look {
+    let region = Region::lock(DevPage::of(first.offset(at)));
+    while at < pages {
+        let page = DevPage::of(first.offset(at));
+        if !region.covers(page) {
+            break;
+        }
+        let folio = page.folio();
+        if folio.refcount() != 0 || is_associated(folio) {
+            return Look::Used;
+        }
+        let order = folio.order();
+        if order > Region::ORDER || order == Order::PTE && folio.head() != page {
+            return Look::Stale(folio);
+        }
+        folio.take_apart(&region);
+        at += 1;
+    }
+    Look::Unused(at)
+}
+
+/// Waits until nobody holds any of these pages, which are about to go away with their device, and no
+/// entry points to them. Those of the files that could be found were removed before; a file that is
+/// being evicted removes its own. No entry is added meanwhile. Sleeps, and cannot be interrupted.
+///
+/// Held: no lock of ours, nor anything that whoever holds a page may be waiting for.
+pub(crate) fn wait_until_unused(memory: &[(Pfn, usize)]) {
+    /// In milliseconds.
+    const NAP: u32 = 20;
+    const FIRST_MESSAGE: u32 = 200;
+    let mut waited = 0u32;
+    for &(first, pages) in memory {
+        let mut at = 0;
+        while at < pages {
+            match look_over(first, pages, at) {
+                Look::Unused(next) => {
+                    at = next;
+                    vm::reschedule();
+                }
+                Look::Stale(folio) => dismantle(folio),
+                Look::Used => {
+                    vm::nap(NAP);
+                    waited = waited.saturating_add(NAP);
+                    if waited == FIRST_MESSAGE {
+                        pr_warn!(
+                            "a device goes away while its pages are in use; waiting for them\n"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Associates pages that nobody uses with an entry at `index` of `mapping` that is not shared.
 /// False, and nothing is changed, when that is not so simple, or when they are not of the region.
 /// `order` is at most that of a region. Does not sleep.

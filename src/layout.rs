@@ -294,14 +294,20 @@ pub(crate) fn invalidate_entry(mapping: &Mapping, index: PageIndex) -> bool {
 /// Unmaps and removes entries while faults go on.
 struct Evict<'a> {
     device: Account<'a>,
+    /// Those without memory, too.
+    all: bool,
 }
 
 impl Visitor for Evict<'_> {
     const ASKS_DIRTY: bool = true;
     const RUNS: bool = true;
 
-    fn look(&mut self, _entry: Entry, _dirty: bool) -> Step {
-        Step::Work
+    fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
+        match entry.kind() {
+            Kind::Data(_) => Step::Work,
+            _ if self.all => Step::Work,
+            _ => Step::Next,
+        }
     }
 
     fn work(&mut self, run: &Run<'_>) -> After {
@@ -316,7 +322,8 @@ impl Visitor for Evict<'_> {
 /// held). Sleeps.
 pub(crate) fn evict_range(mapping: &Mapping, range: PageRange) {
     let device = Account::of(mapping.host());
-    let removed = tree::walk(mapping, range, Which::Any, &mut Evict { device });
+    let mut visitor = Evict { device, all: true };
+    let removed = tree::walk(mapping, range, Which::Any, &mut visitor);
     device.add(Counter::EntriesRemoved, removed as u64);
 }
 
@@ -352,53 +359,15 @@ pub(crate) fn evict_zeroes(mapping: &Mapping, range: PageRange) {
     Account::of(mapping.host()).add(Counter::EntriesRemoved, removed as u64);
 }
 
-/// Removes every entry with memory, after waiting until nobody uses that.
-struct Evacuate<'a> {
-    device: Account<'a>,
-    waited: bool,
-}
-
-impl Visitor for Evacuate<'_> {
-    const ASKS_DIRTY: bool = true;
-    const RUNS: bool = false;
-
-    fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
-        match entry.kind() {
-            Kind::Data(_) => Step::Work,
-            _ => Step::Next,
-        }
-    }
-
-    fn work(&mut self, run: &Run<'_>) -> After {
-        run.mapping().unmap(run.range());
-        for (_, entry, _) in run.iter() {
-            let Some(folio) = entry.page().map(DevPage::folio) else {
-                continue;
-            };
-            if folio.refcount() > folio.mapcount() {
-                if !self.waited {
-                    pr_warn!("a device goes away while its pages are in use; waiting for them\n");
-                    self.waited = true;
-                }
-                // Cannot fail: nothing ends this way of sleeping but the folio.
-                let _ = wait::wait_until_idle(folio, Sleep::Uninterruptible);
-            }
-        }
-        let_go_of_run(run, self.device);
-        After::Remove
-    }
-}
-
 /// Lets go of a device's memory, which is about to go away: unmaps and removes what a file has of
-/// it, and waits until nobody holds it (spec, section 8). The device gives no memory any more, so
-/// no entry is added meanwhile. Sleeps.
+/// it (spec, section 8). The device gives no memory any more, so no entry is added meanwhile.
+///
+/// Waits for nobody who holds pages: he may be about to fault on another page of the same entry.
+/// That is for [`folio::wait_until_unused`], when no entry is left. Sleeps.
 pub(crate) fn evacuate(inode: &Inode) {
     if inode.is_dax() {
         let device = Account::of(inode);
-        let mut visitor = Evacuate {
-            device,
-            waited: false,
-        };
+        let mut visitor = Evict { device, all: false };
         let removed = tree::walk(inode.mapping(), PageRange::ALL, Which::Any, &mut visitor);
         device.add(Counter::EntriesRemoved, removed as u64);
     }

@@ -837,37 +837,111 @@ def device_goes_under_xfs_without_reverse_map(t):
     _gone(t, "xfs-noreflink", mapped=True)
 
 
-@case(fs=())
-def device_with_pages_in_use_goes(t):
-    """The driver waits for who holds a page of it, and then goes on."""
+@contextlib.contextmanager
+def _going(variant, hold, has):
+    """The driver lets go of a mounted device while a page of it is in a pipe.
+
+    `hold` puts the page there: it is given the filesystem and the pipe. Yields while the driver waits
+    for it; afterwards the page comes out of the pipe and the driver goes on. `has` is what is in it.
+    """
     _need(DEVICE)
     was = device.adopted(DEVICE)
     if not was:
         raise Skip("the kernel's own code crashes here")
-    fs, log = _fs("ext4"), Log()
-    fs.make()
+    fs, log = _fs(variant), Log()
+    if variant == "xfs":
+        run(*fs.variant.mkfs, "-d", "agcount=2", fs.node)
+    else:
+        fs.make()
     fs.mount()
     path = os.path.realpath(f"/sys/block/{DEVICE}/device")
     driver, name = os.path.realpath(f"{path}/driver"), os.path.basename(path)
-    fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
-    posix.fallocate(fd, 0, 0, 2 * PMD)
     reader, writer = os.pipe()
-    with Map(fd, 2 * PMD) as m:
-        m.write(PMD + PAGE, page("h", 1))
-        m.touch(0, PMD)
-        equal(posix.vmsplice(writer, m.address + PMD + PAGE, PAGE), PAGE, "bytes in the pipe")
-        os.close(writer)
-        unbind = Task(write, f"{driver}/unbind", name, name="unbind")
+    hold(fs, writer)
+    os.close(writer)
+    unbind = Task(write, f"{driver}/unbind", name, name="unbind")
+    try:
         wait_for(lambda: any("its pages are in use" in line for line in log.read()),
                  "word of pages in use")
         time.sleep(0.5)
         check(not unbind.done(), "the driver let go of memory that is in use")
-        same_bytes(os.read(reader, PAGE), page("h", 1), "what comes out of the pipe")
+        yield
+        check(not unbind.done(), "the driver let go of memory that is in use")
+    finally:
+        out = os.read(reader, PAGE)
         os.close(reader)
-        unbind.result(30)
-        m.bus_error(PMD + PAGE, "memory of the lost device")
-    os.close(fd)
+    same_bytes(out, has, "what comes out of the pipe")
+    unbind.result(30)
     _come_back(fs, driver, name, was)
+
+
+@case(fs=())
+def device_with_pages_in_use_goes(t):
+    """The driver waits for who holds a page of it, and then goes on.
+
+    Meanwhile accesses to other pages of the entry that the page is of fail at once: whoever makes
+    them may be the one who holds the page.
+    """
+    held = []
+
+    def hold(fs, pipe):
+        fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+        posix.fallocate(fd, 0, 0, 2 * PMD)
+        m = Map(fd, 2 * PMD)
+        held.extend((fd, m))
+        m.write(0, pages("h", 1024))
+        equal(posix.vmsplice(pipe, m.address + PMD + PAGE, PAGE), PAGE, "bytes in the pipe")
+
+    with _going("ext4", hold, page("h", PMD // PAGE + 1)):
+        fd, m = held
+
+        def touch():
+            for offset in (PMD + PAGE, PMD + 5 * PAGE, 0):
+                m.bus_error(offset, "memory of the device that is going")
+                m.bus_error(offset, "memory of the device that is going", write=True)
+
+        Task(touch).result(10)
+        m.unmap()
+        os.close(fd)
+
+
+@case(fs=())
+def device_with_pages_in_use_goes_that_no_file_has(t):
+    """XFS lets go of its files before; the pages are waited for all the same."""
+
+    def hold(fs, pipe):
+        file = _file_of_last_group(fs)
+
+        def splice():
+            fd = os.open(file, os.O_RDWR)
+            with Map(fd, 2 * PMD) as m:
+                m.write(PMD + PAGE, page("x", 1))
+                os.fsync(fd)
+                equal(posix.vmsplice(pipe, m.address + PMD + PAGE, PAGE), PAGE,
+                      "bytes in the pipe")
+            os.close(fd)
+
+        Task(splice).result(30)
+
+    with _going("xfs", hold, page("x", 1)):
+        pass
+
+
+@case(fs=())
+def device_with_a_deleted_file_in_use_goes(t):
+    """A file that waits to be evicted cannot be found any more, and still has its pages."""
+
+    def hold(fs, pipe):
+        fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+        posix.fallocate(fd, 0, 0, PMD)
+        with Map(fd, PMD) as m:
+            m.write(PAGE, page("c", 1))
+            equal(posix.vmsplice(pipe, m.address + PAGE, PAGE), PAGE, "bytes in the pipe")
+        os.close(fd)
+        Task(os.unlink, f"{fs.mount_point}/file", name="unlink").blocked_in("unlinkat", "unlink")
+
+    with _going("ext4", hold, page("c", 1)):
+        pass
 
 
 @case(fs=(), quick=False)

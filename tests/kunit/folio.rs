@@ -658,4 +658,37 @@ mod tests {
         let _: fn(DevFolio) -> Order = DevFolio::order;
         Ok(())
     }
+
+    #[test]
+    fn memory_that_goes_is_waited_for_wherever_it_is_in_use() -> Checked {
+        let world = world()?;
+        for order in [Order::PTE, Order::from_bits(4), Order::PMD, Order::PUD] {
+            let Some(place) = place_of(&world, order) else {
+                continue;
+            };
+            let file = world.file(order.pages())?;
+            let memory = [(world.pfn(place), order.pages())];
+            // An entry, whoever removes it.
+            put(&file, 0, order, place, false)?;
+            let ((), waited) =
+                with_thread_waiting(|| folio::wait_until_unused(&memory), || clear(&file))?;
+            check!(waited, "{}", order.bits());
+            // What is left when the last entry went.
+            put(&file, 0, order, place, false)?;
+            let held = hold(world.page(place).folio());
+            clear(&file);
+            let ((), waited) =
+                with_thread_waiting(|| folio::wait_until_unused(&memory), || drop(held))?;
+            check!(waited, "{}", order.bits());
+            check_eq!(world.page(place).folio().order(), Order::PTE);
+            // The last page by itself.
+            let last = place + order.pages() - 1;
+            let held = hold(world.page(last).folio());
+            let ((), waited) =
+                with_thread_waiting(|| folio::wait_until_unused(&memory), || drop(held))?;
+            check!(waited, "{}", order.bits());
+            folio::wait_until_unused(&memory);
+        }
+        world.check_clean()
+    }
 }

@@ -9,6 +9,7 @@ mod tests {
     use crate::{
         dax::{
             entry::Kind,
+            folio,
             layout::{self, Patience},
             stats::Counter,
             tree,
@@ -17,8 +18,8 @@ mod tests {
             fs::PageRange,
             order::Order,
             testing::{
-                callbacks, hold, wait_callback, with_thread, with_thread_waiting, Checked, File,
-                Flushes, Holds, Share, Stretch, View,
+                callbacks, hold, until, wait_callback, with_thread, with_thread_waiting, Checked,
+                File, Flushes, Holds, Share, Stretch, View,
             },
             xa::Mark,
         },
@@ -684,19 +685,27 @@ mod tests {
         check!(view.mapped(0).is_some_and(|mapped| mapped.order == 9));
         put_zero(&file, PMD, Order::PTE)?;
         let held = hold(world.page(place).folio());
-        let ((), waited) = with_thread(
-            || layout::evacuate(file.inode()),
+        let memory = [(world.pfn(place), PMD)];
+        let ((), (evacuated, waited)) = with_thread(
+            || {
+                layout::evacuate(file.inode());
+                folio::wait_until_unused(&memory);
+            },
             |thread| {
+                // Whoever holds a page may need another one of the same entry to go on.
+                let evacuated = until(|| look(&file, 0).is_none()) && view.mapped(0).is_none();
                 let waited = thread.waits();
                 thread.signal(true);
                 let still = thread.waits();
                 drop(held);
-                waited && still
+                (evacuated, waited && still)
             },
         )?;
+        check!(evacuated);
         check!(waited);
         check!(view.mapped(0).is_none());
         drop(view);
+        check_eq!(world.page(place).folio().order(), Order::PTE);
         // Holes need no memory.
         check!(look(&file, 0).is_none());
         check!(look(&file, PMD).is_some_and(|(entry, _)| entry.kind() == Kind::Zero));

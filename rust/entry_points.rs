@@ -444,23 +444,25 @@ unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise:
             unsafe { foreign.cast::<bool>().write(true) };
         }
     }
-    let in_flight = InFlight::enter();
+    let mut in_flight = InFlight::enter();
     // SAFETY: By this function's safety requirements.
     let device = unsafe { BlockDevice::borrow(NonNull::new_unchecked(bdev)) };
     let memory = adopt::memory_that_goes(&device, &in_flight);
-    let mut foreign = false;
-    // SAFETY: By this function's safety requirements; the callback gets what it expects.
-    unsafe {
-        bindings::rdax_visit_inodes(bdev, Some(evacuate), (&raw mut foreign).cast());
-    }
-    // A device of a filesystem that is on another one, which is not adopted, is not ours.
-    if let (Some(memory), false) = (memory, foreign) {
-        folio::wait_until_unused(&memory);
-    }
-    let mut one = CALL_ON.lock();
-    // SAFETY: By this function's safety requirements.
-    call_on(&mut one, || unsafe {
-        bindings::bdev_mark_dead(bdev, surprise)
+    in_flight.pause(|| {
+        let mut foreign = false;
+        // SAFETY: By this function's safety requirements; the callback gets what it expects.
+        unsafe {
+            bindings::rdax_visit_inodes(bdev, Some(evacuate), (&raw mut foreign).cast());
+        }
+        // A device of a filesystem that is on another one, which is not adopted, is not ours.
+        if let (Some(memory), false) = (memory, foreign) {
+            folio::wait_until_unused(&memory);
+        }
+        let mut one = CALL_ON.lock();
+        // SAFETY: By this function's safety requirements.
+        call_on(&mut one, || unsafe {
+            bindings::bdev_mark_dead(bdev, surprise)
+        });
     });
 }
 
@@ -477,11 +479,14 @@ unsafe extern "C" fn dax_holder_notify_failure(
     len: u64,
     flags: c_int,
 ) -> c_int {
-    let _in_flight = InFlight::enter();
-    let mut one = CALL_ON.lock();
-    // SAFETY: By this function's safety requirements.
-    let result = call_on(&mut one, || unsafe {
-        bindings::dax_holder_notify_failure(device, offset, len, flags)
+    let mut in_flight = InFlight::enter();
+    let (mut one, result) = in_flight.pause(|| {
+        let mut one = CALL_ON.lock();
+        // SAFETY: By this function's safety requirements.
+        let result = call_on(&mut one, || unsafe {
+            bindings::dax_holder_notify_failure(device, offset, len, flags)
+        });
+        (one, result)
     });
     // A device that is about to go is no failure of a page.
     if result != EOPNOTSUPP.to_errno()

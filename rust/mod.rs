@@ -60,6 +60,8 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
+        // Nothing is redirected any more; calls that had paused may have come back since.
+        redirect::settle();
         vm::ZeroFolio::release();
         iomap::IomapOps::release();
         #[cfg(RDAX_COVERAGE)]

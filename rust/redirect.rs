@@ -139,6 +139,24 @@ impl InFlight {
     }
 }
 
+impl InFlight {
+    /// Does what may take as long as others like. Meanwhile this value keeps nobody waiting, and the
+    /// module is kept by a reference.
+    pub(crate) fn pause<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        let module = kernel::module::this_module::<crate::LocalModule>().as_ptr();
+        // SAFETY: The module is live. The call was redirected for an adopted device, whose directory
+        // keeps the module; and who releases the last device waits for this value.
+        unsafe { bindings::__module_get(module) };
+        IN_FLIGHT.fetch_sub(1, Ordering::Release);
+        let result = work();
+        // The module ends in `settle`, which waits for this value again.
+        IN_FLIGHT.fetch_add(1, Ordering::Acquire);
+        // SAFETY: The reference is the one from above.
+        unsafe { bindings::module_put(module) };
+        result
+    }
+}
+
 impl Drop for InFlight {
     #[inline]
     fn drop(&mut self) {
@@ -159,6 +177,15 @@ pub(crate) fn quiesce() {
     while IN_FLIGHT.load(Ordering::Acquire) != 0 {
         fsleep(Delta::from_millis(10));
     }
+}
+
+/// Waits until no task is in the module's code on behalf of a redirected function, when no more come.
+/// Sleeps, not interruptible.
+pub(crate) fn settle() {
+    quiesce();
+    // The last instructions of those who were in flight.
+    // SAFETY: Called where sleeping is allowed.
+    unsafe { bindings::synchronize_rcu_tasks() };
 }
 
 /// A table of functions that can be redirected together, and for whom: the members of a set of
@@ -527,10 +554,7 @@ impl Handle {
         if self.state == State::Stuck {
             return;
         }
-        quiesce();
-        // The last instructions of those who were in flight.
-        // SAFETY: Sleeping is allowed here.
-        unsafe { bindings::synchronize_rcu_tasks() };
+        settle();
     }
 }
 

@@ -944,6 +944,27 @@ def device_with_a_deleted_file_in_use_goes(t):
         pass
 
 
+@case(fs=())
+def another_device_is_released_while_one_goes(t):
+    """And adopted again; the module stays meanwhile."""
+    _need(DEVICE, OTHER)
+
+    def hold(fs, pipe):
+        fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+        posix.fallocate(fd, 0, 0, PMD)
+        with Map(fd, PMD) as m:
+            m.write(PAGE, page("o", 1))
+            equal(posix.vmsplice(pipe, m.address + PAGE, PAGE), PAGE, "bytes in the pipe")
+        os.close(fd)
+
+    with _Item(OTHER, adopt=True) as item, _going("ext4", hold, page("o", 1)):
+        for adopt in (False, True):
+            Task(item.set, adopt, name="release").result(10)
+            equal(item.adopted(), adopt, "adopted")
+        check(int(read("/sys/module/rdax/refcnt")) > len(os.listdir(CONFIG)),
+              "nothing keeps the module but the devices")
+
+
 @case(fs=(), quick=False)
 def device_goes_under_ext4(t):
     _gone(t, "ext4", mapped=False)

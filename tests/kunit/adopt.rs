@@ -12,11 +12,12 @@ mod tests {
             bdev::{Members, Place},
             order::Order,
             page::{DevFolio, DevPage},
-            redirect::{self, Destination, Key},
+            redirect::{self, Destination, InFlight, Key},
             testing::{
                 call_break_layout, call_busy_page, call_invalidate, call_writeback, decide,
                 decide_directly, decide_without_file, hold, note, pause, with_anonymous_owner,
-                with_failing_allocation, with_paths, with_threads, Checked, File, HeldByOther,
+                with_failing_allocation, with_paths, with_thread, with_threads, Checked, File,
+                HeldByOther,
             },
             xa::Mark,
         },
@@ -434,5 +435,27 @@ mod tests {
         })();
         adopt()?;
         result
+    }
+
+    #[test]
+    fn a_call_that_pauses_keeps_nobody_waiting() -> Checked {
+        adopt()?;
+        let over = AtomicBool::new(false);
+        let work = || {
+            let mut in_flight = InFlight::enter();
+            in_flight.pause(|| {
+                while !over.load(Ordering::Relaxed) {
+                    pause(1);
+                }
+            });
+        };
+        let ((), released) = with_thread(work, |thread| {
+            let waits = thread.waits();
+            let released = release().and_then(|()| adopt());
+            over.store(true, Ordering::Relaxed);
+            released.map(|()| waits)
+        })?;
+        check!(released?);
+        Ok(())
     }
 }

@@ -577,7 +577,6 @@ def device_is_removed_and_comes_again(t):
             run("dmsetup", "remove", "rdax-again")
 
 
-@contextlib.contextmanager
 @case(fs=())
 def files_without_dax_are_merged_as_ever(t):
     """Only for mappings of DAX files does the module answer what is asked of KSM."""
@@ -605,6 +604,7 @@ def files_without_dax_are_merged_as_ever(t):
                 fs.umount()
 
 
+@contextlib.contextmanager
 def _mapped(*table):
     """A device of the device mapper over others, adopted; its name."""
     os.environ["DM_DISABLE_UDEV"] = "1"

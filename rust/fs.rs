@@ -219,6 +219,15 @@ impl Mapping {
         to_result(unsafe { bindings::mf_dax_kill_procs(self.as_ptr(), index.get(), 1, flags) })
     }
 
+    /// Keeps faults of the file out while the result lives (`invalidate_lock`, exclusive). Sleeps.
+    ///
+    /// Held: nothing that a fault takes, `mmap_lock` and entries.
+    pub(crate) fn keep_faults_out(&self) -> FaultsOut<'_> {
+        // SAFETY: The address space is alive.
+        unsafe { bindings::rdax_invalidate_lock(self.as_ptr()) };
+        FaultsOut(self)
+    }
+
     /// Keeps an error of write-back for the next `fsync`.
     pub(crate) fn set_error(&self, error: Error) {
         // SAFETY: The address space is alive.
@@ -229,6 +238,17 @@ impl Mapping {
     #[inline]
     pub(crate) fn key(&self) -> usize {
         ptr::from_ref(self) as usize
+    }
+}
+
+/// No fault of the file is served while this lives.
+#[must_use = "faults are let in at once"]
+pub(crate) struct FaultsOut<'m>(&'m Mapping);
+
+impl Drop for FaultsOut<'_> {
+    fn drop(&mut self) {
+        // SAFETY: Locked by `keep_faults_out`.
+        unsafe { bindings::rdax_invalidate_unlock(self.0.as_ptr()) };
     }
 }
 

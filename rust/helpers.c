@@ -47,6 +47,26 @@ void rdax_mapping_set_error(struct address_space *mapping, int error)
 	mapping_set_error(mapping, error);
 }
 
+void rdax_invalidate_lock(struct address_space *mapping)
+{
+	filemap_invalidate_lock(mapping);
+}
+
+void rdax_invalidate_unlock(struct address_space *mapping)
+{
+	filemap_invalidate_unlock(mapping);
+}
+
+void rdax_pagefault_disable(void)
+{
+	pagefault_disable();
+}
+
+void rdax_pagefault_enable(void)
+{
+	pagefault_enable();
+}
+
 void rdax_count_major_fault(void)
 {
 	count_vm_event(PGMAJFAULT);

@@ -21,6 +21,14 @@
 
 void rdax_mapping_set_error(struct address_space *mapping, int error);
 
+/* Keeps faults of the file out. */
+void rdax_invalidate_lock(struct address_space *mapping);
+void rdax_invalidate_unlock(struct address_space *mapping);
+
+/* Accesses to user memory that is not there fail instead of faulting. */
+void rdax_pagefault_disable(void);
+void rdax_pagefault_enable(void);
+
 /* The fault being handled needed I/O or allocation: counted as PGMAJFAULT. */
 void rdax_count_major_fault(void);
 

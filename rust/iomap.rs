@@ -119,6 +119,12 @@ impl Ask {
         Self(self.0 | bindings::IOMAP_FAULT as u32)
     }
 
+    /// Whether it is an error instead of waiting.
+    #[inline]
+    pub(crate) const fn is_nowait(self) -> bool {
+        self.0 & bindings::IOMAP_NOWAIT as u32 != 0
+    }
+
     /// The same, with an error instead of waiting.
     #[inline]
     pub(crate) const fn nowait(self) -> Self {

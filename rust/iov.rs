@@ -57,6 +57,24 @@ impl IovIter {
         unsafe { bindings::iov_iter_zero(bytes as usize, self.as_ptr()) as usize }
     }
 
+    /// Has the first of `bytes` bytes of the buffers there, as far as it can. False if not even the
+    /// very first is. Sleeps.
+    pub(crate) fn fault_in(&mut self, bytes: usize) -> bool {
+        // SAFETY: The iterator is valid.
+        let missing = unsafe { bindings::fault_in_iov_iter_readable(self.as_ptr(), bytes) };
+        missing != bytes
+    }
+
+    /// Calls `work`, in which buffers that are not there end a copy instead of being faulted in.
+    pub(crate) fn without_faults<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
+        // SAFETY: Counts for this task, and is undone below.
+        unsafe { bindings::rdax_pagefault_disable() };
+        let result = work(self);
+        // SAFETY: Disabled above.
+        unsafe { bindings::rdax_pagefault_enable() };
+        result
+    }
+
     /// Goes back by `bytes` that were copied.
     #[inline]
     pub(crate) fn revert(&mut self, bytes: usize) {

@@ -249,6 +249,20 @@ fn read_extent(walk: &mut IomapIter<'_>, iter: &mut IovIter) -> Result {
     Ok(())
 }
 
+/// Why a write ends before its end.
+enum Stop {
+    /// Because of this.
+    Error(Error),
+    /// The blocks are shared with other files, and the file's faults have to be kept out.
+    Shared,
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
 /// Writes from `position` on. Returns where it ended, and why, if that was an error.
 #[inline(always)]
 fn write_file(
@@ -267,27 +281,106 @@ fn write_file(
             Ok(false) => break Ok(()),
             Err(error) => break Err(error),
         }
-        if let Err(error) = write_extent(&mut change, iter) {
-            change.walk.fail(of_block(error));
+        match write_extent(&mut change, iter, false) {
+            Ok(()) => (),
+            Err(Stop::Error(error)) => change.walk.fail(of_block(error)),
+            Err(Stop::Shared) => {
+                change.walk.abandon();
+                return write_shared(inode, change.walk.position(), iter, ask, ops);
+            }
         }
     };
     (change.walk.position(), result)
 }
 
+/// The same where blocks are shared with other files: piece by piece, with the file's faults kept
+/// out. One that made its own copy of a page meanwhile would copy over what was written already, or
+/// be copied over.
+///
+/// The buffers may be mappings of this file, so they are faulted in before.
+#[cold]
+#[inline(never)]
+fn write_shared(
+    inode: &Inode,
+    mut position: u64,
+    iter: &mut IovIter,
+    ask: Ask,
+    ops: &IomapOps,
+) -> (u64, Result) {
+    while iter.len() != 0 {
+        if ask.is_nowait() {
+            return (position, Err(EAGAIN));
+        }
+        if vm::fatal_signal() {
+            return (position, Err(EINTR));
+        }
+        let bytes = iter.len().min(CHUNK - in_page(position));
+        if !iter.fault_in(bytes) {
+            return (position, Err(EFAULT));
+        }
+        let (end, result) = {
+            let _out = inode.mapping().keep_faults_out();
+            write_piece(inode, position, bytes as u64, iter, ask, ops)
+        };
+        let moved = end != position;
+        position = end;
+        match result {
+            // The buffer is not there any more.
+            Err(error) if error == EFAULT => (),
+            Ok(()) if moved => (),
+            Ok(()) => return (position, Err(EIO)),
+            error => return (position, error),
+        }
+        vm::reschedule();
+    }
+    (position, Ok(()))
+}
+
+/// Writes up to `len` bytes with the file's faults kept out, as far as the buffers are there.
+fn write_piece(
+    inode: &Inode,
+    position: u64,
+    len: u64,
+    iter: &mut IovIter,
+    ask: Ask,
+    ops: &IomapOps,
+) -> (u64, Result) {
+    let mut space = IomapSpace::new();
+    let mut change = Change::new(&mut space, inode, position, len, ask, ops);
+    let result = loop {
+        match change.next() {
+            Ok(true) => (),
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+        match iter.without_faults(|iter| write_extent(&mut change, iter, true)) {
+            Ok(()) => (),
+            Err(Stop::Error(error)) => change.walk.fail(of_block(error)),
+            // Not so: it was said that they are.
+            Err(Stop::Shared) => change.walk.fail(EIO),
+        }
+    };
+    (change.walk.position(), result)
+}
+
+/// Writes to the present extent. `alone`: the file's faults are kept out.
 #[inline(always)]
-fn write_extent(change: &mut Change<'_>, iter: &mut IovIter) -> Result {
+fn write_extent(change: &mut Change<'_>, iter: &mut IovIter, alone: bool) -> Result<(), Stop> {
     let copy = change.walk.extent().is_shared();
     match change.walk.extent().kind() {
         ExtentKind::Mapped => (),
         ExtentKind::Unwritten if copy => (),
-        _ => return Err(EIO),
+        _ => return Err(EIO.into()),
+    }
+    if copy && !alone {
+        return Err(Stop::Shared);
     }
     change.begin();
     let walk = &mut change.walk;
     let mut left = walk.available();
     while left > 0 {
         if vm::fatal_signal() {
-            return Err(EINTR);
+            return Err(EINTR.into());
         }
         let (extent, position) = (walk.extent(), walk.position());
         let (wanted, done) = match overwrite(extent, position, left, iter) {
@@ -297,7 +390,7 @@ fn write_extent(change: &mut Change<'_>, iter: &mut IovIter) -> Result {
         walk.advance(done as u64);
         left -= done as u64;
         if done == 0 {
-            return Err(EFAULT);
+            return Err(EFAULT.into());
         }
         if done < wanted {
             return Ok(());

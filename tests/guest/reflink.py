@@ -112,6 +112,40 @@ def long_pwrite_keeps_all_that_it_wrote(t):
     model[100:100 + len(data)] = data
     same_bytes(os.pread(one, 4 * PMD, 0), model, "the file that was written to")
     same_bytes(os.pread(two, 4 * PMD, 0), before, "the other file")
+    # And from a mapping of the file itself, no page of which is there yet.
+    with Map(two, 4 * PMD) as m:
+        equal(posix.pwrite_from(two, m.address + 2 * PMD, PMD, 100), PMD, "pwrite of itself")
+    model = bytearray(before)
+    model[100:100 + PMD] = before[2 * PMD:3 * PMD]
+    same_bytes(os.pread(two, 4 * PMD, 0), model, "the file that was copied within")
+
+
+@case(fs=XFS)
+def pwrite_and_stores_to_shared_blocks_lose_nothing(t):
+    """Each makes copies of what both files have; neither may copy over what the other wrote."""
+    size, rng = 4 * PMD, random.Random(t.settings.seed)
+    for turn in range(4):
+        one = _file(t, size, f"one{turn}")
+        two = t.open(f"two{turn}")
+        posix.clone(one, two)
+        spots = [rng.randrange(size // PAGE) * PAGE for _ in range(200)]
+
+        def store():
+            with Map(two, size, skew=PAGE if turn % 2 else 0) as m:
+                for spot in spots:
+                    equal(m.store(spot, 0x33).signal, 0, "signal of a store")
+
+        storing = Task(store)
+        equal(os.pwrite(two, b"\x22" * size, 0), size, "pwrite")
+        storing.result()
+        there = os.pread(two, size, 0)
+        lost = [at // PAGE for at in range(0, size, PAGE)
+                if there[at + 64:at + PAGE] != b"\x22" * (PAGE - 64)]
+        check(not lost, f"of {len(lost)} pages the write is lost, {lost[:8]} (turn {turn}, "
+                        f"seed {t.settings.seed})")
+        same_bytes(os.pread(one, size, 0), pages("f", size // PAGE), "the other file")
+        for fd in (one, two):
+            os.close(fd)
 
 
 @case(fs=XFS)

@@ -268,9 +268,10 @@ mod tests {
         world.fill_differently(old, 2);
         world.fill(new, 2, 0xee);
         set_shared(&file, 2, old, new)?;
-        // A filesystem that has taken over the page would tell of the new one as the file's own.
+        // After it has told that the page is shared, and what there is to be written to. A filesystem
+        // that has taken over the page would tell of the new one as the file's own.
         file.fail_begin(Some(Failing {
-            call: 1,
+            call: 2,
             error: EIO,
         }));
         let (result, end) = with_short_buffer(&world, 100, |address| {

@@ -273,20 +273,44 @@ fn write_file(
     ops: &IomapOps,
 ) -> (u64, Result) {
     let len = iter.len() as u64;
+    match write_range(inode, position, len, iter, ask, ops, false) {
+        (end, Ok(())) => (end, Ok(())),
+        (end, Err(Stop::Error(error))) => (end, Err(error)),
+        (end, Err(Stop::Shared)) => write_shared(inode, end, iter, ask, ops),
+    }
+}
+
+/// Writes up to `len` bytes. `alone`: the file's faults are kept out, and buffers that are not there
+/// are not faulted in.
+#[inline(always)]
+fn write_range(
+    inode: &Inode,
+    position: u64,
+    len: u64,
+    iter: &mut IovIter,
+    ask: Ask,
+    ops: &IomapOps,
+    alone: bool,
+) -> (u64, Result<(), Stop>) {
     let mut space = IomapSpace::new();
     let mut change = Change::new(&mut space, inode, position, len, ask, ops);
     let result = loop {
         match change.next() {
             Ok(true) => (),
             Ok(false) => break Ok(()),
-            Err(error) => break Err(error),
+            Err(error) => break Err(error.into()),
         }
-        match write_extent(&mut change, iter, false) {
+        let written = if alone {
+            iter.without_faults(|iter| write_extent(&mut change, iter, true))
+        } else {
+            write_extent(&mut change, iter, false)
+        };
+        match written {
             Ok(()) => (),
             Err(Stop::Error(error)) => change.walk.fail(of_block(error)),
             Err(Stop::Shared) => {
                 change.walk.abandon();
-                return write_shared(inode, change.walk.position(), iter, ask, ops);
+                break Err(Stop::Shared);
             }
         }
     };
@@ -320,47 +344,21 @@ fn write_shared(
         }
         let (end, result) = {
             let _out = inode.mapping().keep_faults_out();
-            write_piece(inode, position, bytes as u64, iter, ask, ops)
+            write_range(inode, position, bytes as u64, iter, ask, ops, true)
         };
         let moved = end != position;
         position = end;
         match result {
             // The buffer is not there any more.
-            Err(error) if error == EFAULT => (),
+            Err(Stop::Error(error)) if error == EFAULT => (),
+            Err(Stop::Error(error)) => return (position, Err(error)),
             Ok(()) if moved => (),
-            Ok(()) => return (position, Err(EIO)),
-            error => return (position, error),
+            // Neither can be: there is something to write, and nobody can share it now.
+            Ok(()) | Err(Stop::Shared) => return (position, Err(EIO)),
         }
         vm::reschedule();
     }
     (position, Ok(()))
-}
-
-/// Writes up to `len` bytes with the file's faults kept out, as far as the buffers are there.
-fn write_piece(
-    inode: &Inode,
-    position: u64,
-    len: u64,
-    iter: &mut IovIter,
-    ask: Ask,
-    ops: &IomapOps,
-) -> (u64, Result) {
-    let mut space = IomapSpace::new();
-    let mut change = Change::new(&mut space, inode, position, len, ask, ops);
-    let result = loop {
-        match change.next() {
-            Ok(true) => (),
-            Ok(false) => break Ok(()),
-            Err(error) => break Err(error),
-        }
-        match iter.without_faults(|iter| write_extent(&mut change, iter, true)) {
-            Ok(()) => (),
-            Err(Stop::Error(error)) => change.walk.fail(of_block(error)),
-            // Not so: it was said that they are.
-            Err(Stop::Shared) => change.walk.fail(EIO),
-        }
-    };
-    (change.walk.position(), result)
 }
 
 /// Writes to the present extent. `alone`: the file's faults are kept out.

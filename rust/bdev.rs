@@ -99,6 +99,16 @@ impl BlockDevice {
         (pages != 0).then(|| (Pfn::from_bits(first as usize), pages as usize))
     }
 
+    /// All of its memory: the first frame and the number of pages of each stretch that is contiguous.
+    pub(crate) fn stretches(&self) -> impl Iterator<Item = (Pfn, usize)> + '_ {
+        let mut at = 0;
+        core::iter::from_fn(move || {
+            let stretch = self.memory(at)?;
+            at += stretch.1;
+            Some(stretch)
+        })
+    }
+
     /// Whether the page map of a frame that [`memory`](Self::memory) gave is the device's own, and
     /// goes away with it; nothing else is its memory then. A device that is made of others has theirs.
     pub(crate) fn owns(&self, frame: Pfn) -> bool {

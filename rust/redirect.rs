@@ -137,9 +137,7 @@ impl InFlight {
         IN_FLIGHT.fetch_add(1, Ordering::Acquire);
         Self(())
     }
-}
 
-impl InFlight {
     /// Does what may take as long as others like. Meanwhile this value keeps nobody waiting, and the
     /// module is kept by a reference.
     pub(crate) fn pause<R>(&mut self, work: impl FnOnce() -> R) -> R {

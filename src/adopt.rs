@@ -87,12 +87,10 @@ pub(crate) type Memory = KVec<(Pfn, usize)>;
 
 fn memory_of(bdev: &BlockDevice) -> Result<Memory> {
     let mut memory = KVec::new();
-    let mut at = 0;
-    while let Some((first, pages)) = bdev.memory(at) {
+    for (first, pages) in bdev.stretches() {
         if bdev.owns(first) {
             memory.push((first, pages), GFP_KERNEL)?;
         }
-        at += pages;
     }
     Ok(memory)
 }
@@ -240,10 +238,8 @@ impl Registry {
             self.switch_off_if_unused();
         })?;
         // The kernel's own code may have marked pages before.
-        let mut at = 0;
-        while let Some((first, pages)) = member.device().memory(at) {
+        for (first, pages) in member.device().stretches() {
             poison::look_for_marks(first, pages);
-            at += pages;
         }
         pr_info!("{name}: adopted\n");
         Ok(member)
@@ -262,10 +258,8 @@ impl Registry {
     ) -> Result<Device, (Member<Device>, Error)> {
         let mut held = false;
         let result = self.devices.remove(member, |bdev| {
-            let mut at = 0;
-            while let Some((first, pages)) = bdev.memory(at) {
+            for (first, pages) in bdev.stretches() {
                 folio::tidy(first, pages).inspect_err(|_| held = true)?;
-                at += pages;
             }
             Ok(())
         });

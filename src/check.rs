@@ -442,10 +442,8 @@ fn device(bdev: &BlockDevice) -> Result<Census, AllocError> {
     });
     result?;
     census.finish();
-    let mut at = 0;
-    while let Some((first, pages)) = bdev.memory(at) {
+    for (first, pages) in bdev.stretches() {
         census.rest_is_free(first.to_bits(), first.to_bits() + pages);
-        at += pages;
     }
     let left = LEFT_WHOLE.load(Ordering::Relaxed);
     if census.numbers.whole > left {

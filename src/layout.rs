@@ -291,22 +291,42 @@ pub(crate) fn invalidate_entry(mapping: &Mapping, index: PageIndex) -> bool {
     true
 }
 
+/// Which entries are evicted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Evicted {
+    /// All.
+    All,
+    /// Those with memory.
+    Data,
+    /// Those that stand for holes.
+    Zeroes,
+}
+
 /// Unmaps and removes entries while faults go on.
 struct Evict<'a> {
     device: Account<'a>,
-    /// Those without memory, too.
-    all: bool,
+    which: Evicted,
 }
 
 impl Visitor for Evict<'_> {
     const ASKS_DIRTY: bool = true;
     const RUNS: bool = true;
 
+    fn awaits(&self, entry: Entry) -> bool {
+        // What is memory does not become a hole.
+        self.which != Evicted::Zeroes || entry.page().is_none()
+    }
+
     fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
-        match entry.kind() {
-            Kind::Data(_) => Step::Work,
-            _ if self.all => Step::Work,
-            _ => Step::Next,
+        let wanted = match self.which {
+            Evicted::All => true,
+            Evicted::Data => matches!(entry.kind(), Kind::Data(_)),
+            Evicted::Zeroes => entry.kind() == Kind::Zero,
+        };
+        if wanted {
+            Step::Work
+        } else {
+            Step::Next
         }
     }
 
@@ -317,46 +337,24 @@ impl Visitor for Evict<'_> {
     }
 }
 
+fn evict(mapping: &Mapping, range: PageRange, which: Evicted) {
+    let device = Account::of(mapping.host());
+    let removed = tree::walk(mapping, range, Which::Any, &mut Evict { device, which });
+    device.add(Counter::EntriesRemoved, removed as u64);
+}
+
 /// Unmaps and removes every entry of the range, dirty ones after they were written back: what they
 /// say of the file is about to be wrong. Faults may go on meanwhile (`invalidate_lock` is not
 /// held). Sleeps.
 pub(crate) fn evict_range(mapping: &Mapping, range: PageRange) {
-    let device = Account::of(mapping.host());
-    let mut visitor = Evict { device, all: true };
-    let removed = tree::walk(mapping, range, Which::Any, &mut visitor);
-    device.add(Counter::EntriesRemoved, removed as u64);
-}
-
-/// Removes what is mapped with zeroes, or is about to be.
-struct EvictZeroes;
-
-impl Visitor for EvictZeroes {
-    const ASKS_DIRTY: bool = false;
-    const RUNS: bool = true;
-
-    fn awaits(&self, entry: Entry) -> bool {
-        entry.page().is_none()
-    }
-
-    fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
-        match entry.kind() {
-            Kind::Zero => Step::Work,
-            _ => Step::Next,
-        }
-    }
-
-    fn work(&mut self, run: &Run<'_>) -> After {
-        run.mapping().unmap(run.range());
-        After::Remove
-    }
+    evict(mapping, range, Evicted::All);
 }
 
 /// Unmaps and removes the entries of the range that stand for holes, before the blocks that are
 /// there are written to: a filesystem may have made a hole's blocks written ones along with their
 /// neighbours. Sleeps.
 pub(crate) fn evict_zeroes(mapping: &Mapping, range: PageRange) {
-    let removed = tree::walk(mapping, range, Which::Any, &mut EvictZeroes);
-    Account::of(mapping.host()).add(Counter::EntriesRemoved, removed as u64);
+    evict(mapping, range, Evicted::Zeroes);
 }
 
 /// Lets go of a device's memory, which is about to go away: unmaps and removes what a file has of
@@ -366,10 +364,7 @@ pub(crate) fn evict_zeroes(mapping: &Mapping, range: PageRange) {
 /// That is for [`folio::wait_until_unused`], when no entry is left. Sleeps.
 pub(crate) fn evacuate(inode: &Inode) {
     if inode.is_dax() {
-        let device = Account::of(inode);
-        let mut visitor = Evict { device, all: false };
-        let removed = tree::walk(inode.mapping(), PageRange::ALL, Which::Any, &mut visitor);
-        device.add(Counter::EntriesRemoved, removed as u64);
+        evict(inode.mapping(), PageRange::ALL, Evicted::Data);
     }
 }
 

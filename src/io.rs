@@ -331,10 +331,10 @@ fn write_shared(
     ask: Ask,
     ops: &IomapOps,
 ) -> (u64, Result) {
+    if ask.is_nowait() {
+        return (position, Err(EAGAIN));
+    }
     while iter.len() != 0 {
-        if ask.is_nowait() {
-            return (position, Err(EAGAIN));
-        }
         if vm::fatal_signal() {
             return (position, Err(EINTR));
         }

@@ -875,6 +875,16 @@ def _going(variant, hold, has):
     _come_back(fs, driver, name, was)
 
 
+def _splice(fs, pipe, data):
+    """Put a page of a new file into the pipe; the file is mapped and open no more."""
+    fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+    posix.fallocate(fd, 0, 0, PMD)
+    with Map(fd, PMD) as m:
+        m.write(PAGE, data)
+        equal(posix.vmsplice(pipe, m.address + PAGE, PAGE), PAGE, "bytes in the pipe")
+    os.close(fd)
+
+
 @case(fs=())
 def device_with_pages_in_use_goes(t):
     """The driver waits for who holds a page of it, and then goes on.
@@ -932,12 +942,7 @@ def device_with_a_deleted_file_in_use_goes(t):
     """A file that waits to be evicted cannot be found any more, and still has its pages."""
 
     def hold(fs, pipe):
-        fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
-        posix.fallocate(fd, 0, 0, PMD)
-        with Map(fd, PMD) as m:
-            m.write(PAGE, page("c", 1))
-            equal(posix.vmsplice(pipe, m.address + PAGE, PAGE), PAGE, "bytes in the pipe")
-        os.close(fd)
+        _splice(fs, pipe, page("c", 1))
         Task(os.unlink, f"{fs.mount_point}/file", name="unlink").blocked_in("unlinkat", "unlink")
 
     with _going("ext4", hold, page("c", 1)):
@@ -950,12 +955,7 @@ def another_device_is_released_while_one_goes(t):
     _need(DEVICE, OTHER)
 
     def hold(fs, pipe):
-        fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
-        posix.fallocate(fd, 0, 0, PMD)
-        with Map(fd, PMD) as m:
-            m.write(PAGE, page("o", 1))
-            equal(posix.vmsplice(pipe, m.address + PAGE, PAGE), PAGE, "bytes in the pipe")
-        os.close(fd)
+        _splice(fs, pipe, page("o", 1))
 
     with _Item(OTHER, adopt=True) as item, _going("ext4", hold, page("o", 1)):
         for adopt in (False, True):

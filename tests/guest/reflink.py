@@ -113,6 +113,8 @@ def long_pwrite_keeps_all_that_it_wrote(t):
     same_bytes(os.pread(one, 4 * PMD, 0), model, "the file that was written to")
     same_bytes(os.pread(two, 4 * PMD, 0), before, "the other file")
     # And from a mapping of the file itself, no page of which is there yet.
+    posix.clone(two, t.open("three"))
+    check(_shared(two) == 4 * PMD, "cloning shared nothing")
     with Map(two, 4 * PMD) as m:
         equal(posix.pwrite_from(two, m.address + 2 * PMD, PMD, 100), PMD, "pwrite of itself")
     model = bytearray(before)

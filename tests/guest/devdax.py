@@ -452,9 +452,11 @@ def unbinding_under_load(t):
     for _ in range(3):
         fd = _open()
         stop = []
+        ready = os.pipe()
 
         def load():
             with Map(fd, 16 * PMD) as m, Map(fd, 4 * PMD, offset=PAGE) as small:
+                os.write(ready[1], b"r")
                 at = 0
                 while not m.store(at % m.length, 1).signal and not stop:
                     if small.load(at % small.length)[1].signal:
@@ -464,6 +466,11 @@ def unbinding_under_load(t):
                         m.advise(posix.MADV_DONTNEED)
 
         tasks = [Task(load) for _ in range(3)]
+        # Once it is unbound nothing can be mapped.
+        for _ in tasks:
+            equal(os.read(ready[0], 1), b"r", "a task that has mapped the device")
+        for end in ready:
+            os.close(end)
         time.sleep(0.5)
         _unbind()
         for task in tasks:

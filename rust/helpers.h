@@ -147,6 +147,7 @@ static const unsigned int RDAX_CONST_VM_RAND_READ = 1U << VMA_RAND_READ_BIT;
 static const unsigned int RDAX_CONST_TAIL_MAPPING_LOW = 0x400 + (unsigned int)POISON_POINTER_DELTA;
 static const unsigned int RDAX_CONST_TAIL_MAPPING_HIGH = POISON_POINTER_DELTA >> 32;
 static const int RDAX_CONST_XA_CHUNK_SHIFT = XA_CHUNK_SHIFT;
+static const int RDAX_CONST_NODES_SHIFT = NODES_SHIFT;
 static const int RDAX_CONST_IOCB_NOWAIT = IOCB_NOWAIT;
 static const int RDAX_CONST_IOCB_ATOMIC = IOCB_ATOMIC;
 

@@ -71,6 +71,10 @@ impl Drop for TreeGuard<'_> {
 /// A value of the tree, odd as every XArray value.
 pub(crate) type RawValue = usize;
 
+/// The bits of a value that the core takes for the number of a NUMA node, in the tree of any file that
+/// is not shmem's: above the XArray's own bit and one more.
+pub(crate) const NODE_BITS: RawValue = ((1 << bindings::NODES_SHIFT) - 1) << 2;
+
 /// A place in a tree.
 ///
 /// It can be moved and read only by who shows the tree's lock. After the lock was dropped, it must

@@ -16,7 +16,7 @@ use crate::kern::{
     fs::{Inode, Mapping, PageIndex},
     page::{DevPage, Pfn},
     wait,
-    xa::{Cursor, Mark, RawValue}, //
+    xa::{Cursor, Mark, RawValue, NODE_BITS}, //
 };
 use core::{
     fmt::Write,
@@ -207,6 +207,12 @@ impl Census {
         if locked {
             self.report
                 .add(fmt!("R7: inode {number} index {at}: locked"));
+        }
+        if found.raw & NODE_BITS != 0 {
+            self.report.add(fmt!(
+                "inode {number} index {at}: {:#x} names a NUMA node",
+                found.raw
+            ));
         }
         if found.order != entry.order().bits() {
             self.report.add(fmt!(

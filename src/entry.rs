@@ -2,25 +2,29 @@
 
 //! The entry: one value of a file's tree, 63 bits (spec, section 3).
 //!
-//! From the lowest bit: one that is always set (it makes the word an XArray value), the lock, five
-//! of the order, two of the kind, one that says whether writes need nothing of the filesystem, one
-//! that says whether the blocks are new, one unused, and from bit 12 on the frame's number.
+//! From the lowest bit: one that is always set (it makes the word an XArray value), the lock, ten
+//! that are 0, five of the order, two of the kind, one that says whether writes need nothing of the
+//! filesystem, one that says whether the blocks are new, and from bit 21 on the frame's number: 43
+//! bits, of which a machine with 52 bits of physical address needs 40.
+//!
+//! The ten are those by which the core finds a NUMA node: `cachestat` takes a value in the tree of a
+//! file that is not shmem's for what is left of a page that was evicted, and node 0 is always there.
 
 use crate::kern::{
     order::Order,
     page::{DevPage, Pfn},
-    xa::RawValue, //
+    xa::{RawValue, NODE_BITS}, //
 };
 
 const VALUE: usize = 1 << 0;
 const LOCKED: usize = 1 << 1;
-const ORDER_SHIFT: usize = 2;
+const ORDER_SHIFT: usize = 12;
 const ORDER_BITS: usize = 0x1f;
-const KIND_SHIFT: usize = 7;
+const KIND_SHIFT: usize = 17;
 const KIND_BITS: usize = 0x3;
-const WRITABLE: usize = 1 << 9;
-const FRESH: usize = 1 << 10;
-const PFN_SHIFT: usize = 12;
+const WRITABLE: usize = 1 << 19;
+const FRESH: usize = 1 << 20;
+const PFN_SHIFT: usize = 21;
 
 const EMPTY: usize = 0;
 const ZERO: usize = 1;
@@ -46,6 +50,8 @@ pub(crate) struct Entry {
 
 impl Entry {
     const fn new(kind: usize, order: Order, pfn: usize) -> Self {
+        // What the core reads lies between the lock and what is ours.
+        const { assert!(NODE_BITS & (VALUE | LOCKED) == 0 && NODE_BITS >> ORDER_SHIFT == 0) };
         Self {
             bits: VALUE | (order.bits() << ORDER_SHIFT) | (kind << KIND_SHIFT) | (pfn << PFN_SHIFT),
         }

@@ -15,8 +15,11 @@ mod tests {
         },
     };
 
-    /// The largest frame number that a machine with 52 bits of physical address has.
-    const LAST_PFN: usize = (1 << 40) - 1;
+    /// The largest frame number that there is room for: a machine with 52 bits of physical address has
+    /// fewer.
+    const LAST_PFN: usize = (1 << 43) - 1;
+    /// What `cachestat` takes for a NUMA node, in the kernel for the most nodes.
+    const NODE: usize = 0x3ff << 2;
     const ORDERS: usize = Order::PUD.bits() + 1;
     const ROUNDS: usize = 5000;
 
@@ -51,6 +54,7 @@ mod tests {
         let made = marked(plain, marks);
         for (raw, locked) in [(made.locked(), true), (made.unlocked(), false)] {
             check!(raw & 1 == 1, "{raw:#x} is no value for an XArray");
+            check_eq!(raw & NODE, 0, "{raw:#x} is of another NUMA node");
             let (read, is_locked) = Entry::from_raw(raw);
             check_eq!(is_locked, locked);
             check!(read == made);
@@ -80,7 +84,7 @@ mod tests {
     fn limits_of_pfn_and_order_are_kept() -> Checked {
         for order in 0..ORDERS {
             let order = Order::from_bits(order);
-            for pfn in [0, 1, order.pages(), LAST_PFN - 1, LAST_PFN] {
+            for pfn in [0, 1, order.pages(), (1 << 40) - 1, LAST_PFN - 1, LAST_PFN] {
                 for number in 0..12 {
                     same_everywhere(number / 4, pfn, order, number % 4)?;
                 }

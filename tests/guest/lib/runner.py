@@ -26,12 +26,12 @@ from .posix import PAGE
 from .task import Task, describe, session_of
 
 GROUPS = ["data", "orders", "around", "refcounts", "private", "mapsync", "reflink", "durability",
-          "gup", "giant", "sweep", "erofs", "stress", "poison", "adoption", "devdax"]
+          "gup", "syscalls", "giant", "sweep", "erofs", "stress", "poison", "adoption", "devdax"]
 
 # What a group needs compiled.
 NATIVE = [("stress", "stress"), ("sweep", "sweep.so"), ("giant", "gib.so"),
           ("giant", "gib-stress"), ("devdax", "uring.so"), ("gup", "gup_test"),
-          ("gup", "gup_longterm"), ("gup", "gib.so")]
+          ("gup", "gup_longterm"), ("gup", "gib.so"), ("syscalls", "gib.so")]
 
 # What a quick run does on other filesystems than XFS.
 QUICK_ELSEWHERE = ["data", "around", "refcounts", "mapsync", "durability", "giant", "stress"]

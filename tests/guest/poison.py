@@ -129,7 +129,7 @@ def mapping_goes_from_every_process(t):
             with Map(fd, PMD, skew=3 * PAGE) as mine:
                 mine.touch()
                 fault = Fault()
-                probe().probe_await(ready[1], 20000, fault)
+                probe().probe_await(ready[1], fault)
                 _told(fault, mine, 7 * PAGE, (BUS_MCEERR_AO, BUS_MCEERR_AR), "the other process")
 
         task = Task(other)
@@ -209,7 +209,7 @@ def shared_page(t):
             with Map(two, 64 * PAGE, skew=PAGE) as mine:
                 mine.touch()
                 fault = Fault()
-                probe().probe_await(ready[1], 20000, fault)
+                probe().probe_await(ready[1], fault)
                 _told(fault, mine, 7 * PAGE, (BUS_MCEERR_AO, BUS_MCEERR_AR), "the other file")
 
         task = Task(other)

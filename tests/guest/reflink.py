@@ -471,7 +471,7 @@ def _copied_under_transfer(t, size, skew, offset):
             return os.pwrite(two, pages("w", 4, first), offset)
 
         writing = Task(overwrite, name="pwrite")
-        waits = not writing.join(3)
+        waits = writing.waits_in("pwrite64")
         if waits:
             t.note("pwrite waits for the transfer")
         else:
@@ -483,8 +483,9 @@ def _copied_under_transfer(t, size, skew, offset):
             same_bytes(m.read(offset + 4 * PAGE, PAGE), page("f", first + 4), "the next page")
 
         looking = Task(look)
-        if not waits and not looking.join(3 if skew else 1):
-            check(not skew, "a page that nobody holds was not to be had:\n" + describe(looking.pid))
+        if not waits and skew:
+            looking.result()
+        elif not waits and not looking.join(1):
             t.note("a page of the folio that is held was not to be had meanwhile")
         slow.release()
         looking.result()

@@ -5,7 +5,7 @@ import os
 import subprocess
 import zlib
 
-from lib import native
+from lib import native, task
 from lib.check import Skip, check, equal
 from lib.device import SlowDisk, some, write
 from lib.runner import case
@@ -36,7 +36,7 @@ def everything_at_once(t):
     before = _kernel_memory()
     seconds = _seconds(t.settings, t.variant.name)
     command = [native.path("stress"), "-d", t.dir, "-t", str(seconds), "-s",
-               str(t.settings.seed), "-w", "4"]
+               str(t.settings.seed), "-w", "4", "-l", str(round(40000 * task.pace))]
     if t.variant.reflink:
         command.append("-r")
     try:

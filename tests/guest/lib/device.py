@@ -212,8 +212,7 @@ class SlowDisk:
 
 
 def wait_for(condition, what, timeout=20):
-    timeout *= task.pace
-    end = time.monotonic() + timeout
+    deadline = task.Deadline(timeout)
     while not condition():
-        check(time.monotonic() < end, f"no {what} after {timeout:.0f} s")
+        check(not deadline.over(), f"no {what} after {timeout * task.pace:.0f} s")
         time.sleep(0.02)

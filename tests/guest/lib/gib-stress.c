@@ -29,6 +29,7 @@
 #define MOST 1024ul		/* pages that are worked on at once */
 #define DISK_PART (64 * PAGE)
 #define WILD 0x80		/* tags from here on are the wild file's */
+#define LEAST 100		/* operations of each process, however long they take */
 
 static struct shared {
 	uint8_t tag[SPOTS];	/* what each owned page of "steady" holds; 0: zeroes */
@@ -410,7 +411,7 @@ static void worker(int number, uint64_t end)
 		if (disk < 0)
 			fail("open %s", disk_path);
 	}
-	while (now_ms() < end) {
+	while (now_ms() < end || shared->ops[me] < LEAST) {
 		if (below(2))
 			steady_op();
 		else

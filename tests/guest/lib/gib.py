@@ -6,7 +6,7 @@ import errno
 import os
 import time
 
-from . import device, native, posix
+from . import device, native, posix, task
 from .check import Failure, check
 from .mapping import Map
 from .posix import GIB, PAGE
@@ -115,7 +115,7 @@ def _hold(t):
 def allocate(t, fd, patience=15):
     """Give an empty file 1 GiB of blocks, unwritten, in one slot. False if there is none."""
     _hold(t)
-    end = time.monotonic() + patience
+    deadline = task.Deadline(patience)
     while True:
         # What was freed last can be had when the filesystem's log is written.
         t.sync()
@@ -128,7 +128,7 @@ def allocate(t, fd, patience=15):
                 posix.fallocate(fd, posix.COLLAPSE_RANGE, 0, offset)
             return True
         os.ftruncate(fd, 0)
-        if time.monotonic() > end:
+        if deadline.over():
             return False
         time.sleep(0.1)
 

@@ -26,11 +26,11 @@ def look():
     return (None if text.endswith("ok\n") else text), numbers
 
 
-def violations(patience=1):
+def violations(patience=3):
     """What is violated, None if nothing. What the kernel does a moment later is waited for."""
-    end = time.monotonic() + patience * task.pace
+    deadline = task.Deadline(patience)
     while True:
         found = look()[0]
-        if not found or time.monotonic() > end:
+        if not found or deadline.over():
             return found
         time.sleep(0.05)

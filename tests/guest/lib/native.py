@@ -82,7 +82,7 @@ def probe():
         lib.probe_load.argtypes = [void, ctypes.POINTER(ctypes.c_uint8), fault]
         lib.probe_store.argtypes = [void, ctypes.c_uint8, fault]
         lib.probe_madvise.argtypes = [void, size, ctypes.c_int, fault]
-        lib.probe_await.argtypes = [ctypes.c_int, ctypes.c_int, fault]
+        lib.probe_await.argtypes = [ctypes.c_int, fault]
         lib.touch.argtypes = [void, size, size, ctypes.c_int]
         lib.touch.restype = None
         lib.writer_start.argtypes = [void, void, size]

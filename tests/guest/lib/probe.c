@@ -84,17 +84,15 @@ int probe_madvise(void *at, size_t length, int advice, struct fault *f)
 }
 
 /*
- * Wait up to @ms for a signal that somebody else's poison raises in this process. A byte into @ready
- * says that it will be caught.
+ * Wait for a signal that somebody else's poison raises in this process. A byte into @ready says that
+ * it will be caught.
  */
-int probe_await(int ready, int ms, struct fault *f)
+int probe_await(int ready, struct fault *f)
 {
-	struct timespec pause = { .tv_nsec = 1000000 };
-
 	catch(f);
 	if (!sigsetjmp(out, 1) && write(ready, "r", 1) == 1) {
-		for (int i = 0; i < ms; i++)
-			nanosleep(&pause, NULL);
+		for (;;)
+			pause();
 	}
 	uncatch();
 	return f->signal;
@@ -183,7 +181,7 @@ long private_race(int fd, size_t length, const uint8_t *bytes, int ms)
 	struct fault f;
 	long copies = 0;
 
-	while (now() < end) {
+	while (now() < end || !copies) {
 		uint8_t *m = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
 
 		if (m == MAP_FAILED)

@@ -182,7 +182,8 @@ class Runner:
 
     def end_session(self, task):
         """End whatever a case left; False if something cannot be ended."""
-        for attempt in range(100):
+        deadline, attempt = tasks.Deadline(20), 0
+        while not deadline.over():
             if task.done() and not self.children():
                 return True
             pids = session_of(task.pid)
@@ -193,7 +194,8 @@ class Runner:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
-            if attempt == 1:
+            attempt += 1
+            if attempt == 2:
                 # A page that is held on the slow disk keeps its owner from dying.
                 Task(device.SlowDisk.release_if_there).join(10)
             time.sleep(0.1)
@@ -283,6 +285,7 @@ class Runner:
     def run_case(self, case_, filesystem, name):
         kind, value = "result", None
         seconds = 0
+        tasks.update_pace()
         if case_.alone and device.adopted(case_.device):
             device.set_switch(case_.device, "fault_around", PAGE)
         if filesystem is not None:

@@ -31,8 +31,10 @@
 #define WORKERS 16
 #define SHARED_ID 0x40		/* file ids below are a worker's own */
 #define DISK_PART (2 * PMD)	/* the disk: one part for each worker, then for each shared file */
+#define LEAST 200		/* operations of each process, however long they take */
 
 static uint16_t generation;
+static uint64_t limit = 40000;	/* ms after which an operation is taken for hanging */
 
 struct progress {
 	volatile uint64_t ops, checks, busy, since;
@@ -505,7 +507,7 @@ static void shared_op(void)
 
 static void work(uint64_t end)
 {
-	while (now_ms() < end) {
+	while (now_ms() < end || progress[me].ops < LEAST) {
 		uint64_t kind = below(10);
 
 		progress[me].busy = now_ms();
@@ -621,11 +623,14 @@ int main(int argc, char **argv)
 	int option, failed = 0, left;
 
 	seconds = 60;
-	while ((option = getopt(argc, argv, "d:t:s:w:D:r")) > 0)
-		if (!take_option(option))
+	while ((option = getopt(argc, argv, "d:t:l:s:w:D:r")) > 0) {
+		if (option == 'l')
+			limit = strtoull(optarg, NULL, 0);
+		else if (!take_option(option))
 			return 2;
+	}
 	if (!dir || workers < 1 || workers > WORKERS) {
-		fputs("usage: stress -d DIR [-t SECONDS] [-s SEED] [-w WORKERS] [-D DISK] [-r]\n",
+		fputs("usage: stress -d DIR [-t SECONDS] [-l LIMIT] [-s SEED] [-w WORKERS] [-D DISK] [-r]\n",
 		      stderr);
 		return 2;
 	}
@@ -658,7 +663,7 @@ int main(int argc, char **argv)
 		for (int i = 0; i < workers; i++) {
 			uint64_t busy = progress[i].busy;
 
-			if (pids[i] && busy && !failed && now_ms() > busy + 40000) {
+			if (pids[i] && busy && !failed && now_ms() > busy + limit) {
 				printf("worker %d hangs (kind %d):\n", i, progress[i].op);
 				for (int j = 0; j < workers; j++)
 					if (pids[j])
@@ -669,7 +674,7 @@ int main(int argc, char **argv)
 				kill(pids[i], SIGKILL);
 		}
 		fflush(stdout);
-		if (failed && now_ms() > end + 60000)
+		if (failed && now_ms() > end + limit)
 			break;
 	}
 	for (int i = 0; i < workers; i++) {

@@ -12,28 +12,64 @@ import traceback
 from .check import Failure, Skip, check
 
 # Numbers of the system calls that tasks are watched in.
-SYSCALLS = {"pread64": 17, "pwrite64": 18, "truncate": 76, "ftruncate": 77, "unlink": 87,
+SYSCALLS = {"write": 1, "pread64": 17, "pwrite64": 18, "truncate": 76, "ftruncate": 77, "unlink": 87,
             "umount2": 166, "fallocate": 285, "unlinkat": 263, "close": 3, "munmap": 11}
 
 
 # How much slower than the stock kernel under emulation everything is here; see measure_pace().
 pace = 1.0
+MOST = 40.0
+# Of the kernel, and of a loop, when the run began.
+_first_pace = _first_loop = None
+
+
+def _count():
+    """Seconds that this processor needs for a bit of work of its own."""
+    start = time.monotonic()
+    for _ in range(50000):
+        pass
+    return time.monotonic() - start
 
 
 def measure_pace():
     """A debug kernel, or a busy host, needs more time for the same: stretch every limit."""
-    global pace
+    global pace, _first_pace, _first_loop
     start = time.monotonic()
     for _ in range(40):
         child = os.fork()
         if child == 0:
             os._exit(0)
         os.waitpid(child, 0)
-    pace = min(8.0, max(1.0, (time.monotonic() - start) / NORMAL_FORKS))
+    pace = _first_pace = min(MOST, max(1.0, (time.monotonic() - start) / NORMAL_FORKS))
+    _first_loop = min(_count() for _ in range(5))
 
 
-# Seconds that the loop above takes on the stock kernel, emulated, on an idle host.
+def update_pace(least=1.0):
+    """The host may have become busy, or idle, since: the same in a moment, without a fork."""
+    global pace
+    if _first_loop:
+        now = _first_pace * max(1.0, _count() / _first_loop)
+        pace = min(MOST, max(least, now))
+
+
+# Seconds that the forks above take on the stock kernel, emulated, on an idle host.
 NORMAL_FORKS = 0.4
+
+
+class Deadline:
+    """A limit for what is waited for, in seconds of a machine that has nothing else to do."""
+
+    def __init__(self, seconds):
+        self.seconds, self.start = seconds, time.monotonic()
+
+    def _over(self):
+        return time.monotonic() - self.start >= self.seconds * pace
+
+    def over(self):
+        if self._over():
+            # Not if it has become slower meanwhile.
+            update_pace(least=pace)
+        return self._over()
 
 
 class Task:
@@ -98,9 +134,9 @@ class Task:
         return self.status is not None
 
     def join(self, timeout):
-        end = time.monotonic() + timeout * pace
+        deadline = Deadline(timeout)
         while not self.done():
-            if time.monotonic() > end:
+            if deadline.over():
                 return False
             if self.pipe is not None:
                 select.select([self.pipe], [], [], 0.05)
@@ -137,25 +173,28 @@ class Task:
             raise Failure(f"{self.name} has not ended after {timeout * pace:.0f} s; it is here:\n"
                           + describe(self.pid))
 
-    def blocked_in(self, *names, hold=0.25, timeout=20):
-        """Check that the child sleeps in one of these system calls, for a while."""
+    def waits_in(self, *names, hold=0.25, timeout=20):
+        """Whether the child sleeps in one of these system calls, for a while, or else ends."""
         wanted = [SYSCALLS[n] for n in names]
-        end = time.monotonic() + timeout * pace
-        since = None
-        while True:
-            now = time.monotonic()
-            if self.done():
-                kind, value = self.outcome()
-                raise Failure(f"{self.name} should wait in {'/'.join(names)}, "
-                              f"but has ended: {kind} {value}")
+        deadline, since = Deadline(timeout), None
+        while not self.done():
             if state(self.pid) in "SD" and syscall(self.pid) in wanted:
-                since = since or now
-                if now - since >= hold:
-                    return
+                since = since or time.monotonic()
+                if time.monotonic() - since >= hold * pace:
+                    return True
             else:
                 since = None
-                check(now < end, f"{self.name} is not in {'/'.join(names)}:\n" + describe(self.pid))
+                check(not deadline.over(),
+                      f"{self.name} is not in {'/'.join(names)}:\n" + describe(self.pid))
             time.sleep(0.02)
+        return False
+
+    def blocked_in(self, *names, hold=0.25, timeout=20):
+        """Check that the child sleeps in one of these system calls, for a while."""
+        if not self.waits_in(*names, hold=hold, timeout=timeout):
+            kind, value = self.outcome()
+            raise Failure(f"{self.name} should wait in {'/'.join(names)}, "
+                          f"but has ended: {kind} {value}")
 
     def kill(self, number=signal.SIGKILL):
         if not self.done():

@@ -36,14 +36,6 @@ NATIVE = [("stress", "stress"), ("sweep", "sweep.so"), ("giant", "gib.so"),
 # What a quick run does on other filesystems than XFS.
 QUICK_ELSEWHERE = ["data", "around", "refcounts", "mapsync", "durability", "giant", "stress"]
 
-# Reports in the kernel's log that fail the case during which they come.
-TROUBLE = re.compile(
-    r"^((WARNING|BUG|INFO): (?!lockdep|NMI handler)|Oops|UBSAN|ODEBUG|kmemleak: [0-9]+ new|"
-    r"general protection fault|double fault|kernel BUG at|Kernel panic|refcount_t:|"
-    r"rust_kernel: panicked)|KASAN:|KFENCE:|possible circular locking|"
-    r"possible recursive locking|suspicious RCU|scheduling while atomic|Bad page state|"
-    r"page dumped because|blocked for more than|rcu: INFO: .* stall|detected stalls? on|"
-    r"soft lockup|hard LOCKUP|DEBUG_LOCKS_WARN_ON|stack-protector:|invalid opcode:")
 LOG_LINES = 40
 
 _cases = []
@@ -135,7 +127,15 @@ class Test:
 class Log:
     """The kernel's log from here on."""
 
+    # What fails the case during which it comes, shared with scripts/kernel-log.
+    PATTERNS = os.path.join(os.path.dirname(__file__), "../../../scripts/kernel-log.patterns")
+
     def __init__(self):
+        with open(self.PATTERNS, encoding="ascii") as f:
+            lines = [line.rstrip("\n") for line in f if line.strip() and line[0] != "#"]
+        self.report = re.compile("|".join(f"(?:{line})" for line in lines if line[0] != "!"))
+        self.none = re.compile("|".join(f"(?:{line[1:]})" for line in lines if line[0] == "!"))
+        self.allowed = None
         self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
         os.lseek(self.fd, 0, os.SEEK_END)
 
@@ -155,7 +155,11 @@ class Log:
         """The lines from the first report on, if there is any."""
         lines = self.read()
         for i, line in enumerate(lines):
-            if TROUBLE.search(line):
+            if line.startswith("lab: allow "):
+                allowed = line.removeprefix("lab: allow ")
+                self.allowed = None if allowed == "end" else re.compile(allowed)
+            elif self.report.search(line) and not self.none.search(line) \
+                    and not (self.allowed and self.allowed.search(line)):
                 return lines[i:i + LOG_LINES]
         return []
 

@@ -751,8 +751,7 @@ def _gone(t, variant, mapped):
     else:
         fs.make()
         fs.mount()
-    path = os.path.realpath(f"/sys/block/{DEVICE}/device")
-    driver, name = os.path.realpath(f"{path}/driver"), os.path.basename(path)
+    driver, name = device.driver_of(DEVICE)
     ready = os.pipe()
 
     def user():
@@ -801,8 +800,7 @@ def _come_back(fs, driver, name, was):
     Task(fs.umount).result(30)
     if was:
         write(f"{CONFIG}/{DEVICE}/adopt", "0")
-    write(f"{driver}/bind", name)
-    wait_for(lambda: os.path.exists(f"/dev/{DEVICE}"), f"new {DEVICE}")
+    device.bind(DEVICE, driver, name)
     if was:
         write(f"{CONFIG}/{DEVICE}/adopt", "1")
     fs.make()
@@ -851,8 +849,7 @@ def _going(variant, hold, has):
     else:
         fs.make()
     fs.mount()
-    path = os.path.realpath(f"/sys/block/{DEVICE}/device")
-    driver, name = os.path.realpath(f"{path}/driver"), os.path.basename(path)
+    driver, name = device.driver_of(DEVICE)
     reader, writer = os.pipe()
     hold(fs, writer)
     os.close(writer)

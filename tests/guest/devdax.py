@@ -75,6 +75,14 @@ def _namespace(align, *more):
     return bytes_
 
 
+def _unbinds_at_once(what):
+    """Nobody has pages of the device any more; it is bound again afterwards."""
+    unbinding = Task(_unbind)
+    check(unbinding.join(20), f"unbinding waits for {what} that should be gone")
+    unbinding.result()
+    _bind()
+
+
 def _size():
     return int(read(f"{SYSFS}/size"))
 
@@ -234,10 +242,7 @@ def registered_buffers_move_data(t):
     _moves(fd, 2 * PMD, 0)
     _moves(fd, 2 * PMD, 3 * PAGE)
     os.close(fd)
-    unbinding = Task(_unbind)
-    check(unbinding.join(20), "unbinding waits for a pin that should be gone")
-    unbinding.result()
-    _bind()
+    _unbinds_at_once("a pin")
 
 
 def _pins_last(fd, length, **place):
@@ -266,10 +271,7 @@ def pins_may_last(t):
     _pins_last(fd, 4 * PMD)
     _pins_last(fd, 4 * PMD, skew=PAGE)
     os.close(fd)
-    unbinding = Task(_unbind)
-    check(unbinding.join(20), "unbinding waits for a pin that should be gone")
-    unbinding.result()
-    _bind()
+    _unbinds_at_once("a pin")
 
 
 @case(fs=(), timeout=120)
@@ -348,10 +350,7 @@ def giant_pages_are_pinned(t):
     if not gup.unfit():
         _pins_last(fd, GIB, align=GIB)
     os.close(fd)
-    unbinding = Task(_unbind)
-    check(unbinding.join(20), "unbinding waits for a pin that should be gone")
-    unbinding.result()
-    _bind()
+    _unbinds_at_once("a pin")
 
 
 @case(fs=(), timeout=120, giant=True)
@@ -376,10 +375,7 @@ def giant_mappings_move(t):
     probe().touch(room.address, 2 * GIB, PMD, True)
     room.unmap()
     os.close(fd)
-    unbinding = Task(_unbind)
-    check(unbinding.join(20), "unbinding waits for a reference that was lost")
-    unbinding.result()
-    _bind()
+    _unbinds_at_once("a reference")
 
 
 @case(fs=())

@@ -12,8 +12,9 @@ from lib import posix
 from lib.check import check, equal, same_bytes
 from lib.device import some
 from lib.mapping import Map
-from lib.native import await_stores, probe
+from lib.native import Writer
 from lib.pattern import page, pages
+from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
 from lib.task import Task
@@ -24,14 +25,6 @@ SPOTS = [0, 3, 4, 100, 511, 512, 700]
 
 def _now():
     return time.clock_gettime(time.CLOCK_MONOTONIC)
-
-
-def _file(t, size, name="file"):
-    fd = t.open(name, allocate=size)
-    for at in range(0, size, PMD):
-        os.pwrite(fd, pages("f", min(PMD, size - at) // PAGE, at // PAGE), at)
-    os.fsync(fd)
-    return fd
 
 
 def _store(m, spots=SPOTS, letter="d"):
@@ -303,21 +296,17 @@ def stores_of_a_child_are_flushed(t):
 def stores_race_with_fsync(t):
     """Whenever a store comes, it is flushed by a later fsync, or faults again."""
     fd = _file(t, 2 * PMD)
-    lib = probe()
     for skew in (PAGE, 0):
         with Map(fd, 2 * PMD, skew=skew) as m, Flushes() as flushes:
-            writer = bytes(lib.writer_size())
-            check(lib.writer_start(writer, m.address, 8) == 0, "no thread")
+            writer = Writer(m.address)
             rounds, end = 0, time.monotonic() + (0.5 if t.settings.quick else 1.5)
-            while time.monotonic() < end or rounds < 2 or lib.writer_stores(writer) <= 16:
+            while time.monotonic() < end or rounds < 2 or writer.stores() <= 16:
                 os.fsync(fd)
                 rounds += 1
                 if rounds % 8 == 0:
                     flushes.clear()
-            await_stores(writer, 8)
-            lib.writer_stop(writer)
-            stores = lib.writer_stores(writer)
-            last = [lib.writer_last(writer, i) / 1e9 for i in range(8)]
+            writer.await_stores()
+            stores, last = writer.stop(), writer.last()
             pfns = m.pfns(0, 8 * PAGE)
             # What the loop has not covered, this one must.
             os.fsync(fd)

@@ -18,7 +18,7 @@ from lib.check import Failure, check, equal, raises, same_bytes
 from lib.device import SlowDisk, some, wait_for
 from lib.gib import PAGES, GibMap
 from lib.mapping import BUS_MCEERR_AR, SIGBUS, SIGSEGV, Map
-from lib.native import Fault, await_stores, probe
+from lib.native import Writer, probe
 from lib.pattern import page, pages
 from lib.posix import GIB, PAGE, PMD
 from lib.runner import case
@@ -550,10 +550,8 @@ def looked_at_all_the_time(t):
     """Stores go on while others read smaps, and none is lost."""
     fd = gib.borrow(t)
     first = gib.frame(t, fd)
-    lib = probe()
     with GibMap(fd) as m:
-        writer = bytes(lib.writer_size())
-        check(lib.writer_start(writer, m.address + HALF - 4 * PAGE, 8) == 0, "no thread")
+        writer = Writer(m.address + HALF - 4 * PAGE)
 
         looks = os.pipe()
 
@@ -569,11 +567,10 @@ def looked_at_all_the_time(t):
         for _ in range(number):
             equal(os.read(looks[0], 1), b"l", "the reader's sign")
             # The mapping was gone when it had looked: some store has found that.
-            await_stores(writer, 8)
+            writer.await_stores()
         task.kill()
         task.signalled()
-        lib.writer_stop(writer)
-        stores = lib.writer_stores(writer)
+        stores = writer.stop()
         t.note(f"{stores} stores, {number} looks in {time.monotonic() - begun:.1f} s")
         for i in range(8):
             # The last store to each page: number n went to page (n - 1) % 8.
@@ -1006,19 +1003,15 @@ def stores_race_with_fsync(t):
     """Whenever a store comes, it is flushed by a later fsync, or faults again."""
     fd = gib.borrow(t)
     first = gib.frame(t, fd)
-    lib = probe()
     with GibMap(fd) as m, Flushes() as flushes:
-        writer = bytes(lib.writer_size())
-        check(lib.writer_start(writer, m.address + GIB - 8 * PAGE, 8) == 0, "no thread")
+        writer = Writer(m.address + GIB - 8 * PAGE)
         rounds, end = 0, time.monotonic() + (0.5 if t.settings.quick else 1)
-        while time.monotonic() < end or rounds < 2 or lib.writer_stores(writer) <= 16:
+        while time.monotonic() < end or rounds < 2 or writer.stores() <= 16:
             flushes.clear()
             os.fsync(fd)
             rounds += 1
-        await_stores(writer, 8)
-        lib.writer_stop(writer)
-        stores = lib.writer_stores(writer)
-        last = [lib.writer_last(writer, i) / 1e9 for i in range(8)]
+        writer.await_stores()
+        stores, last = writer.stop(), writer.last()
         os.fsync(fd)
         flushes.check_flushed([first + LAST - 7 + i for i in range(8)], last,
                               f"after {stores} stores and {rounds} rounds")

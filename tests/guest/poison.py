@@ -20,6 +20,7 @@ from lib.device import some, wait_for
 from lib.mapping import BUS_MCEERR_AO, BUS_MCEERR_AR, SIGBUS, Map
 from lib.native import Fault, probe
 from lib.pattern import page, pages
+from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
 from lib.task import Task
@@ -28,14 +29,6 @@ from lib.trace import Calls, Pages
 DEVICE = "pmem1"
 EIO, EFAULT = 5, 14
 POISON = dict(device=DEVICE, spoils=False)
-
-
-def _file(t, size, name="file"):
-    fd = t.open(name, allocate=size)
-    for at in range(0, size, PMD):
-        os.pwrite(fd, pages("f", min(PMD, size - at) // PAGE, at // PAGE), at)
-    os.fsync(fd)
-    return fd
 
 
 def _poison(m, offset):
@@ -53,6 +46,24 @@ def _told(fault, m, offset, codes, what):
     check(fault.code in codes, f"{what}: {fault} instead of code {codes}")
     lsb = max(12, fault.lsb)
     equal(fault.address >> lsb, (m.address + offset) >> lsb, f"{what}: {fault}, address >> {lsb}")
+
+
+def _both_are_told(m, fd, skew):
+    """Page 7 of the mapping fails; so another process is told that has mapped that of `fd`."""
+    ready = os.pipe()
+
+    def other():
+        posix.die_of_poison_early()
+        with Map(fd, m.length, skew=skew) as mine:
+            mine.touch()
+            fault = Fault()
+            probe().probe_await(ready[1], fault)
+            _told(fault, mine, 7 * PAGE, (BUS_MCEERR_AO, BUS_MCEERR_AR), "the other process")
+
+    task = Task(other)
+    equal(os.read(ready[0], 1), b"r", "the other process's sign")
+    _told(_poison(m, 7 * PAGE), m, 7 * PAGE, (BUS_MCEERR_AR,), "the caller")
+    task.result()
 
 
 def _bad(state, pfns):
@@ -120,22 +131,9 @@ def page_of_a_huge_page_mapped_by_pages(t):
 def mapping_goes_from_every_process(t):
     """All who map the page are told, with their own address, and lose the mapping of it."""
     fd = _file(t, PMD)
-    ready = os.pipe()
     with Map(fd, PMD, skew=PAGE) as m:
         m.touch(write=True)
-
-        def other():
-            posix.die_of_poison_early()
-            with Map(fd, PMD, skew=3 * PAGE) as mine:
-                mine.touch()
-                fault = Fault()
-                probe().probe_await(ready[1], fault)
-                _told(fault, mine, 7 * PAGE, (BUS_MCEERR_AO, BUS_MCEERR_AR), "the other process")
-
-        task = Task(other)
-        equal(os.read(ready[0], 1), b"r", "the other process")
-        _told(_poison(m, 7 * PAGE), m, 7 * PAGE, (BUS_MCEERR_AR,), "the caller")
-        task.result()
+        _both_are_told(m, fd, 3 * PAGE)
         equal(m.mapped(), PMD - PAGE, "bytes still mapped")
 
 
@@ -200,22 +198,9 @@ def shared_page(t):
     """Of a reflinked page every file's users are told, by the filesystem's reverse map."""
     one, two = _file(t, 64 * PAGE, "one"), t.open("two")
     posix.clone(one, two)
-    ready = os.pipe()
     with Map(one, 64 * PAGE, skew=PAGE) as m:
         m.touch()
-
-        def other():
-            posix.die_of_poison_early()
-            with Map(two, 64 * PAGE, skew=PAGE) as mine:
-                mine.touch()
-                fault = Fault()
-                probe().probe_await(ready[1], fault)
-                _told(fault, mine, 7 * PAGE, (BUS_MCEERR_AO, BUS_MCEERR_AR), "the other file")
-
-        task = Task(other)
-        equal(os.read(ready[0], 1), b"r", "the other process")
-        _told(_poison(m, 7 * PAGE), m, 7 * PAGE, (BUS_MCEERR_AR,), "the caller")
-        task.result()
+        _both_are_told(m, two, PAGE)
 
 
 @case(**POISON)
@@ -389,13 +374,10 @@ def rebind():
     adopted = device.adopted(DEVICE)
     if adopted:
         device.write(f"{device.CONFIG}/{DEVICE}/adopt", "0")
-    path = os.path.realpath(f"/sys/block/{DEVICE}/device")
-    driver = os.path.realpath(f"{path}/driver")
-    name = os.path.basename(path)
+    driver, name = device.driver_of(DEVICE)
     device.write(f"{driver}/unbind", name)
     wait_for(lambda: not device.exists(DEVICE), f"end of {DEVICE}")
-    device.write(f"{driver}/bind", name)
-    wait_for(lambda: os.path.exists(f"/dev/{DEVICE}"), f"new {DEVICE}")
+    device.bind(DEVICE, driver, name)
     if adopted:
         device.write(f"{device.CONFIG}/{DEVICE}/adopt", "1")
 

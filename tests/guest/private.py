@@ -9,20 +9,13 @@ from lib.device import some
 from lib.mapping import SIGSEGV, Map
 from lib.native import probe
 from lib.pattern import ZERO, page, pages
+from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
 from lib.task import Task
 from lib.trace import Pages
 
 PRIVATE = posix.MAP_PRIVATE
-
-
-def _file(t, size, name="file"):
-    fd = t.open(name, allocate=size)
-    for at in range(0, size, PMD):
-        os.pwrite(fd, pages("f", min(PMD, size - at) // PAGE, at // PAGE), at)
-    os.fsync(fd)
-    return fd
 
 
 def _unchanged(fd, count, what):

@@ -14,6 +14,7 @@ from lib.check import Failure, Skip, check, equal, raises, same_bytes
 from lib.device import SlowDisk, some, wait_for
 from lib.mapping import Map
 from lib.pattern import page, pages
+from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
 from lib.space import free_blocks, neighbours, overlap
@@ -33,14 +34,6 @@ def _transfer(m, offset, length, write):
     task = Task(go, name="direct write" if write else "direct read")
     task.blocked_in("pwrite64" if write else "pread64")
     return task
-
-
-def _file(t, size, name="file"):
-    fd = t.open(name, allocate=size)
-    for at in range(0, size, PMD):
-        os.pwrite(fd, pages("f", min(PMD, size - at) // PAGE, at // PAGE), at)
-    os.fsync(fd)
-    return fd
 
 
 @case(alone=True)

@@ -10,20 +10,13 @@ from lib.check import check, equal, same_bytes
 from lib.device import SlowDisk, some
 from lib.mapping import Map
 from lib.pattern import noise, page, pages
+from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
 from lib.task import Task, describe
 from lib.trace import Flushes, Pages
 
 XFS = ("xfs",)
-
-
-def _file(t, size, name="file"):
-    fd = t.open(name, allocate=size)
-    for at in range(0, size, PMD):
-        os.pwrite(fd, pages("f", min(PMD, size - at) // PAGE, at // PAGE), at)
-    os.fsync(fd)
-    return fd
 
 
 def _clones(t, size):

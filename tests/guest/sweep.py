@@ -104,7 +104,7 @@ def sweep(t, once):
 
 
 def holds(when="after the failure"):
-    found = invariants.violations(1)
+    found = invariants.violations()
     check(not found, f"violations {when}:\n{found}")
 
 

@@ -74,6 +74,18 @@ def size(name):
     return int(read(f"/sys/block/{name}/size")) * 512
 
 
+def driver_of(name):
+    """(directory of the driver of a pmem device, the name by which it is bound there)"""
+    path = os.path.realpath(f"/sys/block/{name}/device")
+    return os.path.realpath(f"{path}/driver"), os.path.basename(path)
+
+
+def bind(name, driver, at):
+    """Bind a pmem device that is not bound; it has a block device afterwards."""
+    write(f"{driver}/bind", at)
+    wait_for(lambda: os.path.exists(f"/dev/{name}"), f"new {name}")
+
+
 class Stats:
     """The adopted device's counters since this was made; knows nothing if it is not adopted."""
 

@@ -5,6 +5,7 @@ import ctypes
 import os
 import subprocess
 
+from lib.check import check
 from lib.device import wait_for
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -98,10 +99,30 @@ def probe():
     return _probe
 
 
-def await_stores(writer, pages):
-    """Wait until the writer has stored to each page once more.
+class Writer:
+    """A thread that stores a counter into some pages in turn, until it is stopped; see probe.c."""
 
-    What it had stored to before its flushes were forgotten may have been flushed before that.
-    """
-    seen = probe().writer_stores(writer)
-    wait_for(lambda: probe().writer_stores(writer) >= seen + 2 * pages, "store to each page")
+    def __init__(self, address, pages=8):
+        self.pages, self.lib = pages, probe()
+        self.state = bytes(self.lib.writer_size())
+        check(self.lib.writer_start(self.state, address, pages) == 0, "no thread")
+
+    def stores(self):
+        return self.lib.writer_stores(self.state)
+
+    def last(self):
+        """When each page was stored to last, by the clock of the kernel's tracing."""
+        return [self.lib.writer_last(self.state, i) / 1e9 for i in range(self.pages)]
+
+    def await_stores(self):
+        """Wait until it has stored to each page once more.
+
+        What it had stored to before its flushes were forgotten may have been flushed before that.
+        """
+        seen = self.stores()
+        wait_for(lambda: self.stores() >= seen + 2 * self.pages, "store to each page")
+
+    def stop(self):
+        """How many stores there were."""
+        self.lib.writer_stop(self.state)
+        return self.stores()

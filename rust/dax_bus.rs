@@ -16,7 +16,7 @@ use super::{
     bindings,
     fs::PageIndex,
     order::Order,
-    page::Pfn,
+    page::{DevFolio, Pfn},
     percpu_rwsem::PercpuRwSemaphore,
     vm::{FaultCode, LockedVma, VmFault}, //
 };
@@ -108,6 +108,9 @@ struct Node {
     inode: NonNull<bindings::inode>,
     devt: bindings::dev_t,
     cdev: AtomicPtr<bindings::cdev>,
+    pgmap: AtomicPtr<bindings::dev_pagemap>,
+    /// What the address space had before the device was bound.
+    operations_before: AtomicPtr<bindings::address_space_operations>,
     #[pin]
     device: Device,
 }
@@ -152,6 +155,8 @@ impl Node {
                 open: AtomicBool::new(false),
                 devt,
                 cdev: AtomicPtr::new(ptr::null_mut()),
+                pgmap: AtomicPtr::new(ptr::null_mut()),
+                operations_before: AtomicPtr::new(ptr::null_mut()),
                 device <- Device::new(name, extents, align),
                 // INVARIANT: The reference is taken over. Last, as nothing after it fails.
                 inode: inode.into_raw(),
@@ -164,6 +169,34 @@ impl Node {
     fn mapping(&self) -> *mut bindings::address_space {
         // SAFETY: By the type invariant the inode is alive.
         unsafe { (*self.inode.as_ptr()).i_mapping }
+    }
+
+    /// Has the core find the address space's operations where it looks for those of a folio that
+    /// says where it is.
+    fn take_address_space(&self) {
+        // SAFETY: By the type invariant the inode is alive. The tables stay: this one until it is
+        // given back, which is before the driver goes.
+        unsafe {
+            let operations = AtomicPtr::from_ptr((&raw mut (*self.mapping()).a_ops).cast());
+            self.operations_before.store(
+                operations.swap(
+                    ptr::from_ref(&ADDRESS_SPACE_OPERATIONS.0).cast_mut(),
+                    Ordering::AcqRel,
+                ),
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// Undoes [`Node::take_address_space`]. Nobody maps or holds the device's memory any more.
+    fn give_address_space(&self) {
+        // SAFETY: As above.
+        unsafe {
+            AtomicPtr::from_ptr((&raw mut (*self.mapping()).a_ops).cast()).store(
+                self.operations_before.load(Ordering::Relaxed),
+                Ordering::Release,
+            );
+        }
     }
 
     fn list(this: &Arc<Self>) -> Result {
@@ -202,6 +235,24 @@ impl Node {
 impl PinnedDrop for Node {
     fn drop(self: Pin<&mut Self>) {
         drop(DaxInode(self.inode));
+    }
+}
+
+/// A device that is bound, for as long as its folios may be given a place.
+pub(crate) struct Home<'a>(&'a Node);
+
+impl Home<'_> {
+    /// Has a folio of the device say that it begins at page `index` of it. The core asks this of
+    /// whatever is mapped: two processes wait for one futex if they find the same place, and who is
+    /// to be told of a memory failure is looked for there. It stays said until the page map goes.
+    #[inline]
+    pub(crate) fn place(&self, folio: DevFolio, index: PageIndex) {
+        if folio.page_map() != self.0.pgmap.load(Ordering::Relaxed) as usize {
+            return;
+        }
+        // SAFETY: The folio is of the node's page map, which the node stays for, and with it the
+        // inode that the address space is in.
+        unsafe { folio.set_place(NonNull::new_unchecked(self.0.mapping()), index) };
     }
 }
 
@@ -296,9 +347,16 @@ fn bind(candidate: &Candidate<'_>) -> Result {
         )
     })?;
 
+    node.pgmap.store(pgmap, Ordering::Relaxed);
+    node.take_address_space();
+
     // INVARIANT: The device is bound and has a page map.
     node.open.store(true, Ordering::Release);
-    Node::list(&node)?;
+    if let Err(error) = Node::list(&node) {
+        node.open.store(false, Ordering::Relaxed);
+        node.give_address_space();
+        return Err(error);
+    }
     // SAFETY: The device is alive. The data are passed to `remove` and `stats` only, while the
     // device is bound.
     let cdev = from_err_ptr(unsafe {
@@ -318,6 +376,7 @@ fn bind(candidate: &Candidate<'_>) -> Result {
         Err(error) => {
             node.unlist();
             node.close();
+            node.give_address_space();
             Err(error)
         }
     }
@@ -342,6 +401,7 @@ unsafe extern "C" fn remove(dev: *mut bindings::dev_dax, data: *mut c_void) {
     // SAFETY: The device is bound, and this is its character device.
     unsafe { bindings::rdax_dax_retire(dev, node.cdev.load(Ordering::Relaxed)) };
     node.device.wait_until_idle();
+    node.give_address_space();
 }
 
 /// # Safety
@@ -399,6 +459,13 @@ struct Table<T>(T);
 
 // SAFETY: The tables below are never written.
 unsafe impl<T> Sync for Table<T> {}
+
+/// Of a device's memory there is nothing to write back, nor to forget.
+static ADDRESS_SPACE_OPERATIONS: Table<bindings::address_space_operations> =
+    Table(bindings::address_space_operations {
+        dirty_folio: Some(bindings::noop_dirty_folio),
+        ..pin_init::zeroed()
+    });
 
 static FILE_OPERATIONS: Table<bindings::file_operations> = Table(bindings::file_operations {
     owner: kernel::module::this_module::<crate::LocalModule>().as_ptr(),
@@ -586,5 +653,5 @@ unsafe extern "C" fn huge_fault(
     if !node.open.load(Ordering::Relaxed) {
         return FaultCode::SIGBUS.0;
     }
-    devdax::fault(&node.device, vmf, order).0
+    devdax::fault(&node.device, &Home(&node), vmf, order).0
 }

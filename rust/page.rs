@@ -316,6 +316,32 @@ impl DevFolio {
             .store(ptr::from_ref(mapping) as usize, Ordering::Release);
     }
 
+    /// Says where in a device the folio is, which whoever maps it says alike.
+    ///
+    /// # Safety
+    ///
+    /// The folio is of a device that is mapped by way of `mapping`, which lives as long as the
+    /// folio's page map.
+    #[inline]
+    pub(super) unsafe fn set_place(
+        self,
+        mapping: NonNull<bindings::address_space>,
+        index: PageIndex,
+    ) {
+        let mapping = mapping.as_ptr() as usize;
+        if self.owner() != mapping {
+            // Who sees the mapping sees the index.
+            self.0.word(INDEX).store(index.get(), Ordering::Relaxed);
+            self.0.word(MAPPING).store(mapping, Ordering::Release);
+        }
+    }
+
+    /// The address of the page map that the folio is of.
+    #[inline]
+    pub(super) fn page_map(self) -> usize {
+        self.0.word(INFO).load(Ordering::Relaxed)
+    }
+
     /// Makes the folio one that `share` entries point to and no file owns; with 0, one that nobody
     /// uses.
     #[inline]

@@ -13,7 +13,7 @@ use super::stats::{
     Stats, //
 };
 use crate::kern::{
-    dax_bus::Extent,
+    dax_bus::{Extent, Home},
     fs::PageIndex,
     order::Order,
     page::{DevPage, Pfn},
@@ -356,13 +356,33 @@ pub(crate) fn choose(
     Ok(extent.pfn.offset(offset))
 }
 
+/// The page of the device that the folio with first frame `head` begins at, when an entry of `order`
+/// for a fault at `place` maps from the frame `first` of it on.
+#[inline]
+pub(crate) fn begin_of(head: Pfn, order: Order, place: &Place, first: Pfn) -> PageIndex {
+    let into_entry = (place.address >> Order::PAGE_SHIFT) & (order.pages() - 1);
+    let into_folio = first.to_bits().wrapping_sub(head.to_bits());
+    PageIndex::new(
+        place
+            .index
+            .get()
+            .wrapping_sub(into_entry)
+            .wrapping_sub(into_folio),
+    )
+}
+
 /// Serves a fault by an entry of `order`, which [`Device::order_of_level`] gave. Sleeps.
 ///
 /// SIGBUS is for what is past the device's end, and for bad memory.
 ///
-/// Held: the device stays bound.
+/// Held: the device stays bound, and its folios are given their places by `home`.
 #[inline]
-pub(crate) fn fault(device: &Device, vmf: &mut VmFault, order: Order) -> FaultCode {
+pub(crate) fn fault(
+    device: &Device,
+    home: &Home<'_>,
+    vmf: &mut VmFault,
+    order: Order,
+) -> FaultCode {
     let place = Place {
         address: vmf.address(),
         index: vmf.index(),
@@ -393,14 +413,16 @@ pub(crate) fn fault(device: &Device, vmf: &mut VmFault, order: Order) -> FaultCo
 
     let write = vmf.is_write();
     let page = DevPage::of(first);
+    let folio = page.folio();
+    home.place(folio, begin_of(folio.head().pfn(), order, &place, first));
     let (code, read, written) = match order {
         Order::PUD => (
-            vmf.insert_pud(page.folio(), write),
+            vmf.insert_pud(folio, write),
             Counter::ReadPud,
             Counter::WritePud,
         ),
         Order::PMD => (
-            vmf.insert_pmd(page.folio(), write),
+            vmf.insert_pmd(folio, write),
             Counter::ReadPmd,
             Counter::WritePmd,
         ),

@@ -9,7 +9,7 @@ import os
 import subprocess
 import time
 
-from lib import device, gup, native, posix
+from lib import asks, device, futex, gup, native, posix
 from lib.check import Skip, check, equal, raises, same_bytes
 from lib.device import SlowDisk, read, run, wait_for, write
 from lib.mapping import BUS_MCEERR_AR, Map
@@ -125,6 +125,79 @@ def pages(t):
         equal(m.mapped_huge(), 0, "bytes mapped by huge entries")
         stats.expect(write_pte=512, read_pte=512)
     os.close(fd)
+
+
+@case(fs=())
+def processes_meet_at_pages(t):
+    """Futexes and mutexes that processes share, on a device that is mapped by pages."""
+    _namespace("4K")
+    fd = _open()
+    with Map(fd, 2 * PMD) as m:
+        futex.work(m, 5 * PAGE + 64, lambda: Map(fd, PMD, skew=PAGE))
+    os.close(fd)
+
+
+@case(fs=())
+def processes_meet(t):
+    """By whatever entries each of them has the memory mapped, and wherever the mapping begins."""
+    _namespace("2M")
+    fd = _open()
+    with Map(fd, 4 * PMD) as m, Map(fd, PMD, offset=PMD, skew=PAGE) as small:
+        futex.work(m, PMD + 5 * PAGE + 64, lambda: Map(fd, 4 * PMD))
+        futex.work(m, PMD + 64, lambda: Map(fd, 4 * PMD, skew=PAGE))
+        futex.work(small, PMD - PAGE, lambda: _shifted(fd))
+        # The same page of the next 2 MiB is another place.
+        sleeper = futex.sleeper(m.address + 2 * PMD)
+        sleeper.blocked_in("futex")
+        equal(futex.wake(m.address + 3 * PMD), 0, "sleepers in the next 2 MiB")
+        futex.woken(sleeper, m.address + 2 * PMD)
+    os.close(fd)
+
+
+def _shifted(fd):
+    """The second 2 MiB, of which the first page is unlike the place that the address is of."""
+    return Map(fd, PMD, offset=PMD, skew=3 * PAGE)
+
+
+@case(fs=())
+def sleepers_outlive_the_device(t):
+    """Who sleeps at a futex in memory that goes is not woken, can be ended, and holds up nobody."""
+    _namespace("2M")
+    fd = _open()
+    with Map(fd, 2 * PMD) as m, Map(fd, PMD, skew=PAGE) as small:
+        sleepers = [futex.sleeper(place.address + 8 * PAGE) for place in (m, small)]
+        for sleeper in sleepers:
+            sleeper.blocked_in("futex")
+        _unbind()
+        for place in (m, small):
+            futex.gone(place.address + 8 * PAGE)
+        for sleeper in sleepers:
+            check(not sleeper.done(), "a sleeper has ended")
+            sleeper.kill()
+            equal(sleeper.signalled(), 9, "signal that ended a sleeper")
+    os.close(fd)
+    _bind()
+
+
+@case(fs=(), timeout=120)
+def others_ask(t):
+    """What asks a page for its file, or would move it, gets the answer that the kernel's driver
+    gives."""
+    if subprocess.run(["modprobe", "device_dax"], check=False).returncode:
+        raise Skip("there is no module device_dax")
+    _namespace("2M")
+    said = {}
+    for driver in ("device_dax", "rdax"):
+        _bind(driver)
+        fd = _open()
+        with Map(fd, 2 * PMD) as m:
+            m.load_ok(PMD, m.read(PMD, 1)[0], "a load")
+            m.touch(write=True)
+            said[driver] = asks.all_ways(fd, m)
+        os.close(fd)
+    equal(said["rdax"], said["device_dax"], "answers")
+    equal(said["rdax"]["what was written"], "by others", "what others wrote")
+    t.note(str(said["rdax"]))
 
 
 @case(fs=())
@@ -339,6 +412,16 @@ def giant_pages(t):
         m.touch(length=16 * PAGE, write=True)
         m.touch(offset=PMD, length=PMD)
         stats.expect(read_pte=1 + 512, write_pte=15, fault_errors=0)
+    os.close(fd)
+
+
+@case(fs=(), timeout=120, giant=True)
+def processes_meet_in_giant_pages(t):
+    _namespace("1G", "-M", "mem")
+    fd = _open()
+    with Map(fd, GIB, align=GIB) as m:
+        futex.work(m, GIB // 2 + 5 * PAGE + 64, lambda: Map(fd, GIB, align=GIB))
+        futex.work(m, GIB - PAGE, lambda: Map(fd, GIB, skew=PAGE))
     os.close(fd)
 
 

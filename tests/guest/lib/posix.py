@@ -136,6 +136,11 @@ def bpf(command, attributes, length):
     return _must(_syscall(321, command, attributes, length, 0, 0, 0), "bpf")
 
 
+def system_call(name, number, *arguments):
+    """A call that the C library has no function for."""
+    return _must(_syscall(number, *arguments, *[0] * (6 - len(arguments))), name)
+
+
 def userfaultfd(flags):
     return _must(_syscall(323, flags, 0, 0, 0, 0, 0), "userfaultfd")
 

@@ -26,7 +26,8 @@ from .posix import PAGE
 from .task import Task, describe, session_of
 
 GROUPS = ["data", "orders", "around", "refcounts", "private", "mapsync", "reflink", "durability",
-          "gup", "syscalls", "giant", "sweep", "erofs", "stress", "poison", "adoption", "devdax"]
+          "gup", "syscalls", "futex", "giant", "sweep", "erofs", "stress", "poison", "adoption",
+          "devdax"]
 
 # What a group needs compiled.
 NATIVE = [("stress", "stress"), ("sweep", "sweep.so"), ("giant", "gib.so"),

@@ -13,7 +13,7 @@ from .check import Failure, Skip, check
 
 # Numbers of the system calls that tasks are watched in.
 SYSCALLS = {"write": 1, "pread64": 17, "pwrite64": 18, "truncate": 76, "ftruncate": 77, "unlink": 87,
-            "umount2": 166, "fallocate": 285, "unlinkat": 263, "close": 3, "munmap": 11}
+            "umount2": 166, "fallocate": 285, "unlinkat": 263, "close": 3, "munmap": 11, "futex": 202}
 
 
 # How much slower than the stock kernel under emulation everything is here; see measure_pace().

@@ -131,7 +131,7 @@ impl Visitor for FindBusy {
 
     fn work(&mut self, _run: &Run<'_>) -> After {
         // Not reached: nothing is to be worked on.
-        After::Clean
+        After::Clean(0)
     }
 }
 

@@ -888,7 +888,7 @@ impl<'m> Run<'m> {
         if after == After::Remove && whole_node {
             Cursor::erase_stretch(self.mapping.tree(), guard, self.first, NODE_ORDER);
         } else {
-            for (index, entry, _) in self.iter() {
+            for (at, (index, entry, _)) in self.iter().enumerate() {
                 if cursor.at(guard, index).is_none() {
                     // Not so: it is locked by us.
                     continue;
@@ -898,8 +898,10 @@ impl<'m> Run<'m> {
                         cursor.erase(guard);
                         cursor.set(index);
                     }
-                    After::Clean => {
-                        cursor.clear_mark(guard, Mark::Dirty);
+                    After::Clean(dirty) => {
+                        if dirty >> at & 1 == 0 {
+                            cursor.clear_mark(guard, Mark::Dirty);
+                        }
                         cursor.overwrite(guard, entry.unlocked());
                     }
                 }
@@ -909,7 +911,7 @@ impl<'m> Run<'m> {
             for (index, _, _) in self.iter() {
                 let wake = match after {
                     After::Remove => Wake::All,
-                    After::Clean => Wake::One,
+                    After::Clean(_) => Wake::One,
                 };
                 wait::wake_entry_waiters(EntryKey::new(self.mapping, index), wake);
             }
@@ -940,8 +942,9 @@ pub(crate) enum Step {
 /// What to do with entries that were worked on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum After {
-    /// Unlock them; they are not dirty any more.
-    Clean,
+    /// Unlock them; they are not dirty any more, but for those that have their bit here, the first
+    /// entry the lowest.
+    Clean(u64),
     /// Remove them; what they point to was let go.
     Remove,
 }

@@ -5,6 +5,7 @@
 use super::{
     account::Account,
     entry::Entry,
+    folio,
     layout,
     stats::Counter,
     tree::{self, After, Run, Step, Visitor, Which}, //
@@ -31,6 +32,8 @@ struct WriteBack<'a> {
     dax: &'a DaxDevice,
     device: Account<'a>,
     written: usize,
+    /// Something stayed dirty.
+    held: bool,
 }
 
 impl Visitor for WriteBack<'_> {
@@ -46,6 +49,9 @@ impl Visitor for WriteBack<'_> {
 
     fn work(&mut self, run: &Run<'_>) -> After {
         self.protect(run);
+        // Before the flush: who has let go by now has stored before.
+        let held = held_of(run);
+        self.held |= held != 0;
         // Only now: what is stored before this is in the cache lines, and what is stored later
         // faults first and finds the entry locked (spec, R5).
         let mut pages = 0;
@@ -57,8 +63,22 @@ impl Visitor for WriteBack<'_> {
         let stats = self.device;
         stats.add(Counter::WritebackEntries, run.iter().count() as u64);
         stats.add(Counter::WritebackBytes, (pages << Order::PAGE_SHIFT) as u64);
-        After::Clean
+        After::Clean(held)
     }
+}
+
+/// A bit for each entry of the run whose folio somebody holds beyond its mappings (a direct read, a
+/// debugger): he may store without a fault as long as he does, so it stays dirty for the next
+/// write-back.
+fn held_of(run: &Run<'_>) -> u64 {
+    let mut held = 0;
+    for (at, (_, entry, _)) in run.iter().enumerate() {
+        let page = entry.page();
+        if page.is_some_and(|page| folio::is_held(page.folio())) {
+            held |= 1 << at;
+        }
+    }
+    held
 }
 
 impl WriteBack<'_> {
@@ -99,7 +119,12 @@ pub(crate) fn writeback(mapping: &Mapping, dax: &DaxDevice, request: &Request) -
         dax,
         device: Account::of(inode),
         written: 0,
+        held: false,
     };
+    // Ends: what stays dirty is not marked as before this write-back any more.
     tree::walk(mapping, request.range, Which::ToWrite, &mut visitor);
+    if visitor.held {
+        inode.mark_dirty_pages();
+    }
     Ok(visitor.written)
 }

@@ -6,11 +6,12 @@ that the kernel makes: each page must be written back, whole, after the last sto
 """
 
 import os
+import threading
 import time
 
 from lib import posix
 from lib.check import check, equal, same_bytes
-from lib.device import some
+from lib.device import SlowDisk, some
 from lib.mapping import Map
 from lib.native import Writer
 from lib.pattern import page, pages
@@ -19,8 +20,10 @@ from lib.posix import PAGE, PMD
 from lib.runner import case
 from lib.task import Task
 from lib.trace import Calls, Flushes
+from lib.uffd import Missing
 
 SPOTS = [0, 3, 4, 100, 511, 512, 700]
+ANONYMOUS = posix.MAP_PRIVATE | posix.MAP_ANONYMOUS
 
 
 def _now():
@@ -316,7 +319,6 @@ def stores_race_with_fsync(t):
 @case()
 def transfer_into_the_mapping_is_flushed(t):
     """A direct read stores too."""
-    from lib.device import SlowDisk
     slow, fd = SlowDisk(), _file(t, 2 * PMD)
     slow.fill(pages("d", 4))
     with Flushes() as flushes:
@@ -331,6 +333,76 @@ def transfer_into_the_mapping_is_flushed(t):
                 since = _now()
                 os.fsync(fd)
                 flushes.check_flushed(pfns, since, "read into the mapping")
+
+
+def _into_the_mapping(m, offset, length):
+    """A task that reads from the slow disk, which is held, straight into pages of the mapping."""
+    def go():
+        return posix.pread_to(SlowDisk().open(), m.address + offset, length, 0)
+
+    task = Task(go, name="direct read")
+    task.blocked_in("pread64")
+    return task
+
+
+@case(alone=True)
+def fsync_in_the_middle_of_a_transfer(t):
+    """What arrives after fsync in pages that were held meanwhile is flushed by the next one."""
+    slow, fd = SlowDisk(), _file(t, 2 * PMD)
+    slow.fill(pages("d", 4))
+    for skew in (PAGE, 0):
+        for how in (os.fsync, posix.syncfs):
+            for mapped in (True, False):
+                what = f"{how.__name__}, {'2 MiB' if not skew else 'pages'}, mapped: {mapped}"
+                with Map(fd, 2 * PMD, skew=skew) as m, Flushes() as flushes:
+                    m.touch(0, PMD, write=True)
+                    os.fsync(fd)
+                    m.touch(40 * PAGE, 1, write=True)
+                    slow.hold()
+                    transfer = _into_the_mapping(m, 8 * PAGE, 4 * PAGE)
+                    m.touch(8 * PAGE, 4 * PAGE)
+                    pfns, other = m.pfns(8 * PAGE, 4 * PAGE), m.pfn(40 * PAGE)
+                    if not mapped:
+                        m.unmap()
+                    flushes.clear()
+                    how(fd)
+                    flushes.check_flushed(pfns + [other], 0, f"{what}: in the middle")
+                    flushes.clear()
+                    how(fd)
+                    flushes.check_flushed(pfns, 0, f"{what}: in the middle, again")
+                    if skew:
+                        equal(flushes.of([other]), [], f"{what}: flushes of what nobody holds")
+                    slow.release()
+                    equal(transfer.result(), 4 * PAGE, "bytes read")
+                    since = _now()
+                    how(fd)
+                    flushes.check_flushed(pfns, since, f"{what}: afterwards")
+                    flushes.clear()
+                    os.fsync(fd)
+                    equal(flushes.of(pfns), [], f"{what}: flushes when all is done")
+    same_bytes(os.pread(fd, 4 * PAGE, 8 * PAGE), pages("d", 4), "what was read")
+
+
+@case(alone=True)
+def fsync_in_the_middle_of_process_vm_writev(t):
+    """The pages of the target are held while a page of the source is brought in."""
+    fd = _file(t, 2 * PMD)
+    for skew in (PAGE, 0):
+        with Map(fd, 2 * PMD, skew=skew) as m, Map(-1, 2 * PAGE, flags=ANONYMOUS) as source, \
+                Missing(source) as missing, Flushes() as flushes:
+            writer = threading.Thread(target=posix.process_vm_write, args=(
+                os.getpid(), source.address, m.address + 8 * PAGE, 2 * PAGE))
+            writer.start()
+            equal(missing.wait(), source.address, "address that is wanted")
+            m.touch(8 * PAGE, 2 * PAGE)
+            pfns = m.pfns(8 * PAGE, 2 * PAGE)
+            os.fsync(fd)
+            missing.give(pages("v", 2))
+            writer.join()
+            since = _now()
+            os.fsync(fd)
+            flushes.check_flushed(pfns, since, "what process_vm_writev wrote")
+        same_bytes(os.pread(fd, 2 * PAGE, 8 * PAGE), pages("v", 2), "what was written")
 
 
 @case(quick=False)

@@ -527,7 +527,7 @@ mod tests {
                 self.removed += 1;
                 After::Remove
             } else {
-                After::Clean
+                After::Clean(0)
             }
         }
     }

@@ -88,7 +88,7 @@ mod tests {
         if let Some(mut locked) = tree::lock_present(file.mapping(), at(66)) {
             locked.set(Entry::empty(Order::PTE));
         }
-        let note = walk_runs(&file, Which::Any, After::Clean);
+        let note = walk_runs(&file, Which::Any, After::Clean(0));
         check_eq!(
             note.runs[..],
             [
@@ -118,7 +118,7 @@ mod tests {
         put_zero(&file, 64, Order::from_bits(6))?;
         put_zero(&file, 128, Order::from_bits(6))?;
         put_zero(&file, 512, Order::PMD)?;
-        let note = walk_runs(&file, Which::Any, After::Clean);
+        let note = walk_runs(&file, Which::Any, After::Clean(0));
         check_eq!(
             note.runs[..],
             [
@@ -130,7 +130,7 @@ mod tests {
             ]
         );
         // Beginning in the middle of one.
-        let mut note = Note::new(After::Clean);
+        let mut note = Note::new(After::Clean(0));
         tree::walk(file.mapping(), range(10, 16), Which::Any, &mut note);
         check_eq!(note.runs.first().map(|run| run.0), Some(8));
         check_eq!(note.runs.last().map(|run| run.1), Some(31));
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn a_run_ends_before_a_locked_entry_which_is_waited_for() -> Checked {
         let world = world()?;
-        for after in [After::Clean, After::Remove] {
+        for after in [After::Clean(0), After::Remove] {
             let file = world.file(NODE)?;
             zeroes(&file, 0, 20)?;
             let held = tree::lock_present(file.mapping(), at(9));
@@ -159,7 +159,7 @@ mod tests {
             // Who waits holds nothing.
             check_eq!(locked, bits(9, 9));
             check_eq!(note.runs[..], [(0, 8, 9), (9, 20, 12)]);
-            let left = if after == After::Clean { 21 } else { 0 };
+            let left = if after == After::Clean(0) { 21 } else { 0 };
             check_eq!(file.nrpages(), left);
             check_eq!(locked_pages(&file, NODE), 0);
             clear(&file);
@@ -179,7 +179,7 @@ mod tests {
             marked_pages(&file, NODE, Mark::ToWrite),
             bits(0, 14) & !bits(4, 4)
         );
-        let note = walk_runs(&file, Which::ToWrite, After::Clean);
+        let note = walk_runs(&file, Which::ToWrite, After::Clean(0));
         check_eq!(note.runs[..], [(0, 3, 4), (5, 14, 10)]);
         check_eq!(note.dirty, 14);
         check_eq!(marked_pages(&file, NODE, Mark::ToWrite), 0);
@@ -223,7 +223,7 @@ mod tests {
             pieces(false, &mut self.all);
             pieces(true, &mut self.dirty);
             self.wrong += wrong;
-            After::Clean
+            After::Clean(0)
         }
     }
 
@@ -436,7 +436,7 @@ mod tests {
         const WAITERS: usize = 3;
         let world = world()?;
         for (after, pages) in [
-            (After::Clean, 10),
+            (After::Clean(0), 10),
             (After::Remove, 10),
             (After::Remove, NODE),
         ] {
@@ -464,7 +464,7 @@ mod tests {
                 begun && waited
             })?;
             check!(waited, "nobody has waited");
-            let found = usize::from(after == After::Clean);
+            let found = usize::from(after == After::Clean(0));
             check_eq!(results[1..], [found; WAITERS]);
             check_eq!(results[0], if after == After::Remove { pages } else { 0 });
             clear(&file);

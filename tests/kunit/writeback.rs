@@ -67,6 +67,69 @@ mod tests {
     }
 
     #[test]
+    fn what_somebody_holds_stays_dirty() -> Checked {
+        for order in [Order::PTE, Order::PMD, Order::PUD] {
+            let world = world()?;
+            let Some((file, place)) = mapped_file(&world, order)? else {
+                continue;
+            };
+            let page = order.pages() - 1;
+            let view = View::new(&file, 0, order.pages(), Share::Shared, 0)?;
+            view.store(page, 1)?;
+            let held = hold(world.page(place).folio());
+            let flushes = Flushes::watch(&file, page, view.address(page))?;
+            // Mapped, and not any more.
+            for round in 1..=2 {
+                let before = flushes.count();
+                check_eq!(write_back(&file, PageRange::ALL), Ok(order.pages()));
+                check!(flushes.count() > before);
+                check!(is_marked(&file, page, Mark::Dirty), "round {round}");
+                check!(!is_marked(&file, page, Mark::ToWrite));
+                check!(look(&file, page).is_some_and(|(_, locked)| !locked));
+                file.mapping().unmap(PageRange::ALL);
+            }
+            drop(held);
+            check_eq!(write_back(&file, PageRange::ALL), Ok(order.pages()));
+            check!(!is_marked(&file, page, Mark::Dirty));
+            check_eq!(write_back(&file, PageRange::ALL), Ok(0));
+            drop((flushes, view));
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn of_a_run_only_what_is_held_stays_dirty() -> Checked {
+        let world = world()?;
+        let (file, place) = straight_file(&world, 64)?;
+        let view = View::new(&file, 0, 64, Share::Shared, 1)?;
+        // Each page has an entry of its own.
+        view.set_random();
+        for page in 0..64 {
+            view.store(page, 1)?;
+        }
+        let held = [0, 7, 8, 63];
+        let holders = held.map(|page| hold(world.page(place + page).folio()));
+        check_eq!(write_back(&file, PageRange::ALL), Ok(64));
+        for page in 0..64 {
+            check_eq!(
+                is_marked(&file, page, Mark::Dirty),
+                held.contains(&page),
+                "page {page}"
+            );
+        }
+        drop(holders);
+        check_eq!(write_back(&file, PageRange::ALL), Ok(held.len()));
+        for page in 0..64 {
+            check!(!is_marked(&file, page, Mark::Dirty));
+        }
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
     fn every_mapping_of_the_whole_entry_is_protected() -> Checked {
         let world = world()?;
         let Some((file, _)) = mapped_file(&world, Order::PMD)? else {

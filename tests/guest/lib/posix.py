@@ -115,6 +115,13 @@ def vmsplice(pipe, address, length):
     return _must(_vmsplice(pipe, vector, 1, 0), "vmsplice")
 
 
+def process_vm_write(pid, source, target, length):
+    """Copy memory of this process into another's; returns the bytes copied."""
+    here, there = (ctypes.c_uint64 * 2)(source, length), (ctypes.c_uint64 * 2)(target, length)
+    return _must(_syscall(311, pid, ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0),
+                 "process_vm_writev")
+
+
 def umount(path):
     _must(_umount2(os.fsencode(path), 0), f"umount {path}")
 

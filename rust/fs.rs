@@ -222,10 +222,12 @@ impl Mapping {
     /// Keeps faults of the file out while the result lives (`invalidate_lock`, exclusive). Sleeps.
     ///
     /// Held: nothing that a fault takes, `mmap_lock` and entries.
-    pub(crate) fn keep_faults_out(&self) -> FaultsOut<'_> {
+    ///
+    /// Errors: `EINTR` for a fatal signal.
+    pub(crate) fn keep_faults_out(&self) -> Result<FaultsOut<'_>> {
         // SAFETY: The address space is alive.
-        unsafe { bindings::rdax_invalidate_lock(self.as_ptr()) };
-        FaultsOut(self)
+        to_result(unsafe { bindings::rdax_invalidate_lock(self.as_ptr()) })?;
+        Ok(FaultsOut(self))
     }
 
     /// Keeps an error of write-back for the next `fsync`.

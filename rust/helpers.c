@@ -47,9 +47,9 @@ void rdax_mapping_set_error(struct address_space *mapping, int error)
 	mapping_set_error(mapping, error);
 }
 
-void rdax_invalidate_lock(struct address_space *mapping)
+int rdax_invalidate_lock(struct address_space *mapping)
 {
-	filemap_invalidate_lock(mapping);
+	return down_write_killable(&mapping->invalidate_lock);
 }
 
 void rdax_invalidate_unlock(struct address_space *mapping)

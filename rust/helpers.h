@@ -21,8 +21,8 @@
 
 void rdax_mapping_set_error(struct address_space *mapping, int error);
 
-/* Keeps faults of the file out. */
-void rdax_invalidate_lock(struct address_space *mapping);
+/* Keeps faults of the file out, unless a fatal signal comes. */
+int rdax_invalidate_lock(struct address_space *mapping);
 void rdax_invalidate_unlock(struct address_space *mapping);
 
 /* Accesses to user memory that is not there fail instead of faulting. */

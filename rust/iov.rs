@@ -65,6 +65,40 @@ impl IovIter {
         missing != bytes
     }
 
+    /// Copies the next bytes of the buffers of a write to memory of ours. Returns how many, fewer than
+    /// there is room for when a buffer ends or faults. Sleeps.
+    pub(crate) fn copy_to(&mut self, to: &mut [u8]) -> usize {
+        if !self.is_source() {
+            return 0;
+        }
+        // SAFETY: The iterator is valid, and the slice is ours to write to.
+        unsafe {
+            bindings::_copy_from_iter(to.as_mut_ptr().cast(), to.len() as usize, self.as_ptr())
+                as usize
+        }
+    }
+
+    /// Calls `work` with an iterator over these bytes, as the buffer of a write.
+    pub(crate) fn over<R>(bytes: &[u8], work: impl FnOnce(&mut Self) -> R) -> R {
+        let vector = bindings::kvec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len() as usize,
+        };
+        let mut iter = Self(Opaque::uninit());
+        // SAFETY: The iterator and what it refers to outlive the call of `work`; as a source it is only
+        // read from. The function sets all of it.
+        unsafe {
+            bindings::iov_iter_kvec(
+                iter.as_ptr(),
+                bindings::ITER_SOURCE as u32,
+                &vector,
+                1,
+                bytes.len() as usize,
+            )
+        };
+        work(&mut iter)
+    }
+
     /// Calls `work`, in which buffers that are not there end a copy instead of being faulted in.
     pub(crate) fn without_faults<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
         // SAFETY: Counts for this task, and is undone below.

@@ -88,7 +88,7 @@ fn fill_from_source(
 
 /// A walk over a file that changes it. What page tables and entries say of an extent is removed
 /// before the extent is touched, and again after the filesystem has put a copy in the place of a
-/// shared one, because faults go on meanwhile.
+/// shared one, because faults may go on meanwhile.
 struct Change<'a> {
     inode: &'a Inode,
     walk: IomapIter<'a>,
@@ -115,23 +115,35 @@ impl<'a> Change<'a> {
     #[inline(always)]
     fn next(&mut self) -> Result<bool> {
         let next = self.walk.next();
+        self.evict_replaced();
+        next
+    }
+
+    /// Ends the walk where it was advanced to.
+    fn finish(&mut self) -> Result {
+        let finished = self.walk.finish();
+        self.evict_replaced();
+        finished
+    }
+
+    #[inline(always)]
+    fn evict_replaced(&mut self) {
         if let Some(range) = self.replaced {
             self.replaced = None;
             evict(self.inode, range);
         }
-        next
     }
 
-    /// To be called before the memory of the present extent is touched.
+    /// To be called before the memory of the first `bytes` bytes of the present extent is touched.
     #[inline(always)]
-    fn begin(&mut self) {
+    fn begin(&mut self, bytes: u64) {
         let extent = self.walk.extent();
         if extent.is_new() || extent.is_shared() {
-            let range = PageRange::of_len(self.walk.position(), self.walk.available());
+            let range = PageRange::of_len(self.walk.position(), bytes);
             evict(self.inode, range);
             self.replaced = extent.is_shared().then_some(range);
         } else if !self.inode.mapping().is_empty() {
-            let range = PageRange::of_len(self.walk.position(), self.walk.available());
+            let range = PageRange::of_len(self.walk.position(), bytes);
             layout::evict_zeroes(self.inode.mapping(), range);
         }
     }
@@ -249,20 +261,6 @@ fn read_extent(walk: &mut IomapIter<'_>, iter: &mut IovIter) -> Result {
     Ok(())
 }
 
-/// Why a write ends before its end.
-enum Stop {
-    /// Because of this.
-    Error(Error),
-    /// The blocks are shared with other files, and the file's faults have to be kept out.
-    Shared,
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
-    }
-}
-
 /// Writes from `position` on. Returns where it ended, and why, if that was an error.
 #[inline(always)]
 fn write_file(
@@ -273,112 +271,175 @@ fn write_file(
     ops: &IomapOps,
 ) -> (u64, Result) {
     let len = iter.len() as u64;
-    match write_range(inode, position, len, iter, ask, ops, false) {
-        (end, Ok(())) => (end, Ok(())),
-        (end, Err(Stop::Error(error))) => (end, Err(error)),
-        (end, Err(Stop::Shared)) => write_shared(inode, end, iter, ask, ops),
-    }
-}
-
-/// Writes up to `len` bytes. `alone`: the file's faults are kept out, and buffers that are not there
-/// are not faulted in.
-#[inline(always)]
-fn write_range(
-    inode: &Inode,
-    position: u64,
-    len: u64,
-    iter: &mut IovIter,
-    ask: Ask,
-    ops: &IomapOps,
-    alone: bool,
-) -> (u64, Result<(), Stop>) {
     let mut space = IomapSpace::new();
     let mut change = Change::new(&mut space, inode, position, len, ask, ops);
     let result = loop {
         match change.next() {
             Ok(true) => (),
             Ok(false) => break Ok(()),
-            Err(error) => break Err(error.into()),
+            Err(error) => break Err(error),
         }
-        let written = if alone {
-            iter.without_faults(|iter| write_extent(&mut change, iter, true))
-        } else {
-            write_extent(&mut change, iter, false)
-        };
-        match written {
-            Ok(()) => (),
-            Err(Stop::Error(error)) => change.walk.fail(of_block(error)),
-            Err(Stop::Shared) => {
-                change.walk.abandon();
-                break Err(Stop::Shared);
+        if change.walk.extent().is_shared() {
+            if let Err(error) = write_shared(&mut change.walk, inode, iter, ask, ops) {
+                break Err(error);
             }
+        } else if let Err(error) = write_extent(&mut change, iter, u64::MAX) {
+            change.walk.fail(of_block(error));
         }
     };
     (change.walk.position(), result)
 }
 
-/// The same where blocks are shared with other files: piece by piece, with the file's faults kept
-/// out. One that made its own copy of a page meanwhile would copy over what was written already, or
-/// be copied over.
+/// Writes to the present extent of a walk, whose blocks are shared with other files: piece by piece,
+/// with the file's faults kept out. One that made its own copy of a page meanwhile would copy over
+/// what was written already, or be copied over.
 ///
-/// The buffers may be mappings of this file, so they are faulted in before.
+/// What a fault has done before the lock was had is not known here, so the filesystem is asked once
+/// more for each piece. The walk's extent stays as it is until all of it was written: a filesystem that
+/// was told of nothing written would take back the blocks that it has set aside for the copy, and
+/// those of the next answer would lie elsewhere.
+///
+/// After an error the walk is over.
 #[cold]
 #[inline(never)]
 fn write_shared(
+    walk: &mut IomapIter<'_>,
     inode: &Inode,
-    mut position: u64,
     iter: &mut IovIter,
     ask: Ask,
     ops: &IomapOps,
-) -> (u64, Result) {
-    if ask.is_nowait() {
-        return (position, Err(EAGAIN));
+) -> Result {
+    let Err(error) = write_pieces(walk, inode, iter, ask, ops) else {
+        return Ok(());
+    };
+    walk.fail(of_block(error));
+    // What nothing was written to is taken back, but not from under a fault that makes its copy there.
+    // A task that is about to die leaves it, as a write that ends early leaves what is behind its end.
+    match inode.mapping().keep_faults_out() {
+        Ok(_out) => walk.next().map(|_| ()),
+        Err(error) => Err(error),
     }
-    while iter.len() != 0 {
-        if vm::fatal_signal() {
-            return (position, Err(EINTR));
-        }
-        let bytes = iter.len().min(CHUNK - in_page(position));
-        if !iter.fault_in(bytes) {
-            return (position, Err(EFAULT));
-        }
-        let (end, result) = {
-            let _out = inode.mapping().keep_faults_out();
-            write_range(inode, position, bytes as u64, iter, ask, ops, true)
-        };
-        let moved = end != position;
-        position = end;
-        match result {
-            // The buffer is not there any more.
-            Err(Stop::Error(error)) if error == EFAULT => (),
-            Err(Stop::Error(error)) => return (position, Err(error)),
-            Ok(()) if moved => (),
-            // Neither can be: there is something to write, and nobody can share it now.
-            Ok(()) | Err(Stop::Shared) => return (position, Err(EIO)),
-        }
-        vm::reschedule();
-    }
-    (position, Ok(()))
 }
 
-/// Writes to the present extent. `alone`: the file's faults are kept out.
-#[inline(always)]
-fn write_extent(change: &mut Change<'_>, iter: &mut IovIter, alone: bool) -> Result<(), Stop> {
-    let copy = change.walk.extent().is_shared();
-    match change.walk.extent().kind() {
-        ExtentKind::Mapped => (),
-        ExtentKind::Unwritten if copy => (),
-        _ => return Err(EIO.into()),
+/// The most bytes that are copied to memory of ours before they are written.
+const BOUNCE: usize = 16 * PAGE;
+
+/// The pieces of [`write_shared`].
+///
+/// The buffers may be mappings of this file, so they are faulted in before. A write that takes its own
+/// source out of the page tables goes on through memory of ours.
+fn write_pieces(
+    walk: &mut IomapIter<'_>,
+    inode: &Inode,
+    iter: &mut IovIter,
+    ask: Ask,
+    ops: &IomapOps,
+) -> Result {
+    if ask.is_nowait() {
+        return Err(EAGAIN);
     }
-    if copy && !alone {
-        return Err(Stop::Shared);
-    }
-    change.begin();
-    let walk = &mut change.walk;
+    let mut bounce = KVVec::new();
     let mut left = walk.available();
+    // Ends: each round writes at least a byte or returns, but for one, from which on the source is
+    // memory of ours, of which at least a byte can be had and written.
     while left > 0 {
         if vm::fatal_signal() {
-            return Err(EINTR.into());
+            return Err(EINTR);
+        }
+        let position = walk.position();
+        let bytes = left.min((CHUNK - in_page(position)) as u64) as usize;
+        let (done, result) = if bounce.is_empty() {
+            if !iter.fault_in(bytes) {
+                return Err(EFAULT);
+            }
+            write_piece(inode, position, left, bytes, iter, ask, ops)
+        } else {
+            let wanted = bytes.min(bounce.len());
+            let bytes = iter.copy_to(&mut bounce[..wanted]);
+            if bytes == 0 {
+                return Err(EFAULT);
+            }
+            let (done, result) = IovIter::over(&bounce[..bytes], |iter| {
+                write_piece(inode, position, left, bytes, iter, ask, ops)
+            });
+            iter.revert(bytes - done);
+            (done, result)
+        };
+        walk.advance(done as u64);
+        left -= done as u64;
+        match result {
+            Ok(()) if done != 0 => (),
+            // The rest of the buffer is not there any more.
+            Err(error) if error == EFAULT && done != 0 => (),
+            Err(error) if error == EFAULT && bounce.is_empty() => {
+                bounce = KVVec::from_elem(0u8, BOUNCE.min(left as usize), GFP_KERNEL)?;
+            }
+            Err(error) => return Err(error),
+            // There is something to write.
+            Ok(()) => return Err(EIO),
+        }
+        if left > 0 {
+            vm::reschedule();
+        }
+    }
+    Ok(())
+}
+
+/// Writes up to `bytes` of the `len` bytes from `position` on, with the file's faults kept out.
+/// Buffers that are not there are not faulted in. Returns how many it has written, and why there are
+/// no more, if that was an error.
+///
+/// The filesystem is asked for all that will be written, so that it lays the blocks out for that.
+fn write_piece(
+    inode: &Inode,
+    position: u64,
+    len: u64,
+    bytes: usize,
+    iter: &mut IovIter,
+    ask: Ask,
+    ops: &IomapOps,
+) -> (usize, Result) {
+    let end = position + bytes as u64;
+    let _out = match inode.mapping().keep_faults_out() {
+        Ok(out) => out,
+        Err(error) => return (0, Err(error)),
+    };
+    let mut space = IomapSpace::new();
+    let mut change = Change::new(&mut space, inode, position, len, ask, ops);
+    let result = loop {
+        match change.next() {
+            Ok(true) => (),
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+        let from = change.walk.position();
+        let wanted = change.walk.available().min(end - from);
+        match iter.without_faults(|iter| write_extent(&mut change, iter, wanted)) {
+            // There is more to write, but not in this piece.
+            Ok(()) if change.walk.position() == end => break change.finish(),
+            // Less than there was to write: the next would be nothing.
+            Ok(()) if change.walk.position() != from + wanted => break change.finish(),
+            Ok(()) => (),
+            Err(error) => change.walk.fail(of_block(error)),
+        }
+    };
+    ((change.walk.position() - position) as usize, result)
+}
+
+/// Writes to the present extent, at most `bytes` bytes.
+#[inline(always)]
+fn write_extent(change: &mut Change<'_>, iter: &mut IovIter, bytes: u64) -> Result {
+    match change.walk.extent().kind() {
+        ExtentKind::Mapped => (),
+        ExtentKind::Unwritten if change.walk.extent().is_shared() => (),
+        _ => return Err(EIO),
+    }
+    let mut left = change.walk.available().min(bytes);
+    change.begin(left);
+    let walk = &mut change.walk;
+    while left > 0 {
+        if vm::fatal_signal() {
+            return Err(EINTR);
         }
         let (extent, position) = (walk.extent(), walk.position());
         let (wanted, done) = match overwrite(extent, position, left, iter) {
@@ -388,7 +449,7 @@ fn write_extent(change: &mut Change<'_>, iter: &mut IovIter, alone: bool) -> Res
         walk.advance(done as u64);
         left -= done as u64;
         if done == 0 {
-            return Err(EFAULT.into());
+            return Err(EFAULT);
         }
         if done < wanted {
             return Ok(());
@@ -512,7 +573,7 @@ fn zero_extent(change: &mut Change<'_>, device: Account<'_>, did_zero: &mut bool
         ExtentKind::Other => return Err(EIO),
     }
     let copy = change.walk.extent().is_shared();
-    change.begin();
+    change.begin(left);
     let walk = &mut change.walk;
     while left > 0 {
         if vm::fatal_signal() {
@@ -605,7 +666,7 @@ fn unshare_extent(change: &mut Change<'_>, device: Account<'_>) -> Result {
         change.walk.advance(left);
         return Ok(());
     }
-    change.begin();
+    change.begin(left);
     let walk = &mut change.walk;
     while left > 0 {
         if vm::fatal_signal() {

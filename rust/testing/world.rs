@@ -459,7 +459,7 @@ struct State {
     fail_end: Option<Failing>,
     fail_sync: Option<Error>,
     make_table: bool,
-    /// An address that somebody reads from when a call is ended, 0 for none.
+    /// An address that somebody reads from when a call begins, 0 for none.
     accessed: usize,
     /// The fault that is under way, 0 if none is.
     under_way: usize,
@@ -621,9 +621,9 @@ impl<'w> File<'w> {
         state.fail_end = failing;
     }
 
-    /// Has an address of the test's be read from in the next call of `iomap_end`, as if another thread
+    /// Has an address of the test's be read from in the next call of `iomap_begin`, as if another thread
     /// did.
-    pub(crate) fn access_at_end(&self, address: usize) {
+    pub(crate) fn access_at_begin(&self, address: usize) {
         self.model.state.lock().accessed = address;
     }
 
@@ -896,6 +896,12 @@ unsafe extern "C" fn begin(
 ) -> c_int {
     // SAFETY: By this function's safety requirements.
     let (model, iomap, source) = unsafe { (model_of(inode), &mut *iomap, &mut *source) };
+    let accessed = core::mem::take(&mut model.state.lock().accessed);
+    if accessed != 0 {
+        let mut value = 0;
+        // SAFETY: User memory, accessed as such; whether it is there, the test will see.
+        unsafe { bindings::rdax_test_load(accessed, &mut value) };
+    }
     let mut state = model.state.lock();
     let call = state.begins;
     state.begins += 1;
@@ -968,12 +974,6 @@ unsafe extern "C" fn end(
 ) -> c_int {
     // SAFETY: By this function's safety requirements.
     let model = unsafe { model_of(inode) };
-    let accessed = core::mem::take(&mut model.state.lock().accessed);
-    if accessed != 0 {
-        let mut value = 0;
-        // SAFETY: User memory, accessed as such; whether it is there, the test will see.
-        unsafe { bindings::rdax_test_load(accessed, &mut value) };
-    }
     let mut state = model.state.lock();
     let call = state.ends.len();
     let ended = Ended {

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """Files that share blocks: each may go its own way, by any means, without the other noticing."""
 
+import contextlib
 import os
 import random
 import time
 
-from lib import posix
-from lib.check import check, equal, same_bytes
+from lib import device, posix
+from lib.check import Skip, check, equal, same_bytes
 from lib.device import SlowDisk, some
+from lib.fs import Filesystem
 from lib.mapping import Map
 from lib.pattern import noise, page, pages
 from lib.pattern import file as _file
@@ -113,6 +115,115 @@ def long_pwrite_keeps_all_that_it_wrote(t):
     model = bytearray(before)
     model[100:100 + PMD] = before[2 * PMD:3 * PMD]
     same_bytes(os.pread(two, 4 * PMD, 0), model, "the file that was copied within")
+
+
+def _write_from_itself(t, name, size, source, offset, length):
+    """A clone is written to from its own mapping, which takes the source out of the page tables."""
+    one = _file(t, size, name)
+    two = t.open(f"{name}-clone")
+    posix.clone(one, two)
+    model = bytearray(pages("f", size // PAGE))
+    model[offset:offset + length] = model[source:source + length]
+    with Map(two, size) as m:
+        m.touch()
+        task = Task(posix.pwrite_from, two, m.address + source, length, offset,
+                    name=f"write of {length} bytes at {source:#x} to {offset:#x}")
+        equal(task.result(), length, "bytes written")
+        same_bytes(m.read(0, size), model, "the mapping afterwards")
+    same_bytes(os.pread(two, size, 0), model, "the file afterwards")
+    same_bytes(os.pread(one, size, 0), pages("f", size // PAGE), "the other file")
+    os.close(one)
+    os.close(two)
+
+
+@case(fs=XFS)
+def pwrite_from_its_own_mapping_ends(t):
+    """Each piece takes away what the next copy would be from: to the same place, one beside it,
+    and one in the same huge entry, in parts of pages, and over more than is copied in one go."""
+    _write_from_itself(t, "same", PMD, 0, 0, PAGE)
+    _write_from_itself(t, "beside", PMD, 0, PAGE, 3 * PAGE)
+    _write_from_itself(t, "entry", PMD, 0, 1 << 20, 1 << 20)
+    _write_from_itself(t, "parts", PMD, 100, 60 * PAGE + 50, 50 * PAGE + 7)
+    _write_from_itself(t, "large", 4 * PMD, 77, 2 * PMD - 5 * PAGE, PMD + 50 * PAGE)
+
+
+class _Beside:
+    """A second device, on which the kernel's own code can be had, too."""
+
+    NAME = "pmem1"
+
+    def __init__(self, t):
+        t.need_adopted()
+        if not device.exists(self.NAME):
+            raise Skip(f"there is no {self.NAME}")
+        self.fs = Filesystem(t.variant, self.NAME, "/mnt/rdax-beside")
+        self.was = device.adopted(self.NAME)
+
+    @contextlib.contextmanager
+    def mounted(self, adopted):
+        """A new filesystem, served by the module or by the kernel; the directory."""
+        device.adopt(self.NAME, adopted)
+        try:
+            self.fs.make()
+            self.fs.mount()
+            try:
+                yield self.fs.mount_point
+            finally:
+                self.fs.umount()
+        finally:
+            device.adopt(self.NAME, self.was)
+
+
+def _overwrite(fd, how, size, rng):
+    """Write all of the file anew, in a way of that name."""
+    by, piece, order = how.split()
+    step = {"4k": PAGE, "1m": 1 << 20}[piece]
+    places = list(range(0, size, step))
+    if order == "random":
+        rng.shuffle(places)
+    if by == "pwrite":
+        for at in places:
+            equal(os.pwrite(fd, bytes([at // PAGE % 251]) * step, at), step, how)
+        return
+    with Map(fd, size, skew=PAGE if by == "small-store" else 0) as m:
+        if by == "read-store":
+            m.touch()
+        for at in places:
+            m.write(at, bytes([at // PAGE % 251]))
+
+
+WAYS = ("pwrite 4k sorted", "pwrite 4k random", "pwrite 1m sorted", "store 4k sorted",
+        "store 4k random", "small-store 4k sorted", "small-store 4k random",
+        "read-store 4k sorted", "read-store 4k random")
+
+
+@case(fs=XFS, timeout=240)
+def rewritten_clones_are_in_few_pieces(t):
+    """In no more than the kernel's own code leaves: what XFS has set aside for the copy is used."""
+    beside, size, found = _Beside(t), 8 << 20, {}
+    for adopted in (False, True):
+        with beside.mounted(adopted) as directory:
+            for number, how in enumerate(WAYS):
+                rng = random.Random(t.settings.seed)
+                files = [os.open(f"{directory}/{name}{number}", os.O_RDWR | os.O_CREAT)
+                         for name in ("one", "two")]
+                os.pwrite(files[0], bytes(size), 0)
+                os.fsync(files[0])
+                posix.clone(*files)
+                since = time.process_time()
+                _overwrite(files[1], how, size, rng)
+                took = time.process_time() - since
+                equal(_shared(files[1]), 0, f"{how}: bytes that are still shared")
+                found.setdefault(how, []).append((posix.extent_count(files[1]), took))
+                for fd in files:
+                    os.close(fd)
+    bad = []
+    for how, ((theirs, before), (ours, after)) in found.items():
+        t.note(f"{how}: {theirs} extents and {before:.2f} s by the kernel's own code, "
+               f"{ours} and {after:.2f} s by the module")
+        if ours > theirs:
+            bad.append(how)
+    check(not bad, f"in more pieces (seed {t.settings.seed}): {', '.join(bad)}")
 
 
 @case(fs=XFS)

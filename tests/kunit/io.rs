@@ -364,9 +364,9 @@ mod tests {
         world.fill(old, 2, 0x11);
         set_shared(&file, 2, old, new)?;
         let view = View::new(&file, 0, 2, Share::Shared, 0)?;
-        // Before the filesystem has put the new blocks in the place of the old ones.
+        // After the filesystem has said that the old blocks are shared.
         for page in [0, 1] {
-            file.access_at_end(view.address(page));
+            file.access_at_begin(view.address(page));
             check_eq!(write(&file, 0, &filled(PAGE + 8, 0x22)?).0, Ok(PAGE + 8));
             check!(view.mapped(page).is_none());
             check_eq!(file.nrpages(), 0);

@@ -56,6 +56,14 @@ def adopted(name):
     return read(f"{CONFIG}/{name}/adopt", "0") == "1"
 
 
+def adopt(name, wanted):
+    """Have a device adopted, or not; it must not be mounted."""
+    if adopted(name) != wanted:
+        if not os.path.isdir(f"{CONFIG}/{name}"):
+            os.mkdir(f"{CONFIG}/{name}")
+        write(f"{CONFIG}/{name}/adopt", "1" if wanted else "0")
+
+
 def set_switch(name, switch, value):
     """Set a switch of an adopted device in configfs."""
     write(f"/sys/kernel/config/rdax/{name}/{switch}", str(value))

@@ -11,20 +11,22 @@
  * journal is written out on its account.
  *
  * "first" rows find no entry in the file's tree. Their blocks are allocated and written: fill()
- * writes the file through pwrite(), which makes no entries. So no row but the "unwritten" and
- * "hole" ones allocates or converts blocks.
+ * writes the file through pwrite(), which makes no entries. So no row but the "unwritten",
+ * "hole" and "clone" ones allocates or converts blocks.
  */
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <linux/fs.h>
 #include <regex.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -547,6 +549,42 @@ static void calls(void)
 	discard(&file);
 }
 
+/* A file whose blocks another one has, too; false where files cannot share blocks. */
+static bool make_shared(struct file *file, int *other, enum order order)
+{
+	*file = make(opt.size, PAGE, order, FILLED);
+	*other = fresh(0);
+	if (!ioctl(*other, FICLONE, file->fd))
+		return true;
+	if (errno != EOPNOTSUPP)
+		err(1, "FICLONE");
+	close(*other);
+	discard(file);
+	return false;
+}
+
+/* Writes and stores that give a file blocks of its own. */
+static void clones(void)
+{
+	struct file file;
+	enum order order;
+	int other;
+
+	for (order = SEQUENTIAL; order <= RANDOM; order++) {
+		if (!make_shared(&file, &other, order))
+			return;
+		timed_calls(order == RANDOM ? "pwrite-4k-clone-random" : "pwrite-4k-clone", &file,
+			    WRITE);
+		discard(&file);
+		close(other);
+		if (!make_shared(&file, &other, order))
+			return;
+		only_touch(order == RANDOM ? "pte-write-clone-random" : "pte-write-clone", file,
+			   WRITE);
+		close(other);
+	}
+}
+
 /* One of the processes that share a file, as its parent sees it. */
 struct child {
 	pid_t pid;
@@ -710,6 +748,8 @@ static const struct {
 	{ pmd_hole, &opt.size, "pmd-hole-read" },
 	{ calls, &opt.size,
 	  "pread-4k pwrite-4k pread-4k-random pwrite-4k-random" },
+	{ clones, &opt.size,
+	  "pwrite-4k-clone pte-write-clone pwrite-4k-clone-random pte-write-clone-random" },
 	{ pte_write_random, &opt.size,
 	  "pte-write-first-random pte-write-there-random pte-fsync-random "
 	  "pte-write-protect-random pte-write-clean-random pte-truncate-dirty-random" },

@@ -161,6 +161,14 @@ impl Mapping {
         self.nrpages().load(Ordering::Relaxed)
     }
 
+    /// Whether anybody has the file mapped; if nobody has, no page table has a page of it. Outdated at
+    /// once.
+    #[inline]
+    pub(crate) fn has_vmas(&self) -> bool {
+        // SAFETY: The address space is alive; a word of it is read.
+        unsafe { bindings::rdax_has_vmas(self.as_ptr()) }
+    }
+
     /// Removes the pages from all page tables. Sleeps.
     #[inline]
     pub(crate) fn unmap(&self, range: PageRange) {

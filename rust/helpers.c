@@ -77,6 +77,11 @@ unsigned long rdax_zero_pfn(unsigned long addr)
 	return zero_pfn(addr);
 }
 
+bool rdax_has_vmas(struct address_space *mapping)
+{
+	return mapping_mapped(mapping);
+}
+
 void rdax_xa_lock_irq(struct xarray *xa)
 {
 	xa_lock_irq(xa);

@@ -35,6 +35,9 @@ void rdax_count_major_fault(void);
 /* The pfn of the page of zeros that a hole is mapped with at @addr. */
 unsigned long rdax_zero_pfn(unsigned long addr);
 
+/* Whether a VMA maps a part of the file: without one, no page table has a page of it. */
+bool rdax_has_vmas(struct address_space *mapping);
+
 /* The tree's lock. */
 void rdax_xa_lock_irq(struct xarray *xa);
 void rdax_xa_unlock_irq(struct xarray *xa);

@@ -156,8 +156,25 @@ const REMOVE_AT_ONCE: Order = Order::from_bits(4);
 /// Removes entries, writing back what is dirty.
 struct Remove<'a> {
     device: Account<'a>,
+    mapping: &'a Mapping,
+    /// The caller has unmapped the range and keeps faults out.
+    unmapped: bool,
     /// The content goes away with the file: nobody will miss what is not written back.
     forget: bool,
+}
+
+impl Remove<'_> {
+    /// Whether a page table may have something of an entry that is locked, or that nobody can lock at
+    /// this moment.
+    #[inline]
+    fn may_be_mapped(&self, entry: Entry) -> bool {
+        match entry.kind() {
+            Kind::Data(pfn) => DevPage::of(pfn).folio().mapcount() != 0,
+            // How often zeroes are mapped for a file is not known.
+            Kind::Zero => !self.unmapped && self.mapping.has_vmas(),
+            Kind::Empty => false,
+        }
+    }
 }
 
 impl Visitor for Remove<'_> {
@@ -168,6 +185,7 @@ impl Visitor for Remove<'_> {
     fn look(&mut self, entry: Entry, dirty: bool) -> Step {
         let dirty = dirty && !self.forget;
         match entry.kind() {
+            _ if self.may_be_mapped(entry) => Step::Work,
             Kind::Data(_) if dirty || entry.order() > REMOVE_AT_ONCE => Step::Work,
             Kind::Data(pfn) if !folio::is_small(DevPage::of(pfn)) => Step::Work,
             _ => Step::Remove,
@@ -175,6 +193,11 @@ impl Visitor for Remove<'_> {
     }
 
     fn work(&mut self, run: &Run<'_>) -> After {
+        if run.iter().any(|(_, entry, _)| self.may_be_mapped(entry)) {
+            // What is written between the flush and the unmapping must not be lost, and no page stay
+            // mapped that is not the file's any more.
+            run.mapping().unmap(run.range());
+        }
         if self.forget {
             let mut parting = Disassociation::new();
             for (_, entry, _) in run.iter() {
@@ -183,28 +206,28 @@ impl Visitor for Remove<'_> {
                 }
             }
         } else {
-            if run.is_mapped() {
-                // Whoever calls without having unmapped the pages must not lose what is written
-                // between the flush and the unmapping.
-                run.mapping().unmap(run.range());
-            }
             let_go_of_run(run, self.device);
         }
         After::Remove
     }
 }
 
-fn remove_range(mapping: &Mapping, range: PageRange, forget: bool) {
+fn remove_range(mapping: &Mapping, range: PageRange, unmapped: bool, forget: bool) {
     let device = Account::of(mapping.host());
-    let mut visitor = Remove { device, forget };
+    let mut visitor = Remove {
+        device,
+        mapping,
+        unmapped,
+        forget,
+    };
     let removed = tree::walk(mapping, range, Which::Any, &mut visitor);
     device.add(Counter::EntriesRemoved, removed as u64);
 }
 
-/// Removes every entry of the range, dirty ones after they were written back
+/// Unmaps and removes every entry of the range, dirty ones after they were written back
 /// (`dax_delete_mapping_range`). Sleeps.
 pub(crate) fn delete_range(mapping: &Mapping, range: PageRange) {
-    remove_range(mapping, range, false);
+    remove_range(mapping, range, false, false);
 }
 
 /// Waits for a folio and counts how long.
@@ -240,7 +263,7 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
         };
         wait_for(folio, Sleep::Callback(inode, callback), stats)?;
     }
-    remove_range(mapping, tree::whole_entries(mapping, range), false);
+    remove_range(mapping, tree::whole_entries(mapping, range), true, false);
     Ok(())
 }
 
@@ -256,7 +279,7 @@ pub(crate) fn break_layout_final(inode: &Inode) {
         // Cannot fail: nothing ends this way of sleeping but the folio.
         let _ = wait_for(folio, Sleep::Uninterruptible, stats);
     }
-    remove_range(mapping, PageRange::ALL, inode.is_unlinked());
+    remove_range(mapping, PageRange::ALL, true, inode.is_unlinked());
 }
 
 /// Removes the entry that covers `index` (`dax_delete_mapping_entry`). Returns whether there was
@@ -275,8 +298,10 @@ pub(crate) fn delete_entry(mapping: &Mapping, index: PageIndex) -> bool {
 }
 
 /// Removes the entry that covers `index` if it has nothing to write back
-/// (`dax_invalidate_mapping_entry_sync`). Returns whether it was removed. The caller unmaps the
-/// range afterwards. Sleeps.
+/// (`dax_invalidate_mapping_entry_sync`). Returns whether it was removed. Sleeps.
+///
+/// The caller unmaps the range afterwards. That is too late: up to then a page would be mapped that no
+/// entry points to.
 pub(crate) fn invalidate_entry(mapping: &Mapping, index: PageIndex) -> bool {
     let Some(locked) = tree::lock_present(mapping, index) else {
         return false;
@@ -284,10 +309,8 @@ pub(crate) fn invalidate_entry(mapping: &Mapping, index: PageIndex) -> bool {
     if locked.is_dirty() || locked.has_mark(Mark::ToWrite) {
         return false;
     }
-    let device = Account::of(mapping.host());
-    let_go(&locked, device);
+    abandon(&locked);
     locked.remove();
-    device.inc(Counter::EntriesRemoved);
     true
 }
 

@@ -406,6 +406,45 @@ mod tests {
     }
 
     #[test]
+    fn whoever_removes_an_entry_leaves_nothing_of_it_mapped() -> Checked {
+        let ways: [(&str, fn(&File<'_>)); 3] = [
+            ("delete_range", |file| {
+                layout::delete_range(file.mapping(), PageRange::ALL);
+            }),
+            ("delete_entry", |file| {
+                layout::delete_entry(file.mapping(), at(0));
+            }),
+            ("invalidate_entry", |file| {
+                layout::invalidate_entry(file.mapping(), at(0));
+            }),
+        ];
+        for order in [Order::PTE, Order::PMD] {
+            for hole in [false, true] {
+                for (name, remove) in ways {
+                    let world = world()?;
+                    let file = world.file(order.pages())?;
+                    let place = world.take(order)?;
+                    file.set_extents(&[if hole {
+                        Stretch::hole(0, order.pages())
+                    } else {
+                        Stretch::mapped(0, order.pages(), place)
+                    }])?;
+                    let view = View::new(&file, 0, order.pages(), Share::Shared, 0)?;
+                    view.load(0)?;
+                    check!(view.mapped(0).is_some());
+                    check_eq!(file.nrpages(), order.pages());
+                    remove(&file);
+                    check_eq!(file.nrpages(), 0, "{name}");
+                    check!(view.mapped(0).is_none(), "{name}, hole: {hole}");
+                    drop(view);
+                    world.check_clean()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
     fn removing_waits_for_a_locked_entry() -> Checked {
         let world = world()?;
         let file = world.file(1)?;

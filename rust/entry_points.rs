@@ -384,7 +384,7 @@ unsafe extern "C" fn dax_unlock_folio(folio: *mut bindings::folio, cookie: bindi
     let Some(mapping) = NonNull::new(folio.owner() as *mut bindings::address_space) else {
         return;
     };
-    // SAFETY: The folio's entry is locked, which keeps the file that owns it.
+    // SAFETY: The folio's entry is locked, which keeps the file that owns it, and the folio its owner.
     let mapping = unsafe { Mapping::from_raw(mapping) };
     poison::unlock_folio(mapping, folio, Cookie(cookie as usize));
 }

@@ -307,6 +307,54 @@ impl DevFolio {
         self.0.word(INDEX).load(Ordering::Relaxed)
     }
 
+    /// The page index of the folio in a file, if that is its owner.
+    pub(crate) fn index_in(self, mapping: &Mapping) -> Option<PageIndex> {
+        let _region = Region::lock(self.0);
+        (self.owner() == ptr::from_ref(mapping) as usize).then(|| self.index())
+    }
+
+    /// Has [`DevFolio::keeps_owner`] say yes, for whoever has locked the owner's entry and knows the
+    /// folio only, up to [`DevFolio::release_owner`]. Returns the page index of the folio in its owner.
+    ///
+    /// Errors: `ENOENT` if the file does not own the folio, `EBUSY` if as many as there can be are kept.
+    pub(crate) fn keep_owner(self, mapping: &Mapping) -> Result<PageIndex> {
+        let _region = Region::lock(self.0);
+        if self.owner() != ptr::from_ref(mapping) as usize {
+            return Err(ENOENT);
+        }
+        for kept in &KEPT {
+            let ours = self.as_ptr() as usize;
+            if kept
+                .compare_exchange(0, ours, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+            {
+                return Ok(self.index());
+            }
+        }
+        Err(EBUSY)
+    }
+
+    /// Ends what [`DevFolio::keep_owner`] began.
+    pub(crate) fn release_owner(self) {
+        let ours = self.as_ptr() as usize;
+        for kept in &KEPT {
+            // What was read of the folio before was read while it was kept.
+            if kept
+                .compare_exchange(ours, 0, Ordering::Release, Ordering::Relaxed)
+                .is_ok()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Whether the folio's owner has to stay for now.
+    #[inline]
+    pub(crate) fn keeps_owner(self, _region: &Region<'_>) -> bool {
+        let ours = self.as_ptr() as usize;
+        KEPT.iter().any(|kept| kept.load(Ordering::Acquire) == ours)
+    }
+
     /// Gives the folio to one file.
     #[inline]
     pub(crate) fn set_owner(self, _region: &Region<'_>, mapping: &Mapping, index: PageIndex) {
@@ -643,6 +691,9 @@ impl Drop for FolioRef {
         }
     }
 }
+
+/// Folios that keep their owners. The core handles one memory failure at a time.
+static KEPT: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 
 /// The lock of an aligned stretch of DAX memory, under which the owners, share counts and sizes of
 /// its folios change (spec, section 2). Interrupts are off while it is held.

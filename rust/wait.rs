@@ -194,11 +194,6 @@ impl LockedOwner {
         &self.guard
     }
 
-    /// Whether the folio is the owner's now that the tree is locked.
-    pub(crate) fn still_owns(&self, folio: DevFolio) -> bool {
-        folio.owner() == self.owner.mapping.as_ptr() as usize
-    }
-
     /// Waits until somebody wakes `key`, without touching the tree again, which may be gone by
     /// then. Uninterruptible.
     pub(crate) fn wait(self, key: EntryKey) {

@@ -65,6 +65,8 @@ enum State {
     Form,
     /// Somebody else is forming such a folio or taking it apart.
     Forming,
+    /// The folio is to be shared, but has to keep its owner for now.
+    Kept,
 }
 
 /// Associates the `order` pages from `page` on with an entry at `index` of `mapping` (spec,
@@ -93,6 +95,13 @@ pub(crate) fn associate(
                 }
             }
             State::Forming => drop(Giant::lock()),
+            State::Kept => {
+                // Ends: the core tells processes of a memory failure, and waits for none of them.
+                if vm::fatal_signal() {
+                    return Err(AssociateError::Interrupted);
+                }
+                vm::nap(1);
+            }
         }
     }
 }
@@ -174,6 +183,9 @@ fn share(
     }
     if order > folio.order() || (order == folio.order() && folio.head() != page) {
         return Err(AssociateError::Smaller);
+    }
+    if folio.owner() != 0 && folio.keeps_owner(region) {
+        return Ok(State::Kept);
     }
     note_without_owner();
     let entries = if folio.owner() != 0 { 1 } else { folio.share() };

@@ -86,10 +86,12 @@ pub(crate) fn lock_folio(folio: DevFolio) -> Cookie {
 
 /// Unlocks what [`lock_folio`] locked (`dax_unlock_folio`).
 ///
-/// `mapping` is the folio's owner, which cannot have changed since.
+/// `mapping` is the folio's owner, which has not changed since.
 pub(crate) fn unlock_folio(mapping: &Mapping, folio: DevFolio, cookie: Cookie) {
     if let Some(entry) = cookie.entry() {
-        tree::unlock_raw(mapping, folio.index(), entry);
+        let index = folio.index();
+        folio.release_owner();
+        tree::unlock_raw(mapping, index, entry);
     }
 }
 

@@ -1205,8 +1205,11 @@ pub(crate) enum FolioLock {
 }
 
 /// Locks the entry of the folio in the file that owns it, for those who know the folio only and
-/// hold no reference to the inode. Sleeps.
+/// hold no reference to the inode. The folio keeps its owner meanwhile ([`DevFolio::release_owner`]).
+/// Sleeps.
 pub(crate) fn lock_by_folio(folio: DevFolio) -> FolioLock {
+    // Ends: it starts over when the folio has got another owner, or another place, since it was looked
+    // up, and when its entry has been let go of.
     loop {
         let Some(owner) = OwnerGuard::of(folio) else {
             return FolioLock::NoFile;
@@ -1215,16 +1218,25 @@ pub(crate) fn lock_by_folio(folio: DevFolio) -> FolioLock {
             return FolioLock::NoFile;
         }
         let owner = owner.lock();
-        if !owner.still_owns(folio) {
+        let Some(index) = folio.index_in(owner.mapping()) else {
             continue;
-        }
-        let index = folio.index();
+        };
         let mut at = Cursor::new(owner.mapping().tree(), index);
         let Some(raw) = at.load(owner.guard()) else {
             return FolioLock::NoFile;
         };
         let (entry, locked) = Entry::from_raw(raw);
         if !locked {
+            // Up to the unlocking the core goes by the folio's owner, as does the unlocking.
+            match folio.keep_owner(owner.mapping()) {
+                Ok(now) if now == index => (),
+                Ok(_) => {
+                    folio.release_owner();
+                    continue;
+                }
+                Err(ENOENT) => continue,
+                Err(_) => return FolioLock::NoFile,
+            }
             at.overwrite(owner.guard(), entry.locked());
             Account::of(owner.mapping().host()).inc(Counter::PoisonLocks);
             return FolioLock::Locked(entry);
@@ -1247,8 +1259,8 @@ pub(crate) fn owner_of(page: DevPage) -> Option<(InodeRef, PageIndex)> {
         let _guard = inode.mapping().tree().lock();
         let folio = page.folio();
         let offset = page.pfn().to_bits() - folio.head().pfn().to_bits();
-        (folio.owner() == inode.mapping().key())
-            .then(|| PageIndex::new(folio.index().get() + offset))
-    }?;
+        let index = folio.index_in(inode.mapping())?;
+        PageIndex::new(index.get() + offset)
+    };
     Some((inode, index))
 }

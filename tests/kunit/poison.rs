@@ -18,8 +18,8 @@ mod tests {
             order::Order,
             page::{DevFolio, DevPage},
             testing::{
-                call_notify_failure, note, with_thread, with_thread_waiting, Calls, Checked, File,
-                World,
+                call_notify_failure, note, pause, until, with_thread, with_thread_waiting, Calls,
+                Checked, File, World,
             },
             wait::OwnerGuard,
             xa::Mark,
@@ -101,6 +101,44 @@ mod tests {
         clear(&a);
         clear(&b);
         world.check_clean()
+    }
+
+    #[test]
+    fn a_locked_folio_keeps_its_owner() -> Checked {
+        for order in [Order::PTE, Order::PMD] {
+            let world = world()?;
+            let place = world.take(order)?;
+            let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
+            put_shared(&a, 0, order, place, false, true)?;
+            let folio = world.page(place).folio();
+            let cookie = poison::lock_folio(folio);
+            check!(cookie != Cookie::FAILED);
+            let shared = AtomicBool::new(false);
+            let share = || -> Checked {
+                put_shared(&b, 0, order, place, false, true)?;
+                shared.store(true, Ordering::Release);
+                Ok(())
+            };
+            let (done, kept) = with_thread(share, |_| {
+                // The other has its entry by now.
+                let began = until(|| look(&b, 0).is_some());
+                for _ in 0..20 {
+                    pause(1);
+                }
+                let kept = !shared.load(Ordering::Acquire)
+                    && folio.owner() == a.mapping().key()
+                    && is_locked(&a, 0);
+                unlock(folio, cookie) && began && kept
+            })?;
+            done?;
+            check!(kept, "{order:?}");
+            check!(!is_locked(&a, 0) && !is_locked(&b, 0));
+            check_eq!((folio.owner(), folio.share()), (0, 2));
+            clear(&a);
+            clear(&b);
+            world.check_clean()?;
+        }
+        Ok(())
     }
 
     #[test]

@@ -15,7 +15,7 @@ tools := $(if $(clang),LLVM=1,$(if $(cc),CC=$(cc)))
 # What `make bench`, `make check` and others hand on, as in `make check ARGS=--help`.
 ARGS ?=
 
-.PHONY: all install clean demo check coverage mutants bench profile pictures shell kdir help
+.PHONY: all install clean demo check powercut coverage mutants bench profile pictures shell kdir help
 
 all: metadata ## build rdax.ko for the running kernel (or KDIR=tree)
 	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) modules
@@ -32,6 +32,9 @@ demo: ## see it work, in a virtual machine
 
 check: ## run all tests
 	scripts/check $(ARGS)
+
+powercut: ## cut the power of a virtual machine, again and again (ARGS='--cuts 1000 --fs xfs')
+	tests/powercut/run $(ARGS)
 
 coverage: ## which lines of src/ no test executes
 	scripts/coverage $(ARGS)

@@ -1,0 +1,457 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""Cut the power of a machine again and again, and look at what is left. Called by tests/powercut/run.
+
+pmem0 is used by a workload and recorded; what a cut leaves of it is put on pmem1, which is adopted, and
+on pmem2, which is not. Each line of the output is JSON.
+"""
+
+import argparse
+import base64
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+
+sys.dont_write_bytecode = True
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "guest")]
+# pylint: disable=wrong-import-position
+from lib import device, posix  # noqa: E402
+from lib.mapping import Map  # noqa: E402
+
+(DEVICE, RECORD, STATE, EVENT, CUT, STOP, LOAD, PEEK, LOST, LINE, COUNTS, KEEP, RESTORE) = range(1, 14)
+THREADS = 4
+KINDS = ("all of it", "none of it", "some of it")
+MOMENTS = ("event", "fence", "access", "request")
+MOUNT = "/mnt/powercut"
+KEPT_AT_MOST = 12
+
+FILESYSTEMS = {
+    "xfs": (300 << 20, ["mkfs.xfs", "-q", "-f", "-K", "-d", "size=300m,su=2m,sw=1,agcount=2",
+                        "-m", "reflink=1,rmapbt=1"], "dax=always"),
+    "ext4": (64 << 20, ["mkfs.ext4", "-q", "-F", "-b", "4096", "-N", "512", "-J", "size=4", "-E",
+                        "stride=512,stripe_width=512,nodiscard,lazy_itable_init=0"],
+             "dax=always"),
+}
+# Such that a file of 1 GiB lies as its mapping does.
+GIANT = {
+    "xfs": (4 << 30, ["mkfs.xfs", "-q", "-f", "-K", "-d", "size=4g,agcount=2,su=1g,sw=1", "-l",
+                      "size=64m", "-m", "reflink=1,rmapbt=1"], "dax=always"),
+}
+CHECKERS = {"xfs": ["xfs_repair", "-n", "-P"], "ext4": ["e2fsck", "-f", "-n"]}
+
+
+class _Request(ctypes.Structure):
+    _fields_ = [("op", ctypes.c_uint64), ("a", ctypes.c_uint64 * 8),
+                ("events", ctypes.c_uint64 * THREADS), ("kind", ctypes.c_uint64),
+                ("moment", ctypes.c_uint64), ("answer", ctypes.c_int64)]
+
+
+class Model:
+    """What the emulator's plugin knows, and the C parts of the workloads."""
+
+    def __init__(self, library):
+        self.lib = lib = ctypes.CDLL(library)
+        u64, i64, text, size = (ctypes.c_uint64, ctypes.c_int64, ctypes.c_char_p, ctypes.c_size_t)
+        pointer, number = ctypes.c_void_p, ctypes.c_uint32
+        for name, answer, arguments in (
+                ("powercut_ask", i64, [u64] * 4),
+                ("powercut_answer", ctypes.POINTER(_Request), []),
+                ("known_answers", ctypes.c_int,
+                 [pointer, u64, u64, ctypes.c_int, u64, text, size]),
+                ("known_answers_eadr", ctypes.c_int, [pointer, u64, text, size]),
+                ("workload_prepare", ctypes.c_int, [text, text]),
+                ("workload_run", i64, [text, text, u64, i64, number]),
+                ("workload_failure", text, []),
+                ("workload_ops", size, [ctypes.POINTER(pointer)]),
+                ("workload_ops_are", None, [text, size]),
+                ("oracle_begin", ctypes.c_int, [text]),
+                ("oracle_advance", ctypes.c_int, [u64]),
+                ("oracle_check", ctypes.c_int,
+                 [text, text, size, ctypes.POINTER(u64), ctypes.POINTER(u64)]),
+                ("race_prepare", ctypes.c_int, [text, u64]),
+                ("race_run", i64, [text, u64, i64, number]),
+                ("race_check", ctypes.c_int,
+                 [text, ctypes.POINTER(u64), text, size, ctypes.POINTER(u64)])):
+            function = getattr(lib, name)
+            function.restype, function.argtypes = answer, arguments
+
+    def ask(self, op, *values):
+        return self.lib.powercut_ask(op, *values, *[0] * (3 - len(values)))
+
+    def answer(self):
+        return self.lib.powercut_answer().contents
+
+    def become(self, state):
+        # It ends: the processors stop once, and then it is so.
+        while self.ask(STATE) != state:
+            time.sleep(0.001)
+
+    def record(self, seed, rate, eadr):
+        self.ask(RECORD, seed, rate, int(eadr))
+        self.become(1)
+
+    def stop(self):
+        unseen = self.ask(STOP)
+        self.become(0)
+        return unseen
+
+
+class Failed(Exception):
+    """The tests themselves did not work."""
+
+
+class Files:
+    """The workloads of workload.c, which oracle.c knows."""
+
+    # Words of other files that shared blocks, in what was checked last.
+    others = 0
+
+    def __init__(self, model, name):
+        self.lib, self.name = model.lib, name.encode()
+
+    def prepare(self, path):
+        if self.lib.workload_prepare(path.encode(), self.name):
+            raise Failed(self.lib.workload_failure().decode())
+
+    def run(self, path, seed, wanted, most):
+        cuts = self.lib.workload_run(path.encode(), self.name, seed, wanted, most)
+        if cuts < 0:
+            raise Failed(self.lib.workload_failure().decode())
+        return cuts
+
+    def begin(self):
+        if self.lib.oracle_begin(self.name):
+            raise Failed("no memory")
+
+    def advance(self, events):
+        if self.lib.oracle_advance(events):
+            raise Failed("cuts are not in order")
+
+    def check(self, path, _events):
+        text, promises = ctypes.create_string_buffer(4000), ctypes.c_uint64()
+        others = ctypes.c_uint64()
+        self.lib.oracle_check(path.encode(), text, len(text), promises, others)
+        self.others = others.value
+        return text.value.decode().splitlines(), promises.value
+
+    def ops(self):
+        at = ctypes.c_void_p()
+        size = self.lib.workload_ops(at)
+        return ctypes.string_at(at, size)
+
+
+class Race(Files):
+    """A thread that stores while others sync."""
+
+    size = 4 << 20
+
+    def prepare(self, path):
+        if self.lib.race_prepare(path.encode(), self.size):
+            raise Failed("race")
+
+    def run(self, path, seed, wanted, most):
+        cuts = self.lib.race_run(path.encode(), seed, wanted, most)
+        if cuts < 0:
+            raise Failed("race")
+        return cuts
+
+    def begin(self):
+        pass
+
+    def advance(self, events):
+        pass
+
+    def check(self, path, events):
+        text, promises = ctypes.create_string_buffer(4000), ctypes.c_uint64()
+        self.lib.race_check(path.encode(), (ctypes.c_uint64 * THREADS)(*events), text, len(text),
+                            promises)
+        return text.value.decode().splitlines(), promises.value
+
+    def ops(self):
+        return b""
+
+
+class Giant(Race):
+    """The same in a file that is mapped by 1 GiB."""
+
+    size = 1 << 30
+
+
+class Program:
+    """Those of programs.py."""
+
+    others = 0
+
+    def __init__(self, model, name):
+        import programs  # pylint: disable=import-outside-toplevel
+        self.store = {"sqlite": programs.Sqlite, "lmdb": programs.Lmdb}[name](
+            lambda count: model.ask(EVENT, 0, count))
+        self.prepare, self.run, self.check = self.store.prepare, self.store.run, self.store.check
+
+    def begin(self):
+        pass
+
+    def advance(self, events):
+        pass
+
+    def ops(self):
+        return b""
+
+
+def workload(model, name):
+    return {"race": Race, "giant": Giant, "sqlite": Program, "lmdb": Program}.get(name, Files)(model, name)
+
+
+def tell(**what):
+    print(json.dumps(what), flush=True)
+
+
+class Device:
+    def __init__(self, number, adopt):
+        self.name = f"pmem{number}"
+        self.node = f"/dev/{self.name}"
+        self.number = number
+        self.start = device.data_start(self.name)
+        self.adopt = adopt
+        if device.module_loaded():
+            if not os.path.isdir(f"{device.CONFIG}/{self.name}"):
+                os.mkdir(f"{device.CONFIG}/{self.name}")
+            device.set_switch(self.name, "adopt", int(adopt))
+
+    def mount(self, filesystem):
+        device.run("mount", "-t", filesystem, "-o", FILESYSTEMS[filesystem][2], self.node, MOUNT)
+
+
+def make(filesystem, on):
+    size, command, _ = FILESYSTEMS[filesystem]
+    device.run(*command, on.node, *([f"{size >> 20}M"] if filesystem == "ext4" else []))
+
+
+class Round:
+    """One recording, and all that is left of it."""
+
+    def __init__(self, model, args, fs, name, devices, seed):
+        self.model, self.args, self.fs, self.devices, self.seed = model, args, fs, devices, seed
+        self.name, self.workload = name, workload(model, name)
+        self.times = {"record": 0.0, "load": 0.0, "mount": 0.0, "check": 0.0, "fsck": 0.0}
+
+    def timed(self, what, call, *arguments):
+        begun = time.monotonic()
+        try:
+            return call(*arguments)
+        finally:
+            self.times[what] += time.monotonic() - begun
+
+    def record(self, wanted):
+        recorded, filesystem = self.devices[0], self.fs
+        make(filesystem, recorded)
+        recorded.mount(filesystem)
+        self.workload.prepare(MOUNT)
+        posix.umount(MOUNT)
+        self.model.record(self.seed, self.args.rate, self.args.eadr)
+        recorded.mount(filesystem)
+        cuts = self.workload.run(MOUNT, self.seed, wanted, self.args.most)
+        counts = self.model.ask(COUNTS) or list(self.model.answer().a[:4])
+        unseen = self.model.stop()
+        posix.umount(MOUNT)
+        return cuts, unseen, counts
+
+    def look(self, cut, on, fsck):
+        """(what is lost, promises, damage) after a cut, on a device."""
+        self.timed("load", self.model.ask, LOAD, cut, on.number)
+        answer = self.model.answer()
+        events = list(answer.events)
+        try:
+            self.timed("mount", on.mount, self.fs)
+        except Exception as error:  # pylint: disable=broad-exception-caught
+            return [], 0, f"not mounted: {error}"
+        try:
+            self.workload.advance(events[0])
+            lost, promises = self.timed("check", self.workload.check, MOUNT, events)
+        finally:
+            self.timed("mount", posix.umount, MOUNT)
+        damage = None
+        if fsck:
+            done = self.timed("fsck", lambda: subprocess.run(
+                [*CHECKERS[self.fs], on.node], stdout=subprocess.PIPE, text=True,
+                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False))
+            if done.returncode:
+                damage = f"{CHECKERS[self.fs][0]}: {done.stdout[-1500:]}"
+        return lost, promises, damage
+
+    def lost_lines(self, cut):
+        lines = []
+        for i in range(min(self.model.ask(LOST, cut), 2000)):
+            at = self.model.ask(LINE, cut, i)
+            lines.append((at - self.devices[0].start, self.model.answer().a[0]))
+        return lines
+
+    def run(self, wanted):
+        cuts, unseen, counts = self.timed("record", self.record, wanted)
+        sums = {"cuts": cuts, "promises": 0, "lost": 0, "damaged": 0, "unlike": 0, "unseen": unseen,
+                "others": 0}
+        self.workload.begin()
+        kept = 0
+        for cut in range(cuts):
+            results = []
+            for on in self.devices[1:]:
+                lost, promises, damage = self.look(cut, on, on is self.devices[1])
+                results.append((on, lost, damage))
+                if on is self.devices[1]:
+                    sums["promises"] += promises
+                    sums["others"] += self.workload.others != 0
+            bad = [(on, lost, damage) for on, lost, damage in results if lost or damage]
+            sums["lost"] += any(lost for _, lost, _ in results)
+            sums["damaged"] += any(damage for _, _, damage in results)
+            sums["unlike"] += len({tuple(lost) for _, lost, _ in results}) > 1
+            if bad:
+                kept += 1
+                self.failure(cut, bad, kept)
+            if time.monotonic() - self.said > 20:
+                self.said = time.monotonic()
+                tell(type="progress", workload=self.name, cut=cut, of=cuts)
+        tell(type="round", fs=self.fs, workload=self.name, seed=self.seed, counts=counts,
+             times={name: round(value, 1) for name, value in self.times.items()}, **sums)
+        return sums
+
+    said = 0.0
+    images = 0
+
+    def failure(self, cut, bad, kept):
+        self.model.ask(LOAD, cut, bad[0][0].number)
+        answer = self.model.answer()
+        what = {"cut": cut, "events": list(answer.events), "loses": KINDS[answer.kind],
+                "at": MOMENTS[answer.moment], "workload": self.name, "seed": self.seed,
+                "fs": self.fs,
+                "results": [{"device": on.name, "adopted": on.adopt, "lost": lost, "damage": damage}
+                            for on, lost, damage in bad]}
+        if kept <= 3 and Round.images < KEPT_AT_MOST:
+            Round.images += 1
+            what["image"] = Round.images
+            self.model.ask(KEEP, cut, what["image"])
+            what["lines"] = self.lost_lines(cut)
+            what["ops"] = base64.b64encode(self.workload.ops()).decode()
+        tell(type="failure", **what)
+
+
+def known(model, devices):
+    """Programs of which everybody knows what is left of them."""
+    make("ext4", devices[0])
+    devices[0].mount("ext4")
+    length = 2 << 20
+    fd = os.open(f"{MOUNT}/known", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, bytes(length), 0)
+    text = ctypes.create_string_buffer(8000)
+    with Map(fd, length, flags=posix.MAP_SHARED_VALIDATE | posix.MAP_SYNC) as m:
+        for eadr in (False, True):
+            m.write(0, bytes(length))
+            os.fsync(fd)
+            pfns = m.pfns()
+            if pfns != list(range(pfns[0], pfns[0] + len(pfns))):
+                raise Failed("the file for the known answers is not contiguous")
+            address = pfns[0] * posix.PAGE
+            for at in range(0, length, posix.PAGE):
+                m.store(at, 0)
+            model.record(1, 0, eadr)
+            if eadr:
+                model.lib.known_answers_eadr(m.address, address, text, len(text))
+            else:
+                model.lib.known_answers(m.address, length, address, fd, 0, text, len(text))
+            wrong = text.value.decode().splitlines()
+            unseen = model.stop()
+            if unseen:
+                wrong.append(f"{unseen} lines changed unseen")
+            tell(type="known", eadr=eadr, wrong=wrong)
+    os.close(fd)
+    posix.umount(MOUNT)
+
+
+def replay(model, args, devices):
+    """Look at an image that was kept once more."""
+    with open(args.replay, encoding="utf-8") as described:
+        what = json.load(described)
+    begin(model, devices, what["fs"], what["fs"])
+    ops = base64.b64decode(what["ops"])
+    for on in devices[1:]:
+        model.ask(RESTORE, what["image"], on.number)
+        on.mount(what["fs"])
+        files = workload(model, what["workload"])
+        model.lib.workload_ops_are(ops, len(ops))
+        files.begin()
+        files.advance(what["events"][0])
+        lost, promises = files.check(MOUNT, what["events"])
+        posix.umount(MOUNT)
+        tell(type="replay", device=on.name, adopted=on.adopt, lost=lost, promises=promises)
+    tell(type="end")
+
+
+def begin(model, devices, fs, largest):
+    """The model is to look at as much of the devices as the filesystem uses."""
+    for name in dict.fromkeys((largest, fs)):
+        for one in devices:
+            model.ask(DEVICE, one.number, one.start, FILESYSTEMS[name][0])
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--library", required=True)
+    parser.add_argument("--fs", choices=list(FILESYSTEMS), action="append")
+    parser.add_argument("--cuts", type=int, default=100)
+    parser.add_argument("--round", type=int, default=100)
+    parser.add_argument("--rate", type=int, default=6000)
+    parser.add_argument("--most", type=int, default=20000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--native", action="store_true")
+    parser.add_argument("--once", action="store_true")
+    parser.add_argument("--eadr", action="store_true")
+    parser.add_argument("--known", action="store_true")
+    parser.add_argument("--giant", action="store_true")
+    parser.add_argument("--replay")
+    parser.add_argument("workloads", nargs="*")
+    args = parser.parse_args()
+
+    if args.giant:
+        FILESYSTEMS.update(GIANT)
+    os.makedirs(MOUNT, exist_ok=True)
+    # Mounting and unmounting wait for grace periods, and nothing is measured here.
+    device.write("/sys/kernel/rcu_expedited", "1")
+    model = Model(args.library)
+    # The one that is recorded; one to look at what is left with the same code, and one without the module.
+    devices = [Device(0, not args.native), Device(1, not args.native)]
+    if not args.native and not args.once:
+        devices.append(Device(2, False))
+    if args.known:
+        begin(model, devices, "ext4", args.fs[0])
+        known(model, devices)
+    if args.replay:
+        replay(model, args, devices)
+        return
+    failed = False
+    for fs in args.fs:
+        begin(model, devices, fs, fs)
+        names = [name for name in args.workloads if fs == "xfs" or name != "reflink"]
+        for serial, name in enumerate(names):
+            # Together as many as were asked for.
+            left = args.cuts * (serial + 1) // len(names) - args.cuts * serial // len(names)
+            number = 0
+            while left > 0:
+                one = Round(model, args, fs, name, devices, args.seed + 1000 * number)
+                sums = one.run(min(left, args.round))
+                failed |= bool(sums["lost"] or sums["damaged"] or sums["unseen"])
+                # Each round makes some cuts, or its workload is over too soon.
+                if not sums["cuts"]:
+                    raise Failed(f"{name} has made no cuts")
+                left -= sums["cuts"]
+                number += 1
+    if failed:
+        with open("/proc/kallsyms", encoding="ascii") as symbols:
+            tell(type="symbols", symbols=[line.split()[::2] for line in symbols
+                                          if line.split()[1] in "tTwW"])
+    tell(type="end")
+
+
+main()

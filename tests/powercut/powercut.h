@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * How programs in the guest speak to the model of its persistent memory (model.c): a no-op that nobody
+ * else has a reason to execute, with the address of a request in RAX. The request is answered by the
+ * time the no-op is over.
+ */
+#ifndef RDAX_POWERCUT_H
+#define RDAX_POWERCUT_H
+
+#include <stdint.h>
+
+/* What nopl DISPLACEMENT(%rax) begins with, and the displacement. */
+#define POWERCUT_OPCODE "\x0f\x1f\x80"
+#define POWERCUT_MARK 0x72646120
+
+#define POWERCUT_THREADS 4
+
+enum powercut_op {
+	/* A device: number (0 is the one that is recorded), physical address, bytes. */
+	POWERCUT_DEVICE = 1,
+	/* Record from now on: seed, cuts per 65536 events, eADR. Poll STATE until it is 1. */
+	POWERCUT_RECORD,
+	/* 1 while recording, 0 while not, -1 in between. */
+	POWERCUT_STATE,
+	/* Something was begun or promised: thread, events of the thread with this one. The answer is how
+	 * many cuts there are.
+	 */
+	POWERCUT_EVENT,
+	/* Cut now: which lines survive (below). The answer is the number of the cut. */
+	POWERCUT_CUT,
+	/* No more is recorded. The answer is how many lines changed unseen, which must be none. */
+	POWERCUT_STOP,
+	/* Put what a cut leaves on a device: cut, device. */
+	POWERCUT_LOAD,
+	/* What a cut leaves at an address: cut, physical address. The answer is 8 bytes. */
+	POWERCUT_PEEK,
+	/* How many lines a cut leaves with other contents than the processors saw: cut. */
+	POWERCUT_LOST,
+	/* A line that a cut lost: cut, number. The answer is its physical address; in a[0] the address of
+	 * the instruction that stored there last.
+	 */
+	POWERCUT_LINE,
+	/* Counts of what was recorded. a[0] stores, a[1] write-backs, a[2] fences that had something to
+	 * wait for, a[3] lines made durable.
+	 */
+	POWERCUT_COUNTS,
+	/* Keep what a cut leaves in a file of the host: cut, number of the file. */
+	POWERCUT_KEEP,
+	/* Put it on a device: number of the file, device. */
+	POWERCUT_RESTORE,
+};
+
+enum powercut_kind {
+	/* Every line that is not durable is lost, */
+	POWERCUT_LOSES_ALL,
+	/* none is, */
+	POWERCUT_KEEPS_ALL,
+	/* or some are; others have what they had at some time since. */
+	POWERCUT_LOSES_SOME,
+};
+
+/* When a cut comes. */
+enum powercut_moment { POWERCUT_AT_EVENT, POWERCUT_AT_FENCE, POWERCUT_AT_ACCESS, POWERCUT_ON_REQUEST };
+
+struct powercut {
+	uint64_t op;
+	uint64_t a[8];
+	/* LOAD tells of the cut: how many events of each thread came before it, which, when. */
+	uint64_t events[POWERCUT_THREADS];
+	uint64_t kind;
+	uint64_t moment;
+	int64_t answer;
+} __attribute__((aligned(256)));
+
+static inline int64_t powercut(struct powercut *request)
+{
+	__asm__ volatile("nopl %c1(%%rax)" : : "a"(request), "i"(POWERCUT_MARK) : "memory");
+	return request->answer;
+}
+
+#endif

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * race: one thread stores to a file through mappings, all the time, while two others sync it. What a
+ * store had put there before a sync began is there after it, whoever of the two wrote it back.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "workload.h"
+
+/* Words in some pages of the first half, and of the second. */
+#define SLOTS 96
+#define MOST_PROMISES 65536
+#define GIB (1ULL << 30)
+
+/* Of the file. One of 1 GiB has one mapping, which may be a single entry of a page table; in others the
+ * first half is mapped by pages, and the second by 2 MiB.
+ */
+static uint64_t size = 2 * PMD;
+
+#define SYNCERS 2
+
+/* For each of those who sync, what was stored before each of its syncs began. */
+static uint64_t (*promises[SYNCERS])[SLOTS];
+static _Atomic uint64_t stored[SLOTS];
+static atomic_bool over;
+static uint8_t *small, *large;
+
+static uint64_t place(unsigned int slot)
+{
+	const unsigned int half = SLOTS / 2;
+
+	return slot / half * (size / 2) + slot % half * (size / 2 / half & -PAGE) + slot % 64 * UNIT;
+}
+
+static void *store_all_the_time(void *data)
+{
+	uint64_t state = (uintptr_t)data, value = 1;
+
+	/* Until it is told that it is over. */
+	while (!atomic_load(&over)) {
+		unsigned int slot = (state >> 33) % SLOTS;
+		volatile uint64_t *at = (volatile uint64_t *)((slot < SLOTS / 2 ? small : large) +
+							      place(slot));
+
+		state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+		*at = value;
+		atomic_store_explicit(&stored[slot], value++, memory_order_release);
+	}
+	return NULL;
+}
+
+int race_prepare(const char *path, uint64_t bytes)
+{
+	static uint8_t zero[PMD];
+	char name[300];
+	uint64_t at;
+	int to, wrong;
+
+	size = bytes;
+	snprintf(name, sizeof(name), "%s/race", path);
+	to = open(name, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	if (to < 0)
+		return -1;
+	wrong = fallocate(to, 0, 0, size);
+	for (at = 0; at < size && !wrong; at += PMD)
+		wrong = pwrite(to, zero, PMD, at) != PMD;
+	wrong |= fsync(to);
+	close(to);
+	return wrong ? -1 : 0;
+}
+
+static uint8_t *map(int from, uint64_t align, uint64_t skew)
+{
+	uint8_t *at = mmap(NULL, size + skew + align, PROT_NONE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (at == MAP_FAILED)
+		return NULL;
+	at = (uint8_t *)(((uintptr_t)at + align - 1) & -align) + skew;
+	at = mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, from, 0);
+	return at == MAP_FAILED ? NULL : at;
+}
+
+static int fd;
+static int64_t wanted;
+static uint32_t most;
+static _Atomic int64_t cuts;
+static atomic_bool bad;
+
+static void *sync_all_the_time(void *data)
+{
+	unsigned int self = (uintptr_t)data, i;
+	uint32_t count = 0;
+
+	/* Until there are so many cuts, or so many syncs were done. */
+	while (atomic_load(&cuts) < wanted && count < most && !atomic_load(&bad)) {
+		uint64_t *now = promises[self][++count];
+		int status = 0;
+
+		memcpy(now, promises[self][count - 1], SLOTS * sizeof(*now));
+		/* By turns of everything, and of each part, whose other part keeps its last promise. */
+		for (i = 0; i < SLOTS; i++)
+			if (count % 3 == 0 || (count % 3 == 1) == (i < SLOTS / 2))
+				now[i] = atomic_load_explicit(&stored[i], memory_order_acquire);
+		if (count % 3 == 0)
+			status = fsync(fd);
+		else if (count % 3 == 1)
+			status = msync(small, size / 2, MS_SYNC);
+		else
+			status = msync(large + size / 2, size / 2, MS_SYNC);
+		if (status)
+			atomic_store(&bad, true);
+		atomic_store(&cuts, powercut_ask(POWERCUT_EVENT, self, count, 0));
+	}
+	return NULL;
+}
+
+int64_t race_run(const char *path, uint64_t seed, int64_t cuts_wanted, uint32_t syncs)
+{
+	pthread_t storer, syncer;
+	char name[300];
+	uint32_t i;
+
+	for (i = 0; i < SYNCERS; i++) {
+		if (!promises[i])
+			promises[i] = calloc(MOST_PROMISES, sizeof(*promises[i]));
+		if (!promises[i])
+			return -1;
+	}
+	for (i = 0; i < SLOTS; i++)
+		atomic_store(&stored[i], 0);
+	atomic_store(&over, false);
+	atomic_store(&bad, false);
+	atomic_store(&cuts, 0);
+	wanted = cuts_wanted;
+	most = syncs < MOST_PROMISES ? syncs : MOST_PROMISES - 1;
+	snprintf(name, sizeof(name), "%s/race", path);
+	fd = open(name, O_RDWR);
+	if (fd < 0)
+		return -1;
+	large = map(fd, size < GIB ? PMD : GIB, 0);
+	small = size < GIB ? map(fd, PMD, PAGE) : large;
+	if (!small || !large || pthread_create(&storer, NULL, store_all_the_time, (void *)seed) ||
+	    pthread_create(&syncer, NULL, sync_all_the_time, (void *)1))
+		return -1;
+	sync_all_the_time((void *)0);
+	pthread_join(syncer, NULL);
+	atomic_store(&over, true);
+	pthread_join(storer, NULL);
+	munmap(large, size);
+	if (small != large)
+		munmap(small, size);
+	close(fd);
+	return atomic_load(&bad) ? -1 : atomic_load(&cuts);
+}
+
+int race_check(const char *path, const uint64_t *events, char *to, size_t length, uint64_t *kept)
+{
+	int wrong = 0, from, n;
+	char name[300];
+	unsigned int i;
+
+	to[0] = 0;
+	snprintf(name, sizeof(name), "%s/race", path);
+	from = open(name, O_RDONLY);
+	/* Of each of them the last sync of everything, and the last of each part. */
+	for (i = 0; i < SYNCERS; i++)
+		*kept += events[i] < 3 ? events[i] : 3;
+	for (i = 0; i < SLOTS; i++) {
+		const uint64_t one = promises[0][events[0]][i], two = promises[1][events[1]][i];
+		const uint64_t least = one > two ? one : two;
+		uint64_t found;
+
+		if (pread(from, &found, sizeof(found), place(i)) != sizeof(found)) {
+			snprintf(to, length, "cannot read: %s\n", strerror(errno));
+			close(from);
+			return wrong + 1;
+		}
+		if (found >= least)
+			continue;
+		wrong++;
+		n = snprintf(to, length, "at %#llx: found %llu, promised %llu by syncs %llu and %llu\n",
+			     (unsigned long long)place(i), (unsigned long long)found,
+			     (unsigned long long)least, (unsigned long long)events[0],
+			     (unsigned long long)events[1]);
+		if (n > 0 && (size_t)n < length) {
+			to += n;
+			length -= n;
+		}
+	}
+	close(from);
+	return wrong;
+}

@@ -1,0 +1,516 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * workload: does things to files at random and tells the model (model.c) what it begins and what it was
+ * promised. oracle.c knows what must be there after a power cut.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "workload.h"
+
+#ifndef MAP_SYNC
+#define MAP_SYNC 0x80000
+#endif
+
+#define MOST_OPS (1U << 20)
+
+struct op *ops;
+uint32_t op_count;
+
+static const struct {
+	const char *name;
+	const struct workload workload;
+} workloads[] = {
+	/* Stores through mappings by pages and by 2 MiB, and fsync or msync of parts. */
+	{ "map", { 3, 3, 4 << 20, 4 << 20, {
+		[OP_STORE] = 12, [OP_WRITE] = 1, [OP_FSYNC] = 4, [OP_FDATASYNC] = 1,
+		[OP_MSYNC] = 4, [OP_SYNCFS] = 1 }, false } },
+	/* What changes a file's blocks, beside dirty mappings. */
+	{ "layout", { 3, 3, 3 << 20, 4 << 20, {
+		[OP_STORE] = 12, [OP_WRITE] = 2, [OP_FSYNC] = 4, [OP_MSYNC] = 2, [OP_TRUNCATE] = 4,
+		[OP_PUNCH] = 2, [OP_ZERO] = 2, [OP_COLLAPSE] = 2, [OP_INSERT] = 2 }, false } },
+	/* Files that share blocks. */
+	{ "reflink", { 4, 2, 2 << 20, 2 << 20, {
+		[OP_STORE] = 10, [OP_WRITE] = 4, [OP_FSYNC] = 5, [OP_MSYNC] = 2, [OP_CLONE] = 4,
+		[OP_PUNCH] = 1, [OP_TRUNCATE] = 1, [OP_WRITE_SYNC] = 1 }, false } },
+	/* Programs that write back by themselves, beside others that do not. */
+	{ "mapsync", { 3, 2, 2 << 20, 4 << 20, {
+		[OP_STORE_SYNC] = 12, [OP_STORE] = 4, [OP_FSYNC] = 1, [OP_PUNCH] = 2,
+		[OP_TRUNCATE] = 3, [OP_WRITE] = 1, [OP_COLLAPSE] = 1, [OP_INSERT] = 1 }, false } },
+	/* Synchronous writes. */
+	{ "dsync", { 3, 2, 2 << 20, 4 << 20, {
+		[OP_WRITE_SYNC] = 12, [OP_STORE] = 4, [OP_TRUNCATE] = 2, [OP_PUNCH] = 1,
+		[OP_FSYNC] = 1 }, false } },
+	/* A new file in the place of an old one. */
+	{ "rename", { 3, 2, 1 << 20, 2 << 20, {
+		[OP_RENAME] = 10, [OP_STORE] = 4, [OP_FSYNC] = 2, [OP_TRUNCATE] = 1 }, true } },
+};
+
+const struct workload *find_workload(const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(workloads) / sizeof(workloads[0]); i++)
+		if (!strcmp(workloads[i].name, name))
+			return &workloads[i].workload;
+	return NULL;
+}
+
+/* One for each thread. */
+static __thread struct powercut request;
+
+int64_t powercut_ask(uint64_t op, uint64_t a, uint64_t b, uint64_t c)
+{
+	request.op = op;
+	request.a[0] = a;
+	request.a[1] = b;
+	request.a[2] = c;
+	return powercut(&request);
+}
+
+/* What the last request was answered besides. */
+const struct powercut *powercut_answer(void)
+{
+	return &request;
+}
+
+/* What was done, for whoever keeps it, in bytes; and the same once more from there. */
+size_t workload_ops(const void **at)
+{
+	*at = ops;
+	/* The last one may not have been over when the cut came. */
+	return op_count * sizeof(*ops);
+}
+
+static bool make_room(void)
+{
+	if (!ops)
+		ops = calloc(MOST_OPS, sizeof(*ops));
+	return ops;
+}
+
+void workload_ops_are(const void *from, size_t bytes)
+{
+	if (!make_room() || bytes > MOST_OPS * sizeof(*ops))
+		abort();
+	memcpy(ops, from, bytes);
+	op_count = bytes / sizeof(*ops);
+}
+
+static uint64_t random_state;
+
+static uint64_t draw(void)
+{
+	uint64_t x = random_state += 0x9e3779b97f4a7c15ULL;
+
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ULL;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebULL;
+	return x ^ x >> 31;
+}
+
+static uint64_t below(uint64_t n)
+{
+	return n ? draw() % n : 0;
+}
+
+struct mapped {
+	int fd, synchronous_fd;
+	uint64_t size;
+	/* The least size since the last promise for the whole file. */
+	uint64_t sure;
+	uint8_t *small, *large, *synchronous;
+};
+
+static const struct workload *workload;
+static struct mapped files[FILES];
+static int directory;
+static char failed[200];
+
+static int give_up(const char *what)
+{
+	if (!failed[0])
+		snprintf(failed, sizeof(failed), "operation %u: %s: %s", op_count, what, strerror(errno));
+	return -1;
+}
+
+const char *workload_failure(void)
+{
+	return failed;
+}
+
+static uint8_t *map_file(int fd, uint64_t length, uint64_t skew, int flags)
+{
+	uint8_t *at = mmap(NULL, length + skew + PMD, PROT_NONE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (at == MAP_FAILED)
+		return NULL;
+	at = (uint8_t *)(((uintptr_t)at + PMD - 1) & -PMD) + skew;
+	at = mmap(at, length, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0);
+	return at == MAP_FAILED ? NULL : at;
+}
+
+static void name_of(unsigned int file, char *to)
+{
+	sprintf(to, "file%u", file);
+}
+
+static int fill(int fd, uint32_t number, unsigned int file, uint64_t size)
+{
+	static uint64_t buffer[PMD / UNIT];
+	uint64_t at, i;
+
+	for (at = 0; at < size; at += sizeof(buffer)) {
+		uint64_t length = size - at < sizeof(buffer) ? size - at : sizeof(buffer);
+
+		for (i = 0; i < length / UNIT; i++)
+			buffer[i] = value_of(number, file, at + i * UNIT);
+		if (pwrite(fd, buffer, length, at) != (ssize_t)length)
+			return give_up("pwrite");
+	}
+	return 0;
+}
+
+/* Make the files. */
+int workload_prepare(const char *path, const char *name)
+{
+	unsigned int i;
+	char file[16];
+	int at, fd;
+
+	failed[0] = 0;
+	workload = find_workload(name);
+	at = open(path, O_RDONLY | O_DIRECTORY);
+	if (!workload || at < 0)
+		return give_up("no such workload or directory");
+	for (i = 0; i < workload->files; i++) {
+		name_of(i, file);
+		fd = openat(at, file, O_RDWR | O_CREAT | O_TRUNC, 0600);
+		if (fd < 0)
+			return give_up("open");
+		if (i < workload->full) {
+			if (fallocate(fd, 0, 0, workload->size) || fill(fd, FIRST, i, workload->size))
+				return give_up("fill");
+		}
+		if (fsync(fd))
+			return give_up("fsync");
+		close(fd);
+	}
+	if (syncfs(at))
+		return give_up("syncfs");
+	close(at);
+	return 0;
+}
+
+static int open_file(unsigned int i)
+{
+	struct mapped *file = &files[i];
+	struct stat status;
+	char name[16];
+
+	name_of(i, name);
+	file->fd = openat(directory, name, O_RDWR);
+	file->synchronous_fd = openat(directory, name, O_RDWR | O_DSYNC);
+	if (file->fd < 0 || file->synchronous_fd < 0 || fstat(file->fd, &status))
+		return give_up("open");
+	file->size = file->sure = status.st_size;
+	file->small = map_file(file->fd, workload->most, PAGE, MAP_SHARED);
+	file->large = map_file(file->fd, workload->most, 0, MAP_SHARED);
+	file->synchronous = map_file(file->fd, workload->most, below(2) ? 0 : PAGE,
+				     MAP_SHARED_VALIDATE | MAP_SYNC);
+	if (!file->small || !file->large || !file->synchronous)
+		return give_up("mmap");
+	return 0;
+}
+
+static void close_file(unsigned int i)
+{
+	munmap(files[i].small, workload->most);
+	munmap(files[i].large, workload->most);
+	munmap(files[i].synchronous, workload->most);
+	close(files[i].fd);
+	close(files[i].synchronous_fd);
+}
+
+/* A part of the file: mostly short, at times some pages. */
+static bool some_part(const struct mapped *file, struct op *op, uint64_t most)
+{
+	if (file->size < UNIT)
+		return false;
+	op->offset = below(file->size / UNIT) * UNIT;
+	op->length = (1 + below(1ULL << below(11))) * UNIT;
+	if (op->length > most)
+		op->length = most;
+	if (op->length > file->size - op->offset)
+		op->length = file->size - op->offset;
+	return true;
+}
+
+/* The same of whole pages. */
+static bool some_pages(const struct mapped *file, struct op *op)
+{
+	uint64_t pages = file->size / PAGE;
+
+	if (!pages)
+		return false;
+	op->offset = below(pages) * PAGE;
+	op->length = (1 + below(1ULL << below(8))) * PAGE;
+	if (op->length > pages * PAGE - op->offset)
+		op->length = pages * PAGE - op->offset;
+	return true;
+}
+
+static bool choose(struct op *op)
+{
+	unsigned int i, all = 0;
+	const struct mapped *file;
+	uint64_t dice;
+
+	memset(op, 0, sizeof(*op));
+	for (i = 0; i < OPS; i++)
+		all += workload->weights[i];
+	dice = below(all);
+	for (i = 0; dice >= workload->weights[i]; i++)
+		dice -= workload->weights[i];
+	op->kind = i;
+	op->file = below(workload->files - workload->renames);
+	if (i == OP_RENAME)
+		op->file = workload->files - 1;
+	file = &files[op->file];
+	switch (op->kind) {
+	case OP_STORE:
+		op->how = below(2);
+		return some_part(file, op, workload->most);
+	case OP_WRITE:
+	case OP_WRITE_SYNC:
+		/* At times behind the end. */
+		if (!below(6) && file->size + 64 * UNIT < workload->most) {
+			op->offset = file->size + below(2) * below(1000) * UNIT;
+			op->length = (1 + below(1000)) * UNIT;
+			return op->offset + op->length <= workload->most;
+		}
+		return some_part(file, op, workload->most);
+	case OP_STORE_SYNC: {
+		struct mapped sure = { .size = file->sure & -PAGE };
+
+		return some_part(&sure, op, workload->most);
+	}
+	case OP_MSYNC:
+		if (!some_part(file, op, workload->most))
+			return false;
+		op->length += op->offset % PAGE;
+		op->offset &= -PAGE;
+		return true;
+	case OP_TRUNCATE:
+		op->length = below(3) ? below(workload->most / UNIT) * UNIT :
+			     below(workload->most / PAGE) * PAGE;
+		/* Mostly a little. */
+		if (below(3) && file->size > 80 * PAGE)
+			op->length = file->size - below(64 * PAGE / UNIT) * UNIT;
+		return true;
+	case OP_PUNCH:
+	case OP_ZERO:
+		return below(2) ? some_part(file, op, workload->most) : some_pages(file, op);
+	case OP_COLLAPSE:
+		return some_pages(file, op) && op->offset + op->length < file->size;
+	case OP_INSERT:
+		return some_pages(file, op) && file->size + op->length <= workload->most;
+	case OP_CLONE:
+		op->how = below(workload->files);
+		return op->how != op->file;
+	}
+	return true;
+}
+
+static void store_words(uint8_t *at, const struct op *op, uint32_t number)
+{
+	volatile uint64_t *to = (volatile uint64_t *)(at + op->offset);
+	uint64_t i;
+
+	for (i = 0; i < op->length / UNIT; i++)
+		to[i] = value_of(number, op->file, op->offset + i * UNIT);
+}
+
+static void store_synchronously(uint8_t *at, const struct op *op, uint32_t number)
+{
+	uint64_t line;
+
+	store_words(at, op, number);
+	for (line = op->offset & -64ULL; line < op->offset + op->length; line += 64)
+		__asm__ volatile("clwb (%0)" : : "r"(at + line) : "memory");
+	__asm__ volatile("sfence" : : : "memory");
+}
+
+static int write_words(int fd, const struct op *op, uint32_t number)
+{
+	static uint64_t buffer[PMD / UNIT];
+	uint64_t i;
+
+	for (i = 0; i < op->length / UNIT; i++)
+		buffer[i] = value_of(number, op->file, op->offset + i * UNIT);
+	return pwrite(fd, buffer, op->length, op->offset) == (ssize_t)op->length ? 0 : -1;
+}
+
+/* A new file, whole and synced, takes the name of the old one. */
+static int replace(const struct op *op, uint32_t number)
+{
+	char name[16];
+	int fd, bad;
+
+	name_of(op->file, name);
+	fd = openat(directory, "new", O_RDWR | O_CREAT | O_TRUNC, 0600);
+	if (fd < 0)
+		return -1;
+	bad = fill(fd, number, op->file, workload->size / 8) || fsync(fd);
+	bad |= close(fd);
+	return bad || renameat(directory, "new", directory, name) || fsync(directory) ? -1 : 0;
+}
+
+static int perform(const struct op *op, uint32_t number)
+{
+	struct mapped *file = &files[op->file];
+	uint64_t end = op->offset + op->length;
+	int status = 0;
+
+	switch (op->kind) {
+	case OP_STORE:
+		store_words(op->how ? file->large : file->small, op, number);
+		break;
+	case OP_WRITE:
+	case OP_WRITE_SYNC:
+		status = write_words(op->kind == OP_WRITE ? file->fd : file->synchronous_fd, op,
+				     number);
+		if (end > file->size)
+			file->size = end;
+		break;
+	case OP_STORE_SYNC:
+		store_synchronously(file->synchronous, op, number);
+		break;
+	case OP_FSYNC:
+		status = fsync(file->fd);
+		file->sure = file->size;
+		break;
+	case OP_FDATASYNC:
+		status = fdatasync(file->fd);
+		file->sure = file->size;
+		break;
+	case OP_MSYNC:
+		status = msync(file->small + op->offset, op->length, MS_SYNC);
+		break;
+	case OP_SYNCFS:
+		status = syncfs(directory);
+		break;
+	case OP_TRUNCATE:
+		status = ftruncate(file->fd, op->length);
+		file->size = op->length;
+		break;
+	case OP_PUNCH:
+	case OP_ZERO:
+		status = fallocate(file->fd, FALLOC_FL_KEEP_SIZE |
+				   (op->kind == OP_PUNCH ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE),
+				   op->offset, op->length);
+		break;
+	case OP_COLLAPSE:
+		status = fallocate(file->fd, FALLOC_FL_COLLAPSE_RANGE, op->offset, op->length);
+		file->size -= op->length;
+		break;
+	case OP_INSERT:
+		status = fallocate(file->fd, FALLOC_FL_INSERT_RANGE, op->offset, op->length);
+		file->size += op->length;
+		break;
+	case OP_CLONE:
+		status = ioctl(file->fd, FICLONE, files[op->how].fd);
+		file->size = files[op->how].size;
+		break;
+	case OP_RENAME:
+		status = replace(op, number);
+		break;
+	}
+	if (file->size < file->sure)
+		file->sure = file->size;
+	return status;
+}
+
+static bool changes_blocks(uint8_t kind)
+{
+	return kind >= OP_TRUNCATE && kind <= OP_CLONE;
+}
+
+/*
+ * Does one operation. It is on record with its number before it begins, and the model is told when it
+ * begins and when it is over, which is when it is a promise if it is one that promises.
+ */
+static int do_op(const struct op *op, int64_t *cuts)
+{
+	uint32_t number = op_count;
+
+	if (op_count == MOST_OPS)
+		return give_up("too many");
+	ops[op_count] = *op;
+	powercut_ask(POWERCUT_EVENT, 0, 2ULL * number + 1, 0);
+	if (perform(op, number)) {
+		char what[60];
+
+		sprintf(what, "kind %d of file %d at %#llx, length %#llx", op->kind, op->file,
+			(unsigned long long)op->offset, (unsigned long long)op->length);
+		return give_up(what);
+	}
+	op_count++;
+	*cuts = powercut_ask(POWERCUT_EVENT, 0, 2ULL * number + 2, 0);
+	return 0;
+}
+
+/* Until there are so many cuts, or so many operations were done. Which, is the answer. */
+int64_t workload_run(const char *path, const char *name, uint64_t seed, int64_t wanted, uint32_t most)
+{
+	unsigned int unsynced[FILES] = { 0 }, i;
+	int64_t cuts = 0;
+
+	workload = find_workload(name);
+	failed[0] = 0;
+	op_count = 0;
+	random_state = seed;
+	directory = open(path, O_RDONLY | O_DIRECTORY);
+	if (!make_room() || directory < 0)
+		return give_up("cannot begin");
+	for (i = 0; i < workload->files - workload->renames; i++)
+		if (open_file(i))
+			return -1;
+	while (cuts < wanted && op_count < most) {
+		struct op op;
+
+		/* A part of all choices is not possible; there are always others. */
+		if (!choose(&op))
+			continue;
+		/* The oracle keeps what a file may be like for each of these. */
+		if (changes_blocks(op.kind) && ++unsynced[op.file] > 12)
+			op = (struct op){ .kind = OP_FSYNC, .file = op.file };
+		if (op.kind == OP_FSYNC)
+			unsynced[op.file] = 0;
+		if (op.kind == OP_CLONE && files[op.file].size) {
+			struct op cut = { .kind = OP_TRUNCATE, .file = op.file };
+
+			if (do_op(&cut, &cuts))
+				return -1;
+			unsynced[op.file]++;
+		}
+		if (op.kind == OP_CLONE && !files[op.how].size)
+			continue;
+		if (do_op(&op, &cuts))
+			return -1;
+	}
+	for (i = 0; i < workload->files - workload->renames; i++)
+		close_file(i);
+	close(directory);
+	return cuts;
+}

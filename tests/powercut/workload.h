@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the guest's programs have in common; guest.py calls the rest of them by name. */
+#ifndef RDAX_POWERCUT_WORKLOAD_H
+#define RDAX_POWERCUT_WORKLOAD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "powercut.h"
+
+#define PAGE 4096ULL
+#define PMD (2ULL << 20)
+#define UNIT 8ULL
+#define UNITS (PAGE / UNIT)
+
+#define FILES 8
+
+enum op_kind {
+	OP_STORE,	/* through a mapping: how: 0 of pages, 1 of 2 MiB or more */
+	OP_WRITE,	/* pwrite */
+	OP_WRITE_SYNC,	/* pwrite with O_DSYNC */
+	OP_STORE_SYNC,	/* through a MAP_SYNC mapping, written back by the program */
+	OP_FSYNC,
+	OP_FDATASYNC,
+	OP_MSYNC,
+	OP_SYNCFS,
+	OP_TRUNCATE,
+	OP_PUNCH,
+	OP_ZERO,
+	OP_COLLAPSE,
+	OP_INSERT,
+	OP_CLONE,	/* how: of which file */
+	OP_RENAME,	/* a new file takes the place of the old one */
+	OPS,
+};
+
+/* What was done, in order. Everything is in bytes, and a multiple of UNIT. */
+struct op {
+	uint8_t kind, file, how;
+	uint64_t offset, length;
+};
+
+/* What the operation of this number stores at this offset of this file. Zero is nobody's. */
+static inline uint64_t value_of(uint32_t number, unsigned int file, uint64_t offset)
+{
+	return (uint64_t)(number + 1) << 32 | (uint64_t)file << 28 | (offset / UNIT & 0xfffffff);
+}
+
+/* The contents that a file has at first. */
+#define FIRST 0xfffffffeU
+
+struct workload {
+	/* Files that have pages at first, of so many bytes; the others are empty. */
+	unsigned int files, full;
+	uint64_t size, most;
+	/* How often each operation is done, relative to the others. */
+	unsigned int weights[OPS];
+	/* The last file only is renamed over, and no other. */
+	bool renames;
+};
+
+extern struct op *ops;
+extern uint32_t op_count;
+
+const struct workload *find_workload(const char *name);
+
+int64_t powercut_ask(uint64_t op, uint64_t a, uint64_t b, uint64_t c);
+
+#endif

@@ -550,9 +550,47 @@ unsafe extern "C" fn vma_adjust_trans_huge(
     }
 }
 
+/// Called when `fork` copies the page tables of a VMA, for an entry of the third level. The core would
+/// copy the entry without taking a reference for it. Nothing has to be copied: what such an entry maps
+/// the child's faults find in the file, and no mark of the parent's (a guard page, write-protection by
+/// userfaultfd) is ever in one, as the core splits it before.
+///
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn copy_huge_pud(
+    _to_mm: *mut bindings::mm_struct,
+    _from_mm: *mut bindings::mm_struct,
+    _to: *mut bindings::pud_t,
+    _from: *mut bindings::pud_t,
+    _address: c_ulong,
+    _vma: *mut bindings::vm_area_struct,
+) -> c_int {
+    0
+}
+
+/// Called when userfaultfd changes what it protects, for an entry of the third level, which the core
+/// does not expect in such a VMA and warns of. It is there when it was mapped before userfaultfd came.
+/// To be protected it is split before; so it has nothing of which protection could be taken.
+///
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn change_huge_pud(
+    _tlb: *mut bindings::mmu_gather,
+    _vma: *mut bindings::vm_area_struct,
+    _entry: *mut bindings::pud_t,
+    _address: c_ulong,
+    _protection: bindings::pgprot_t,
+    _flags: c_ulong,
+) -> c_int {
+    // As for an entry that was left as it is.
+    1
+}
+
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
 pub(crate) static TARGETS: [Target;
-    21 + cfg!(CONFIG_KSM) as usize + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
+    23 + cfg!(CONFIG_KSM) as usize + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
     target!(dax_iomap_rw, Key::Kiocb, dax_iomap_rw),
     target!(
@@ -593,6 +631,8 @@ pub(crate) static TARGETS: [Target;
         dax_dedupe_file_range_compare
     ),
     target!(vma_adjust_trans_huge, Key::Vma, vma_adjust_trans_huge),
+    target!(copy_huge_pud, Key::SixthVma, copy_huge_pud),
+    target!(change_huge_pud, Key::UserfaultVma, change_huge_pud),
     #[cfg(CONFIG_KSM)]
     target!(ksm_madvise, Key::Vma, ksm_madvise),
     target!(bdev_mark_dead, Key::BlockDevice, bdev_mark_dead),

@@ -143,6 +143,9 @@ bool rdax_owns_memory(struct block_device *bdev, unsigned long pfn);
 /* Where in a list of known memory errors their number is. */
 static const unsigned int RDAX_CONST_BADBLOCKS_COUNT = offsetof(struct badblocks, count);
 
+/* What userfaultfd has changed of a page table, among the flags of change_protection(). */
+static const unsigned long RDAX_CONST_MM_CP_USERFAULT = MM_CP_UFFD_WP_ALL | MM_CP_UFFD_RWP_ALL;
+
 /* Flags of a VMA that bindgen cannot read. */
 static const unsigned int RDAX_CONST_VM_RAND_READ = 1U << VMA_RAND_READ_BIT;
 

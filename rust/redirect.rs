@@ -49,7 +49,8 @@ use kernel::{
     types::Opaque, //
 };
 
-/// How the superblock is found that a call is about: what the function's first argument is.
+/// How the superblock is found that a call is about: what the function's first argument is, if it is
+/// not said to be another.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Key {
     /// `struct vm_fault *`
@@ -62,6 +63,11 @@ pub(crate) enum Key {
     Mapping,
     /// `struct vm_area_struct *`, which may have no file, or one without DAX.
     Vma,
+    /// As for `Vma`, but the mapped area is the sixth argument.
+    SixthVma,
+    /// As for `Vma`, but the mapped area is the second argument; the sixth are the flags of a change of
+    /// protection (`MM_CP_…`), and only what userfaultfd wants changed is about the set's files.
+    UserfaultVma,
     /// `struct block_device *`, of a device of the set itself. The replacement calls the function
     /// on, with [`call_on`].
     BlockDevice,
@@ -89,7 +95,7 @@ impl Target {
     /// # Safety
     ///
     /// `replacement` is a function with the signature of the kernel's function `name`, and `key`
-    /// describes its first argument. Use [`target!`](crate::kern::redirect::target), which checks
+    /// describes its first argument, or the one that it names. Use [`target!`](crate::kern::redirect::target), which checks
     /// the signature.
     pub(crate) const unsafe fn new(name: &'static CStr, key: Key, replacement: *const ()) -> Self {
         Self {
@@ -559,6 +565,9 @@ impl Handle {
 /// The bytes of the call at a function's entry.
 const CALL_SIZE: c_ulong = bindings::MCOUNT_INSN_SIZE as c_ulong;
 
+/// The flags of a change of protection that userfaultfd wants.
+const USERFAULT_CHANGES: c_ulong = bindings::MM_CP_USERFAULT;
+
 type Callback =
     unsafe extern "C" fn(c_ulong, c_ulong, *mut bindings::ftrace_ops, *mut bindings::ftrace_regs);
 
@@ -611,7 +620,7 @@ unsafe extern "C" fn callback(
     // that carry arguments, and the instruction pointer may be written.
     let regs = regs.cast::<bindings::pt_regs>();
     // SAFETY: ftrace passes the registers of the call. By the requirements of `Target::new`, the
-    // first argument is a valid pointer to what the key says. A file, an inode and a superblock
+    // argument that the key is about is a valid pointer to what it says. A file, an inode and a superblock
     // are alive while a function is called for them.
     let ours = unsafe {
         let first = (*regs).di;
@@ -624,8 +633,14 @@ unsafe extern "C" fn callback(
                 let iocb = first as *const bindings::kiocb;
                 (*(*(*iocb).ki_filp).f_mapping).host
             }
-            Key::Vma => {
-                let file = (*(first as *const bindings::vm_area_struct)).vm_file;
+            Key::Vma | Key::SixthVma | Key::UserfaultVma => {
+                let vma = match route.key {
+                    Key::SixthVma => (*regs).r9,
+                    Key::UserfaultVma if (*regs).r9 & USERFAULT_CHANGES == 0 => return,
+                    Key::UserfaultVma => (*regs).si,
+                    _ => first,
+                };
+                let file = (*(vma as *const bindings::vm_area_struct)).vm_file;
                 if file.is_null() {
                     return;
                 }
@@ -765,14 +780,21 @@ impl Redirection {
     ///
     /// # Safety
     ///
-    /// `first` is what the function's key says.
+    /// `first` is what the function's key says, whichever argument that is about.
     pub(crate) unsafe fn decide(&'static self, number: usize, first: usize) -> Destination {
         let Some(route) = self.routes.get(number) else {
             return Destination::Elsewhere;
         };
         let entry = route.entry.load(Ordering::Relaxed);
         let mut regs: bindings::pt_regs = pin_init::zeroed();
-        regs.di = first as c_ulong;
+        match route.key {
+            Key::SixthVma => regs.r9 = first as c_ulong,
+            Key::UserfaultVma => {
+                regs.si = first as c_ulong;
+                regs.r9 = USERFAULT_CHANGES;
+            }
+            _ => regs.di = first as c_ulong,
+        }
         regs.ip = entry as c_ulong;
         let ops: Opaque<bindings::ftrace_ops> = Opaque::zeroed();
         // SAFETY: As ftrace would call it; `ops` is this function's own.

@@ -15,7 +15,6 @@ from lib.uffd import Protected
 
 BLOCK = 16                      # pages
 MADV_RANDOM = 1
-MADV_GUARD_INSTALL, MADV_GUARD_REMOVE = 102, 103
 
 
 def _file(t, count, name="file"):
@@ -143,7 +142,7 @@ def guarded_pages_stay_guarded(t):
     fd = _file(t, 32)
     with Map(fd, 32 * PAGE) as m:
         try:
-            m.advise(MADV_GUARD_INSTALL, 5 * PAGE, PAGE)
+            m.advise(posix.MADV_GUARD_INSTALL, 5 * PAGE, PAGE)
         except OSError as error:
             raise Skip(f"the kernel has no guard pages for files: {error}") from error
         for write in (False, True):
@@ -151,7 +150,7 @@ def guarded_pages_stay_guarded(t):
             m.touch(6 * PAGE, PAGE, write=write)
             fault = m.store(5 * PAGE, 1) if write else m.load(5 * PAGE)[1]
             equal(fault.signal, SIGSEGV, "signal of an access to the guard page")
-        m.advise(MADV_GUARD_REMOVE, 5 * PAGE, PAGE)
+        m.advise(posix.MADV_GUARD_REMOVE, 5 * PAGE, PAGE)
         same_bytes(m.read(0, 32 * PAGE), pages("f", 32), "without the guard")
 
 

@@ -6,14 +6,16 @@ Runs on a device with 8 GiB of data that begins on a multiple of 1 GiB. Tools th
 the device's counters, by the process's own counts, and by the folio's references.
 """
 
+import contextlib
 import mmap
 import os
 import resource
 import signal
+import subprocess
 import threading
 import time
 
-from lib import device, gib, posix
+from lib import device, gib, posix, uffd
 from lib.check import Failure, check, equal, raises, same_bytes
 from lib.device import SlowDisk, some, wait_for
 from lib.gib import PAGES, GibMap
@@ -638,6 +640,87 @@ def fork_with_a_private_mapping(t):
         gib.expect(m, 5, LAST, 1)
         gib.expect(m, 1, MIDDLE, 1)
     _idle(first, "after munmap")
+    gib.forget_entries(fd)
+    _free(first, "with no entry in the file's tree")
+
+
+def _guarded_before(m):
+    m.advise(posix.MADV_GUARD_INSTALL, GIB, PAGE)
+    return contextlib.nullcontext(), False
+
+
+def _guarded_after(m):
+    gib.store(m, 2, 5, 1)
+    return _guarded_before(m)
+
+
+def _guarded_once(m):
+    """The guard is gone, but what says that there may be some stays."""
+    _guarded_before(m)
+    m.advise(posix.MADV_GUARD_REMOVE, GIB, PAGE)
+    return contextlib.nullcontext(), False
+
+
+def _protected_after(m):
+    gib.store(m, 2, 5, 1)
+    return uffd.Protected(m, protect=False), False
+
+
+def _inherited_after(m):
+    gib.store(m, 2, 5, 1)
+    return uffd.Protected(m, protect=False, fork=True), True
+
+
+def _fork(child):
+    Task(child).result()
+
+
+def _clone(child):
+    pid = posix.clone_process()
+    if pid == 0:
+        try:
+            child()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    equal(os.waitpid(pid, 0)[1], 0, "status of the child")
+
+
+def _vfork(_child):
+    subprocess.run(["/bin/true"], check=True)
+
+
+@case(**GIANT)
+def fork_that_copies_page_tables(t):
+    """Whatever makes fork copy page tables, of 1 GiB it copies nothing, as it would not count."""
+    fd = gib.borrow(t)
+    first = gib.frame(t, fd)
+    for prepare in (_guarded_before, _guarded_after, _guarded_once, _protected_after,
+                    _inherited_after):
+        for make in (_fork, _clone, _vfork):
+            what = f"{prepare.__name__[1:]}, {make.__name__[1:]}"
+            # The pages behind are past the end of the file.
+            with GibMap(fd, GIB + PMD) as m:
+                context, event = prepare(m)
+                with context as protected:
+                    gib.store(m, 2, 5, 1)
+                    _head(t, first, 1, f"{what}: before")
+
+                    def child():
+                        gib.expect(m, 2, 5, 1)
+                        gib.store(m, 3, LAST, 1)
+
+                    if event and make is not _vfork:
+                        reader = threading.Thread(target=protected.read_event)
+                        reader.start()
+                        make(child)
+                        reader.join()
+                    else:
+                        make(child)
+                    _head(t, first, 1, f"{what}: after")
+                    if make is not _vfork:
+                        gib.expect(m, 3, LAST, 1)
+            _idle(first, f"{what}: after munmap")
     gib.forget_entries(fd)
     _free(first, "with no entry in the file's tree")
 

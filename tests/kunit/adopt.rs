@@ -180,7 +180,7 @@ mod tests {
         let _world = world()?;
         let redirection = adopt::redirection();
         for (number, (name, key)) in redirection.targets().enumerate() {
-            if key == Key::Vma {
+            if matches!(key, Key::Vma | Key::SixthVma | Key::UserfaultVma) {
                 let found = decide_without_file(redirection, number);
                 check_eq!(found, Destination::Kernel, "{name}");
             }
@@ -196,7 +196,7 @@ mod tests {
         let redirection = adopt::redirection();
         let mut found = 0;
         for (number, (name, key)) in redirection.targets().enumerate() {
-            if key == Key::Vma {
+            if matches!(key, Key::Vma | Key::SixthVma | Key::UserfaultVma) {
                 found += 1;
                 file.set_dax(false);
                 let without = decide(redirection, number, key, &file, folio);
@@ -206,7 +206,7 @@ mod tests {
                 check_eq!(with, Destination::Ours, "{name}");
             }
         }
-        check_eq!(found, 1 + usize::from(cfg!(CONFIG_KSM)));
+        check_eq!(found, 3 + usize::from(cfg!(CONFIG_KSM)));
         world.check_clean()
     }
 

@@ -17,6 +17,7 @@ MAP_POPULATE, MAP_SYNC = 0x8000, 0x80000
 MADV_NORMAL, MADV_RANDOM = 0, 1
 MADV_DONTNEED, MADV_DONTFORK, MADV_HWPOISON = 4, 10, 100
 MADV_MERGEABLE = 12
+MADV_GUARD_INSTALL, MADV_GUARD_REMOVE = 102, 103
 MADV_NOHUGEPAGE, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 15, 22, 23
 MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2
 MS_ASYNC, MS_SYNC = 1, 4
@@ -137,6 +138,11 @@ def die_of_poison_early():
 
 def become_subreaper():
     _must(_prctl(36, 1, 0, 0, 0), "prctl")
+
+
+def clone_process():
+    """A child that is made by clone() itself, without what fork() does for it. It must end soon."""
+    return _must(_syscall(56, 17, 0, 0, 0, 0, 0), "clone")
 
 
 def bpf(command, attributes, length):

@@ -9,24 +9,28 @@ import os
 import struct
 
 from . import posix
-from .check import Skip
+from .check import Skip, check
 
 _USER_MODE_ONLY = 1
 _API, _REGISTER, _WRITEPROTECT = 0xC018AA3F, 0xC020AA00, 0xC018AA06
 _COPY = 0xC028AA03
 _VERSION = 0xAA
-_WP_UNPOPULATED, _WP_ASYNC = 1 << 13, 1 << 15
+_EVENT_FORK, _WP_UNPOPULATED, _WP_ASYNC = 1 << 1, 1 << 13, 1 << 15
 _MODE_REGISTER_MISSING, _MODE_REGISTER_WP, _MODE_PROTECT = 1, 2, 1
+_EVENT_IS_FORK = 0x13
 
 
 class Protected:
     """A mapping whose pages all are write-protected, mapped or not, until it is left.
 
-    `Map.written` tells which were stored to.
+    `Map.written` tells which were stored to. With `fork`, children inherit the protection, and whoever
+    forks has to let `read_event` go on beside it. With `protect` false nothing is protected yet.
     """
 
-    def __init__(self, m):
+    def __init__(self, m, protect=True, fork=False):
         self.map = m
+        self.at_once = protect
+        features = _WP_UNPOPULATED | _WP_ASYNC | (_EVENT_FORK if fork else 0)
         try:
             self.fd = posix.userfaultfd(os.O_CLOEXEC | _USER_MODE_ONLY)
         except OSError as error:
@@ -34,7 +38,7 @@ class Protected:
                 raise
             raise Skip("the kernel has no userfaultfd") from error
         try:
-            fcntl.ioctl(self.fd, _API, struct.pack("3Q", _VERSION, _WP_UNPOPULATED | _WP_ASYNC, 0))
+            fcntl.ioctl(self.fd, _API, struct.pack("3Q", _VERSION, features, 0))
         except OSError as error:
             os.close(self.fd)
             raise Skip("the kernel's userfaultfd does not write-protect files") from error
@@ -42,8 +46,15 @@ class Protected:
     def __enter__(self):
         fcntl.ioctl(self.fd, _REGISTER, struct.pack("4Q", self.map.address, self.map.length,
                                                     _MODE_REGISTER_WP, 0))
-        self.protect()
+        if self.at_once:
+            self.protect()
         return self
+
+    def read_event(self):
+        """Take the event of a fork, which waits for that."""
+        event = os.read(self.fd, 32)
+        check(event[0] == _EVENT_IS_FORK, f"the event is {event[0]:#x}")
+        os.close(struct.unpack_from("I", event, 8)[0])
 
     def protect(self, offset=0, length=None):
         """Write-protect pages, again."""

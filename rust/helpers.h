@@ -69,31 +69,79 @@ void rdax_vma_unmap_straddling(struct vm_area_struct *vma, unsigned long address
 bool rdax_vma_needs_copy(struct vm_area_struct *vma);
 void rdax_vmf_give_zero_page(struct vm_fault *vmf);
 
-/* Maps a page at the fault's address, for a write as vmf_insert_page_mkwrite() does. */
-vm_fault_t rdax_vmf_insert_page(struct vm_fault *vmf, struct page *page, bool write);
-vm_fault_t rdax_vmf_insert_zero_page(struct vm_fault *vmf);
+/*
+ * Page tables. The VMA is that of a fault which is being handled; an entry of the lowest level belongs
+ * to the table that the fault's address is mapped by.
+ */
+
+/* What an entry is, besides RDAX_NOTHING, and RDAX_TABLE for those that are not looked at closely. */
+static const unsigned int RDAX_CONST_RDAX_SAME = 4;	/* Maps the frame that is asked about. */
+static const unsigned int RDAX_CONST_RDAX_PROTECTED = 5;	/* So, write-protected by userfaultfd. */
+static const unsigned int RDAX_CONST_RDAX_MARKED = 6;	/* Maps nothing; that is write-protected. */
+static const unsigned int RDAX_CONST_RDAX_OTHER = 7;	/* Anything else. */
+
+/* What a page is mapped for. */
+static const unsigned int RDAX_CONST_RDAX_LOAD = 1;
+static const unsigned int RDAX_CONST_RDAX_STORE = 2;	/* There is one. */
+static const unsigned int RDAX_CONST_RDAX_AHEAD = 3;	/* There may be one: writable, but clean. */
+static const unsigned int RDAX_CONST_RDAX_ZERO = 4;	/* Zeroes, which are not counted. */
+
+/* Whether it matters which pages of the VMA are mapped, or which of them are writable. */
+bool rdax_vma_is_watched(struct vm_area_struct *vma, bool write);
+
+/* Makes the table if there is none. Sleeps. */
+int rdax_ptes_make(struct vm_fault *vmf);
+
+/* Locks the table, and returns the entry for an address, or NULL if there is no table. */
+pte_t *rdax_ptes_lock(struct vm_fault *vmf, unsigned long addr, spinlock_t **lock);
+void rdax_ptes_unlock(spinlock_t *lock);
 
 /*
- * Of @n pages (at most 64) from @addr on, which one table maps as well as the fault's address: a
- * bit for each that nothing is mapped at, or, if @protected, that is mapped and cannot be written
- * to, but for those that userfaultfd has write-protected. May be outdated at once.
+ * Of @n entries (at most 64), a bit for each that is empty; or, if @protected, that maps a page and
+ * could be made writable.
  */
+unsigned long rdax_ptes_wanting(const pte_t *ptes, unsigned long n, bool protected);
+
+/* The same without the lock: may be outdated at once. All are empty when there is no table. */
 unsigned long rdax_vmf_wanting(struct vm_fault *vmf, unsigned long addr, unsigned long n,
 			       bool protected);
 
-/*
- * Maps @n pages, which have a reference, from @addr on, which one table maps as well as the fault's
- * address; leaves out what is mapped already.
- */
-void rdax_vmf_insert_pages(struct vm_fault *vmf, unsigned long addr, struct page **pages,
-			   unsigned long n, bool write);
+unsigned int rdax_pte_look(struct vm_area_struct *vma, const pte_t *ptep, unsigned long pfn);
 
-/* Makes those of the @n addresses from @addr on writable that map the page given for them. */
-void rdax_vmf_make_writable(struct vm_fault *vmf, unsigned long addr, struct page **pages,
-			    unsigned long n);
-struct page *rdax_zero_page(unsigned long addr);
-struct folio *rdax_alloc_zero_folio(unsigned int order);
-void rdax_folio_put(struct folio *folio);
+/* Maps frames from @pfn on by @n empty entries. With @protect they are so for userfaultfd. */
+void rdax_ptes_set(struct vm_area_struct *vma, unsigned long addr, pte_t *ptes, unsigned long pfn,
+		   unsigned long n, unsigned int how, bool protect);
+/* Gives an entry the rights that it is to have. */
+void rdax_pte_allow(struct vm_area_struct *vma, pte_t *ptep, unsigned int how);
+
+/* The same for the fault's entries of the second and third level. */
+spinlock_t *rdax_pmd_lock(struct vm_fault *vmf);
+unsigned int rdax_pmd_look(struct vm_fault *vmf, unsigned long pfn);
+void rdax_pmd_set(struct vm_fault *vmf, unsigned long pfn, unsigned int how);
+void rdax_pmd_allow(struct vm_fault *vmf, unsigned int how);
+spinlock_t *rdax_pud_lock(struct vm_fault *vmf);
+unsigned int rdax_pud_look(struct vm_fault *vmf, unsigned long pfn);
+void rdax_pud_set(struct vm_fault *vmf, unsigned long pfn, unsigned int how);
+void rdax_pud_allow(struct vm_fault *vmf, unsigned int how);
+void rdax_level_unlock(spinlock_t *lock);
+
+/*
+ * Count entries in the map counts of a large folio: @n of the lowest level, from @page on, or one for
+ * the whole. Return how many pages became mapped that were not. @first: the folio was not mapped
+ * whole before.
+ */
+unsigned long rdax_folio_map_some(struct folio *folio, struct page *page, unsigned long n,
+				  struct vm_area_struct *vma);
+unsigned long rdax_folio_map_whole(struct folio *folio, struct vm_area_struct *vma, bool *first);
+
+/* Count @added pages for the process, and those that became mapped for the folio's node. */
+void rdax_count_mapped(struct mm_struct *mm, struct folio *folio, unsigned long added,
+		       unsigned long mapped, unsigned long mapped_by_pmd);
+
+/* Looks for the core's folio of zeroes, once, before any fault is served. Sleeps. */
+void rdax_zero_folio_find(void);
+/* Its first frame, for as long as the fault's address space is in use, or 0. Sleeps. */
+unsigned long rdax_zero_folio_pfn(struct vm_fault *vmf);
 
 struct task_struct *rdax_current(void);
 void rdax_cond_resched(void);

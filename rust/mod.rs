@@ -45,6 +45,7 @@ impl Runtime {
         // SAFETY: Called once, before anybody uses the tables.
         unsafe {
             bindings::rdax_tables_init();
+            bindings::rdax_zero_folio_find();
             page::Giant::init();
             redirect::CALL_ON.init();
             dax_bus::init();
@@ -62,7 +63,6 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         // Nothing is redirected any more; calls that had paused may have come back since.
         redirect::settle();
-        vm::ZeroFolio::release();
         iomap::IomapOps::release();
         #[cfg(RDAX_COVERAGE)]
         // SAFETY: `new` was called.
@@ -85,6 +85,7 @@ pub(crate) mod iomap;
 pub(crate) mod iov;
 pub(crate) mod order;
 pub(crate) mod page;
+pub(crate) mod page_table;
 pub(crate) mod percpu;
 pub(crate) mod percpu_rwsem;
 pub(crate) mod redirect;

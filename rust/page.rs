@@ -139,7 +139,7 @@ impl DevPage {
     }
 
     #[inline]
-    fn next(self, pages: usize) -> Self {
+    pub(super) fn next(self, pages: usize) -> Self {
         // SAFETY: The virtual memory map is linear, so this is the page of the frame `pages` further
         // on, and not NULL.
         Self(unsafe { NonNull::new_unchecked(self.0.as_ptr().wrapping_add(pages)) })
@@ -277,6 +277,21 @@ impl DevFolio {
     pub(crate) fn get(self) -> FolioRef {
         self.0.count(REFCOUNT).fetch_add(1, Ordering::AcqRel);
         FolioRef(self)
+    }
+
+    /// Takes references for `count` entries of page tables.
+    #[inline]
+    pub(super) fn get_many(self, count: usize) {
+        self.0
+            .count(REFCOUNT)
+            .fetch_add(count as i32, Ordering::AcqRel);
+    }
+
+    /// Counts an entry of a page table in the map count of a folio that is one page. True if it is the
+    /// first.
+    #[inline]
+    pub(super) fn add_small_mapcount(self) -> bool {
+        self.0.count(MAPCOUNT).fetch_add(1, Ordering::Relaxed) == -1
     }
 
     /// The address of the `address_space` that owns the folio, 0 if none does.
@@ -666,14 +681,6 @@ impl Giant {
 pub(crate) struct FolioRef(DevFolio);
 
 impl FolioRef {
-    /// # Safety
-    ///
-    /// The caller owns a reference to the folio, which becomes this value's.
-    #[inline]
-    pub(crate) unsafe fn from_raw(folio: DevFolio) -> Self {
-        Self(folio)
-    }
-
     /// Leaves the reference to whoever was given the folio.
     #[inline]
     pub(crate) fn into_raw(self) {

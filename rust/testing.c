@@ -9,6 +9,7 @@
 #include <linux/fs_struct.h>
 #include <linux/kprobes.h>
 #include <linux/kthread.h>
+#include <linux/leafops.h>
 #include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/mount.h>
@@ -34,6 +35,16 @@ void rdax_test_fail(const char *file, int line, const char *text)
 		KUNIT_FAIL(test, "  %s:%d: %s", file, line, text);
 	else
 		pr_err("KUnit: %s:%d: %s (not in a test)\n", file, line, text);
+}
+
+struct folio *rdax_test_alloc_folio(unsigned int order)
+{
+	return folio_alloc((GFP_TRANSHUGE | __GFP_ZERO) & ~__GFP_MOVABLE, order);
+}
+
+void rdax_test_put_folio(struct folio *folio)
+{
+	folio_put(folio);
 }
 
 void rdax_test_skip(const char *why)
@@ -245,6 +256,71 @@ void rdax_test_unmap(unsigned long addr, unsigned long len)
 	vm_munmap(addr, len);
 	/* The mapping's reference to the file, which a kthread drops later. */
 	flush_delayed_fput();
+}
+
+static long node_sum(int nid, enum node_stat_item item)
+{
+	struct pglist_data *pgdat = NODE_DATA(nid);
+	long sum = atomic_long_read(&pgdat->vm_stat[item]);
+	int cpu;
+
+	for_each_online_cpu(cpu)
+		sum += per_cpu_ptr(pgdat->per_cpu_nodestats, cpu)->vm_node_stat_diff[item];
+	return sum;
+}
+
+void rdax_test_count(unsigned long pfn, struct rdax_test_counts *counts)
+{
+	int nid = page_to_nid(pfn_to_page(pfn));
+
+	counts->resident = percpu_counter_sum(&current->mm->rss_stat[MM_FILEPAGES]);
+	counts->mapped = node_sum(nid, NR_FILE_MAPPED);
+	counts->mapped_by_pmd = node_sum(nid, NR_FILE_PMDMAPPED);
+}
+
+void rdax_test_drop(unsigned long addr, unsigned long len)
+{
+	struct vm_area_struct *vma;
+
+	mmap_read_lock(current->mm);
+	vma = find_vma(current->mm, addr);
+	if (vma)
+		zap_vma_range(vma, addr, len);
+	mmap_read_unlock(current->mm);
+}
+
+static pte_t *entry_of(unsigned long addr)
+{
+	pmd_t *pmd = pmd_offset(pud_offset(p4d_offset(pgd_offset(current->mm, addr), addr), addr),
+				addr);
+
+	/* Nobody but the test itself takes the table down. */
+	return pte_offset_kernel(pmd, addr);
+}
+
+void rdax_test_guard(unsigned long addr, bool guard)
+{
+	pte_t marker = make_pte_marker(PTE_MARKER_GUARD);
+
+	set_pte_at(current->mm, addr, entry_of(addr), guard ? marker : __pte(0));
+}
+
+bool rdax_test_soft_dirty(unsigned long addr)
+{
+	return pte_soft_dirty(ptep_get(entry_of(addr)));
+}
+
+void rdax_test_track_stores(unsigned long addr, bool track)
+{
+	struct vm_area_struct *vma;
+
+	mmap_write_lock(current->mm);
+	vma = find_vma(current->mm, addr);
+	if (vma && track)
+		vm_flags_clear(vma, VM_SOFTDIRTY);
+	else if (vma)
+		vm_flags_set(vma, VM_SOFTDIRTY);
+	mmap_write_unlock(current->mm);
 }
 
 void rdax_test_set_random(unsigned long addr)

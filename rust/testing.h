@@ -16,6 +16,33 @@ void rdax_test_skip(const char *why);
 /* A line for the results. */
 void rdax_test_note(const char *text);
 
+/* A folio of ordinary memory, full of zeroes. */
+struct folio *rdax_test_alloc_folio(unsigned int order);
+void rdax_test_put_folio(struct folio *folio);
+
+/* What is counted of what the present task has mapped of files, and of the node of a frame. */
+struct rdax_test_counts {
+	long resident;
+	long mapped;
+	long mapped_by_pmd;
+};
+
+void rdax_test_count(unsigned long pfn, struct rdax_test_counts *counts);
+
+/* Take what maps a part of the present task's mapping at @addr away, as MADV_DONTNEED. */
+void rdax_test_drop(unsigned long addr, unsigned long len);
+
+/* Put a marker of a guard page at an address whose table is there, or take it away. */
+void rdax_test_guard(unsigned long addr, bool guard);
+
+/* Whether the present task's entry of the lowest level for an address is soft-dirty. */
+bool rdax_test_soft_dirty(unsigned long addr);
+/* Have stores to the mapping at @addr told from one another from now on, or not any more. */
+void rdax_test_track_stores(unsigned long addr, bool track);
+
+/* Have no folio of zeroes to give, as without memory. Does not sleep. */
+void rdax_test_withhold_zeroes(bool withhold);
+
 /* Look at paths as the first process does; kernel threads have none. To be ended. */
 struct fs_struct *rdax_test_begin_paths(void);
 void rdax_test_end_paths(struct fs_struct *old);

@@ -8,12 +8,10 @@ use super::{
     bindings,
     fs::{File, Mapping, PageIndex, PageRange},
     order::Order,
-    page::{DevFolio, DevPage, FolioRef}, //
+    page::DevPage,
+    page_table::Run, //
 };
-use core::{
-    ptr::NonNull,
-    sync::atomic::{AtomicPtr, Ordering},
-};
+use core::ptr::NonNull;
 use kernel::types::Opaque;
 
 /// What a fault handler says (`VM_FAULT_*`).
@@ -90,12 +88,12 @@ impl VmFault {
     }
 
     #[inline]
-    fn raw(&self) -> *mut bindings::vm_fault {
+    pub(super) fn raw(&self) -> *mut bindings::vm_fault {
         self.0.get()
     }
 
     #[inline]
-    fn vma(&self) -> *mut bindings::vm_area_struct {
+    pub(super) fn vma(&self) -> *mut bindings::vm_area_struct {
         // SAFETY: The fault is valid.
         unsafe { (*self.raw()).__bindgen_anon_1.vma }
     }
@@ -207,49 +205,10 @@ impl VmFault {
 
     /// The address that maps a page of the file.
     #[inline]
-    fn address_of(&self, index: PageIndex) -> usize {
+    pub(super) fn address_of(&self, index: PageIndex) -> usize {
         let address = self.address() & !(Order::PTE.bytes() - 1);
         let distance = index.get().wrapping_sub(self.index().get());
         address.wrapping_add(distance.wrapping_mul(Order::PTE.bytes()))
-    }
-
-    /// Maps pages along with the one that faulted, and returns how many; what is mapped already
-    /// stays as it is. Those of a fault of write-protection are made writable where they are mapped.
-    /// Sleeps.
-    ///
-    /// The entries of the pages are locked by the caller.
-    pub(crate) fn map_around(&mut self, around: &Around, write: bool) -> usize {
-        let start = self.address_of(around.first);
-        if write && self.present(Order::PTE) == Present::Mapped {
-            if around.given == 0 {
-                return 0;
-            }
-            let first = around.given.trailing_zeros() as usize;
-            let last = around.given.ilog2() as usize;
-            // SAFETY: The fault is valid, and the pages are around its address.
-            unsafe {
-                bindings::rdax_vmf_make_writable(
-                    self.raw(),
-                    (start + (first << Order::PAGE_SHIFT)) as usize,
-                    around.pages.as_ptr().add(first).cast_mut(),
-                    (last - first + 1) as usize,
-                )
-            };
-            return around.given.count_ones() as usize;
-        }
-        for (first, count) in around.stretches() {
-            // SAFETY: The fault is valid, the pages are around its address and have references.
-            unsafe {
-                bindings::rdax_vmf_insert_pages(
-                    self.raw(),
-                    (start + (first << Order::PAGE_SHIFT)) as usize,
-                    around.pages.as_ptr().add(first).cast_mut(),
-                    count as usize,
-                    write,
-                )
-            };
-        }
-        around.given.count_ones() as usize
     }
 
     /// Whether `fork` leaves the VMA's page table alone, to be filled by faults.
@@ -307,54 +266,15 @@ impl VmFault {
         unsafe { bindings::rdax_vmf_give_zero_page(self.raw()) };
         FaultCode::DONE
     }
-
-    /// Maps a page, by an entry of the last level.
-    #[inline]
-    pub(crate) fn insert_page(&mut self, page: DevPage, write: bool) -> FaultCode {
-        let _held = page.folio().get();
-        // SAFETY: The fault is valid, and the page has a reference.
-        FaultCode(unsafe { bindings::rdax_vmf_insert_page(self.raw(), page.as_ptr(), write) })
-    }
-
-    /// Maps a folio of order [`Order::PMD`], by one entry.
-    #[inline]
-    pub(crate) fn insert_pmd(&mut self, folio: DevFolio, write: bool) -> FaultCode {
-        let _held = folio.get();
-        // SAFETY: The fault is valid, and the folio has a reference.
-        FaultCode(unsafe { bindings::vmf_insert_folio_pmd(self.raw(), folio.as_ptr(), write) })
-    }
-
-    /// Maps a folio of order [`Order::PUD`], by one entry.
-    #[inline]
-    pub(crate) fn insert_pud(&mut self, folio: DevFolio, write: bool) -> FaultCode {
-        let _held = folio.get();
-        // SAFETY: The fault is valid, and the folio has a reference.
-        FaultCode(unsafe { bindings::vmf_insert_folio_pud(self.raw(), folio.as_ptr(), write) })
-    }
-
-    /// Maps the zero page, for reading.
-    #[inline]
-    pub(crate) fn insert_zero_page(&mut self) -> FaultCode {
-        // SAFETY: The fault is valid.
-        FaultCode(unsafe { bindings::rdax_vmf_insert_zero_page(self.raw()) })
-    }
-
-    /// Maps zeroes by an entry of the second level, for reading.
-    #[inline]
-    pub(crate) fn insert_zero_pmd(&mut self, zero: ZeroFolio) -> FaultCode {
-        // SAFETY: The fault is valid, and the folio is kept until the module goes.
-        FaultCode(unsafe { bindings::vmf_insert_folio_pmd(self.raw(), zero.0.as_ptr(), false) })
-    }
 }
 
-/// Pages to be mapped along with the one that faulted, with references to them.
+/// Pages to be mapped along with the one that faulted.
 pub(crate) struct Around {
     first: PageIndex,
     pages: [*mut bindings::page; Self::MAX],
-    /// A bit for each place in `pages` that has one.
-    given: u32,
-    /// Those with a reference of ours.
-    held: u32,
+    /// A bit for each place that has a page, of memory or of zeroes.
+    given: usize,
+    zeroes: usize,
 }
 
 impl Around {
@@ -368,12 +288,12 @@ impl Around {
             first,
             pages: [core::ptr::null_mut(); Self::MAX],
             given: 0,
-            held: 0,
+            zeroes: 0,
         }
     }
 
     /// Adds the page at `index` of the file; one that is known to be bad, or not in the stretch, is
-    /// left out. Takes a reference. Does not sleep.
+    /// left out.
     #[inline]
     pub(crate) fn add(&mut self, index: PageIndex, page: DevPage) {
         let at = index.get().wrapping_sub(self.first.get());
@@ -382,9 +302,7 @@ impl Around {
         }
         if let Some(slot) = self.pages.get_mut(at) {
             *slot = page.as_ptr();
-            page.folio().get().into_raw();
             self.given |= 1 << at;
-            self.held |= 1 << at;
         }
     }
 
@@ -392,10 +310,9 @@ impl Around {
     #[inline]
     pub(crate) fn add_zeroes(&mut self, index: PageIndex) {
         let at = index.get().wrapping_sub(self.first.get());
-        if let Some(slot) = self.pages.get_mut(at) {
-            // SAFETY: One of the pages of zeroes, whatever the address. The core needs no reference.
-            *slot = unsafe { bindings::rdax_zero_page(0) };
+        if at < Self::MAX {
             self.given |= 1 << at;
+            self.zeroes |= 1 << at;
         }
     }
 
@@ -404,40 +321,45 @@ impl Around {
     pub(crate) fn iter(&self) -> impl Iterator<Item = PageIndex> + '_ {
         (0..Self::MAX)
             .filter(|at| self.given >> at & 1 != 0)
-            .map(|at| PageIndex::new(self.first.get() + at))
+            .map(|at| self.index(at))
     }
 
-    /// The stretches of pages without a gap: the place of the first, and the number.
+    /// Where in the file the place with this number is.
     #[inline]
-    fn stretches(&self) -> impl Iterator<Item = (usize, usize)> {
-        let mut rest = self.given;
+    pub(super) fn index(&self, at: usize) -> PageIndex {
+        PageIndex::new(self.first.get() + at)
+    }
+
+    /// The numbers of the first place that has a page, and of the last. `None` if there are none.
+    #[inline]
+    pub(super) fn bounds(&self) -> Option<(usize, usize)> {
+        let last = self.given.checked_ilog2()?;
+        Some((self.given.trailing_zeros() as usize, last as usize))
+    }
+
+    /// The pages at those places that have a bit in `places`: the number of the first place, and what
+    /// is to be mapped there.
+    #[inline]
+    pub(super) fn runs(&self, places: usize) -> impl Iterator<Item = (usize, Run)> + '_ {
+        let mut rest = self.given & places;
         core::iter::from_fn(move || {
-            if rest == 0 {
-                return None;
-            }
-            let first = rest.trailing_zeros();
-            let count = (rest >> first).trailing_ones();
-            rest &= !(((1 << count) - 1) << first);
-            Some((first as usize, count as usize))
-        })
-    }
-}
-
-impl Drop for Around {
-    #[inline]
-    fn drop(&mut self) {
-        let mut rest = self.held;
-        while rest != 0 {
             let at = rest.trailing_zeros() as usize;
-            rest &= rest - 1;
-            let Some(page) = self.pages.get(at).copied().and_then(NonNull::new) else {
-                continue;
+            let page = NonNull::new(*self.pages.get(at)?);
+            let Some(page) = page.filter(|_| self.zeroes >> at & 1 == 0) else {
+                rest &= rest - 1;
+                return Some((at, Run::Zeroes));
             };
-            // SAFETY: The page was given as one, and has the reference that `add` took.
-            let page = unsafe { DevPage::from_raw(page) };
-            // SAFETY: As above.
-            drop(unsafe { FolioRef::from_raw(page.folio()) });
-        }
+            let mut count = 1;
+            rest &= rest - 1;
+            while rest >> (at + count) & 1 != 0
+                && self.pages.get(at + count).copied() == Some(page.as_ptr().wrapping_add(count))
+            {
+                rest &= rest - 1;
+                count += 1;
+            }
+            // SAFETY: The page was given as one.
+            Some((at, Run::Memory(unsafe { DevPage::from_raw(page) }, count)))
+        })
     }
 }
 
@@ -514,46 +436,6 @@ impl WithoutFaults<'_> {
 pub(crate) fn count_major_fault() {
     // SAFETY: Counts.
     unsafe { bindings::rdax_count_major_fault() };
-}
-
-/// A folio of order [`Order::PMD`] full of zeroes, the module's own: the core's is out of reach.
-#[derive(Clone, Copy)]
-pub(crate) struct ZeroFolio(NonNull<bindings::folio>);
-
-static ZERO_FOLIO: AtomicPtr<bindings::folio> = AtomicPtr::new(core::ptr::null_mut());
-
-impl ZeroFolio {
-    /// The folio; made when it is needed first. `None` without memory. Sleeps.
-    pub(crate) fn get() -> Option<Self> {
-        if let Some(folio) = NonNull::new(ZERO_FOLIO.load(Ordering::Acquire)) {
-            return Some(Self(folio));
-        }
-        // SAFETY: Allocates, and may sleep.
-        let folio = unsafe { bindings::rdax_alloc_zero_folio(Order::PMD.bits() as u32) };
-        let folio = NonNull::new(folio)?;
-        match ZERO_FOLIO.compare_exchange(
-            core::ptr::null_mut(),
-            folio.as_ptr(),
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        ) {
-            Ok(_) => Some(Self(folio)),
-            Err(other) => {
-                // SAFETY: The folio is ours and was given to nobody.
-                unsafe { bindings::rdax_folio_put(folio.as_ptr()) };
-                NonNull::new(other).map(Self)
-            }
-        }
-    }
-
-    /// Drops the module's reference. No file may be served any more.
-    pub(crate) fn release() {
-        if let Some(folio) = NonNull::new(ZERO_FOLIO.swap(core::ptr::null_mut(), Ordering::AcqRel))
-        {
-            // SAFETY: The reference is the one that the allocation gave.
-            unsafe { bindings::rdax_folio_put(folio.as_ptr()) };
-        }
-    }
 }
 
 /// Gives way to other tasks if one waits for the processor. Sleeps; no lock may be held.

@@ -415,7 +415,7 @@ pub(crate) fn fault(
     let page = DevPage::of(first);
     let folio = page.folio();
     home.place(folio, begin_of(folio.head().pfn(), order, &place, first));
-    let (code, read, written) = match order {
+    let (inserted, read, written) = match order {
         Order::PUD => (
             vmf.insert_pud(folio, write),
             Counter::ReadPud,
@@ -432,6 +432,7 @@ pub(crate) fn fault(
             Counter::WritePte,
         ),
     };
+    let code = inserted.code();
     let counter = if code.is_error() {
         Counter::FaultErrors
     } else if write {

@@ -24,7 +24,7 @@ use crate::kern::{
     iomap::{Ask, ExtentKind, IomapIter, IomapOps, IomapSpace},
     order::Order,
     page::{DevPage, Pfn},
-    vm::{self, Around, FaultCode, Present, VmFault, ZeroFolio},
+    vm::{self, Around, FaultCode, Present, VmFault},
     xa::Mark, //
 };
 use kernel::prelude::*;
@@ -217,6 +217,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
             || self.narrow
             || self.vmf.is_write() && (!self.write || self.vmf.is_sync())
             || self.vmf.is_random()
+            || self.vmf.is_watched(self.write)
             || poison::was_seen()
         {
             return None;
@@ -812,7 +813,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         let folio = page.folio();
         #[cfg(RDAX_CHECK)]
         check::about_to_map(self.mapping, self.index, write);
-        let code = match self.order() {
+        let inserted = match self.order() {
             Order::PTE => self.vmf.insert_page(page, write),
             order if folio.order() != order || locked.entry().order() != order => {
                 // A larger folio, which the core maps whole or page by page only.
@@ -821,8 +822,10 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
             Order::PMD => self.vmf.insert_pmd(folio, write),
             _ => self.vmf.insert_pud(folio, write),
         };
-        self.device.inc(counter);
-        Ok(code)
+        if inserted.is_done() {
+            self.device.inc(counter);
+        }
+        Ok(inserted.code())
     }
 
     /// Maps pages along with the one that was accessed, which is mapped: those behind it of which
@@ -928,11 +931,12 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         }
         if self.order() == Order::PTE {
             self.device.inc(Counter::ZeroPte);
-            return Ok(self.vmf.insert_zero_page());
+            return Ok(self.vmf.insert_zero_page().code());
         }
-        let zero = ZeroFolio::get().ok_or(Failure::Fallback(Counter::FallbackNomem))?;
+        let inserted = self.vmf.insert_zero_pmd();
+        let inserted = inserted.ok_or(Failure::Fallback(Counter::FallbackNomem))?;
         self.device.inc(Counter::ZeroPmd);
-        Ok(self.vmf.insert_zero_pmd(zero))
+        Ok(inserted.code())
     }
 
     /// How this fault is counted, of an address where an entry was `present` or not.

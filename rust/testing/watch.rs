@@ -254,7 +254,7 @@ impl CoreFolio {
     /// A fresh one.
     pub(crate) fn new(order: Order) -> Checked<Self> {
         // SAFETY: Allocates, and may sleep.
-        let folio = unsafe { bindings::rdax_alloc_zero_folio(order.bits() as u32) };
+        let folio = unsafe { bindings::rdax_test_alloc_folio(order.bits() as u32) };
         Ok(Self(NonNull::new(folio).ok_or(ENOMEM)?))
     }
 
@@ -268,7 +268,7 @@ impl CoreFolio {
 impl Drop for CoreFolio {
     fn drop(&mut self) {
         // SAFETY: The reference is the one that the allocation gave.
-        unsafe { bindings::rdax_folio_put(self.0.as_ptr()) };
+        unsafe { bindings::rdax_test_put_folio(self.0.as_ptr()) };
     }
 }
 

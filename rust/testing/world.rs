@@ -1147,6 +1147,39 @@ pub(crate) fn mapped_at(address: usize) -> Option<Mapped> {
     })
 }
 
+/// What is counted of mapped pages: those of files in this task, and of the node of a frame those that
+/// are mapped, and that are mapped by 2 MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) resident: isize,
+    pub(crate) mapped: isize,
+    pub(crate) mapped_by_pmd: isize,
+}
+
+impl Counts {
+    /// What they are now. The task has an address space.
+    pub(crate) fn now(pfn: Pfn) -> Self {
+        let mut counts = bindings::rdax_test_counts::default();
+        // SAFETY: The frame has a page.
+        unsafe { bindings::rdax_test_count(pfn.to_bits(), &mut counts) };
+        Self {
+            resident: counts.resident,
+            mapped: counts.mapped,
+            mapped_by_pmd: counts.mapped_by_pmd,
+        }
+    }
+
+    /// How many more there are than there were.
+    pub(crate) fn since(pfn: Pfn, before: Self) -> Self {
+        let now = Self::now(pfn);
+        Self {
+            resident: now.resident - before.resident,
+            mapped: now.mapped - before.mapped,
+            mapped_by_pmd: now.mapped_by_pmd - before.mapped_by_pmd,
+        }
+    }
+}
+
 /// How a file is mapped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Share {
@@ -1248,6 +1281,31 @@ impl<'f> View<'f> {
         mapped_at(self.address(page))
     }
 
+    /// Takes what maps some pages of the file away again, as `madvise(MADV_DONTNEED)`.
+    pub(crate) fn forget(&self, page: usize, pages: usize) {
+        // SAFETY: Mapped by `new`, in this task.
+        unsafe { bindings::rdax_test_drop(self.address(page), pages << Order::PAGE_SHIFT) };
+    }
+
+    /// Makes a page of the file, beside which another is mapped by an entry of the lowest level, a
+    /// guard page, or has nothing there again.
+    pub(crate) fn set_guard(&self, page: usize, guard: bool) {
+        // SAFETY: Mapped by `new`, in this task, and nothing is counted for what is there.
+        unsafe { bindings::rdax_test_guard(self.address(page), guard) };
+    }
+
+    /// Whether the entry of the lowest level for a page is soft-dirty.
+    pub(crate) fn is_soft_dirty(&self, page: usize) -> bool {
+        // SAFETY: Mapped by `new`, in this task.
+        unsafe { bindings::rdax_test_soft_dirty(self.address(page)) }
+    }
+
+    /// Has stores told from one another, as after a write to `clear_refs`, or not any more.
+    pub(crate) fn track_stores(&self, track: bool) {
+        // SAFETY: Mapped by `new`, in this task.
+        unsafe { bindings::rdax_test_track_stores(self.address, track) };
+    }
+
     /// Pins a page of the file as direct I/O does.
     pub(crate) fn pin(&self, page: usize, write: bool) -> Option<Pinned> {
         self.try_pin(page, write, false)
@@ -1322,6 +1380,16 @@ pub(crate) fn without_memory<R>(work: impl FnOnce() -> R) -> R {
     let result = work();
     // SAFETY: As above.
     unsafe { bindings::rdax_test_fail_all(false) };
+    result
+}
+
+/// Has no folio of zeroes to map while `work` is done.
+pub(crate) fn without_zeroes<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: Only a switch.
+    unsafe { bindings::rdax_test_withhold_zeroes(true) };
+    let result = work();
+    // SAFETY: As above.
+    unsafe { bindings::rdax_test_withhold_zeroes(false) };
     result
 }
 

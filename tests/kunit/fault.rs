@@ -18,10 +18,10 @@ mod tests {
             order::Order,
             testing::{
                 hold, note, skip, until, with_failing_allocation, with_paths, with_thread,
-                with_thread_waiting, without_memory, Checked, Failing, File, Flushes, Share,
+                with_thread_waiting, without_zeroes, Checked, Failing, File, Flushes, Share,
                 Stretch, View, World,
             },
-            vm::{FaultCode, ZeroFolio},
+            vm::FaultCode,
             xa::Mark,
         },
         tests::helpers::*,
@@ -385,10 +385,8 @@ mod tests {
         // The tables above are there then.
         check_eq!(view.load(PMD)?, 0);
         put_zero(&file, 0, Order::PMD)?;
-        // Nobody needs it but those who have it mapped, and they have their reference.
-        ZeroFolio::release();
         let before = count(Counter::FallbackNomem);
-        let result = without_memory(|| view.load(0));
+        let result = without_zeroes(|| view.load(0));
         check_eq!(count(Counter::FallbackNomem), before + 1, "{result:?}");
         check_eq!(view.load(0)?, 0);
         check_eq!(view.load(5)?, 0);

@@ -82,6 +82,7 @@ mod entry;
 mod fairness;
 mod fault;
 mod folio;
+mod insert;
 mod io;
 mod layout;
 mod poison;

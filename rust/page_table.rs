@@ -1,0 +1,587 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Insertion into page tables (spec, section 11): what is entered, and what is counted for it.
+//!
+//! Whoever takes an entry away again, the core does: it drops a reference and a map count for each.
+//! All of an insertion happens in one hold of the lock of the table, which comes after all other
+//! locks. Nothing here warns: what is in the way is a result, and the access is tried again.
+//!
+//! C headers: [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h),
+//! [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
+
+use super::{
+    bindings,
+    order::Order,
+    page::{DevFolio, DevPage, Pfn},
+    vm::{Around, FaultCode, Present, VmFault}, //
+};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::types::NotThreadSafe;
+
+/// What became of an insertion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Insertion {
+    /// There is an entry that there was not, and it is counted.
+    New,
+    /// The entry was there. It has the rights that were asked for.
+    Present,
+    /// There is an entry, but userfaultfd has to be told of a store first, which the access leads to.
+    Protected,
+    /// Something else is there: another page, a marker, a table of smaller entries, or no table any
+    /// more. Nothing was changed.
+    Occupied,
+    /// There is no memory for a table. Nothing was changed.
+    NoMemory,
+}
+
+impl Insertion {
+    /// For the core. The access is tried again whatever was found: it succeeds, or leads to what was
+    /// in the way.
+    #[inline]
+    pub(crate) fn code(self) -> FaultCode {
+        match self {
+            Self::NoMemory => FaultCode::OOM,
+            _ => FaultCode::NOPAGE,
+        }
+    }
+
+    /// Whether the page is mapped as it was asked for.
+    #[inline]
+    pub(crate) fn is_done(self) -> bool {
+        matches!(self, Self::New | Self::Present)
+    }
+}
+
+/// What a page is mapped for.
+#[derive(Clone, Copy)]
+struct How(u32);
+
+impl How {
+    const LOAD: Self = Self(bindings::RDAX_LOAD);
+    const STORE: Self = Self(bindings::RDAX_STORE);
+    /// As for a store, but there was none: the processor notes the first.
+    const AHEAD: Self = Self(bindings::RDAX_AHEAD);
+    const ZERO: Self = Self(bindings::RDAX_ZERO);
+
+    #[inline]
+    fn of(write: bool) -> Self {
+        if write {
+            Self::STORE
+        } else {
+            Self::LOAD
+        }
+    }
+}
+
+/// What an entry is to the one who wants to enter a frame there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Empty,
+    Same,
+    Protected,
+    Marked,
+    Other,
+}
+
+impl Slot {
+    #[inline(always)]
+    fn of(found: u32) -> Self {
+        match found {
+            bindings::RDAX_NOTHING => Self::Empty,
+            bindings::RDAX_SAME => Self::Same,
+            bindings::RDAX_PROTECTED => Self::Protected,
+            bindings::RDAX_MARKED => Self::Marked,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What was entered, to be counted at once.
+#[derive(Default)]
+struct Tally {
+    added: usize,
+    mapped: usize,
+    mapped_by_pmd: usize,
+}
+
+impl Tally {
+    /// Adds the count to those of the VMA's process and of the folio's node.
+    ///
+    /// # Safety
+    ///
+    /// The VMA is valid, and the folio has a reference for one of the entries that are counted.
+    #[inline]
+    unsafe fn count(&self, vma: *mut bindings::vm_area_struct, folio: DevFolio) {
+        if self.added == 0 {
+            return;
+        }
+        // SAFETY: By this function's safety requirements.
+        unsafe {
+            bindings::rdax_count_mapped(
+                (*vma).vm_mm,
+                folio.as_ptr(),
+                self.added as usize,
+                self.mapped as usize,
+                self.mapped_by_pmd as usize,
+            )
+        };
+    }
+}
+
+/// The table that a fault's address is mapped by, locked.
+///
+/// # Invariants
+///
+/// `first` is the entry for the address `start`, and the lock of the table is held.
+struct Table<'a> {
+    vma: *mut bindings::vm_area_struct,
+    start: usize,
+    first: NonNull<bindings::pte_t>,
+    lock: *mut bindings::spinlock_t,
+    _fault: PhantomData<&'a VmFault>,
+    _not_send: NotThreadSafe,
+}
+
+impl<'a> Table<'a> {
+    /// The table of the fault, of which the entries from that for the address `start` on are wanted.
+    /// `None` if there is no table.
+    #[inline]
+    fn lock(fault: &'a VmFault, start: usize) -> Option<Self> {
+        let mut lock = core::ptr::null_mut();
+        // SAFETY: The fault is valid.
+        let first = unsafe { bindings::rdax_ptes_lock(fault.raw(), start as usize, &raw mut lock) };
+        // INVARIANT: This is what the helper does.
+        Some(Self {
+            vma: fault.vma(),
+            start,
+            first: NonNull::new(first)?,
+            lock,
+            _fault: PhantomData,
+            _not_send: NotThreadSafe,
+        })
+    }
+
+    /// The entry with this number, counted from `start`.
+    #[inline]
+    fn entry(&self, at: usize) -> *mut bindings::pte_t {
+        self.first.as_ptr().wrapping_add(at)
+    }
+
+    #[inline]
+    fn address(&self, at: usize) -> usize {
+        self.start + (at << Order::PAGE_SHIFT)
+    }
+
+    /// # Safety
+    ///
+    /// The entry is in the table.
+    #[inline]
+    unsafe fn look(&self, at: usize, pfn: Pfn) -> Slot {
+        // SAFETY: By this function's safety requirements.
+        Slot::of(unsafe {
+            bindings::rdax_pte_look(self.vma, self.entry(at), pfn.to_bits() as usize)
+        })
+    }
+
+    /// Maps the frames from `pfn` on by `count` entries.
+    ///
+    /// # Safety
+    ///
+    /// The entries are in the table and map nothing, and what they are to map is counted.
+    #[inline]
+    unsafe fn set(&mut self, at: usize, pfn: Pfn, count: usize, how: How, protect: bool) {
+        // SAFETY: By this function's safety requirements.
+        unsafe {
+            bindings::rdax_ptes_set(
+                self.vma,
+                self.address(at) as usize,
+                self.entry(at),
+                pfn.to_bits() as usize,
+                count as usize,
+                how.0,
+                protect,
+            )
+        };
+    }
+
+    /// Maps `count` pages of device memory from `page` on by entries, with a reference and a map count
+    /// for each.
+    ///
+    /// # Safety
+    ///
+    /// The entries are in the table and map nothing, and the pages are those of one stretch of memory
+    /// whose entries in the file's tree are locked, or that stays for another reason.
+    #[inline]
+    unsafe fn map(&mut self, at: usize, page: DevPage, count: usize, how: How, protect: bool) {
+        let mut tally = Tally {
+            added: count,
+            ..Tally::default()
+        };
+        let mut done = 0;
+        while done < count {
+            let page = page.next(done);
+            let folio = page.folio();
+            let into = page.pfn().to_bits() - folio.head().pfn().to_bits();
+            let pages = (folio.order().pages() - into).min(count - done);
+            // SAFETY: By this function's safety requirements; so many pages are in the folio. The
+            // references are those of the entries.
+            tally.mapped += unsafe { folio.map_pages(page, pages, self.vma) };
+            done += pages;
+        }
+        // SAFETY: By this function's safety requirements; a stretch of memory is of one node.
+        unsafe {
+            tally.count(self.vma, page.folio());
+            self.set(at, page.pfn(), count, how, protect);
+        }
+    }
+}
+
+impl Drop for Table<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type's invariants.
+        unsafe { bindings::rdax_ptes_unlock(self.lock) };
+    }
+}
+
+impl VmFault {
+    /// Whether it matters which pages the VMA maps besides the one that is accessed: userfaultfd waits
+    /// for accesses, or stores to it are to be told from one another (soft-dirty).
+    #[inline]
+    pub(crate) fn is_watched(&self, write: bool) -> bool {
+        // SAFETY: The VMA is valid and does not change during a fault.
+        unsafe { bindings::rdax_vma_is_watched(self.vma(), write) }
+    }
+
+    /// The address of the page that was accessed.
+    #[inline]
+    fn page_address(&self) -> usize {
+        self.address() & !(Order::PTE.bytes() - 1)
+    }
+
+    /// Has a table for the page that was accessed. False without memory. Sleeps.
+    #[inline]
+    fn make_table(&self) -> bool {
+        // SAFETY: The fault is valid, and its address space stays.
+        unsafe { bindings::rdax_ptes_make(self.raw()) == 0 }
+    }
+
+    /// Maps a page, by an entry of the lowest level. Sleeps.
+    ///
+    /// The page's entry in the file's tree is locked by the caller, or the page stays for another
+    /// reason.
+    #[inline]
+    pub(crate) fn insert_page(&mut self, page: DevPage, write: bool) -> Insertion {
+        self.insert_one(page.pfn(), How::of(write), |table, how, protect| {
+            // SAFETY: Nothing is mapped there, and the caller vouches for the page.
+            unsafe { table.map(0, page, 1, how, protect) };
+        })
+    }
+
+    /// Maps the zero page, for reading. Sleeps.
+    #[inline]
+    pub(crate) fn insert_zero_page(&mut self) -> Insertion {
+        // SAFETY: Only the address is computed with.
+        let zero = unsafe { bindings::rdax_zero_pfn(self.address() as usize) };
+        let zero = Pfn::from_bits(zero as usize);
+        self.insert_one(zero, How::ZERO, |table, how, protect| {
+            // SAFETY: Nothing is mapped there, and zeroes are not counted.
+            unsafe { table.set(0, zero, 1, how, protect) }
+        })
+    }
+
+    /// Has the page that was accessed mapped, by `enter` if nothing is mapped there.
+    #[inline(always)]
+    fn insert_one(
+        &mut self,
+        pfn: Pfn,
+        how: How,
+        enter: impl FnOnce(&mut Table<'_>, How, bool),
+    ) -> Insertion {
+        if !self.make_table() {
+            return Insertion::NoMemory;
+        }
+        let Some(mut table) = Table::lock(self, self.page_address()) else {
+            return Insertion::Occupied;
+        };
+        let write = how.0 == How::STORE.0;
+        // SAFETY: The first entry is that of the address.
+        match unsafe { table.look(0, pfn) } {
+            Slot::Empty => {
+                enter(&mut table, how, false);
+                Insertion::New
+            }
+            Slot::Marked => {
+                // Write-protected before it was mapped, which a store has to wait for.
+                let how = if write { How::LOAD } else { how };
+                enter(&mut table, how, true);
+                if write {
+                    Insertion::Protected
+                } else {
+                    Insertion::New
+                }
+            }
+            Slot::Same => {
+                // SAFETY: The entry is in the table, and maps the page.
+                unsafe { bindings::rdax_pte_allow(table.vma, table.entry(0), how.0) };
+                Insertion::Present
+            }
+            Slot::Protected if !write => Insertion::Present,
+            Slot::Protected => Insertion::Protected,
+            Slot::Other => Insertion::Occupied,
+        }
+    }
+
+    /// Maps pages along with the one that faulted, and returns how many; what is mapped already
+    /// stays as it is. Those of a fault of write-protection are made writable where they are mapped.
+    /// Pages that are mapped for writing are so without having been written to.
+    ///
+    /// The entries of the pages are locked by the caller.
+    pub(crate) fn map_around(&mut self, around: &Around, write: bool) -> usize {
+        let Some((first, last)) = around.bounds() else {
+            return 0;
+        };
+        let start = self.address_of(around.index(first));
+        let upgrade = write && self.present(Order::PTE) == Present::Mapped;
+        let how = if write { How::AHEAD } else { How::LOAD };
+        let Some(mut table) = Table::lock(self, start) else {
+            return 0;
+        };
+        let span = last - first + 1;
+        // SAFETY: All pages of the stretch are mapped by the fault's table.
+        let free = unsafe { bindings::rdax_ptes_wanting(table.entry(0), span as usize, upgrade) };
+        let free = free as usize;
+        let mut done = 0;
+        for (at, run) in around.runs(free << first) {
+            let entry = at - first;
+            match run {
+                Run::Zeroes => {
+                    // SAFETY: Only the address is computed with.
+                    let zero = unsafe { bindings::rdax_zero_pfn(table.address(entry) as usize) };
+                    if !upgrade {
+                        let zero = Pfn::from_bits(zero as usize);
+                        // SAFETY: Nothing is mapped there, and zeroes are not counted.
+                        unsafe { table.set(entry, zero, 1, How::ZERO, false) };
+                        done += 1;
+                    }
+                }
+                Run::Memory(page, count) if upgrade => {
+                    for number in 0..count {
+                        let pfn = page.pfn().offset(number);
+                        // SAFETY: The entry is in the table, and maps the page.
+                        unsafe {
+                            if table.look(entry + number, pfn) == Slot::Same {
+                                bindings::rdax_pte_allow(
+                                    table.vma,
+                                    table.entry(entry + number),
+                                    how.0,
+                                );
+                                done += 1;
+                            }
+                        }
+                    }
+                }
+                Run::Memory(page, count) => {
+                    // SAFETY: Nothing is mapped there, and the caller vouches for the pages.
+                    unsafe { table.map(entry, page, count, how, false) };
+                    done += count;
+                }
+            }
+        }
+        done
+    }
+
+    /// Maps a folio of order [`Order::PMD`], by one entry.
+    ///
+    /// The folio's entry in the file's tree is locked by the caller, or the folio stays for another
+    /// reason.
+    #[inline]
+    pub(crate) fn insert_pmd(&mut self, folio: DevFolio, write: bool) -> Insertion {
+        let pfn = folio.head().pfn();
+        self.insert_large::<Pmd>(pfn, How::of(write), |vma, tally| {
+            // SAFETY: The caller vouches for the folio, and its reference is the entry's.
+            unsafe { folio.map_whole(vma, tally) };
+        })
+    }
+
+    /// Maps a folio of order [`Order::PUD`], by one entry. As [`VmFault::insert_pmd`].
+    #[inline]
+    pub(crate) fn insert_pud(&mut self, folio: DevFolio, write: bool) -> Insertion {
+        let pfn = folio.head().pfn();
+        self.insert_large::<Pud>(pfn, How::of(write), |vma, tally| {
+            // SAFETY: The caller vouches for the folio, and its reference is the entry's.
+            unsafe { folio.map_whole(vma, tally) };
+            tally.mapped_by_pmd = 0;
+        })
+    }
+
+    /// Maps zeroes by an entry of the second level, for reading. `None` if there is no memory for
+    /// them. Sleeps.
+    #[inline]
+    pub(crate) fn insert_zero_pmd(&mut self) -> Option<Insertion> {
+        // SAFETY: The fault is valid.
+        let zero = unsafe { bindings::rdax_zero_folio_pfn(self.raw()) } as usize;
+        if zero == 0 {
+            return None;
+        }
+        Some(self.insert_large::<Pmd>(Pfn::from_bits(zero), How::ZERO, |_, _| ()))
+    }
+
+    /// Has one entry of a higher level, which `enter` counts if it is new.
+    #[inline(always)]
+    fn insert_large<L: Level>(
+        &mut self,
+        pfn: Pfn,
+        how: How,
+        enter: impl FnOnce(*mut bindings::vm_area_struct, &mut Tally),
+    ) -> Insertion {
+        let fault = self.raw();
+        let bits = pfn.to_bits() as usize;
+        // SAFETY: The fault is valid, and of this level or the core has filled in this level. The
+        // entry is looked at and changed under the lock. What is entered is counted before, and the
+        // reference that this takes keeps the folio.
+        unsafe {
+            let lock = L::lock(fault);
+            let result = match Slot::of(L::look(fault, bits)) {
+                Slot::Empty => {
+                    let mut tally = Tally::default();
+                    enter(self.vma(), &mut tally);
+                    L::set(fault, bits, how.0);
+                    tally.count(self.vma(), DevPage::of(pfn).folio());
+                    Insertion::New
+                }
+                Slot::Same => {
+                    L::allow(fault, how.0);
+                    Insertion::Present
+                }
+                Slot::Protected if how.0 != How::STORE.0 => Insertion::Present,
+                Slot::Protected => Insertion::Protected,
+                Slot::Marked | Slot::Other => Insertion::Occupied,
+            };
+            bindings::rdax_level_unlock(lock);
+            result
+        }
+    }
+}
+
+/// A level of page tables above the lowest: what the helpers are called.
+trait Level {
+    /// # Safety
+    ///
+    /// The fault is valid, and of this level.
+    unsafe fn lock(fault: *mut bindings::vm_fault) -> *mut bindings::spinlock_t;
+    /// # Safety
+    ///
+    /// The lock is held.
+    unsafe fn look(fault: *mut bindings::vm_fault, pfn: usize) -> u32;
+    /// # Safety
+    ///
+    /// The lock is held, the entry is empty, and what it is to map is counted.
+    unsafe fn set(fault: *mut bindings::vm_fault, pfn: usize, how: u32);
+    /// # Safety
+    ///
+    /// The lock is held, and the entry maps a page.
+    unsafe fn allow(fault: *mut bindings::vm_fault, how: u32);
+}
+
+macro_rules! level {
+    ($name:ident, $lock:ident, $look:ident, $set:ident, $allow:ident) => {
+        struct $name;
+
+        impl Level for $name {
+            #[inline(always)]
+            unsafe fn lock(fault: *mut bindings::vm_fault) -> *mut bindings::spinlock_t {
+                // SAFETY: By this function's safety requirements.
+                unsafe { bindings::$lock(fault) }
+            }
+
+            #[inline(always)]
+            unsafe fn look(fault: *mut bindings::vm_fault, pfn: usize) -> u32 {
+                // SAFETY: By this function's safety requirements.
+                unsafe { bindings::$look(fault, pfn) }
+            }
+
+            #[inline(always)]
+            unsafe fn set(fault: *mut bindings::vm_fault, pfn: usize, how: u32) {
+                // SAFETY: By this function's safety requirements.
+                unsafe { bindings::$set(fault, pfn, how) }
+            }
+
+            #[inline(always)]
+            unsafe fn allow(fault: *mut bindings::vm_fault, how: u32) {
+                // SAFETY: By this function's safety requirements.
+                unsafe { bindings::$allow(fault, how) }
+            }
+        }
+    };
+}
+
+level!(
+    Pmd,
+    rdax_pmd_lock,
+    rdax_pmd_look,
+    rdax_pmd_set,
+    rdax_pmd_allow
+);
+level!(
+    Pud,
+    rdax_pud_lock,
+    rdax_pud_look,
+    rdax_pud_set,
+    rdax_pud_allow
+);
+
+/// Pages that are mapped along, which lie behind each other in the file and in memory.
+pub(super) enum Run {
+    /// One page of zeroes.
+    Zeroes,
+    /// So many pages of memory.
+    Memory(DevPage, usize),
+}
+
+impl DevFolio {
+    /// Counts `count` entries of the lowest level for pages of the folio from `page` on: a reference
+    /// and a map count for each. Returns how many pages became mapped that were not.
+    ///
+    /// # Safety
+    ///
+    /// The pages are the folio's, the lock of the entries' table is held, and the caller keeps the
+    /// folio. The entries are in the VMA.
+    #[inline]
+    unsafe fn map_pages(
+        self,
+        page: DevPage,
+        count: usize,
+        vma: *mut bindings::vm_area_struct,
+    ) -> usize {
+        self.get_many(count);
+        if self.order() == Order::PTE {
+            return usize::from(self.add_small_mapcount());
+        }
+        // SAFETY: By this function's safety requirements; the folio is large.
+        unsafe {
+            bindings::rdax_folio_map_some(self.as_ptr(), page.as_ptr(), count as usize, vma)
+                as usize
+        }
+    }
+
+    /// Counts an entry for the whole folio, which is large.
+    ///
+    /// # Safety
+    ///
+    /// The lock of the entry is held, and the caller keeps the folio. The entry is in the VMA.
+    #[inline]
+    unsafe fn map_whole(self, vma: *mut bindings::vm_area_struct, tally: &mut Tally) {
+        let pages = self.order().pages();
+        let mut first = false;
+        self.get_many(1);
+        // SAFETY: By this function's safety requirements.
+        let mapped = unsafe { bindings::rdax_folio_map_whole(self.as_ptr(), vma, &raw mut first) };
+        tally.mapped = mapped as usize;
+        tally.added = pages;
+        tally.mapped_by_pmd = if first { pages } else { 0 };
+    }
+}

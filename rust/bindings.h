@@ -25,6 +25,7 @@
 #include <linux/percpu.h>
 #include <linux/rmap.h>
 #include <linux/uio.h>
+#include <linux/uprobes.h>
 #include <linux/vmstat.h>
 #include <linux/wait.h>
 #include <linux/wait_bit.h>

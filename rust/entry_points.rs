@@ -521,7 +521,7 @@ unsafe extern "C" fn ksm_madvise(
 ) -> c_int {
     // SAFETY: By this function's safety requirements; the callback has seen the file.
     let vma = unsafe { LockedVma::from_raw(NonNull::new_unchecked(vma)) };
-    layout::unmap_largest(&vma, start as usize, end as usize);
+    layout::unmap_immovable(&vma, start as usize, end as usize);
     0
 }
 
@@ -546,6 +546,44 @@ unsafe extern "C" fn vma_adjust_trans_huge(
         vma.unmap_straddling(end as usize);
         if let Some(next) = NonNull::new(next) {
             LockedVma::from_raw(next).unmap_straddling(end as usize);
+        }
+    }
+}
+
+/// Called before a part of a VMA is unmapped. With it goes what the processor has noted in its entries:
+/// stores to pages that were mapped ahead for writing, of which the file's times do not tell yet. Locks
+/// are held here under which a filesystem cannot be asked for that, so it is done when the task leaves
+/// the kernel.
+///
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+#[cfg(CONFIG_UPROBES)]
+unsafe extern "C" fn uprobe_munmap(
+    vma: *mut bindings::vm_area_struct,
+    start: c_ulong,
+    end: c_ulong,
+) {
+    /// # Safety
+    ///
+    /// A value was forgotten for the call that ends here.
+    unsafe extern "C" fn done() {
+        // SAFETY: The value that was made below.
+        drop(unsafe { InFlight::resume() });
+    }
+    // SAFETY: By this function's safety requirements; the VMA keeps the file open.
+    unsafe {
+        bindings::rdax_recalc_uprobes((*vma).vm_mm);
+        if !bindings::rdax_may_have_stores((*(*vma).vm_file).f_mapping) {
+            return;
+        }
+        if bindings::rdax_vma_stores(vma, start, end, true) & bindings::RDAX_STORED == 0 {
+            return;
+        }
+        let in_flight = InFlight::enter();
+        if bindings::rdax_update_times_later((*vma).vm_file, Some(done)) {
+            // Until `done`.
+            core::mem::forget(in_flight);
         }
     }
 }
@@ -590,9 +628,13 @@ unsafe extern "C" fn change_huge_pud(
 
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
 pub(crate) static TARGETS: [Target;
-    23 + cfg!(CONFIG_KSM) as usize + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
+    23 + cfg!(CONFIG_UPROBES) as usize
+        + cfg!(CONFIG_KSM) as usize
+        + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
     target!(dax_iomap_rw, Key::Kiocb, dax_iomap_rw),
+    #[cfg(CONFIG_UPROBES)]
+    target!(uprobe_munmap, Key::Vma, uprobe_munmap),
     target!(
         dax_writeback_mapping_range,
         Key::Mapping,

@@ -204,6 +204,21 @@ impl Mapping {
         };
     }
 
+    /// Whether somebody has stored to a page of the range that was mapped ahead for writing, which
+    /// will not be said again. With `small`, only entries of page tables' lowest level map the range,
+    /// and what is stored after this is seen by the next who asks. Sleeps.
+    pub(crate) fn note_stores(&self, range: PageRange, small: bool) -> bool {
+        // SAFETY: The address space is alive.
+        unsafe {
+            bindings::rdax_mapping_note_stores(
+                self.as_ptr(),
+                range.first.get() as usize,
+                range.pages() as usize,
+                small,
+            )
+        }
+    }
+
     /// Marks the dirty entries of the range as those that this write-back has to do. Sleeps.
     pub(crate) fn tag_for_writeback(&self, range: PageRange) {
         // SAFETY: The address space is alive.
@@ -295,6 +310,13 @@ impl Inode {
         // SAFETY: The inode is alive. On a 64-bit machine the size is read in one go.
         let size = unsafe { AtomicUsize::from_ptr((&raw mut (*self.as_ptr()).i_size).cast()) };
         size.load(Ordering::Acquire) as u64
+    }
+
+    /// Sets the times of a file that was written to, now. Called for a file that is being written back.
+    /// Sleeps.
+    pub(crate) fn update_times(&self) {
+        // SAFETY: The inode is alive, and so is the filesystem.
+        unsafe { bindings::rdax_update_times(self.as_ptr()) };
     }
 
     /// The file's size, rounded up to pages.

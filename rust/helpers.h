@@ -143,6 +143,36 @@ void rdax_zero_folio_find(void);
 /* Its first frame, for as long as the fault's address space is in use, or 0. Sleeps. */
 unsigned long rdax_zero_folio_pfn(struct vm_fault *vmf);
 
+/* Stores to pages that were mapped ahead. */
+
+/* What there are: pages that were stored to, and such that a store to would not be noticed. */
+static const unsigned int RDAX_CONST_RDAX_STORED = 1;
+static const unsigned int RDAX_CONST_RDAX_OPEN = 2;
+
+/* Which of these a part of a VMA has. With @note, those that were stored to are not found again. */
+unsigned int rdax_vma_stores(struct vm_area_struct *vma, unsigned long addr, unsigned long end,
+			     bool note);
+
+/*
+ * Whether one of @pages pages of a file from @first on was stored to. If @small, they are mapped by
+ * entries of the lowest level only, and write-protected as well. Sleeps.
+ */
+bool rdax_mapping_note_stores(struct address_space *mapping, unsigned long first,
+			      unsigned long pages, bool small);
+
+/* Whether a file may have pages that were mapped ahead for writing. */
+bool rdax_may_have_stores(struct address_space *mapping);
+
+/* Sets the times of a file that was written to, now. Sleeps. */
+void rdax_update_times(struct inode *inode);
+/*
+ * The same at the end of the system call, or fault, that the task is in; calls done() then. False, and
+ * nothing happens, without memory or in a kernel thread.
+ */
+bool rdax_update_times_later(struct file *file, void (*done)(void));
+
+void rdax_recalc_uprobes(struct mm_struct *mm);
+
 struct task_struct *rdax_current(void);
 void rdax_cond_resched(void);
 

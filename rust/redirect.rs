@@ -144,6 +144,15 @@ impl InFlight {
         Self(())
     }
 
+    /// A call that a value was made for and forgotten.
+    ///
+    /// # Safety
+    ///
+    /// There is such a value, and this is its end.
+    pub(crate) unsafe fn resume() -> Self {
+        Self(())
+    }
+
     /// Does what may take as long as others like. Meanwhile this value keeps nobody waiting, and the
     /// module is kept by a reference.
     pub(crate) fn pause<R>(&mut self, work: impl FnOnce() -> R) -> R {

@@ -429,6 +429,24 @@ impl WithoutFaults<'_> {
         let file = unsafe { File::from_raw(NonNull::new_unchecked((*self.0 .0.as_ptr()).vm_file)) };
         file.mapping().unmap(range);
     }
+
+    /// Unmaps a part of the VMA if pages of it were mapped ahead for writing: what tells whether they
+    /// were stored to would be lost when their entries are moved. Sleeps.
+    pub(crate) fn unmap_ahead(&self, start: usize, end: usize) {
+        // SAFETY: By the constructor's safety requirements.
+        unsafe {
+            let vma = self.0 .0.as_ptr();
+            let range = (*vma).__bindgen_anon_1.__bindgen_anon_1;
+            let start = start.max(range.vm_start as usize);
+            let end = end.min(range.vm_end as usize);
+            // Unmapping takes note of what was stored to.
+            if start < end
+                && bindings::rdax_vma_stores(vma, start as usize, end as usize, false) != 0
+            {
+                bindings::zap_vma_range(vma, start as usize, (end - start) as usize);
+            }
+        }
+    }
 }
 
 /// Counts a fault for which blocks had to be allocated (`PGMAJFAULT`).

@@ -4,8 +4,9 @@
 //!
 //! From the lowest bit: one that is always set (it makes the word an XArray value), the lock, ten
 //! that are 0, five of the order, two of the kind, one that says whether writes need nothing of the
-//! filesystem, one that says whether the blocks are new, and from bit 21 on the frame's number: 43
-//! bits, of which a machine with 52 bits of physical address needs 40.
+//! filesystem, one that says whether the blocks are new, one that says whether pages were mapped ahead
+//! for writing, and from bit 22 on the frame's number: 42 bits, of which a machine with 52 bits of
+//! physical address needs 40.
 //!
 //! The ten are those by which the core finds a NUMA node: `cachestat` takes a value in the tree of a
 //! file that is not shmem's for what is left of a page that was evicted, and node 0 is always there.
@@ -24,7 +25,8 @@ const KIND_SHIFT: usize = 17;
 const KIND_BITS: usize = 0x3;
 const WRITABLE: usize = 1 << 19;
 const FRESH: usize = 1 << 20;
-const PFN_SHIFT: usize = 21;
+const AHEAD: usize = 1 << 21;
+const PFN_SHIFT: usize = 22;
 
 const EMPTY: usize = 0;
 const ZERO: usize = 1;
@@ -118,6 +120,29 @@ impl Entry {
     #[inline]
     pub(crate) const fn is_fresh(self) -> bool {
         self.bits & FRESH != 0
+    }
+
+    /// The same memory, some of which a page table has writable though nobody has stored to it: the
+    /// processor notes it when somebody does, and the file's times have to be told.
+    #[inline]
+    pub(crate) const fn ahead(self) -> Self {
+        Self {
+            bits: self.bits | AHEAD,
+        }
+    }
+
+    /// The same memory, when no page table has it writable any more.
+    #[inline]
+    pub(crate) const fn protected(self) -> Self {
+        Self {
+            bits: self.bits & !AHEAD,
+        }
+    }
+
+    /// Whether the entry was made by [`Entry::ahead`].
+    #[inline]
+    pub(crate) const fn is_ahead(self) -> bool {
+        self.bits & AHEAD != 0
     }
 
     /// The entry in a word of a tree, and whether it is locked.

@@ -336,6 +336,10 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
             None => self.insert_zeroes()?,
         };
         if !code.is_error() {
+            if ORDER == PTE && self.write && !locked.entry().is_of_one_page() {
+                // Its other pages may be mapped ahead.
+                locked.set(locked.entry().ahead());
+            }
             self.insert_around(&locked, &behind, asked);
         }
         Ok(code.with(major).into())

@@ -391,10 +391,13 @@ pub(crate) fn evacuate(inode: &Inode) {
     }
 }
 
-/// Unmaps what entries of the third level may map of the addresses from `start` up to `end`, and
-/// keeps faults out until the address space is unlocked. Sleeps.
-pub(crate) fn unmap_largest(vma: &LockedVma, start: usize, end: usize) {
+/// Unmaps of the addresses from `start` up to `end` what is not moved as it should be: what entries of
+/// the third level may map, and pages that were mapped ahead for writing. Keeps faults out until the
+/// address space is unlocked. Sleeps.
+pub(crate) fn unmap_immovable(vma: &LockedVma, start: usize, end: usize) {
+    let quiet = vma.without_faults();
     if let Some(range) = vma.whole(Order::PUD, start, end) {
-        vma.without_faults().unmap(range);
+        quiet.unmap(range);
     }
+    quiet.unmap_ahead(start, end);
 }

@@ -544,7 +544,7 @@ impl<'m> Window<'m> {
             Place::Memory(pfn) => {
                 let entry = Entry::data(pfn.offset(offset), order);
                 if self.writable {
-                    entry.writable()
+                    entry.writable().ahead()
                 } else {
                     entry
                 }
@@ -684,7 +684,8 @@ pub(crate) enum Take {
 /// Locks entries in `range`, which has at most [`Around::MAX`] pages, around the locked one: those
 /// that nobody has locked and that `take`, by their first page, what they are and, if it asks,
 /// whether they are dirty, wants. Only pages that have their bit in `wanting`, counted from the
-/// range's first, are looked at. Does not sleep.
+/// range's first, are looked at. What is wanted by whom asks whether it is dirty is mapped ahead for
+/// writing ([`Entry::ahead`]). Does not sleep.
 #[inline]
 pub(crate) fn lock_neighbours<'l, 'm>(
     locked: &'l Locked<'m>,
@@ -754,6 +755,7 @@ pub(crate) fn lock_neighbours<'l, 'm>(
                 neighbours.marked = true;
             }
         }
+        let entry = if asks_dirty { entry.ahead() } else { entry };
         slots.overwrite(offset, entry.locked());
         neighbours.slots |= 1 << offset;
     }
@@ -839,6 +841,12 @@ impl<'m> Run<'m> {
             .any(|page| page.folio().mapcount() != 0)
     }
 
+    /// Whether pages of the entries were mapped ahead for writing.
+    #[inline]
+    pub(crate) fn has_ahead(&self) -> bool {
+        self.iter().any(|(_, entry, _)| entry.is_ahead())
+    }
+
     /// The memory of the data entries in pieces: those that follow each other there as they do in
     /// the file, with the first page in the file, the first page, and the number of pages.
     pub(crate) fn pieces(&self, dirty_only: bool, mut work: impl FnMut(PageIndex, DevPage, usize)) {
@@ -902,7 +910,7 @@ impl<'m> Run<'m> {
                         if dirty >> at & 1 == 0 {
                             cursor.clear_mark(guard, Mark::Dirty);
                         }
-                        cursor.overwrite(guard, entry.unlocked());
+                        cursor.overwrite(guard, entry.protected().unlocked());
                     }
                 }
             }
@@ -942,8 +950,8 @@ pub(crate) enum Step {
 /// What to do with entries that were worked on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum After {
-    /// Unlock them; they are not dirty any more, but for those that have their bit here, the first
-    /// entry the lowest.
+    /// Unlock them; no page table has them writable, and they are not dirty any more, but for those
+    /// that have their bit here, the first entry the lowest.
     Clean(u64),
     /// Remove them; what they point to was let go.
     Remove,

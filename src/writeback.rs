@@ -34,6 +34,8 @@ struct WriteBack<'a> {
     written: usize,
     /// Something stayed dirty.
     held: bool,
+    /// Somebody has stored to a page that was mapped ahead, which the file's times do not tell.
+    stored: bool,
 }
 
 impl Visitor for WriteBack<'_> {
@@ -83,11 +85,15 @@ fn held_of(run: &Run<'_>) -> u64 {
 
 impl WriteBack<'_> {
     /// Write-protects what page tables have of the run.
-    fn protect(&self, run: &Run<'_>) {
+    fn protect(&mut self, run: &Run<'_>) {
         if !run.is_mapped() {
             return;
         }
         let mapping = run.mapping();
+        if run.has_ahead() {
+            let small = run.iter().all(|(_, entry, _)| entry.order() < Order::PMD);
+            self.stored |= mapping.note_stores(run.range(), small);
+        }
         if run.iter().any(|(_, entry, _)| entry.order() > Order::PMD) {
             // The core cannot write-protect what an entry of the third level maps.
             mapping.unmap(run.range());
@@ -120,11 +126,15 @@ pub(crate) fn writeback(mapping: &Mapping, dax: &DaxDevice, request: &Request) -
         device: Account::of(inode),
         written: 0,
         held: false,
+        stored: false,
     };
     // Ends: what stays dirty is not marked as before this write-back any more.
     tree::walk(mapping, request.range, Which::ToWrite, &mut visitor);
     if visitor.held {
         inode.mark_dirty_pages();
+    }
+    if visitor.stored {
+        inode.update_times();
     }
     Ok(visitor.written)
 }

@@ -206,7 +206,8 @@ mod tests {
                 check_eq!(with, Destination::Ours, "{name}");
             }
         }
-        check_eq!(found, 3 + usize::from(cfg!(CONFIG_KSM)));
+        let optional = usize::from(cfg!(CONFIG_KSM)) + usize::from(cfg!(CONFIG_UPROBES));
+        check_eq!(found, 3 + optional);
         world.check_clean()
     }
 

@@ -633,7 +633,8 @@ mod tests {
             for page in 0..2 * size {
                 view.store(page, page as u64)?;
             }
-            let entry = Entry::data(world.pfn(place + size), order(bits_of)).writable();
+            let entry = Entry::data(world.pfn(place + size), order(bits_of));
+            let entry = entry.writable().ahead();
             check!(
                 look(&file, size + 1) == Some((entry, false)),
                 "order {bits_of}"

@@ -17,7 +17,7 @@ mod tests {
 
     /// The largest frame number that there is room for: a machine with 52 bits of physical address has
     /// fewer.
-    const LAST_PFN: usize = (1 << 43) - 1;
+    const LAST_PFN: usize = (1 << 42) - 1;
     /// What `cachestat` takes for a NUMA node, in the kernel for the most nodes.
     const NODE: usize = 0x3ff << 2;
     const ORDERS: usize = Order::PUD.bits() + 1;
@@ -35,15 +35,16 @@ mod tests {
         }
     }
 
-    /// The same entry with some of its two marks, by the bits of a number.
+    /// The same entry with some of its three marks, by the bits of a number.
     fn marked(plain: Entry, marks: usize) -> Entry {
         let made = if marks & 1 != 0 {
             plain.writable()
         } else {
             plain
         };
-        if marks & 2 != 0 {
-            made.fresh()
+        let made = if marks & 2 != 0 { made.fresh() } else { made };
+        if marks & 4 != 0 {
+            made.ahead()
         } else {
             made
         }
@@ -62,6 +63,8 @@ mod tests {
             check_eq!(read.order(), order);
             check_eq!(read.is_writable(), marks & 1 != 0);
             check_eq!(read.is_fresh(), marks & 2 != 0);
+            check_eq!(read.is_ahead(), marks & 4 != 0);
+            check!(read.protected() == marked(plain, marks & 3));
         }
         // The lock is one bit, and not part of the entry.
         check_eq!((made.locked() ^ made.unlocked()).count_ones(), 1);
@@ -75,7 +78,7 @@ mod tests {
             let order = Order::from_bits(random.below(ORDERS));
             let pfn = random.next() as usize & LAST_PFN & !(order.pages() - 1);
             let kind = random.below(3);
-            same_everywhere(kind, pfn, order, random.below(4))?;
+            same_everywhere(kind, pfn, order, random.below(8))?;
         }
         Ok(())
     }
@@ -85,8 +88,8 @@ mod tests {
         for order in 0..ORDERS {
             let order = Order::from_bits(order);
             for pfn in [0, 1, order.pages(), (1 << 40) - 1, LAST_PFN - 1, LAST_PFN] {
-                for number in 0..12 {
-                    same_everywhere(number / 4, pfn, order, number % 4)?;
+                for number in 0..24 {
+                    same_everywhere(number / 8, pfn, order, number % 8)?;
                 }
             }
         }
@@ -101,7 +104,7 @@ mod tests {
                 let order = Order::from_bits(random.below(ORDERS));
                 // Few frames, so that everything else is often what differs.
                 let (entry, kind) = entry(random.below(3), random.below(4), order);
-                let marks = random.below(4);
+                let marks = random.below(8);
                 let locked = random.below(2) == 1;
                 let entry = marked(entry, marks);
                 let raw = if locked {

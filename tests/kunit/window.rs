@@ -390,7 +390,11 @@ mod tests {
         for index in first..=last {
             let pfn = file.world().pfn(place + index - first);
             let entry = Entry::data(pfn, Order::PTE);
-            let wanted = if writable { entry.writable() } else { entry };
+            let wanted = if writable {
+                entry.writable().ahead()
+            } else {
+                entry
+            };
             check!(look(file, index) == Some((wanted, false)), "at {index}");
             let folio = file.world().page(place + index - first).folio();
             check_eq!(folio.owner(), file.mapping().key());
@@ -518,7 +522,9 @@ mod tests {
         drop(behind);
         check_eq!(file.nrpages(), BLOCK + 4 + filled);
         for first in (0..filled).step_by(4) {
-            let entry = Entry::data(world.pfn(place + first), order(2)).writable();
+            let entry = Entry::data(world.pfn(place + first), order(2))
+                .writable()
+                .ahead();
             check!(look(file, BLOCK + 4 + first + 1) == Some((entry, false)));
             // A folio is as large as its entry (R4).
             let folio = world.page(place + first + 3).folio();

@@ -86,6 +86,8 @@ def probe():
         lib.probe_await.argtypes = [ctypes.c_int, fault]
         lib.touch.argtypes = [void, size, size, ctypes.c_int]
         lib.touch.restype = None
+        lib.guard_race.argtypes = [void, size, size, size, size, ctypes.c_int,
+                                   ctypes.POINTER(ctypes.c_long)]
         lib.writer_start.argtypes = [void, void, size]
         lib.writer_stop.argtypes = [void]
         lib.writer_size.restype = size

@@ -206,3 +206,59 @@ long private_race(int fd, size_t length, const uint8_t *bytes, int ms)
 	}
 	return copies;
 }
+
+/* A thread that makes pages guard pages and takes that back, over and over. */
+struct guard {
+	pthread_t thread;
+	uint8_t *at;
+	size_t length;
+	volatile int stop;
+	volatile long rounds;
+};
+
+static void *guard_loop(void *arg)
+{
+	struct guard *guard = arg;
+
+	while (!guard->stop) {
+		madvise(guard->at, guard->length, 102);
+		madvise(guard->at, guard->length, 103);
+		guard->rounds++;
+	}
+	return NULL;
+}
+
+/*
+ * Unmap a mapping and access it every @step, for @milliseconds and until the thread had as many rounds
+ * as pages are guarded at times. In @counts: accesses; those that ended in SIGSEGV inside and outside of
+ * the guarded part; those that ended in any other signal.
+ */
+int guard_race(uint8_t *at, size_t length, size_t step, size_t guarded, size_t guarded_length,
+	       int milliseconds, long *counts)
+{
+	struct guard guard = { .at = at + guarded, .length = guarded_length };
+	uint64_t end = now() + milliseconds * 1000000ULL;
+	struct fault f;
+	uint8_t value;
+
+	memset(counts, 0, 4 * sizeof(*counts));
+	if (pthread_create(&guard.thread, NULL, guard_loop, &guard))
+		return errno;
+	while (now() < end || guard.rounds < 20 || counts[0] < 200) {
+		madvise(at, length, MADV_DONTNEED);
+		for (size_t i = 0; i < length; i += step) {
+			if (i / step % 2)
+				probe_store(at + i, 1, &f);
+			else
+				probe_load(at + i, &value, &f);
+			counts[0]++;
+			if (f.signal == SIGSEGV)
+				counts[i >= guarded && i < guarded + guarded_length ? 1 : 2]++;
+			else if (f.signal)
+				counts[3]++;
+		}
+	}
+	guard.stop = 1;
+	pthread_join(guard.thread, NULL);
+	return 0;
+}

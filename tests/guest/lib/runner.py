@@ -25,9 +25,9 @@ from .fs import ORDINARY, VARIANTS, Filesystem
 from .posix import PAGE
 from .task import Task, describe, session_of
 
-GROUPS = ["data", "orders", "around", "refcounts", "private", "mapsync", "reflink", "durability",
-          "gup", "syscalls", "futex", "giant", "sweep", "erofs", "stress", "poison", "adoption",
-          "devdax"]
+GROUPS = ["data", "orders", "around", "insert", "refcounts", "private", "mapsync", "reflink",
+          "durability", "gup", "syscalls", "futex", "giant", "sweep", "erofs", "stress", "poison",
+          "adoption", "devdax"]
 
 # What a group needs compiled.
 NATIVE = [("stress", "stress"), ("sweep", "sweep.so"), ("giant", "gib.so"),

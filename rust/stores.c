@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Which pages that were mapped ahead for writing somebody has stored to since.
+ *
+ * An entry of a page table that a store has led to is soft-dirty as well as dirty (page_table.c). One
+ * that was made ahead is neither, and of the two the processor sets dirty only: a page that is dirty
+ * and not soft-dirty was stored to without a fault.
+ */
+
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/pgtable.h>
+#include <linux/rbtree.h>
+#include <linux/slab.h>
+#include <linux/task_work.h>
+
+#include "helpers.h"
+
+/* Whether an entry maps a page, and no store has led to it; it may be writable, or dirty. */
+static bool is_silent(pte_t pte)
+{
+	return (pte_flags(pte) & (_PAGE_PRESENT | _PAGE_SPECIAL | _PAGE_SOFT_DIRTY)) ==
+	       _PAGE_PRESENT;
+}
+
+static unsigned int what_is(pte_t pte)
+{
+	return (pte_write(pte) ? RDAX_CONST_RDAX_OPEN : 0) |
+	       (pte_dirty(pte) ? RDAX_CONST_RDAX_STORED : 0);
+}
+
+/* Makes those entries of a table soft-dirty that were stored to. */
+static void note_stores(struct vm_area_struct *vma, pmd_t *pmdp, pmd_t pmd, pte_t *ptes,
+			unsigned long n)
+{
+	spinlock_t *lock = pte_lockptr(vma->vm_mm, &pmd);
+	unsigned long i;
+
+	spin_lock(lock);
+	/* Whoever takes the table away holds this lock. */
+	if (likely(pmd_same(pmd, pmdp_get_lockless(pmdp)))) {
+		for (i = 0; i < n; i++) {
+			pte_t pte = ptep_get(ptes + i);
+
+			/* The processor may be changing the entry, too. */
+			if (is_silent(pte) && pte_dirty(pte))
+				set_bit(_PAGE_BIT_SOFT_DIRTY, (unsigned long *)(ptes + i));
+		}
+	}
+	spin_unlock(lock);
+}
+
+static unsigned int look_at_table(struct vm_area_struct *vma, pmd_t *pmdp, unsigned long addr,
+				  unsigned long end, bool note)
+{
+	unsigned long n = (end - addr) >> PAGE_SHIFT;
+	unsigned int found = 0;
+	unsigned long i;
+	pte_t *ptes;
+	pmd_t pmd;
+
+	/* A table that is taken away is freed after a grace period. */
+	rcu_read_lock();
+	pmd = pmdp_get_lockless(pmdp);
+	if (pmd_present(pmd) && !pmd_leaf(pmd) && !pmd_bad(pmd)) {
+		ptes = (pte_t *)pmd_page_vaddr(pmd) + pte_index(addr);
+		for (i = 0; i < n; i++) {
+			pte_t pte = ptep_get(ptes + i);
+
+			if (is_silent(pte))
+				found |= what_is(pte);
+		}
+		/* Where stores are told from one another, it has to be seen that these were before. */
+		if (note && (found & RDAX_CONST_RDAX_STORED) && (vma->vm_flags & VM_SOFTDIRTY))
+			note_stores(vma, pmdp, pmd, ptes, n);
+	}
+	rcu_read_unlock();
+	return found;
+}
+
+unsigned int rdax_vma_stores(struct vm_area_struct *vma, unsigned long addr, unsigned long end,
+			     bool note)
+{
+	unsigned int found = 0;
+	unsigned long next;
+
+	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY) || !(vma->vm_flags & VM_SHARED))
+		return 0;
+	for (; addr < end; addr = next) {
+		pgd_t *pgd = pgd_offset(vma->vm_mm, addr);
+		p4d_t *p4d;
+		pud_t *pudp, pud;
+
+		next = pgd_addr_end(addr, end);
+		if (pgd_none(*pgd))
+			continue;
+		p4d = p4d_offset(pgd, addr);
+		next = p4d_addr_end(addr, end);
+		if (p4d_none(*p4d))
+			continue;
+		pudp = pud_offset(p4d, addr);
+		pud = READ_ONCE(*pudp);
+		next = pud_addr_end(addr, end);
+		if (!pud_present(pud) || pud_leaf(pud))
+			continue;
+		next = pmd_addr_end(addr, end);
+		found |= look_at_table(vma, pmd_offset(&pud, addr), addr, next, note);
+		cond_resched();
+	}
+	return found;
+}
+
+bool rdax_mapping_note_stores(struct address_space *mapping, unsigned long first,
+			      unsigned long pages, bool small)
+{
+	unsigned long last = first + pages - 1;
+	unsigned int found = 0;
+	struct rb_node *node;
+
+#ifdef CONFIG_MAPPING_DIRTY_HELPERS
+	/*
+	 * Nobody can store any more when we look. This is not for entries of higher levels, which the
+	 * kernel does not expect here.
+	 */
+	if (small)
+		wp_shared_mapping_range(mapping, first, pages);
+#endif
+	i_mmap_lock_read(mapping);
+	for (node = rb_first_cached(&mapping->i_mmap); node; node = rb_next(node)) {
+		struct vm_area_struct *vma = rb_entry(node, struct vm_area_struct, shared.rb);
+		unsigned long start = vma->vm_pgoff;
+		unsigned long end = start + vma_pages(vma) - 1;
+
+		if (start > last || end < first)
+			continue;
+		start = max(start, first) - start;
+		end = min(end, last) - vma->vm_pgoff;
+		found |= rdax_vma_stores(vma, vma->vm_start + (start << PAGE_SHIFT),
+					 vma->vm_start + ((end + 1) << PAGE_SHIFT), true);
+	}
+	i_mmap_unlock_read(mapping);
+	return found & RDAX_CONST_RDAX_STORED;
+}
+
+void rdax_update_times(struct inode *inode)
+{
+	if (IS_NOCMTIME(inode) || sb_rdonly(inode->i_sb))
+		return;
+	/* Of an error the filesystem has told already. */
+	if (inode->i_op->update_time)
+		inode->i_op->update_time(inode, FS_UPD_CMTIME, 0);
+	else
+		generic_update_time(inode, FS_UPD_CMTIME, 0);
+}
+
+struct later {
+	struct callback_head work;
+	struct file *file;
+	void (*done)(void);
+};
+
+static void update_now(struct callback_head *work)
+{
+	struct later *later = container_of(work, struct later, work);
+	struct super_block *sb = file_inode(later->file)->i_sb;
+	void (*done)(void) = later->done;
+
+	/*
+	 * While the filesystem is being frozen nothing is waited for. Pages that are mapped then are
+	 * looked at by the write-back that belongs to it.
+	 */
+	if (sb_start_write_trylock(sb)) {
+		file_update_time(later->file);
+		sb_end_write(sb);
+	}
+	fput(later->file);
+	kfree(later);
+	done();
+}
+
+bool rdax_update_times_later(struct file *file, void (*done)(void))
+{
+	struct later *later = kmalloc_obj(*later, GFP_NOWAIT | __GFP_NOWARN);
+
+	if (!later)
+		return false;
+	/* The mapping's own may go before we come to it, and the mount with that. */
+	later->file = get_file(file);
+	later->done = done;
+	init_task_work(&later->work, update_now);
+	if (!task_work_add(current, &later->work, TWA_RESUME))
+		return true;
+	/* A kernel thread, or a task that is at its end. */
+	fput(file);
+	kfree(later);
+	return false;
+}
+
+bool rdax_may_have_stores(struct address_space *mapping)
+{
+	/* What is mapped ahead for writing is marked. */
+	return mapping_tagged(mapping, PAGECACHE_TAG_DIRTY);
+}
+
+#ifdef CONFIG_UPROBES
+void rdax_recalc_uprobes(struct mm_struct *mm)
+{
+	/* What uprobe_munmap() would do if there were one in what is unmapped. */
+	if (mm_flags_test(MMF_HAS_UPROBES, mm))
+		mm_flags_set(MMF_RECALC_UPROBES, mm);
+}
+#endif

@@ -465,7 +465,7 @@ impl Redirection {
             };
             if result == Err(EBUSY) {
                 pr_err!(
-                    "{} is held by a livepatch; disable it (echo 0 > /sys/kernel/livepatch/NAME/enabled) and adopt again\n",
+                    "{} is held by somebody else, a live patch (see /sys/kernel/livepatch) or another module; its line in /sys/kernel/tracing/enabled_functions may say who; have it let go and adopt again\n",
                     target.name
                 );
                 return;

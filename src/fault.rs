@@ -692,7 +692,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         let order = self.size;
         let old = locked.entry().kind();
         if copy || old == Kind::Zero {
-            self.clear_way(locked, iter, memory, copy, sync, start)?;
+            self.clear_way(locked, iter, memory, copy, start)?;
         }
         folio::associate(
             DevPage::of(memory.pfn()),
@@ -735,7 +735,6 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         iter: &IomapIter<'_>,
         memory: &Memory<'_>,
         copy: bool,
-        sync: bool,
         start: u64,
     ) -> Result<(), Failure> {
         // Neither zeroes nor the old copy may stay mapped.
@@ -743,10 +742,9 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         if copy {
             self.copy(iter, memory, start)
                 .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?;
-            if sync {
-                // No mark makes `fsync` look for it when the entry is not dirty.
-                layout::flush(DevPage::of(memory.pfn()), self.size.pages());
-            }
+            // The filesystem puts the copy in the place of the old blocks now, and whoever syncs any
+            // file may make that durable: what was safe in the old ones must be safe in the copy.
+            layout::flush(DevPage::of(memory.pfn()), self.size.pages());
         }
         Ok(())
     }

@@ -1125,26 +1125,28 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_durable_before_a_synchronous_write() -> Checked {
+    fn a_copy_is_durable_before_it_takes_the_place_of_the_old_blocks() -> Checked {
         for order in [Order::PTE, Order::PMD] {
-            let world = world()?;
-            let pages = order.pages();
-            let file = world.file(pages)?;
-            let (old, new) = (world.take(order)?, world.take(order)?);
-            world.fill(old, pages, 0x11);
-            set_max_order(order)?;
-            file.set_extents(&[Stretch::mapped(0, pages, old).shared()])?;
-            let copy = Stretch::mapped(0, pages, new).shared().copy_of(old);
-            file.set_extents_for_writing(&[copy.dirty()])?;
-            let view = View::new(&file, 0, pages, Share::Sync, 0)?;
-            let flushes = Flushes::watch(&file, 0, 0)?;
-            view.store(0, 9)?;
-            check_eq!(file.syncs(), 1);
-            check!(flushes.covers(world.pfn(new), order), "{order:?}");
-            check_mapped(&world, &view, 0, order, new, true)?;
-            drop((flushes, view));
-            clear(&file);
-            world.check_clean()?;
+            for (share, syncs) in [(Share::Sync, 1), (Share::Shared, 0)] {
+                let world = world()?;
+                let pages = order.pages();
+                let file = world.file(pages)?;
+                let (old, new) = (world.take(order)?, world.take(order)?);
+                world.fill(old, pages, 0x11);
+                set_max_order(order)?;
+                file.set_extents(&[Stretch::mapped(0, pages, old).shared()])?;
+                let copy = Stretch::mapped(0, pages, new).shared().copy_of(old);
+                file.set_extents_for_writing(&[copy.dirty()])?;
+                let view = View::new(&file, 0, pages, share, 0)?;
+                let flushes = Flushes::watch(&file, 0, 0)?;
+                view.store(0, 9)?;
+                check_eq!(file.syncs(), syncs);
+                check!(flushes.covers(world.pfn(new), order), "{order:?}");
+                check_mapped(&world, &view, 0, order, new, true)?;
+                drop((flushes, view));
+                clear(&file);
+                world.check_clean()?;
+            }
         }
         Ok(())
     }

@@ -287,11 +287,22 @@ const MAX_MEMBERS: usize = SLOTS / 2;
 
 /// The addresses of the member devices: a hash table with linear probing. Null is a place that
 /// ends a search; [`Members::removed`] one that does not.
-pub(crate) struct Members([AtomicPtr<bindings::block_device>; SLOTS]);
+#[repr(C)]
+pub(crate) struct Members(
+    [AtomicPtr<bindings::block_device>; SLOTS],
+    /// Whether the filesystem on the device has reported an error since it was mounted.
+    [AtomicBool; SLOTS],
+);
+
+/// Whether any filesystem has.
+static ERRORS_SEEN: AtomicBool = AtomicBool::new(false);
 
 impl Members {
     const fn new() -> Self {
-        Self([const { AtomicPtr::new(ptr::null_mut()) }; SLOTS])
+        Self(
+            [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS],
+            [const { AtomicBool::new(false) }; SLOTS],
+        )
     }
 
     /// What is left in the place of a device that was removed.
@@ -348,6 +359,22 @@ impl Members {
         // SAFETY: By the function's requirements.
         let bdev = unsafe { ptr::read_volatile(&raw const (*sb).s_bdev) };
         self.find(bdev).is_some()
+    }
+
+    /// Notes that the filesystem has reported an error, or is about to be unmounted.
+    ///
+    /// # Safety
+    ///
+    /// `sb` is valid.
+    pub(super) unsafe fn set_error(&self, sb: *const bindings::super_block, error: bool) {
+        // SAFETY: By the function's requirements.
+        let bdev = unsafe { ptr::read_volatile(&raw const (*sb).s_bdev) };
+        if let Some(place) = self.find(bdev) {
+            self.1[place].store(error, Ordering::Relaxed);
+            if error {
+                ERRORS_SEEN.store(true, Ordering::Release);
+            }
+        }
     }
 }
 
@@ -454,6 +481,25 @@ impl<D: Send + Sync + 'static> Set<D> {
         })
     }
 
+    /// Whether the filesystem that `of` is of has reported an error since it was mounted.
+    #[inline]
+    pub(crate) fn has_error(&'static self, of: &impl OnSuperBlock) -> bool {
+        if !ERRORS_SEEN.load(Ordering::Acquire) {
+            return false;
+        }
+        // SAFETY: The superblock is valid by the trait's requirements.
+        let bdev = unsafe { (*of.super_block().as_ptr()).s_bdev };
+        let place = self.members.find(bdev);
+        place.is_some_and(|place| self.members.1[place].load(Ordering::Relaxed))
+    }
+
+    /// Notes whether it has.
+    #[cold]
+    pub(crate) fn set_error(&'static self, of: &impl OnSuperBlock, error: bool) {
+        // SAFETY: The superblock is valid by the trait's requirements.
+        unsafe { self.members.set_error(of.super_block().as_ptr(), error) };
+    }
+
     /// The data of the device that `of` is on, if that is a member. Needs nothing held; does not
     /// sleep.
     #[inline]
@@ -529,6 +575,7 @@ impl<D: Send + Sync + 'static> Writer<D> {
             unsafe { (*self.set.data[place].get()).write(data) };
             // SAFETY: The claim is an open file of the device.
             let device = unsafe { BlockDevice::from_raw(bdev) };
+            members.1[place].store(false, Ordering::Relaxed);
             // INVARIANT: The data were initialised above.
             members.0[place].store(bdev.as_ptr(), Ordering::Release);
             self.count += 1;

@@ -11,6 +11,7 @@
 #include <linux/configfs.h>
 #include <linux/dax.h>
 #include <linux/fs.h>
+#include <linux/fserror.h>
 #include <linux/ftrace.h>
 #include <linux/huge_mm.h>
 #include <linux/iomap.h>

@@ -504,6 +504,29 @@ unsafe extern "C" fn dax_holder_notify_failure(
     }
 }
 
+/// In the place of what is only watched, for its signature.
+///
+/// # Safety
+///
+/// Not called.
+unsafe extern "C" fn watched_report(
+    _sb: *mut bindings::super_block,
+    _inode: *mut bindings::inode,
+    _kind: bindings::fserror_type,
+    _position: bindings::loff_t,
+    _len: u64,
+    _error: c_int,
+    _gfp: bindings::gfp_t,
+) {
+}
+
+/// As [`watched_report`].
+///
+/// # Safety
+///
+/// Not called.
+unsafe extern "C" fn watched_unmount(_sb: *mut bindings::super_block) {}
+
 /// Called for every move of a mapping, before its page tables are moved. The core's move takes an
 /// entry of the third level for a broken one and forgets it, and with it the folio's reference: such
 /// entries have to be gone by then. For files with DAX the function itself does nothing.
@@ -628,7 +651,7 @@ unsafe extern "C" fn change_huge_pud(
 
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
 pub(crate) static TARGETS: [Target;
-    23 + cfg!(CONFIG_UPROBES) as usize
+    25 + cfg!(CONFIG_UPROBES) as usize
         + cfg!(CONFIG_KSM) as usize
         + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
@@ -684,6 +707,9 @@ pub(crate) static TARGETS: [Target;
         Key::DaxDevice,
         dax_holder_notify_failure
     ),
+    // A filesystem that was shut down, or has another error, is not known any more to do what it said.
+    target!(fserror_report, Key::Error, watched_report),
+    target!(fserror_unmount, Key::Unmount, watched_unmount),
     target!(dax_lock_folio, Key::Folio, dax_lock_folio),
     target!(dax_unlock_folio, Key::LockedFolio, dax_unlock_folio),
     target!(dax_lock_mapping_entry, Key::Mapping, dax_lock_mapping_entry),

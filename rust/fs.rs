@@ -492,6 +492,12 @@ impl File {
         unsafe { Mapping::from_raw(NonNull::new_unchecked((*self.0.get()).f_mapping)) }
     }
 
+    /// Whether the filesystem says that it was shut down. Some do not. Does not sleep.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        // SAFETY: The file is open.
+        unsafe { bindings::rdax_is_shut_down(self.0.get()) }
+    }
+
     /// Makes the bytes from `start` to `end`, both included, durable, with the metadata that is
     /// needed to find them. Sleeps.
     pub(crate) fn sync_range(&self, start: u64, end: u64) -> Result {

@@ -82,6 +82,11 @@ bool rdax_has_vmas(struct address_space *mapping)
 	return mapping_mapped(mapping);
 }
 
+bool rdax_is_shut_down(struct file *file)
+{
+	return vfs_llseek(file, 0, SEEK_CUR) == -EIO;
+}
+
 void rdax_xa_lock_irq(struct xarray *xa)
 {
 	xa_lock_irq(xa);

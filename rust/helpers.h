@@ -38,6 +38,12 @@ unsigned long rdax_zero_pfn(unsigned long addr);
 /* Whether a VMA maps a part of the file: without one, no page table has a page of it. */
 bool rdax_has_vmas(struct address_space *mapping);
 
+/*
+ * Whether the filesystem fails what needs nothing of it, as XFS does after it was shut down. Changes
+ * nothing, takes no lock.
+ */
+bool rdax_is_shut_down(struct file *file);
+
 /* The tree's lock. */
 void rdax_xa_lock_irq(struct xarray *xa);
 void rdax_xa_unlock_irq(struct xarray *xa);
@@ -232,6 +238,7 @@ static const unsigned int RDAX_CONST_TAIL_MAPPING_LOW = 0x400 + (unsigned int)PO
 static const unsigned int RDAX_CONST_TAIL_MAPPING_HIGH = POISON_POINTER_DELTA >> 32;
 static const int RDAX_CONST_XA_CHUNK_SHIFT = XA_CHUNK_SHIFT;
 static const int RDAX_CONST_NODES_SHIFT = NODES_SHIFT;
+static const unsigned int RDAX_CONST_SB_ACTIVE = SB_ACTIVE;
 static const int RDAX_CONST_IOCB_NOWAIT = IOCB_NOWAIT;
 static const int RDAX_CONST_IOCB_ATOMIC = IOCB_ATOMIC;
 

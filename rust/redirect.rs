@@ -79,6 +79,11 @@ pub(crate) enum Key {
     Folio,
     /// `struct folio *` that the caller keeps in its file.
     LockedFolio,
+    /// `struct super_block *`, with the kind of an error in the third argument. The call is only
+    /// watched, and goes on.
+    Error,
+    /// `struct super_block *` that is about to be unmounted. The call is only watched, and goes on.
+    Unmount,
 }
 
 /// A function of the kernel, and what serves in its place.
@@ -664,6 +669,7 @@ unsafe extern "C" fn callback(
             Key::Mapping => (*(first as *const bindings::address_space)).host,
             Key::Folio | Key::LockedFolio => return this.redirect_folio(route, regs),
             Key::BlockDevice | Key::DaxDevice => return this.redirect_device(route, regs),
+            Key::Error | Key::Unmount => return this.note(route, regs),
         };
         !inode.is_null() && this.members.has((*inode).i_sb)
     };
@@ -718,6 +724,27 @@ impl Redirection {
         if route.key == Key::DaxDevice || self.members.has_device(bdev) {
             // SAFETY: ftrace goes on at the address that it finds here.
             unsafe { (*regs).ip = route.replacement as c_ulong };
+        }
+    }
+
+    /// The callback's part for calls that are only watched: what a filesystem says of itself.
+    ///
+    /// # Safety
+    ///
+    /// `regs` are the registers of a call of the function, whose first argument is a superblock.
+    #[cold]
+    unsafe fn note(&self, route: &Route, regs: *const bindings::pt_regs) {
+        // SAFETY: By the function's requirements.
+        unsafe {
+            let sb = (*regs).di as *const bindings::super_block;
+            if route.key == Key::Unmount {
+                self.members.set_error(sb, false);
+            } else if (*regs).dx as u32 == bindings::fserror_type_FSERR_METADATA
+                && (*sb).s_flags & bindings::SB_ACTIVE as c_ulong != 0
+            {
+                // A shutdown is one.
+                self.members.set_error(sb, true);
+            }
         }
     }
 
@@ -804,6 +831,7 @@ impl Redirection {
             }
             _ => regs.di = first as c_ulong,
         }
+        regs.dx = bindings::fserror_type_FSERR_METADATA as c_ulong;
         regs.ip = entry as c_ulong;
         let ops: Opaque<bindings::ftrace_ops> = Opaque::zeroed();
         // SAFETY: As ftrace would call it; `ops` is this function's own.

@@ -11,7 +11,7 @@ use super::{
     page::DevPage,
     page_table::Run, //
 };
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use kernel::types::Opaque;
 
 /// What a fault handler says (`VM_FAULT_*`).
@@ -488,6 +488,13 @@ pub(crate) fn fatal_signal() -> bool {
 pub(crate) fn may_log() -> bool {
     // SAFETY: Looks at the module's own counter.
     unsafe { bindings::rdax_may_log() }
+}
+
+/// The kernel's clock, in ticks.
+#[inline]
+pub(crate) fn tick() -> usize {
+    // SAFETY: The variable is always there, and read as a whole.
+    unsafe { ptr::read_volatile(&raw const bindings::jiffies) as usize }
 }
 
 /// Sleeps for some milliseconds, whatever signals come.

@@ -25,6 +25,12 @@ impl<'a> Account<'a> {
         Self(adopt::device_for(inode))
     }
 
+    /// Whether this is the first such call for the device in this tick of the clock.
+    #[inline]
+    pub(crate) fn is_first_in(self, tick: usize) -> bool {
+        self.0.is_some_and(|device| device.is_first_in(tick))
+    }
+
     /// Counts one.
     #[inline]
     pub(crate) fn inc(self, counter: Counter) {

@@ -43,6 +43,7 @@ use core::{
     fmt::Write,
     sync::atomic::{
         AtomicU8,
+        AtomicUsize,
         Ordering, //
     }, //
 };
@@ -79,6 +80,8 @@ pub(crate) struct Device {
     stats: Stats,
     switches: Switches,
     memory: Arc<Memory>,
+    /// The tick in which it was last asked whether the filesystem was shut down.
+    asked: AtomicUsize,
 }
 
 /// The pages that go away with a device: the first frame and the number of each stretch. A device
@@ -137,6 +140,15 @@ impl Switches {
 }
 
 impl Device {
+    /// Whether nobody has called this in this tick of the clock.
+    #[inline(always)]
+    pub(crate) fn is_first_in(&self, tick: usize) -> bool {
+        self.asked.load(Ordering::Relaxed) != tick && {
+            self.asked.store(tick, Ordering::Relaxed);
+            true
+        }
+    }
+
     /// The device's counters.
     #[inline(always)]
     pub(crate) fn stats(&self) -> &Stats {
@@ -167,6 +179,24 @@ impl Device {
 #[inline]
 pub(crate) fn device_for<'a>(of: &'a impl OnSuperBlock) -> Option<&'a Device> {
     DEVICES.get(of)
+}
+
+/// Whether the filesystem of `of` has reported an error since it was mounted: what it said before may
+/// be true no longer.
+#[inline]
+pub(crate) fn has_error(of: &impl OnSuperBlock) -> bool {
+    DEVICES.has_error(of)
+}
+
+/// Notes that it was found to be shut down.
+pub(crate) fn set_error(of: &impl OnSuperBlock) {
+    DEVICES.set_error(of, true);
+}
+
+/// As if it had none, for tests.
+#[cfg(RDAX_TEST)]
+pub(crate) fn forget_error(of: &impl OnSuperBlock) {
+    DEVICES.set_error(of, false);
 }
 
 /// The memory that goes away with a device, if it is adopted and gives no more of it.
@@ -225,6 +255,7 @@ impl Registry {
             stats: Stats::new()?,
             switches: switches.copy(),
             memory: Arc::new(memory_of(&claim.device())?, GFP_KERNEL)?,
+            asked: AtomicUsize::new(0),
         };
         // Nobody mounts the device before `claim` is dropped, and then both are done.
         self.redirection.register().inspect_err(|e| {

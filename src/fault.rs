@@ -9,6 +9,7 @@
 use super::check;
 use super::{
     account::Account,
+    adopt,
     entry::{Entry, Kind},
     folio::{self, AssociateError},
     layout,
@@ -355,6 +356,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         if !matches!(entry.kind(), Kind::Data(_))
             || self.write && (!entry.is_writable() || self.vmf.is_sync())
             || self.mapping.host().device_has_bad_blocks()
+            || self.is_in_doubt()
         {
             return Ok(None);
         }
@@ -363,6 +365,18 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
             sync: false,
             new: false,
         }))
+    }
+
+    /// Whether the filesystem may not stand by what it has said: it has reported an error, or was shut
+    /// down. XFS does not report all that it is shut down for (an error of its log); so it is asked once
+    /// in a tick of the clock, in a way that costs little.
+    #[inline]
+    fn is_in_doubt(&self) -> bool {
+        let inode = self.mapping.host();
+        if self.device.is_first_in(vm::tick()) && self.vmf.file().is_shut_down() {
+            adopt::set_error(inode);
+        }
+        adopt::has_error(inode)
     }
 
     /// Makes sure that what is about to be mapped for writing is marked.

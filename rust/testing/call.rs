@@ -4,7 +4,7 @@
 
 use super::{File, World};
 use crate::kern::{
-    bdev::{Members, Place},
+    bdev::{Members, OnSuperBlock, Place},
     bindings,
     fs::Mapping,
     order::Order,
@@ -65,6 +65,7 @@ pub(crate) fn decide(
         Key::BlockDevice => file.world().bdev() as usize,
         Key::DaxDevice => file.world().raw_dax() as usize,
         Key::Folio | Key::LockedFolio => folio.as_ptr() as usize,
+        Key::Error | Key::Unmount => file.inode().super_block().as_ptr() as usize,
     };
     // SAFETY: Just made so.
     unsafe { redirection.decide(number, first) }

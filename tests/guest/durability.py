@@ -5,12 +5,13 @@ Nothing here can cut the power of the memory, so what is looked at are the cache
 that the kernel makes: each page must be written back, whole, after the last store to it.
 """
 
+import errno
 import os
 import threading
 import time
 
 from lib import posix
-from lib.check import check, equal, same_bytes
+from lib.check import Failure, check, equal, same_bytes
 from lib.device import SlowDisk, some
 from lib.mapping import Map
 from lib.native import Writer
@@ -415,3 +416,41 @@ def nothing_stored_nothing_flushed(t):
             os.fsync(fd)
             posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 3 * PMD, PAGE)
             equal(len(flushes.of(pfns)), 0, "flushes of pages that were only read")
+
+
+@case(fs=("xfs", "ext4"))
+def after_a_shutdown_nothing_is_stored(t):
+    """Where a filesystem was shut down, stores would be lost: they end in SIGBUS, also in pages of
+    which the last fault has left nothing to ask."""
+    size = 2 * PMD
+    fd = _file(t, size)
+    with Map(fd, size) as known, Map(fd, size, skew=PAGE) as small, Map(fd, size) as other, \
+            Map(fd, size, skew=PAGE) as small_other:
+        # In turn, so that each size has entries that need nothing for a store.
+        known.touch(0, PMD, write=True)
+        small.touch(PMD, 32 * PAGE, write=True)
+        os.fsync(fd)
+        for m, offset in ((known, 0), (small, PMD)):
+            m.touch(offset, 16 * PAGE, write=True)
+        os.fsync(fd)
+        posix.shut_down(t.fs.mount_point)
+        for m, offset in ((other, 5 * PAGE), (small_other, PMD + 5 * PAGE), (known, 7 * PAGE),
+                          (small, PMD + 7 * PAGE), (small, PMD + 20 * PAGE)):
+            m.bus_error(offset, "a store after the shutdown", write=True)
+        if t.variant.kind == "xfs":
+            for m, offset in ((other, 9 * PAGE), (small_other, PMD + 9 * PAGE)):
+                m.bus_error(offset, "a load after the shutdown")
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            equal(error.errno, errno.EIO, "fsync after the shutdown")
+        else:
+            raise Failure("fsync says that all is well after the shutdown")
+    os.close(fd)
+    t.fs.remount()
+    fd = t.open()
+    with Map(fd, size) as m:
+        check(not m.store(7 * PAGE, 0x55).signal, "a store after the next mount fails")
+        os.fsync(fd)
+    same_bytes(os.pread(fd, 1, 7 * PAGE), b"\x55", "what was stored after the next mount")
+    os.close(fd)

@@ -30,8 +30,11 @@ mod tests {
     fn check_all(file: &File<'_>, folio: DevFolio, expected: Destination) -> Checked {
         let redirection = adopt::redirection();
         for (number, (name, key)) in redirection.targets().enumerate() {
-            // What a device has is no matter of a file.
-            if key == Key::BlockDevice || key == Key::DaxDevice {
+            // What a device has is no matter of a file, and some calls are only watched.
+            if matches!(
+                key,
+                Key::BlockDevice | Key::DaxDevice | Key::Error | Key::Unmount
+            ) {
                 continue;
             }
             let found = decide(redirection, number, key, file, folio);
@@ -122,6 +125,34 @@ mod tests {
             check_eq!(found, Destination::Kernel, "{name}");
         }
         check_eq!(keys, 2);
+        world.check_clean()
+    }
+
+    #[test]
+    fn errors_of_filesystems_on_adopted_devices_are_noted_until_they_are_unmounted() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let folio = world.page(world.take(Order::PTE)?).folio();
+        let redirection = adopt::redirection();
+        let call = |wanted: Key| -> Checked {
+            for (number, (name, key)) in redirection.targets().enumerate() {
+                if key == wanted {
+                    let found = decide(redirection, number, key, &file, folio);
+                    check_eq!(found, Destination::Kernel, "{name}");
+                }
+            }
+            Ok(())
+        };
+        check!(!adopt::has_error(file.inode()));
+        world.set_foreign(true);
+        let elsewhere = call(Key::Error);
+        world.set_foreign(false);
+        elsewhere?;
+        check!(!adopt::has_error(file.inode()));
+        call(Key::Error)?;
+        check!(adopt::has_error(file.inode()));
+        call(Key::Unmount)?;
+        check!(!adopt::has_error(file.inode()));
         world.check_clean()
     }
 

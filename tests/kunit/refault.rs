@@ -9,6 +9,7 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
+            adopt,
             entry::{Entry, Kind},
             io,
             layout::{self, Patience},
@@ -91,6 +92,31 @@ mod tests {
             check_eq!(fsync(&file), Ok(order.pages()));
             check_eq!(writing(&file, order.pages(), 0)?, 0);
             check!(file.take_dirty_pages(), "{order:?}");
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_filesystem_with_an_error_is_always_asked() -> Checked {
+        for order in [Order::PTE, Order::PMD] {
+            let world = world()?;
+            let Some((file, _)) = mapped_file(&world, order)? else {
+                continue;
+            };
+            set_max_order(order)?;
+            let pages = order.pages();
+            check!(writing(&file, pages, 0)? > 0);
+            check_eq!(writing(&file, pages, 0)?, 0);
+            // What it says then is right.
+            adopt::set_error(file.inode());
+            check!(reading(&file, pages, 0)? > 0);
+            check!(writing(&file, pages, 0)? > 0);
+            check!(writing(&file, pages, 0)? > 0);
+            adopt::forget_error(file.inode());
+            check_eq!(reading(&file, pages, 0)?, 0);
+            check_eq!(writing(&file, pages, 0)?, 0);
             clear(&file);
             world.check_clean()?;
         }

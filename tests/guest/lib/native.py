@@ -20,6 +20,7 @@ _SELFTEST = ["-w", f"-I{BUILD}", f"-I{KERNEL}", "-I..", "-isystem", f"{KERNEL}/i
 PARTS = {
     "probe.so": ["-shared", "-fPIC", "probe.c"],
     "stress": ["stress.c"],
+    "attack": ["attack.c", "-luring"],
     "sweep.so": ["-shared", "-fPIC", "sweep.c"],
     "gib.so": ["-shared", "-fPIC", "gib.c"],
     "gib-stress": ["gib-stress.c"],

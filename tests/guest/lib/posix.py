@@ -30,6 +30,7 @@ FS_IOC_FIEMAP, FS_IOC_SHUTDOWN = 0xC020660B, 0x8004587D
 SHUTDOWN_NO_LOG_FLUSH = 2
 EXTENT_UNWRITTEN, EXTENT_SHARED = 0x800, 0x2000
 DEDUPE_SAME, DEDUPE_DIFFERS = 0, 1
+NOBODY = 65534
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _void, _size, _off, _int = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64, ctypes.c_int
@@ -143,6 +144,25 @@ def become_subreaper():
 def clone_process():
     """A child that is made by clone() itself, without what fork() does for it. It must end soon."""
     return _must(_syscall(56, 17, 0, 0, 0, 0, 0), "clone")
+
+
+def become_nobody():
+    """Go on without any right, as a process that may be looked at by its like."""
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    # Forgotten with the rights (PR_SET_DUMPABLE).
+    _must(_prctl(4, 1, 0, 0, 0), "prctl")
+
+
+def syscall(number, *arguments):
+    """Any system call; integers and addresses only."""
+    padded = [*arguments, *[0] * (6 - len(arguments))]
+    return _must(_syscall(number, *[_signed(a) for a in padded]), f"system call {number}")
+
+
+def _signed(value):
+    return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def bpf(command, attributes, length):

@@ -26,16 +26,20 @@ from .posix import PAGE
 from .task import Task, describe, session_of
 
 GROUPS = ["data", "orders", "around", "insert", "refcounts", "private", "mapsync", "reflink",
-          "durability", "gup", "syscalls", "futex", "giant", "sweep", "erofs", "stress", "poison",
-          "adoption", "devdax"]
+          "durability", "gup", "syscalls", "futex", "giant", "sweep", "erofs", "stress", "attacks",
+          "stressng", "poison", "adoption", "devdax"]
+
+# Groups that run only if --only names them.
+UNASKED = ["attacks", "stressng"]
 
 # What a group needs compiled.
-NATIVE = [("stress", "stress"), ("sweep", "sweep.so"), ("giant", "gib.so"),
+NATIVE = [("stress", "stress"), ("attacks", "attack"), ("sweep", "sweep.so"), ("giant", "gib.so"),
           ("giant", "gib-stress"), ("devdax", "uring.so"), ("gup", "gup_test"),
           ("gup", "gup_longterm"), ("gup", "gib.so"), ("syscalls", "gib.so")]
 
 # What a quick run does on other filesystems than XFS.
-QUICK_ELSEWHERE = ["data", "around", "refcounts", "mapsync", "durability", "giant", "stress"]
+QUICK_ELSEWHERE = ["data", "around", "refcounts", "mapsync", "durability", "giant", "stress",
+                   "attacks"]
 
 LOG_LINES = 40
 
@@ -434,6 +438,8 @@ def make_plan(settings):
     def wanted(variant, case_):
         name = "/".join(filter(None, (variant, case_.group, case_.name)))
         patterns = settings.only
+        if case_.group in UNASKED and not any(case_.group in p for p in patterns):
+            return False
         if settings.giant is not None and case_.giant != settings.giant:
             return False
         if settings.quick and not (case_.quick and (variant in (None, "xfs") or settings.fs
@@ -442,7 +448,8 @@ def make_plan(settings):
         return not patterns or any(fnmatch.fnmatch(name, p) or p in name for p in patterns)
 
     plan = []
-    early = [g for g in GROUPS if g not in ("sweep", "erofs", "stress", "poison", "adoption", "devdax")]
+    early = [g for g in GROUPS if g not in ("sweep", "erofs", "stress", "attacks", "stressng",
+                                          "poison", "adoption", "devdax")]
     for variant in settings.variants:
         if settings.quick and variant == "xfs-noreflink" and not settings.fs:
             continue
@@ -480,7 +487,8 @@ def main(directory):
                         help="leave out what is long or nearly said twice (also: QUICK=1)")
     parser.add_argument("--seconds", type=int, metavar="N",
                         help="length of the stress run (default: 60; 20 on the debug kernel; "
-                             "10 with --quick)")
+                             "10 with --quick), or of stressng (only run if --only names it; "
+                             "default: 600 on each filesystem)")
     parser.add_argument("--seed", type=int, default=None,
                         help="for what is random (default: $SEED, or from the clock)")
     parser.add_argument("--stop", action="store_true", help="stop at the first failure")
@@ -488,6 +496,7 @@ def main(directory):
     settings = parser.parse_args()
     settings.started = time.monotonic()
     settings.quick = settings.quick or os.environ.get("QUICK", "") not in ("", "0")
+    settings.stressng = settings.seconds or 600
     settings.seconds = settings.seconds or (
         10 if settings.quick else 20 if os.uname().release.endswith("-rdax-debug") else 60)
     settings.fs = settings.fs.split(",") if settings.fs else []

@@ -131,6 +131,7 @@ impl BlockDevice {
     fn idle(&self) -> Result<Idle> {
         // SAFETY: By the type invariant.
         let dev = unsafe { (*self.0.as_ptr()).bd_dev };
+        // Ends: there is a second round only for a device that has gone meanwhile, and that is the last.
         loop {
             // Nobody can open what is gone, so what is seen here stays so.
             if self.is_gone() {

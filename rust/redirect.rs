@@ -192,6 +192,7 @@ pub(crate) fn quiesce() {
     // instruction gets on, and into `IN_FLIGHT` if it sleeps.
     // SAFETY: Called where sleeping is allowed.
     unsafe { bindings::synchronize_rcu_tasks() };
+    // Ends: no call comes any more, and none waits for others while it is counted.
     while IN_FLIGHT.load(Ordering::Acquire) != 0 {
         fsleep(Delta::from_millis(10));
     }

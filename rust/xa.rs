@@ -312,6 +312,7 @@ impl<'a> Cursor<'a> {
             return None;
         }
         let mut offset;
+        // Ends: a level further down each time.
         loop {
             offset = index >> shift & NODE_MASK;
             slot = slot_of(node, offset);
@@ -390,6 +391,7 @@ impl<'a> Cursor<'a> {
             return None;
         }
         let mut step = 1;
+        // Ends: with the node, at the latest.
         loop {
             let offset = (index & NODE_MASK) + step;
             let slot = self.slot_of_page(offset)?;

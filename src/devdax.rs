@@ -211,6 +211,7 @@ impl Device {
             if number % 4096 == 0 {
                 vm::reschedule();
             }
+            // Ends when its users let go, which is for them to say: no reference is added.
             while folio.refcount() > 1 {
                 let since = if said { NEXT_MESSAGE } else { FIRST_MESSAGE };
                 if waited >= since {

@@ -202,6 +202,7 @@ fn form(
     mapping: &Mapping,
     index: PageIndex,
 ) -> Result<State, AssociateError> {
+    // Ends: under the region's lock nothing new comes, and each round takes something apart.
     loop {
         if DevFolio::form(region, page, order, owned_or_free()) {
             page.folio().set_owner(region, mapping, index);

@@ -348,6 +348,9 @@ pub(crate) fn grab<'m>(
     let base = order.first(index);
     // Whatever is there is found without an order, in fewer steps.
     let mut at = Cursor::new(tree, index);
+    // Ends: whoever has the entry locked unlocks it, and waiters have their turn one by one; an entry
+    // without memory that is too large is removed, and comes again only by faults that wanted it before
+    // this one; memory for the tree is there at the second try, or missing.
     loop {
         let guard = tree.lock();
         if let Some(raw) = at.load(&guard) {
@@ -510,6 +513,7 @@ impl<'m> Window<'m> {
             place: Place::Hole,
             writable: false,
         };
+        // Ends: each round is for the pages behind the last one's, in a range.
         loop {
             let index = PageIndex::new(range.first.get() + window.pages);
             if index > range.last || at.at(guard, index).is_some() {
@@ -766,6 +770,7 @@ pub(crate) fn lock_neighbours<'l, 'm>(
 /// Locks the entry that covers `index`, if there is one. Sleeps.
 pub(crate) fn lock_present(mapping: &Mapping, index: PageIndex) -> Option<Locked<'_>> {
     let tree = mapping.tree();
+    // Ends: whoever has it locked unlocks it, and waiters have their turn one by one.
     loop {
         let guard = tree.lock();
         let mut at = Cursor::new(tree, index);
@@ -1053,6 +1058,8 @@ pub(crate) fn walk<V: Visitor>(
     let mut run = Run::new(mapping);
     // The index of an entry that this task has waited for, as one of those woken one at a time.
     let mut waited: Option<EntryKey> = None;
+    // Ends: each round is for an entry behind the last one's, up to the range's end, or waits for one
+    // that is locked, as `lock_present` does.
     loop {
         let found: Option<RawValue> = match which {
             Which::Any => cursor.find(&guard, range.last),

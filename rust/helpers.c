@@ -57,6 +57,50 @@ void rdax_invalidate_unlock(struct address_space *mapping)
 	filemap_invalidate_unlock(mapping);
 }
 
+/* Whether this task holds the lock for writing; no, where that cannot be told. */
+static bool is_mine(struct rw_semaphore *lock)
+{
+#ifdef CONFIG_PREEMPT_RT
+	return false;
+#else
+	/* The low bits are flags, the lowest one of which says that the owner reads. */
+	return atomic_long_read(&lock->owner) == (long)current;
+#endif
+}
+
+void rdax_wait_with_faults(struct inode *inode)
+{
+	struct rw_semaphore *lock = &inode->i_mapping->invalidate_lock;
+	bool mine = is_mine(lock);
+
+	if (mine)
+		up_write(lock);
+	schedule();
+	if (mine)
+		down_write(lock);
+}
+
+bool rdax_iter_holds(const struct iov_iter *iter, size_t done, struct folio *folio)
+{
+	struct iov_iter all = *iter;
+	const struct bio_vec *vector, *end;
+
+	if (!iov_iter_is_bvec(iter))
+		return false;
+	iov_iter_revert(&all, done);
+	end = all.bvec + all.nr_segs;
+	for (vector = all.bvec; vector < end; vector++) {
+		unsigned long pfn = page_to_pfn(vector->bv_page) + (vector->bv_offset >> PAGE_SHIFT);
+		unsigned long last = page_to_pfn(vector->bv_page);
+
+		last += (vector->bv_offset + vector->bv_len - 1) >> PAGE_SHIFT;
+		for (; vector->bv_len && pfn <= last; pfn++)
+			if (page_folio(pfn_to_page(pfn)) == folio)
+				return true;
+	}
+	return false;
+}
+
 void rdax_pagefault_disable(void)
 {
 	pagefault_disable();

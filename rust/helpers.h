@@ -25,6 +25,15 @@ void rdax_mapping_set_error(struct address_space *mapping, int error);
 int rdax_invalidate_lock(struct address_space *mapping);
 void rdax_invalidate_unlock(struct address_space *mapping);
 
+/* Sleeps, with the file's invalidate_lock let go meanwhile if the task holds it exclusively. */
+void rdax_wait_with_faults(struct inode *inode);
+
+/*
+ * Whether the pages that a write is from, those of the @done bytes that were taken from @iter among
+ * them, belong to @folio in part.
+ */
+bool rdax_iter_holds(const struct iov_iter *iter, size_t done, struct folio *folio);
+
 /* Accesses to user memory that is not there fail instead of faulting. */
 void rdax_pagefault_disable(void);
 void rdax_pagefault_enable(void);

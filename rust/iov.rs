@@ -6,7 +6,8 @@
 
 use super::{
     bindings,
-    fs::{File, Inode}, //
+    fs::{File, Inode},
+    page::DevFolio, //
 };
 use core::ptr::NonNull;
 use kernel::types::Opaque;
@@ -63,6 +64,13 @@ impl IovIter {
         // SAFETY: The iterator is valid.
         let missing = unsafe { bindings::fault_in_iov_iter_readable(self.as_ptr(), bytes) };
         missing != bytes
+    }
+
+    /// Whether the buffers of a write are pages, one of which is in the folio. `done` bytes of the write
+    /// were taken from here already; theirs count, too.
+    pub(crate) fn holds(&self, folio: DevFolio, done: u64) -> bool {
+        // SAFETY: The iterator is valid, and has been advanced by at least that much.
+        unsafe { bindings::rdax_iter_holds(self.0.get(), done as usize, folio.as_ptr()) }
     }
 
     /// Copies the next bytes of the buffers of a write to memory of ours. Returns how many, fewer than

@@ -238,11 +238,18 @@ pub(crate) fn wake_entry_waiters(key: EntryKey, wake: Wake) {
 /// A filesystem's way to wait for a page: drops its locks, sleeps, takes them again.
 pub(crate) type WaitCallback = unsafe extern "C" fn(inode: *mut bindings::inode);
 
+/// To wait with faults of the file let in, for those whose caller keeps them out.
+pub(crate) fn let_faults_in() -> WaitCallback {
+    bindings::rdax_wait_with_faults
+}
+
 /// How to sleep until a folio is idle.
 #[derive(Clone, Copy)]
 pub(crate) enum Sleep<'a> {
     /// By the filesystem's callback; any signal ends it.
     Callback(&'a Inode, WaitCallback),
+    /// Any signal ends it. Faults go on meanwhile.
+    Interruptible,
     /// A fatal signal ends it.
     Killable,
     /// Nothing ends it.
@@ -263,7 +270,7 @@ const LONGEST_NAP: u32 = 160;
 /// folio is looked at from time to time.
 pub(crate) fn wait_until_idle(folio: DevFolio, how: Sleep<'_>) -> Result {
     let state = match how {
-        Sleep::Callback(..) => bindings::TASK_INTERRUPTIBLE,
+        Sleep::Callback(..) | Sleep::Interruptible => bindings::TASK_INTERRUPTIBLE,
         Sleep::Killable => bindings::TASK_KILLABLE,
         Sleep::Uninterruptible => bindings::TASK_UNINTERRUPTIBLE,
     };
@@ -276,11 +283,12 @@ pub(crate) fn wait_until_idle(folio: DevFolio, how: Sleep<'_>) -> Result {
     unsafe {
         let queue = bindings::__var_waitqueue(var);
         bindings::init_wait_var_entry(&mut waiter, var, 0);
+        // Ends when whoever holds the folio lets it go, or with a signal.
         loop {
             let signal =
                 bindings::prepare_to_wait_event(queue, &mut waiter.wq_entry, state as c_int);
-            let mappable =
-                matches!(how, Sleep::Callback(..)) || folio.owner() == 0 && folio.share() != 0;
+            let mappable = matches!(how, Sleep::Callback(..) | Sleep::Interruptible)
+                || folio.owner() == 0 && folio.share() != 0;
             if folio.refcount() == 0 || mappable && folio.refcount() <= folio.mapcount() {
                 break;
             }
@@ -300,4 +308,26 @@ pub(crate) fn wait_until_idle(folio: DevFolio, how: Sleep<'_>) -> Result {
         bindings::finish_wait(queue, &mut waiter.wq_entry);
     }
     result
+}
+
+/// Waits for a moment, at most, for the references of the folio that are not mappings' to go; for
+/// those who hold locks meanwhile and try again. A fatal signal ends it.
+pub(crate) fn wait_a_moment(folio: DevFolio) {
+    const MOMENT: u32 = 50;
+    let var: *mut c_void = folio.as_ptr().cast();
+    let mut waiter: bindings::wait_bit_queue_entry = pin_init::zeroed();
+    // SAFETY: As in `wait_until_idle`.
+    unsafe {
+        let queue = bindings::__var_waitqueue(var);
+        bindings::init_wait_var_entry(&mut waiter, var, 0);
+        let signal = bindings::prepare_to_wait_event(
+            queue,
+            &mut waiter.wq_entry,
+            bindings::TASK_KILLABLE as c_int,
+        );
+        if signal == 0 && folio.refcount() > folio.mapcount() {
+            bindings::rdax_nap(None, ptr::null_mut(), MOMENT);
+        }
+        bindings::finish_wait(queue, &mut waiter.wq_entry);
+    }
 }

@@ -24,8 +24,9 @@ use crate::kern::{
     fs::{Mapping, PageIndex, PageRange},
     iomap::{Ask, ExtentKind, IomapIter, IomapOps, IomapSpace},
     order::Order,
-    page::{DevPage, Pfn},
+    page::{DevFolio, DevPage, Pfn},
     vm::{self, Around, FaultCode, Present, VmFault},
+    wait,
     xa::Mark, //
 };
 use kernel::prelude::*;
@@ -60,6 +61,8 @@ enum Failure {
     Again,
     /// More than what was accessed was asked for, and cannot be had: try again with that alone.
     Narrow,
+    /// Somebody holds the pages that the file would give up for a copy.
+    Held(DevFolio),
     /// With this code.
     Code(FaultCode),
 }
@@ -124,7 +127,7 @@ fn fault_of_order<const ORDER: usize>(vmf: &mut VmFault, ops: &IomapOps) -> Outc
             FaultCode::FALLBACK.into()
         }
         Err(Failure::Code(code)) => code.into(),
-        Err(Failure::Again | Failure::Narrow) => FaultCode::NOPAGE.into(),
+        Err(Failure::Again | Failure::Narrow | Failure::Held(_)) => FaultCode::NOPAGE.into(),
         Err(Failure::Error(error)) => Outcome {
             code: code_of(error),
             pfn: None,
@@ -167,12 +170,28 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
             self.sequential = sequence::is_next(self.mapping, self.index)
                 && ops.for_looking(self.mapping.host()).is_some();
         }
-        loop {
+        // Ends: to be told to narrow the fault happens once, and for a larger entry in the way it is
+        // tried again a few times only; the core tries again after that.
+        for _ in 0..4 {
             match self.serve_once(ops) {
                 Err(Failure::Again) => vm::reschedule(),
+                Err(Failure::Held(folio)) => {
+                    // The task is about to try again without the filesystem's locks, which others
+                    // want. A signal is delivered then; but an access in the kernel is repeated until
+                    // it is told of an error.
+                    wait::wait_a_moment(folio);
+                    if vm::fatal_signal() {
+                        return Err(Failure::Error(EINTR));
+                    }
+                    return Err(Failure::Held(folio));
+                }
                 other => return other,
             }
         }
+        if vm::fatal_signal() {
+            return Err(Failure::Error(EINTR));
+        }
+        Err(Failure::Again)
     }
 
     /// What can be known without asking anybody; a fallback must be cheap.
@@ -566,8 +585,16 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
     ) -> Result<Answer, Failure> {
         let shared = iter.extent().is_shared();
         let present = matches!(locked.entry().kind(), Kind::Data(_));
-        if copy && present && locked.entry().order() > self.order() {
-            return Err(Failure::Again);
+        if copy && present {
+            if let Some(folio) = layout::held(locked) {
+                return Err(match self.order() {
+                    Order::PTE => Failure::Held(folio),
+                    _ => Failure::Fallback(Counter::FallbackConflict),
+                });
+            }
+            if locked.entry().order() > self.order() {
+                return Err(Failure::Again);
+            }
         }
         let (device, place) = iter
             .extent()

@@ -19,7 +19,9 @@ use crate::kern::{
     iomap::{Ask, Extent, ExtentKind, IomapIter, IomapOps, IomapSpace},
     iov::{IovIter, Kiocb},
     order::Order,
-    vm, //
+    page::DevFolio,
+    vm,
+    wait::Sleep, //
 };
 use kernel::prelude::*;
 
@@ -86,13 +88,26 @@ fn fill_from_source(
     Ok(())
 }
 
+/// Why a change ends before its end.
+enum Stop {
+    /// Because of this.
+    Error(Error),
+    /// Somebody holds what the file would give up.
+    Held(DevFolio),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
 /// A walk over a file that changes it. What page tables and entries say of an extent is removed
-/// before the extent is touched, and again after the filesystem has put a copy in the place of a
-/// shared one, because faults may go on meanwhile.
+/// before the extent is touched. Where that is shared, faults are kept out until the filesystem has put
+/// the copy in its place: by the caller of those who zero and unshare.
 struct Change<'a> {
     inode: &'a Inode,
     walk: IomapIter<'a>,
-    replaced: Option<PageRange>,
 }
 
 impl<'a> Change<'a> {
@@ -108,40 +123,28 @@ impl<'a> Change<'a> {
         Self {
             inode,
             walk: IomapIter::new(space, inode, position, len, ask, ops),
-            replaced: None,
         }
     }
 
-    #[inline(always)]
-    fn next(&mut self) -> Result<bool> {
-        let next = self.walk.next();
-        self.evict_replaced();
-        next
-    }
-
-    /// Ends the walk where it was advanced to.
-    fn finish(&mut self) -> Result {
-        let finished = self.walk.finish();
-        self.evict_replaced();
-        finished
-    }
-
-    #[inline(always)]
-    fn evict_replaced(&mut self) {
-        if let Some(range) = self.replaced {
-            self.replaced = None;
-            evict(self.inode, range);
+    /// Somebody who holds what the first `bytes` bytes of the present extent are copied from, which the
+    /// file gives up then. Whoever holds a page of it would go on to hold what the blocks are used for
+    /// afterwards (spec, R2). Faults are kept out.
+    fn held(&self, bytes: u64) -> Option<DevFolio> {
+        if !self.walk.extent().is_shared() {
+            return None;
         }
+        let range = PageRange::of_len(self.walk.position(), bytes);
+        layout::busy_folio(self.inode.mapping(), range)
     }
 
-    /// To be called before the memory of the first `bytes` bytes of the present extent is touched.
+    /// To be called before the memory of the first `bytes` bytes of the present extent is touched,
+    /// and with nobody holding what is given up for it.
     #[inline(always)]
     fn begin(&mut self, bytes: u64) {
         let extent = self.walk.extent();
         if extent.is_new() || extent.is_shared() {
             let range = PageRange::of_len(self.walk.position(), bytes);
             evict(self.inode, range);
-            self.replaced = extent.is_shared().then_some(range);
         } else if !self.inode.mapping().is_empty() {
             let range = PageRange::of_len(self.walk.position(), bytes);
             layout::evict_zeroes(self.inode.mapping(), range);
@@ -274,13 +277,13 @@ fn write_file(
     let mut space = IomapSpace::new();
     let mut change = Change::new(&mut space, inode, position, len, ask, ops);
     let result = loop {
-        match change.next() {
+        match change.walk.next() {
             Ok(true) => (),
             Ok(false) => break Ok(()),
             Err(error) => break Err(error),
         }
         if change.walk.extent().is_shared() {
-            if let Err(error) = write_shared(&mut change.walk, inode, iter, ask, ops) {
+            if let Err(error) = write_shared(&mut change.walk, inode, position, iter, ask, ops) {
                 break Err(error);
             }
         } else if let Err(error) = write_extent(&mut change, iter, u64::MAX) {
@@ -299,17 +302,18 @@ fn write_file(
 /// was told of nothing written would take back the blocks that it has set aside for the copy, and
 /// those of the next answer would lie elsewhere.
 ///
-/// After an error the walk is over.
+/// `start` is where the write began. After an error the walk is over.
 #[cold]
 #[inline(never)]
 fn write_shared(
     walk: &mut IomapIter<'_>,
     inode: &Inode,
+    start: u64,
     iter: &mut IovIter,
     ask: Ask,
     ops: &IomapOps,
 ) -> Result {
-    let Err(error) = write_pieces(walk, inode, iter, ask, ops) else {
+    let Err(error) = write_pieces(walk, inode, start, iter, ask, ops) else {
         return Ok(());
     };
     walk.fail(of_block(error));
@@ -331,6 +335,7 @@ const BOUNCE: usize = 16 * PAGE;
 fn write_pieces(
     walk: &mut IomapIter<'_>,
     inode: &Inode,
+    start: u64,
     iter: &mut IovIter,
     ask: Ask,
     ops: &IomapOps,
@@ -341,7 +346,8 @@ fn write_pieces(
     let mut bounce = KVVec::new();
     let mut left = walk.available();
     // Ends: each round writes at least a byte or returns, but for one, from which on the source is
-    // memory of ours, of which at least a byte can be had and written.
+    // memory of ours, of which at least a byte can be had and written; and for those that waited for
+    // somebody who holds a page, which a signal ends.
     while left > 0 {
         if vm::fatal_signal() {
             return Err(EINTR);
@@ -354,7 +360,8 @@ fn write_pieces(
             }
             write_piece(inode, position, left, bytes, iter, ask, ops)
         } else {
-            let wanted = bytes.min(bounce.len());
+            // Up to the end of a page, as all pieces but the last.
+            let wanted = bytes.min(bounce.len() - in_page(position));
             let bytes = iter.copy_to(&mut bounce[..wanted]);
             if bytes == 0 {
                 return Err(EFAULT);
@@ -370,11 +377,18 @@ fn write_pieces(
         match result {
             Ok(()) if done != 0 => (),
             // The rest of the buffer is not there any more.
-            Err(error) if error == EFAULT && done != 0 => (),
-            Err(error) if error == EFAULT && bounce.is_empty() => {
-                bounce = KVVec::from_elem(0u8, BOUNCE.min(left as usize), GFP_KERNEL)?;
+            Err(Stop::Error(error)) if error == EFAULT && done != 0 => (),
+            Err(Stop::Error(error)) if error == EFAULT && bounce.is_empty() => {
+                bounce = KVVec::from_elem(0u8, BOUNCE, GFP_KERNEL)?;
             }
-            Err(error) => return Err(error),
+            Err(Stop::Error(error)) => return Err(error),
+            // What is in a pipe is let go when all of it was written.
+            Err(Stop::Held(folio)) if iter.holds(folio, walk.position() - start) => {
+                return Err(EDEADLK);
+            }
+            Err(Stop::Held(folio)) => {
+                layout::wait_for(folio, Sleep::Interruptible, Account::of(inode))?;
+            }
             // There is something to write.
             Ok(()) => return Err(EIO),
         }
@@ -398,28 +412,35 @@ fn write_piece(
     iter: &mut IovIter,
     ask: Ask,
     ops: &IomapOps,
-) -> (usize, Result) {
+) -> (usize, Result<(), Stop>) {
     let end = position + bytes as u64;
     let _out = match inode.mapping().keep_faults_out() {
         Ok(out) => out,
-        Err(error) => return (0, Err(error)),
+        Err(error) => return (0, Err(error.into())),
     };
     let mut space = IomapSpace::new();
     let mut change = Change::new(&mut space, inode, position, len, ask, ops);
     let result = loop {
-        match change.next() {
+        match change.walk.next() {
             Ok(true) => (),
             Ok(false) => break Ok(()),
-            Err(error) => break Err(error),
+            Err(error) => break Err(error.into()),
         }
         let from = change.walk.position();
         let wanted = change.walk.available().min(end - from);
+        if let Some(folio) = change.held(wanted) {
+            change.walk.abandon();
+            break Err(Stop::Held(folio));
+        }
         match iter.without_faults(|iter| write_extent(&mut change, iter, wanted)) {
-            // There is more to write, but not in this piece.
-            Ok(()) if change.walk.position() == end => break change.finish(),
-            // Less than there was to write: the next would be nothing.
-            Ok(()) if change.walk.position() != from + wanted => break change.finish(),
-            Ok(()) => (),
+            Ok(()) => {
+                let at = change.walk.position();
+                // There may be more to write, but not in this piece; or less than there was to write
+                // is there, and the next would be nothing.
+                if at == end || at != from + wanted {
+                    break change.walk.finish().map_err(Stop::from);
+                }
+            }
             Err(error) => change.walk.fail(of_block(error)),
         }
     };
@@ -552,17 +573,49 @@ pub(crate) fn zero_range(
     did_zero: &mut bool,
 ) -> Result {
     let device = Account::of(inode);
-    let mut space = IomapSpace::new();
-    let mut change = Change::new(&mut space, inode, position, len, Ask::ZERO, ops);
-    while change.next()? {
-        if let Err(error) = zero_extent(&mut change, device, did_zero) {
-            change.walk.fail(of_block(error));
-        }
-    }
-    Ok(())
+    change_range(inode, position, len, Ask::ZERO, ops, |change| {
+        zero_extent(change, device, did_zero)
+    })
 }
 
-fn zero_extent(change: &mut Change<'_>, device: Account<'_>, did_zero: &mut bool) -> Result {
+/// Calls `work` for each extent of a range, for those whose callers keep the file's faults out. Where
+/// somebody holds what would be given up, they are let in until he does not, and the filesystem is asked
+/// anew.
+fn change_range(
+    inode: &Inode,
+    position: u64,
+    len: u64,
+    ask: Ask,
+    ops: &IomapOps,
+    mut work: impl FnMut(&mut Change<'_>) -> Result<(), Stop>,
+) -> Result {
+    let end = position.saturating_add(len);
+    let mut at = position;
+    // Ends with the range, with an error, or with the signal that ends the wait.
+    loop {
+        let mut space = IomapSpace::new();
+        let mut change = Change::new(&mut space, inode, at, end - at, ask, ops);
+        let folio = loop {
+            if !change.walk.next()? {
+                return Ok(());
+            }
+            match work(&mut change) {
+                Ok(()) => (),
+                Err(Stop::Error(error)) => change.walk.fail(of_block(error)),
+                Err(Stop::Held(folio)) => break folio,
+            }
+        };
+        at = change.walk.position();
+        change.walk.abandon();
+        layout::wait_with_faults(folio, inode)?;
+    }
+}
+
+fn zero_extent(
+    change: &mut Change<'_>,
+    device: Account<'_>,
+    did_zero: &mut bool,
+) -> Result<(), Stop> {
     let mut left = change.walk.available();
     match change.walk.source().kind() {
         ExtentKind::Hole | ExtentKind::Unwritten => {
@@ -570,14 +623,17 @@ fn zero_extent(change: &mut Change<'_>, device: Account<'_>, did_zero: &mut bool
             return Ok(());
         }
         ExtentKind::Mapped => (),
-        ExtentKind::Other => return Err(EIO),
+        ExtentKind::Other => return Err(EIO.into()),
     }
     let copy = change.walk.extent().is_shared();
+    if let Some(folio) = change.held(left) {
+        return Err(Stop::Held(folio));
+    }
     change.begin(left);
     let walk = &mut change.walk;
     while left > 0 {
         if vm::fatal_signal() {
-            return Err(EINTR);
+            return Err(EINTR.into());
         }
         let position = walk.position();
         let offset = in_page(position);
@@ -597,7 +653,7 @@ fn zero_extent(change: &mut Change<'_>, device: Account<'_>, did_zero: &mut bool
                 let bytes = (PAGE - offset).min(left as usize);
                 let piece = piece_at(&extent, &alive, position, bytes as u64, Access::Normal)?;
                 if !piece.is_sound() {
-                    return Err(EIO);
+                    return Err(EIO.into());
                 }
                 let memory = piece.memory();
                 if copy {
@@ -649,28 +705,26 @@ pub(crate) fn file_unshare(inode: &Inode, position: u64, len: u64, ops: &IomapOp
         .min(size)
         .next_multiple_of(PAGE as u64);
     let device = Account::of(inode);
-    let mut space = IomapSpace::new();
-    let mut change = Change::new(&mut space, inode, first, end - first, Ask::UNSHARE, ops);
-    while change.next()? {
-        if let Err(error) = unshare_extent(&mut change, device) {
-            change.walk.fail(of_block(error));
-        }
-    }
-    Ok(())
+    change_range(inode, first, end - first, Ask::UNSHARE, ops, |change| {
+        unshare_extent(change, device)
+    })
 }
 
-fn unshare_extent(change: &mut Change<'_>, device: Account<'_>) -> Result {
+fn unshare_extent(change: &mut Change<'_>, device: Account<'_>) -> Result<(), Stop> {
     let mut left = change.walk.available();
     if !change.walk.extent().is_shared() || change.walk.copy_source().is_none() {
         // Its own already, or without data to copy.
         change.walk.advance(left);
         return Ok(());
     }
+    if let Some(folio) = change.held(left) {
+        return Err(Stop::Held(folio));
+    }
     change.begin(left);
     let walk = &mut change.walk;
     while left > 0 {
         if vm::fatal_signal() {
-            return Err(EINTR);
+            return Err(EINTR.into());
         }
         let position = walk.position();
         let done = {
@@ -680,7 +734,7 @@ fn unshare_extent(change: &mut Change<'_>, device: Account<'_>) -> Result {
             let to = piece_at(&walk.extent(), &alive, position, left, Access::Normal)?;
             let bytes = from.bytes().min(to.bytes());
             if !from.first(bytes).is_sound() || !to.first(bytes).is_sound() {
-                return Err(EIO);
+                return Err(EIO.into());
             }
             to.memory().copy_within(0, &from.memory(), 0, bytes)?;
             to.memory().flush(0, bytes);

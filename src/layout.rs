@@ -230,8 +230,17 @@ pub(crate) fn delete_range(mapping: &Mapping, range: PageRange) {
     remove_range(mapping, range, false, false);
 }
 
-/// Waits for a folio and counts how long.
-fn wait_for(folio: DevFolio, how: Sleep<'_>, stats: Account<'_>) -> Result {
+/// The folio of a locked entry that the file is about to give up, if somebody uses it other than by a
+/// mapping. The entry is unmapped first, and as long as it is locked nobody maps it.
+pub(crate) fn held(locked: &Locked<'_>) -> Option<DevFolio> {
+    let page = locked.entry().page()?;
+    locked.mapping().unmap(locked.range());
+    let folio = page.folio();
+    (folio.refcount() > folio.mapcount()).then_some(folio)
+}
+
+/// Waits for a folio and counts how long. Sleeps.
+pub(crate) fn wait_for(folio: DevFolio, how: Sleep<'_>, stats: Account<'_>) -> Result {
     stats.inc(Counter::LayoutWaits);
     let since = Instant::<Monotonic>::now();
     let waited = wait::wait_until_idle(folio, how);
@@ -240,6 +249,15 @@ fn wait_for(folio: DevFolio, how: Sleep<'_>, stats: Account<'_>) -> Result {
         since.elapsed().as_nanos().max(0) as u64,
     );
     waited
+}
+
+/// Waits for a folio, for those whose caller holds the `invalidate_lock` exclusively, if anybody: it is
+/// let go meanwhile, because whoever holds a page may be about to fault on the next one. Sleeps.
+///
+/// Errors: `ERESTARTSYS` when a signal came.
+pub(crate) fn wait_with_faults(folio: DevFolio, inode: &Inode) -> Result {
+    let how = Sleep::Callback(inode, wait::let_faults_in());
+    wait_for(folio, how, Account::of(inode))
 }
 
 /// Waits until nobody uses the range's pages, then removes its entries (`dax_break_layout`).
@@ -251,14 +269,23 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     if !inode.is_dax() {
         return Ok(());
     }
+    if matches!(patience, Patience::Callback(_)) && vm::fatal_signal() {
+        // XFS, which breaks the layouts of two files, does so until it need not wait for the second
+        // one, and takes an error only from the first, which may have nothing to wait for.
+        return Err(ERESTARTSYS);
+    }
     let mapping = inode.mapping();
     if mapping.is_empty() {
         return Ok(());
     }
     let stats = Account::of(inode);
     stats.inc(Counter::LayoutBreaks);
+    // Ends when nobody holds a page, or with a signal. Whoever holds one can take others meanwhile; but
+    // each needs the lock that the callback gives back for a fault that maps them again.
     while let Some(folio) = busy_folio(mapping, range) {
         let Patience::Callback(callback) = patience else {
+            // Not at once: the caller lets go of its locks and tries again.
+            wait::wait_a_moment(folio);
             return Err(ERESTARTSYS);
         };
         wait_for(folio, Sleep::Callback(inode, callback), stats)?;
@@ -275,6 +302,7 @@ pub(crate) fn break_layout_final(inode: &Inode) {
     }
     let mapping = inode.mapping();
     let stats = Account::of(inode);
+    // Ends when nobody holds a page: no other is mapped of a file that nobody has open.
     while let Some(folio) = busy_folio(mapping, PageRange::ALL) {
         // Cannot fail: nothing ends this way of sleeping but the folio.
         let _ = wait_for(folio, Sleep::Uninterruptible, stats);
@@ -306,7 +334,8 @@ pub(crate) fn invalidate_entry(mapping: &Mapping, index: PageIndex) -> bool {
     let Some(locked) = tree::lock_present(mapping, index) else {
         return false;
     };
-    if locked.is_dirty() || locked.has_mark(Mark::ToWrite) {
+    // Nor if it is in use: what somebody holds stays the file's (spec, R2).
+    if locked.is_dirty() || locked.has_mark(Mark::ToWrite) || held(&locked).is_some() {
         return false;
     }
     abandon(&locked);

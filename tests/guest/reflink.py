@@ -2,8 +2,11 @@
 """Files that share blocks: each may go its own way, by any means, without the other noticing."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import random
+import signal
 import time
 
 from lib import device, posix
@@ -15,7 +18,7 @@ from lib.pattern import noise, page, pages
 from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
-from lib.task import Task, describe
+from lib.task import Task, describe, state
 from lib.trace import Flushes, Pages
 
 XFS = ("xfs",)
@@ -192,31 +195,40 @@ def _overwrite(fd, how, size, rng):
             m.write(at, bytes([at // PAGE % 251]))
 
 
-WAYS = ("pwrite 4k sorted", "pwrite 4k random", "pwrite 1m sorted", "store 4k sorted",
-        "store 4k random", "small-store 4k sorted", "small-store 4k random",
-        "read-store 4k sorted", "read-store 4k random")
+# Each line on a filesystem of its own.
+WAYS = (("pwrite 4k sorted", "pwrite 4k random", "pwrite 1m sorted"),
+        ("store 4k sorted", "store 4k random"),
+        ("small-store 4k sorted", "small-store 4k random"),
+        ("read-store 4k sorted", "read-store 4k random"))
+
+
+def _rewrite(directory, how, size, seed):
+    """(extents, seconds of processor time) of rewriting a clone."""
+    one, two = (os.open(f"{directory}/{name} {how}", os.O_RDWR | os.O_CREAT)
+                for name in ("one", "two"))
+    os.pwrite(one, bytes(size), 0)
+    os.fsync(one)
+    posix.clone(one, two)
+    since = time.process_time()
+    _overwrite(two, how, size, random.Random(seed))
+    took = time.process_time() - since
+    equal(_shared(two), 0, f"{how}: bytes that are still shared")
+    extents = posix.extent_count(two)
+    os.close(one)
+    os.close(two)
+    return extents, took
 
 
 @case(fs=XFS, timeout=240)
 def rewritten_clones_are_in_few_pieces(t):
     """In no more than the kernel's own code leaves: what XFS has set aside for the copy is used."""
     beside, size, found = _Beside(t), 8 << 20, {}
-    for adopted in (False, True):
-        with beside.mounted(adopted) as directory:
-            for number, how in enumerate(WAYS):
-                rng = random.Random(t.settings.seed)
-                files = [os.open(f"{directory}/{name}{number}", os.O_RDWR | os.O_CREAT)
-                         for name in ("one", "two")]
-                os.pwrite(files[0], bytes(size), 0)
-                os.fsync(files[0])
-                posix.clone(*files)
-                since = time.process_time()
-                _overwrite(files[1], how, size, rng)
-                took = time.process_time() - since
-                equal(_shared(files[1]), 0, f"{how}: bytes that are still shared")
-                found.setdefault(how, []).append((posix.extent_count(files[1]), took))
-                for fd in files:
-                    os.close(fd)
+    for ways in WAYS:
+        for adopted in (False, True):
+            with beside.mounted(adopted) as directory:
+                for how in ways:
+                    found.setdefault(how, []).append(
+                        _rewrite(directory, how, size, t.settings.seed))
     bad = []
     for how, ((theirs, before), (ours, after)) in found.items():
         t.note(f"{how}: {theirs} extents and {before:.2f} s by the kernel's own code, "
@@ -638,6 +650,292 @@ def block_freed_under_transfer_waits(t):
         waiter.result()
         same_bytes(slow.content(4 * PAGE), pages("f", 4), "what reached the disk")
     _is(one, 16, "first file")
+
+
+HELD = 64 * PAGE
+
+
+def _in_a_pipe(fd, size, skew, offset=0, length=HELD):
+    """The end to read a pipe from that holds pages of the file, which nothing maps any more."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 1 << 20)
+    with Map(fd, size, skew=skew) as m:
+        m.touch()
+        equal(posix.vmsplice(writer, m.address + offset, length), length, "bytes in the pipe")
+    os.close(writer)
+    return reader
+
+
+@contextlib.contextmanager
+def _little_space(t, room):
+    """Nearly all of the free blocks are taken: what is given back is used next."""
+    filler, left = t.open("filler"), os.statvfs(t.dir)
+    size, at = left.f_bavail * left.f_bsize - room, 0
+    piece = 1 << 30
+    while size - at >= PMD and piece >= PMD:
+        try:
+            posix.fallocate(filler, 0, at, min(piece, size - at))
+            at += min(piece, size - at)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            piece >>= 1
+    try:
+        yield
+    finally:
+        os.ftruncate(filler, 0)
+        os.close(filler)
+
+
+def _write_until_full(t, name):
+    """Another user's file, with all the blocks that there are."""
+    with open(t.path(name), "wb", buffering=0) as f:
+        try:
+            while True:
+                f.write(b"SECRET!!" * (1 << 16))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+        os.fsync(f.fileno())
+
+
+def _foreign(data):
+    """Pages with anything but what was put into the pipe and what was written over it, which may be
+    half done."""
+    return [at // PAGE for at in range(0, len(data), PAGE)
+            if data[at:at + PAGE].replace(b"w", b"f") != page("f", at // PAGE)]
+
+
+def _goes_as_far_as_it_can(task):
+    """Whether the task has ended; or it sleeps, as if it waited for somebody."""
+    asleep = 0
+    while asleep < 15 and not task.done():
+        asleep += state(task.pid) in "SD"
+        time.sleep(0.02)
+    return task.done()
+
+
+def _by_pwrite(t, fd, other):
+    os.pwrite(fd, pages("w", HELD // PAGE), 0)
+
+
+def _by_stores(t, fd, other):
+    with Map(fd, PMD, skew=PAGE) as m:
+        m.write(0, pages("w", HELD // PAGE))
+
+
+def _by_huge_stores(t, fd, other):
+    with Map(fd, PMD) as m:
+        m.write(0, pages("w", HELD // PAGE))
+
+
+def _by_unlink(t, fd, other):
+    os.close(fd)
+    os.unlink(t.path(other))
+
+
+def _by_truncate(t, fd, other):
+    os.ftruncate(fd, 0)
+
+
+def _by_punch(t, fd, other):
+    posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 0, HELD)
+
+
+def _by_zeroing(t, fd, other):
+    posix.fallocate(fd, posix.ZERO_RANGE, 0, HELD)
+
+
+def _in_place(t, fd, other):
+    """What nobody else has any more is written over where it is."""
+    os.pwrite(fd, b"SECRET!!" * (HELD // 8), 0)
+
+
+def _by_dedupe(t, fd, other):
+    same = t.open("same")
+    os.pwrite(same, pages("f", HELD // PAGE), 0)
+    equal(posix.dedupe(same, 0, HELD, fd, 0)[0], posix.DEDUPE_SAME, "dedupe")
+
+
+def _by_copying(t, fd, other):
+    source = t.open("source")
+    os.pwrite(source, b"SECRET!!" * (HELD // 8), 0)
+    equal(os.copy_file_range(source, fd, HELD, 0, 0), HELD, "bytes copied")
+
+
+def _nobody_sees(t, skew, overwrite, drop, number):
+    """Pages of a file are in a pipe; the file gets its own copy, the other gives the blocks up, and
+    somebody else's file takes what is free. Whoever has to wait goes on when the pipe was read."""
+    one, two = _file(t, PMD, f"one{number}"), t.open(f"two{number}")
+    posix.clone(one, two)
+    with _little_space(t, 8 * PMD):
+        reader = _in_a_pipe(one, PMD, skew)
+        tasks = []
+        for function, fd, name in ((overwrite, one, f"one{number}"), (drop, two, f"two{number}")):
+            task = Task(function, t, fd, name, name=function.__name__)
+            os.close(fd)
+            tasks.append((task, _goes_as_far_as_it_can(task)))
+        _write_until_full(t, f"secret{number}")
+        data = b"".join(os.read(reader, PAGE) for _ in range(HELD // PAGE))
+        os.close(reader)
+        for task, _ in tasks:
+            task.result()
+        os.unlink(t.path(f"secret{number}"))
+    what = " and ".join(f"{task.name[1:]}{'' if ended else ' (which waited)'}"
+                        for task, ended in tasks)
+    foreign = _foreign(data)
+    check(not foreign, f"{len(foreign)} of {HELD // PAGE} pages in the pipe are another file's "
+                       f"after {what} with {'small' if skew else 'huge'} entries")
+    return what
+
+
+def _seen_by_nobody(t, skew):
+    number = 0
+    for overwrite in (_by_pwrite, _by_stores, _by_huge_stores):
+        for drop in (_by_unlink, _in_place) if overwrite != _by_pwrite else \
+                (_by_unlink, _by_truncate, _by_punch, _by_zeroing, _in_place, _by_dedupe,
+                 _by_copying):
+            what = _nobody_sees(t, skew, overwrite, drop, number)
+            t.note(what)
+            number += 1
+            for name in os.listdir(t.dir):
+                os.unlink(t.path(name))
+
+
+@case(fs=XFS, timeout=300)
+def held_pages_show_no_other_file(t):
+    """Whoever reads pages of a file that has got its own copy since sees nothing of what the old
+    blocks are used for: they stay the file's as long as somebody holds them."""
+    _seen_by_nobody(t, PAGE)
+
+
+@case(fs=XFS, timeout=300)
+def held_huge_pages_show_no_other_file(t):
+    _seen_by_nobody(t, 0)
+
+
+@case(fs=XFS)
+def a_page_held_beside_keeps_its_blocks(t):
+    """A copy of one page of a huge entry takes the whole entry away: what is held of the rest is
+    still the file's when that is cut off."""
+    for number, way in enumerate((lambda fd, m: os.pwrite(fd, page("w", 300), 300 * PAGE),
+                                  lambda fd, m: m.write(300 * PAGE, page("w", 300)))):
+        one, two = _file(t, PMD, f"one{number}"), t.open(f"two{number}")
+        posix.clone(one, two)
+        with Map(one, PMD) as m:
+            reader = _in_a_pipe(one, PMD, 0)
+            writing = Task(way, one, m, name="write beside")
+            _goes_as_far_as_it_can(writing)
+            cutting = [Task(os.ftruncate, fd, 0) for fd in (one, two)]
+            for task in cutting:
+                _goes_as_far_as_it_can(task)
+            with _little_space(t, 4 * PMD):
+                _write_until_full(t, "secret")
+                data = b"".join(os.read(reader, PAGE) for _ in range(HELD // PAGE))
+                os.close(reader)
+                for task in cutting:
+                    task.result()
+                # A store behind the end of what is left of the file ends in a signal.
+                if number == 0:
+                    writing.result()
+                else:
+                    writing.join(30)
+                os.unlink(t.path("secret"))
+        equal(_foreign(data), [], "pages of another file")
+        os.close(one)
+        os.close(two)
+
+
+def _ended_by(t, number, overwrite, catch, call):
+    """The wait for somebody who holds the old page ends with a signal, and nothing was done."""
+    one, two = _file(t, PMD, "one"), t.open("two")
+    posix.clone(one, two)
+    reader = _in_a_pipe(one, PMD, PAGE)
+
+    def write():
+        if catch:
+            signal.signal(number, lambda *_: os._exit(77))
+            signal.siginterrupt(number, True)
+        overwrite(t, one, "one")
+
+    writing = Task(write, name=overwrite.__name__)
+    try:
+        if call:
+            writing.blocked_in(call)
+        else:
+            check(not _goes_as_far_as_it_can(writing),
+                  "a store to a page that is held did not wait")
+        writing.kill(number)
+        if catch:
+            check(writing.join(20), "the signal was not handled:\n" + describe(writing.pid))
+            equal(os.waitstatus_to_exitcode(writing.status), 77, "status")
+        else:
+            equal(writing.signalled(20), number, "signal that ended the wait")
+        data = os.read(reader, PAGE)
+        same_bytes(data, page("f", 0), "what was in the pipe")
+    finally:
+        os.close(reader)
+    _is(one, 512, "the file")
+    _is(two, 512, "the clone")
+    os.pwrite(one, page("w", 0), 0)
+    _is(one, 512, "the file that was written to then", p0=page("w", 0))
+    os.close(one)
+    os.close(two)
+
+
+@case(fs=XFS)
+def signals_end_the_wait_for_a_held_page(t):
+    t.need_adopted()
+    for number, catch in ((signal.SIGKILL, False), (signal.SIGTERM, False), (signal.SIGUSR1, True)):
+        _ended_by(t, number, _by_pwrite, catch, "pwrite64")
+        if not catch:
+            # Python's own handlers would run after the store.
+            _ended_by(t, number, _by_stores, catch, None)
+
+
+@case(fs=XFS)
+def sigkill_ends_a_clone_over_held_pages(t):
+    """XFS looks at the pages of two files, and waits for those of one; for the others' it tries again
+    and again."""
+    low, high = sorted((_file(t, PMD, name) for name in ("one", "two")),
+                       key=lambda fd: os.fstat(fd).st_ino)
+    for source, target in ((low, high), (high, low)):
+        reader = _in_a_pipe(target, PMD, PAGE)
+        try:
+            task = Task(posix.clone, source, target)
+            check(not _goes_as_far_as_it_can(task),
+                  "a clone over pages that are held did not wait")
+            task.kill()
+            equal(task.signalled(20), signal.SIGKILL, "signal that ended the clone")
+            same_bytes(os.read(reader, PAGE), page("f", 0), "what was in the pipe")
+        finally:
+            os.close(reader)
+        equal(_shared(target), 0, "bytes shared after the clone was ended")
+        posix.clone(source, target)
+        _is(target, 512, "the clone")
+        os.pwrite(target, pages("f", 512), 0)
+
+
+@case(fs=XFS)
+def a_pipe_goes_back_where_it_came_from(t):
+    """The write that would wait for its own source says so; elsewhere it is written."""
+    one, two = _file(t, PMD, "one"), t.open("two")
+    posix.clone(one, two)
+    for target, name in ((0, "to the same place"), (3 * PAGE, "over a part of itself")):
+        reader = _in_a_pipe(one, PMD, PAGE)
+        task = Task(os.splice, reader, one, HELD, None, target, name=f"splice {name}")
+        check(task.join(20), f"splice {name} does not end:\n" + describe(task.pid))
+        kind, text = task.outcome()
+        check(kind == "result" or f"[Errno {errno.EDEADLK}]" in text or f"({errno.EDEADLK}," in text,
+              f"splice {name}: {kind} {text}")
+        os.close(reader)
+        if kind == "fail":
+            _is(one, 512, f"the file after a splice {name}")
+    reader = _in_a_pipe(one, PMD, PAGE)
+    equal(Task(os.splice, reader, one, HELD, None, 100 * PAGE).result(), HELD, "bytes spliced")
+    os.close(reader)
+    _is(one, 512, "the file", p100=pages("f", HELD // PAGE))
+    _is(two, 512, "the clone")
 
 
 @case(fs=XFS, quick=False)

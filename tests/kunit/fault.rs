@@ -841,6 +841,60 @@ mod tests {
         world.check_clean()
     }
 
+    /// A store that makes a copy of a page that somebody holds, in an entry of `order`.
+    fn store_to_what_is_held(order: Order, signal: bool) -> Checked {
+        let world = world()?;
+        let (old, new) = (world.take(Order::PMD)?, world.take(Order::PMD)?);
+        let file = world.file(PMD)?;
+        world.fill(old, PMD, 0x11);
+        set_shared(&file, PMD, old, new)?;
+        put_shared(&file, 0, order, old, false, true)?;
+        let held = hold(world.page(old).folio());
+        let ended = AtomicBool::new(false);
+        let (result, (waited, kept, over)) = with_thread(
+            || -> Checked<Result> {
+                let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+                let result = view.store(0, 0x22);
+                ended.store(true, Ordering::Release);
+                Ok(result)
+            },
+            |thread| {
+                let waited = thread.waits();
+                let kept = look(&file, 0).is_some();
+                if signal {
+                    thread.signal(true);
+                } else {
+                    drop(held);
+                }
+                (waited, kept, until(|| ended.load(Ordering::Acquire)))
+            },
+        )?;
+        check!(waited);
+        check!(kept, "the entry of a page that is held is gone");
+        check!(over, "the access goes on for ever");
+        check_eq!(result?, if signal { Err(EFAULT) } else { Ok(()) });
+        check!(world.is_filled(old, 0, PMD << Order::PAGE_SHIFT, 0x11));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_store_gives_up_no_page_that_somebody_holds() -> Checked {
+        set_max_order(Order::PMD)?;
+        for order in [Order::PTE, Order::PMD] {
+            store_to_what_is_held(order, false)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_fatal_signal_ends_a_store_that_waits_for_who_holds_the_old_page() -> Checked {
+        for order in [Order::PTE, Order::PMD] {
+            store_to_what_is_held(order, true)?;
+        }
+        Ok(())
+    }
+
     #[test]
     fn the_filesystem_takes_back_all_that_a_failed_fault_was_for() -> Checked {
         let world = world()?;

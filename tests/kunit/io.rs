@@ -15,13 +15,14 @@ mod tests {
             bindings,
             order::Order,
             testing::{
-                flush_signals, with_thread, Buffer, Checked, Failing, File, Flushes, Share,
-                Stretch, View, World,
+                flush_signals, hold, until, with_thread, with_thread_waiting, Buffer, Checked,
+                Failing, File, Flushes, Share, Stretch, View, World,
             },
             xa::Mark,
         },
         tests::helpers::*,
     };
+    use core::sync::atomic::{AtomicBool, Ordering};
     use kernel::prelude::*;
 
     const PAGE: usize = Order::PTE.bytes();
@@ -372,6 +373,146 @@ mod tests {
             check_eq!(file.nrpages(), 0);
         }
         drop(view);
+        world.check_clean()
+    }
+
+    #[test]
+    fn what_was_set_aside_for_a_copy_is_written_to() -> Checked {
+        let world = world()?;
+        let file = world.file(3 * PMD)?;
+        let (old, new) = (
+            world.take_many(3 * PMD, Order::PMD)?,
+            world.take_many(3 * PMD, Order::PMD)?,
+        );
+        set_shared(&file, 3 * PMD, old, new)?;
+        for len in [PAGE, 2 * PMD * PAGE + 5000] {
+            file.fail_begin(None);
+            file.fail_end(None);
+            check_eq!(write(&file, 100, &filled(len, 0x22)?).0, Ok(len));
+            // Each piece was told of as written, and then all of it: nothing is taken back.
+            let (first, last) = (file.first_end(), file.last_end());
+            check!(first.is_some_and(|end| end.written != 0));
+            check!(last.is_some_and(|end| end.written == len));
+            check_eq!(file.begins(), file.ends());
+        }
+        // What was not written is taken back.
+        file.fail_end(None);
+        let result = with_short_buffer(&world, 100, |address| {
+            Ok(transfer(&file, 0, 0, Buffer::WriteUser(address + 100, PAGE)).0)
+        })?;
+        check_eq!(result, Err(EFAULT));
+        check!(file.last_end().is_some_and(|end| end.written == 0));
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_write_whose_source_it_takes_away_ends() -> Checked {
+        let world = world()?;
+        let file = world.file(PMD)?;
+        let (old, new) = (world.take(Order::PMD)?, world.take(Order::PMD)?);
+        set_max_order(Order::PMD)?;
+        for (source, position, len) in [
+            (0, 0, PAGE),
+            (0, 100, PAGE),
+            (3 * PAGE + 7, 300 * PAGE - 1, 100 * PAGE),
+        ] {
+            world.fill_differently(old, PMD);
+            world.fill(new, PMD, 0xee);
+            set_shared(&file, PMD, old, new)?;
+            let ended = AtomicBool::new(false);
+            let (result, over) = with_thread(
+                || -> Checked<Done> {
+                    let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+                    view.load(0)?;
+                    let buffer = Buffer::WriteUser(view.address(0) + source, len);
+                    let done = transfer(&file, position, 0, buffer);
+                    ended.store(true, Ordering::Release);
+                    Ok(done)
+                },
+                |thread| {
+                    let over = until(|| ended.load(Ordering::Acquire));
+                    thread.signal(true);
+                    over
+                },
+            )?;
+            check!(over, "{len} bytes from {source} to {position} never end");
+            check_eq!(result?, (Ok(len), (position + len) as u64));
+            clear(&file);
+            // What was copied is what was there.
+            let mut bytes = filled(len, 0)?;
+            file.set_extents(&[Stretch::mapped(0, PMD, old)])?;
+            check_eq!(read(&file, source, &mut bytes).0, Ok(len));
+            let mut there = filled(len, 0)?;
+            file.set_extents(&[Stretch::mapped(0, PMD, new)])?;
+            check_eq!(read(&file, position, &mut there).0, Ok(len));
+            check!(
+                bytes[..] == there[..],
+                "{len} bytes from {source} to {position}"
+            );
+        }
+        world.check_clean()
+    }
+
+    /// What gives up a page waits until nobody holds it, and a signal ends that with nothing done.
+    fn waits_for_who_holds_it(
+        world: &World,
+        file: &File<'_>,
+        old: usize,
+        order: Order,
+        work: impl Fn() -> Result + Sync,
+    ) -> Checked {
+        put_shared(file, 0, order, old, false, true)?;
+        let held = hold(world.page(old).folio());
+        let (result, waited) = with_thread(
+            || {
+                let result = work();
+                flush_signals();
+                result
+            },
+            |thread| {
+                let waited = thread.waits();
+                thread.signal(false);
+                waited
+            },
+        )?;
+        check!(waited);
+        check_eq!(result, Err(ERESTARTSYS));
+        check!(
+            look(file, 0).is_some(),
+            "the entry of a page that is held is gone"
+        );
+        let (result, waited) = with_thread_waiting(&work, || drop(held))?;
+        check!(waited);
+        check_eq!(result, Ok(()));
+        check!(look(file, 0).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_is_given_up_for_a_copy_that_somebody_holds() -> Checked {
+        let world = world()?;
+        let file = world.file(PMD)?;
+        let (old, new) = (world.take(Order::PMD)?, world.take(Order::PMD)?);
+        set_shared(&file, PMD, old, new)?;
+        for order in [Order::PTE, Order::PMD] {
+            waits_for_who_holds_it(&world, &file, old, order, || {
+                write(&file, 5, &[0x22; 16]).0.map(|_| ())
+            })?;
+            waits_for_who_holds_it(&world, &file, old, order, || {
+                let mut zeroed = false;
+                io::zero_range(file.inode(), 50, 60, file.ops(), &mut zeroed)
+            })?;
+            waits_for_who_holds_it(&world, &file, old, order, || {
+                io::file_unshare(file.inode(), 0, PAGE as u64, file.ops())
+            })?;
+        }
+        // What the file has alone is written to, whoever holds it.
+        file.set_extents(&[Stretch::mapped(0, PMD, old)])?;
+        put(&file, 0, Order::PTE, old, false)?;
+        let held = hold(world.page(old).folio());
+        check_eq!(write(&file, 5, &[0x22; 16]).0, Ok(16));
+        drop(held);
+        clear(&file);
         world.check_clean()
     }
 

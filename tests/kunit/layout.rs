@@ -445,6 +445,21 @@ mod tests {
     }
 
     #[test]
+    fn what_somebody_holds_is_not_invalidated() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        put(&file, 0, Order::PTE, place, false)?;
+        let held = hold(world.page(place).folio());
+        check!(!layout::invalidate_entry(file.mapping(), at(0)));
+        check!(look(&file, 0).is_some());
+        drop(held);
+        check!(layout::invalidate_entry(file.mapping(), at(0)));
+        check!(look(&file, 0).is_none());
+        world.check_clean()
+    }
+
+    #[test]
     fn removing_waits_for_a_locked_entry() -> Checked {
         let world = world()?;
         let file = world.file(1)?;

@@ -34,6 +34,9 @@
 #include <linux/xarray.h>
 
 #include "helpers.h"
+
+/* Static functions that are redirected. */
+void evict(struct inode *inode);
 #ifdef RDAX_TEST
 #include "testing.h"
 #endif

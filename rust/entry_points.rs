@@ -146,7 +146,38 @@ unsafe extern "C" fn dax_break_layout(
 /// As of the kernel's function; the file is on an adopted device.
 unsafe extern "C" fn dax_break_layout_final(inode: *mut bindings::inode) {
     // SAFETY: By this function's safety requirements.
-    layout::break_layout_final(unsafe { Inode::from_raw(NonNull::new_unchecked(inode)) });
+    unsafe {
+        bindings::rdax_unpark(inode);
+        layout::break_layout_final(Inode::from_raw(NonNull::new_unchecked(inode)));
+    }
+}
+
+/// The last user of a file that has entries is gone. Its eviction waits until nobody holds its pages,
+/// whoever it is that evicts it: he may be the one who is about to let go of them, when he comes to
+/// it, or he has nothing to do with it. So the file is left alone until its pages are idle.
+///
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device, whose filesystem is in use.
+unsafe extern "C" fn evict(inode: *mut bindings::inode) {
+    /// # Safety
+    ///
+    /// The caller has a reference to the inode, which is on an adopted device.
+    unsafe extern "C" fn is_held(inode: *mut bindings::inode) -> bool {
+        // SAFETY: By this function's safety requirements.
+        layout::is_held(unsafe { Inode::from_raw(NonNull::new_unchecked(inode)) })
+    }
+    // SAFETY: By this function's safety requirements nobody uses the inode, so that the reference it
+    // gets is the only one; it is parked or put. `is_held` is called with a reference, as it wants.
+    unsafe {
+        bindings::rdax_revive(inode);
+        if is_held(inode) && bindings::rdax_park(inode, Some(is_held)) {
+            return;
+        }
+        // Without entries it is evicted by the kernel's own function.
+        layout::break_layout_final(Inode::from_raw(NonNull::new_unchecked(inode)));
+        bindings::iput(inode);
+    }
 }
 
 /// # Safety
@@ -651,7 +682,7 @@ unsafe extern "C" fn change_huge_pud(
 
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
 pub(crate) static TARGETS: [Target;
-    25 + cfg!(CONFIG_UPROBES) as usize
+    26 + cfg!(CONFIG_UPROBES) as usize
         + cfg!(CONFIG_KSM) as usize
         + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
@@ -666,6 +697,7 @@ pub(crate) static TARGETS: [Target;
     target!(dax_finish_sync_fault, Key::VmFault, dax_finish_sync_fault),
     target!(dax_break_layout, Key::Inode, dax_break_layout),
     target!(dax_break_layout_final, Key::Inode, dax_break_layout_final),
+    target!(evict, Key::Evicted, evict),
     target!(
         dax_layout_busy_page_range,
         Key::Mapping,

@@ -68,6 +68,17 @@ bool rdax_queue_is_empty(struct wait_queue_head *queue);
 /* Makes the locks and queues ready, once. */
 void rdax_tables_init(void);
 
+/*
+ * An inode that is being evicted is one with a user again, who has the only reference (rdax_revive);
+ * it is put aside with that reference, to be evicted when @held says that nobody holds its pages any
+ * more, unless there is no memory for that (rdax_park); and taken from there when it is evicted
+ * (rdax_unpark). rdax_parking_end() waits until nobody is in this code, when no inode is parked.
+ */
+void rdax_revive(struct inode *inode);
+bool rdax_park(struct inode *inode, bool (*held)(struct inode *inode));
+void rdax_unpark(struct inode *inode);
+void rdax_parking_end(void);
+
 /* Faults. */
 bool rdax_vmf_pmd_is_huge(struct vm_fault *vmf);
 

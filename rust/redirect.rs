@@ -59,6 +59,9 @@ pub(crate) enum Key {
     Kiocb,
     /// `struct inode *`
     Inode,
+    /// `struct inode *` of any file. The replacement serves those with entries while their
+    /// filesystem is in use; it is not being unmounted.
+    Evicted,
     /// `struct address_space *`
     Mapping,
     /// `struct vm_area_struct *`, which may have no file, or one without DAX.
@@ -202,6 +205,9 @@ pub(crate) fn quiesce() {
 /// Sleeps, not interruptible.
 pub(crate) fn settle() {
     quiesce();
+    // SAFETY: Called where sleeping is allowed, when no filesystem is mounted that has files which are
+    // not evicted yet.
+    unsafe { bindings::rdax_parking_end() };
     // The last instructions of those who were in flight.
     // SAFETY: Called where sleeping is allowed.
     unsafe { bindings::synchronize_rcu_tasks() };
@@ -667,6 +673,16 @@ unsafe extern "C" fn callback(
                 host
             }
             Key::Inode => first as *mut bindings::inode,
+            Key::Evicted => {
+                let inode = first as *mut bindings::inode;
+                if (*inode).i_flags & bindings::S_DAX == 0
+                    || (*inode).i_data.i_pages.xa_head.is_null()
+                    || (*(*inode).i_sb).s_flags & bindings::SB_ACTIVE as c_ulong == 0
+                {
+                    return;
+                }
+                inode
+            }
             Key::Mapping => (*(first as *const bindings::address_space)).host,
             Key::Folio | Key::LockedFolio => return this.redirect_folio(route, regs),
             Key::BlockDevice | Key::DaxDevice => return this.redirect_device(route, regs),

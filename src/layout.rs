@@ -294,6 +294,12 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     Ok(())
 }
 
+/// Whether somebody holds a page of a file that nobody uses any more, so that it is mapped by nobody.
+/// Sleeps.
+pub(crate) fn is_held(inode: &Inode) -> bool {
+    busy_folio(inode.mapping(), PageRange::ALL).is_some()
+}
+
 /// The same for a whole file that is being evicted, uninterruptible (`dax_break_layout_final`).
 /// What a deleted file has is not written back. Sleeps.
 pub(crate) fn break_layout_final(inode: &Inode) {

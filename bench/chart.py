@@ -4,11 +4,10 @@
 import matplotlib
 
 matplotlib.use("svg")
-# pylint: disable=wrong-import-position
-from matplotlib import pyplot  # noqa: E402
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: E402
+from matplotlib import pyplot
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from result import NAMES, NOTE  # noqa: E402
+from result import NAMES, NOTE
 
 LESS, MORE = "#1b7f79", "#c4552d"
 INK, FAINT = "#222222", "#8a8a8a"
@@ -31,7 +30,7 @@ def panel(axes, rows, title):
     places = range(len(rows))
     axes.barh(places, [end - 1 for end in ends], left=1, height=0.62,
               color=[LESS if ratio <= 1 else MORE for ratio in ratios])
-    for place, row, ratio, end in zip(places, rows, ratios, ends):
+    for place, row, ratio, end in zip(places, rows, ratios, ends, strict=True):
         left = ratio <= 1
         axes.annotate(number(ratio), (end, place), xytext=(-4 if left else 4, 0),
                       textcoords="offset points", va="center", ha="right" if left else "left",
@@ -62,7 +61,7 @@ def draw(result, path):
     rows = panels[0][1]
     figure, columns = pyplot.subplots(
         1, len(panels), squeeze=False, figsize=(5 + 4.2 * len(panels), 1.6 + 0.225 * len(rows)))
-    for axes, (fs, found) in zip(columns[0], panels):
+    for axes, (fs, found) in zip(columns[0], panels, strict=True):
         panel(axes, found, NAMES[fs])
         axes.set_yticks(range(len(found)), [row.label for row in found])
         axes.set_ylim(len(found) - 0.4, -0.6)

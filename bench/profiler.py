@@ -71,7 +71,7 @@ class Symbols:
         entry = range(ends.get("__entry_text_start", 0), ends.get("__entry_text_end", 0))
         mangled = [name for name in at if name.startswith("_R")]
         names = dict(zip(mangled, map(shorten, in_root(
-            "llvm-cxxfilt", given="".join(f"{name}\n" for name in mangled)).splitlines())))
+            "llvm-cxxfilt", given="".join(f"{name}\n" for name in mangled)).splitlines()), strict=True))
         self.functions = []
         for start in sorted(found):
             _, name, module = found[start]
@@ -122,7 +122,7 @@ class Source:
                         "--output-style=JSON", given=given,
                         directory=self._directory).splitlines() if offsets else []
         found = {}
-        for address, line in zip(offsets, lines):
+        for address, line in zip(offsets, lines, strict=True):
             frames = json.loads(line).get("Symbol", [])
             # What is inlined from a library counts for who uses it.
             for frame in frames:

@@ -418,7 +418,7 @@ def _two(variant):
                      "--rw=randwrite", "--bs=4k", "--name=psync", "--ioengine=psync",
                      "--rw=randwrite", "--bs=16k"],
                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for fs in both]
-                for load, fs in zip(loads, both):
+                for load, fs in zip(loads, both, strict=True):
                     said = load.communicate()[0]
                     equal(load.returncode, 0, f"status of fio on {fs.device}: {said}")
                 mine.expect(write_bytes=lambda n: n >= 2 << 20, read_bytes=some)

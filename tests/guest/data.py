@@ -516,7 +516,7 @@ def new_blocks_are_major_faults(t):
         before = _major_faults()
         for at in range(64):
             m.write(at * PAGE, b"n")
-        own, all_ = (now - then for now, then in zip(_major_faults(), before))
+        own, all_ = (now - then for now, then in zip(_major_faults(), before, strict=True))
         check(64 <= own <= 70, f"{own} major faults of the task for 64 new blocks")
         check(all_ >= own, f"{all_} major faults in all, {own} of the task")
     with Map(fd, 64 * PAGE, skew=PAGE) as m:

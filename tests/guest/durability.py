@@ -12,7 +12,7 @@ import time
 
 from lib import posix
 from lib.check import Failure, check, equal, same_bytes
-from lib.device import SlowDisk, some
+from lib.device import SlowDisk
 from lib.mapping import Map
 from lib.native import Writer
 from lib.pattern import page, pages

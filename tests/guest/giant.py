@@ -7,7 +7,6 @@ the device's counters, by the process's own counts, and by the folio's reference
 """
 
 import contextlib
-import mmap
 import os
 import resource
 import signal
@@ -16,12 +15,12 @@ import threading
 import time
 
 from lib import device, gib, posix, uffd
-from lib.check import Failure, check, equal, raises, same_bytes
+from lib.check import check, equal, raises, same_bytes
 from lib.device import SlowDisk, some, wait_for
 from lib.gib import PAGES, GibMap
-from lib.mapping import BUS_MCEERR_AR, SIGBUS, SIGSEGV, Map
-from lib.native import Writer, probe
-from lib.pattern import page, pages
+from lib.mapping import SIGSEGV, Map
+from lib.native import Writer
+from lib.pattern import pages
 from lib.posix import GIB, PAGE, PMD
 from lib.runner import case
 from lib.task import Task
@@ -434,8 +433,9 @@ def moved(t):
             if abs(new - old) < GIB:
                 # Source and target must not lie in each other.
                 posix.mremap(old, GIB, GIB, both, there)
-                old = there
-            posix.mremap(old, GIB, GIB, both, new)
+                posix.mremap(there, GIB, GIB, both, new)
+            else:
+                posix.mremap(old, GIB, GIB, both, new)
             m.address = new
             _survives(t, fd, m, [(0, PAGES)])
             Task(gib.expect, m, 1, 0, PAGES, None, None, 4099).result()
@@ -1420,11 +1420,10 @@ def small_faults_find_their_page(t):
         os.fsync(fd)
         # All of them were write-protected: a store by any is noticed.
         with Flushes() as flushes:
-            for small, spot in ((one, 512), (two, MIDDLE), (part, None)):
+            for small, spot in ((one, 512), (two, MIDDLE), (part, MIDDLE + 512)):
                 flushes.clear()
-                if spot is None:
+                if small is part:
                     small.store(7, 1)
-                    spot = MIDDLE + 512
                 else:
                     gib.store(small, 1, spot, 1)
                 since = _now()

@@ -69,7 +69,8 @@ def _both_are_told(m, fd, skew):
 def _bad(state, pfns):
     """The pages that carry the mark of a memory failure."""
     flag = state.flag("hwpoison")
-    return {pfn for pfn, (flags,) in zip(pfns, state.words(pfns, state.FLAGS)) if flags & flag}
+    words = state.words(pfns, state.FLAGS)
+    return {pfn for pfn, (flags,) in zip(pfns, words, strict=True) if flags & flag}
 
 
 def _marks_one_page(t, skew, offset):

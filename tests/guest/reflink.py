@@ -248,7 +248,7 @@ def pwrite_and_stores_to_shared_blocks_lose_nothing(t):
         posix.clone(one, two)
         spots = [rng.randrange(size // PAGE) * PAGE for _ in range(200)]
 
-        def store():
+        def store(two=two, turn=turn, spots=spots):
             with Map(two, size, skew=PAGE if turn % 2 else 0) as m:
                 for spot in spots:
                     equal(m.store(spot, 0x33).signal, 0, "signal of a store")
@@ -396,7 +396,7 @@ def dedupe_unaligned(t):
         status, _ = posix.dedupe(one, source, PAGE, two, target)
         equal(status, -22, f"status for an unaligned {what}")
     status, done = posix.dedupe(one, 0, PAGE + 100, two, 0)
-    check(status == posix.DEDUPE_SAME and done <= PAGE + 100 or status == -22,
+    check((status == posix.DEDUPE_SAME and done <= PAGE + 100) or status == -22,
           f"status {status}, {done} bytes, for an unaligned length")
     for fd in (one, two):
         _is(fd, 16, "file")

@@ -43,8 +43,8 @@ class Record:
         return [at for at in range(len(lines) - size + 1)
                 if stripped[at:at + size - 1] == self.old[:-1]
                 and (stripped[at + size - 1] == self.old[-1]
-                     or self.new and self.new[-1] == self.old[-1]
-                     and stripped[at + size - 1].startswith(self.old[-1]))]
+                     or (self.new and self.new[-1] == self.old[-1]
+                     and stripped[at + size - 1].startswith(self.old[-1])))]
 
     def problem(self, root):
         with open(os.path.join(root, self.path), encoding="utf-8") as f:

@@ -36,8 +36,8 @@ def merge(number, old, new):
     """What stands for both, or None."""
     statement = re.compile(r"^(?!let |const |static |use |\.|\||&&)(.|\n)*;$")
     if balanced(old) and statement.match(old):
-        if balanced(new) and (not new or statement.match(new) or new.endswith("}")
-                              and not new.startswith("let ")):
+        if balanced(new) and (not new or statement.match(new)
+                              or (new.endswith("}") and not new.startswith("let "))):
             return chosen(number, old, new)
         return None
     let = re.compile(r"^let (mut )?(\w+)(: [^=]+)? = ((?:.|\n)*);$")

@@ -27,8 +27,8 @@ def same_bytes(got, wanted, what):
         return
     if len(got) != len(wanted):
         raise Failure(f"{what}: {len(got)} bytes instead of {len(wanted)}")
-    at = next(i for i, (a, b) in enumerate(zip(got, wanted)) if a != b)
-    wrong = sum(a != b for a, b in zip(got, wanted))
+    at = next(i for i, (a, b) in enumerate(zip(got, wanted, strict=True)) if a != b)
+    wrong = sum(a != b for a, b in zip(got, wanted, strict=True))
     raise Failure(f"{what}: {wrong} wrong bytes, first at {at:#x}: "
                   f"{got[at:at + 8].hex()} instead of {wanted[at:at + 8].hex()}")
 

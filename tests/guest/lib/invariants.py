@@ -21,7 +21,7 @@ def look():
     for line in text.splitlines():
         if line.startswith("# "):
             words = line[2:].split()
-            for name, value in zip(words[::2], words[1::2]):
+            for name, value in zip(words[::2], words[1::2], strict=True):
                 numbers[name] = numbers.get(name, 0) + int(value)
     return (None if text.endswith("ok\n") else text), numbers
 

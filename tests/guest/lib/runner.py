@@ -176,6 +176,7 @@ class Runner:
         self.log = Log()
         self.bad = set()        # filesystems to make anew
         self.fs = None
+        self._last = {}         # variant of the filesystem on each device
 
     # One bounded step in a child: (kind, value, seconds).
     def bounded(self, function, *args, timeout):
@@ -423,8 +424,6 @@ class Runner:
                 self.end_group(group, module.end_of_group)
         self.finish()
         return 1 if self.failed else 0
-
-    _last = {}
 
     def same_as_last(self, variant, name):
         """Whether the device still holds a filesystem of this variant."""

@@ -202,7 +202,7 @@ class Pages:
 
     def check_idle(self, pfns, when):
         """R1: nobody holds these pages."""
-        busy = [(hex(pfn), refcount) for pfn, refcount in zip(pfns, self.refcounts(pfns))
+        busy = [(hex(pfn), refcount) for pfn, refcount in zip(pfns, self.refcounts(pfns), strict=True)
                 if refcount]
         check(not busy, f"{when}: {len(busy)} of {len(pfns)} pages are busy: {busy[:4]}")
 
@@ -210,7 +210,7 @@ class Pages:
         """R4: the folio was taken apart."""
         words = self.words(pfns, self.COMPOUND, self.MAPPING, self.SHARE, self.COUNTS)
         maps = {w[0] for w in words}
-        for pfn, (compound, mapping, share, counts) in zip(pfns, words):
+        for pfn, (compound, mapping, share, counts) in zip(pfns, words, strict=True):
             check(not compound & 1, f"{when}: page {pfn:#x} is still a tail page")
             check(mapping == 0, f"{when}: page {pfn:#x} still has mapping {mapping:#x}")
             check(share == 0, f"{when}: page {pfn:#x} still has share count {share}")

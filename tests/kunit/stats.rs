@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The counters (`docs/promises.md` and the README say what they mean).
+//! The counters (`docs/guide.md` says what they mean).
 
 use kernel::prelude::*;
 

@@ -147,7 +147,7 @@ class Files:
 class Race(Files):
     """A thread that stores while others sync."""
 
-    size = 4 << 20
+    size = 8 << 20
 
     def prepare(self, path):
         if self.lib.race_prepare(path.encode(), self.size):
@@ -293,13 +293,15 @@ class Round:
     def run(self, wanted):
         cuts, unseen, counts = self.timed("record", self.record, wanted)
         sums = {"cuts": cuts, "promises": 0, "lost": 0, "damaged": 0, "unlike": 0, "unseen": unseen,
-                "others": 0}
+                "others": 0, "fsck": 0}
         self.workload.begin()
         kept = 0
         for cut in range(cuts):
             results = []
             for on in self.devices[1:]:
-                lost, promises, damage = self.look(cut, on, on is self.devices[1])
+                fsck = on is self.devices[1] and cut % self.args.fsck == 0
+                sums["fsck"] += fsck
+                lost, promises, damage = self.look(cut, on, fsck)
                 results.append((on, lost, damage))
                 if on is self.devices[1]:
                     sums["promises"] += promises
@@ -376,8 +378,11 @@ def replay(model, args, devices):
         what = json.load(described)
     begin(model, devices, what["fs"], what["fs"])
     ops = base64.b64decode(what["ops"])
+    if not ops:
+        raise Failed(f"what {what['workload']} was promised was not kept, only its image")
     for on in devices[1:]:
-        model.ask(RESTORE, what["image"], on.number)
+        if model.ask(RESTORE, what["image"], on.number):
+            raise Failed("the image cannot be read")
         on.mount(what["fs"])
         files = workload(model, what["workload"])
         model.lib.workload_ops_are(ops, len(ops))
@@ -403,6 +408,7 @@ def main():
     parser.add_argument("--cuts", type=int, default=100)
     parser.add_argument("--round", type=int, default=100)
     parser.add_argument("--rate", type=int, default=6000)
+    parser.add_argument("--fsck", type=int, default=1)
     parser.add_argument("--most", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--native", action="store_true")

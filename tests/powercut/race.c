@@ -16,16 +16,20 @@
 
 #include "workload.h"
 
-/* Words in some pages of the first half, and of the second. */
-#define SLOTS 96
-#define MOST_PROMISES 65536
+/*
+ * A word in each of some places of the first three quarters, and of some of the rest. The first are many:
+ * what was stored to a page while it was being written back may be lost only if nobody stores to it again
+ * before the next sync.
+ */
+#define FIRST_SLOTS 1536
+#define SLOTS (FIRST_SLOTS + 64)
+#define MOST_PROMISES 8192
 #define GIB (1ULL << 30)
 
 /* Of the file. One of 1 GiB has one mapping, which may be a single entry of a page table; in others the
- * first half is mapped by pages, and the second by 2 MiB.
+ * first part is mapped by pages, and the rest by 2 MiB.
  */
-static uint64_t size = 2 * PMD;
-
+static uint64_t size = 4 * PMD;
 #define SYNCERS 2
 
 /* For each of those who sync, what was stored before each of its syncs began. */
@@ -34,24 +38,37 @@ static _Atomic uint64_t stored[SLOTS];
 static atomic_bool over;
 static uint8_t *small, *large;
 
-static uint64_t place(unsigned int slot)
+static uint64_t first_part(void)
 {
-	const unsigned int half = SLOTS / 2;
-
-	return slot / half * (size / 2) + slot % half * (size / 2 / half & -PAGE) + slot % 64 * UNIT;
+	return size / 4 * 3;
 }
 
+static uint64_t place(unsigned int slot)
+{
+	if (slot < FIRST_SLOTS)
+		return first_part() / FIRST_SLOTS * slot + slot % 64 * UNIT;
+	return first_part() + size / 4 / (SLOTS - FIRST_SLOTS) * (slot - FIRST_SLOTS) + slot % 64 * UNIT;
+}
+
+/* For a while to one part, then for a while to the other. */
 static void *store_all_the_time(void *data)
 {
-	uint64_t state = (uintptr_t)data, value = 1;
+	uint64_t state = (uintptr_t)data, value = 1, left = 0;
+	bool first = true;
 
 	/* Until it is told that it is over. */
 	while (!atomic_load(&over)) {
-		unsigned int slot = (state >> 33) % SLOTS;
-		volatile uint64_t *at = (volatile uint64_t *)((slot < SLOTS / 2 ? small : large) +
-							      place(slot));
+		volatile uint64_t *at;
+		unsigned int slot;
 
 		state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+		if (!left--) {
+			first = state >> 62;
+			left = (state >> 20) % 4096;
+		}
+		slot = first ? (state >> 33) % FIRST_SLOTS :
+			       FIRST_SLOTS + (state >> 33) % (SLOTS - FIRST_SLOTS);
+		at = (volatile uint64_t *)((first ? small : large) + place(slot));
 		*at = value;
 		atomic_store_explicit(&stored[slot], value++, memory_order_release);
 	}
@@ -109,14 +126,14 @@ static void *sync_all_the_time(void *data)
 		memcpy(now, promises[self][count - 1], SLOTS * sizeof(*now));
 		/* By turns of everything, and of each part, whose other part keeps its last promise. */
 		for (i = 0; i < SLOTS; i++)
-			if (count % 3 == 0 || (count % 3 == 1) == (i < SLOTS / 2))
+			if (count % 3 == 0 || (count % 3 == 1) == (i < FIRST_SLOTS))
 				now[i] = atomic_load_explicit(&stored[i], memory_order_acquire);
 		if (count % 3 == 0)
 			status = fsync(fd);
 		else if (count % 3 == 1)
-			status = msync(small, size / 2, MS_SYNC);
+			status = msync(small, first_part(), MS_SYNC);
 		else
-			status = msync(large + size / 2, size / 2, MS_SYNC);
+			status = msync(large + first_part(), size / 4, MS_SYNC);
 		if (status)
 			atomic_store(&bad, true);
 		atomic_store(&cuts, powercut_ask(POWERCUT_EVENT, self, count, 0));

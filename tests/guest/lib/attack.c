@@ -414,6 +414,11 @@ static void do_load(void)
 	}
 }
 
+static void put(volatile void *at, uint64_t word)
+{
+	*(volatile uint64_t *)at = word;
+}
+
 static void do_store(void)
 {
 	uint8_t *at = (uint8_t *)((uintptr_t)pick() & ~7ul);
@@ -422,7 +427,7 @@ static void do_store(void)
 
 	note("store", (uint64_t)at, length, step);
 	for (size_t i = 0; i + 8 <= length && missed < MOST_MISSED; i += step)
-		if (!MAY_FAULT(*(volatile uint64_t *)(at + i) = (uint64_t)OF_ATTACKER << 32 | i))
+		if (!MAY_FAULT(put(at + i, (uint64_t)OF_ATTACKER << 32 | i)))
 			missed++;
 }
 
@@ -1303,7 +1308,7 @@ static void use_shared(int fd, uint8_t *map)
 		break;
 	case 1:
 		control->victim_is_in = "store to the shared file";
-		(void)MAY_FAULT(*(volatile uint64_t *)(map + at) = (uint64_t)OF_VICTIM << 32);
+		(void)MAY_FAULT(put(map + at, (uint64_t)OF_VICTIM << 32));
 		break;
 	case 2:
 		control->victim_is_in = "load from the shared file";

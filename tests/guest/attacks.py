@@ -619,9 +619,9 @@ def stream_of_faults_holds_nobody_up(t):
 
 
 @case(fs=("xfs",))
-def reader_of_a_file_holds_its_writer_not_up(t):
-    """He clones a file that he may read, and has the pages of it in a pipe: who writes to the file
-    gets a copy at once. What is in the pipe stays what it was, whatever becomes of the clone."""
+def reader_who_holds_shared_pages_delays_a_writer_at_most(t):
+    """He clones a file that he may read, and has pages of it in a pipe: who writes there waits for him
+    and can be killed, and gets on when he lets go. What is in the pipe stays what it was."""
     fd = t.open(allocate=PMD)
     os.fchmod(fd, 0o644)
     before, after = pages("b", 512), pages("n", 512)
@@ -651,9 +651,15 @@ def reader_of_a_file_holds_its_writer_not_up(t):
             m.write(4 * PAGE, after[4 * PAGE:])
         os.fsync(fd)
 
-    Task(victim).result()
+    killed = Task(victim)
+    killed.blocked_in("pwrite64")
+    killed.kill()
+    equal(killed.signalled(), signal.SIGKILL, "signal")
+    writer = Task(victim)
+    writer.blocked_in("pwrite64")
     os.write(go_on[1], b"g")
     same_bytes(held.result().encode("latin-1"), before[:8 * PAGE], "what is in the pipe")
+    writer.result()
     same_bytes(os.pread(fd, PMD, 0), after, "the file")
     with open(f"{own}/clone", "rb") as f:
         same_bytes(f.read(), before, "the clone")

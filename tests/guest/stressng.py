@@ -27,7 +27,7 @@ STRESSORS = [
     "chattr", "inode-flags", "procfs",
 ]
 SIZES = ["--mmap-file", "--mmap-bytes", "32M", "--mmap-madvise", "--vm-bytes", "64M",
-         "--hdd-bytes", "64M", "--iomix-bytes", "64M", "--copy-file-bytes", "64M",
+         "--hdd-bytes", "64M", "--iomix-bytes", "64M", "--copy-file-bytes", "128M",
          "--fallocate-bytes", "64M", "--mremap-bytes", "16M", "--sync-file-bytes", "64M"]
 # Statuses of a run in which some stressors could not run here.
 CANNOT = (0, 3, 4)

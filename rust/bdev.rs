@@ -10,6 +10,11 @@
 
 use super::{
     bindings,
+    fs::Inode,
+    memory::{
+        MemoryOwner,
+        Stretch, //
+    },
     page::Pfn,
     redirect, //
 };
@@ -32,6 +37,7 @@ use core::{
 };
 use kernel::{
     error::from_err_ptr,
+    ffi::c_void,
     prelude::*, //
 };
 
@@ -109,12 +115,63 @@ impl BlockDevice {
         })
     }
 
-    /// Whether the page map of a frame that [`memory`](Self::memory) gave is the device's own, and
-    /// goes away with it; nothing else is its memory then. A device that is made of others has theirs.
-    pub(crate) fn owns(&self, frame: Pfn) -> bool {
-        // SAFETY: The device is valid, and the frame is one of a page map that is there: the caller
-        // has just been given it.
-        unsafe { bindings::rdax_owns_memory(self.0.as_ptr(), frame.to_bits()) }
+    /// The stretch of a page map that a frame is in which [`memory`](Self::memory) gave.
+    pub(crate) fn page_map(&self, frame: Pfn) -> Stretch {
+        let mut map: bindings::rdax_page_map = pin_init::zeroed();
+        // SAFETY: The frame is one of a page map that is there: the caller has just been given it.
+        unsafe { bindings::rdax_page_map(frame.to_bits(), &mut map) };
+        // The frames are the page map's.
+        let first = Pfn::from_bits(map.first as usize);
+        Stretch::new(first, map.pages as usize, MemoryOwner(map.owner as usize))
+    }
+
+    /// Who owns the page maps that go away with the device. One that is made of others has none.
+    pub(crate) fn memory_owner(&self) -> MemoryOwner {
+        // SAFETY: The device is valid.
+        MemoryOwner(unsafe { bindings::rdax_memory_owner(self.0.as_ptr()) } as usize)
+    }
+
+    /// Whether it is the same device.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+
+    /// Another reference.
+    pub(crate) fn get(&self) -> Self {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::ihold(self.inode()) };
+        Self(self.0)
+    }
+
+    /// Calls `work` for every inode of the filesystems that hold the device: the one that is mounted on
+    /// it, or whose further device it is. None is waited for that is being unmounted. Sleeps.
+    pub(crate) fn visit_inodes(&self, mut work: impl FnMut(&Inode)) {
+        /// # Safety
+        ///
+        /// The inode is referenced and its superblock mounted; `work` is a `W`.
+        unsafe extern "C" fn visit<W: FnMut(&Inode)>(
+            inode: *mut bindings::inode,
+            work: *mut c_void,
+        ) {
+            // SAFETY: By this function's safety requirements.
+            let (inode, work) = unsafe {
+                (
+                    Inode::from_raw(NonNull::new_unchecked(inode)),
+                    &mut *work.cast::<W>(),
+                )
+            };
+            work(inode);
+        }
+        fn visitor<W: FnMut(&Inode)>(
+            _: &W,
+        ) -> unsafe extern "C" fn(*mut bindings::inode, *mut c_void) {
+            visit::<W>
+        }
+        let visit = visitor(&work);
+        // SAFETY: The device is valid; the callback gets what it expects.
+        unsafe {
+            bindings::rdax_visit_inodes(self.0.as_ptr(), Some(visit), (&raw mut work).cast())
+        };
     }
 
     /// Whether somebody opened the device exclusively, a mount for instance.
@@ -345,6 +402,15 @@ impl Members {
         None
     }
 
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        let is_member = |member: &AtomicPtr<bindings::block_device>| {
+            let member = member.load(Ordering::Relaxed);
+            !member.is_null() && member != Self::removed()
+        };
+        !self.0.iter().any(is_member)
+    }
+
     /// Whether the device is a member.
     pub(super) fn has_device(&self, bdev: *const bindings::block_device) -> bool {
         self.find(bdev).is_some()
@@ -458,17 +524,29 @@ impl<D: Send + Sync + 'static> Set<D> {
         }
     }
 
-    /// The data of a device, if it is a member.
-    #[inline]
-    pub(crate) fn get_for<'a>(
+    /// The places that a member can have.
+    pub(crate) fn places(&self) -> core::ops::Range<usize> {
+        0..SLOTS
+    }
+
+    /// The member in a place, and its data.
+    pub(crate) fn at<'a>(
         &'static self,
-        bdev: &BlockDevice,
+        place: usize,
         _in_flight: &'a redirect::InFlight,
-    ) -> Option<&'a D> {
-        let place = self.members.find(bdev.0.as_ptr())?;
+    ) -> Option<(BlockDevice, &'a D)> {
+        let member = self.members.0.get(place)?.load(Ordering::Acquire);
+        if member == Members::removed() {
+            return None;
+        }
+        // The reference is the member's.
+        let bdev = ManuallyDrop::new(BlockDevice(NonNull::new(member)?));
         // SAFETY: By the type invariant. The call in flight began before the device was found, and
-        // `Writer::remove` waits for it after it has taken the device off its place.
-        Some(unsafe { (*self.data[place].get()).assume_init_ref() })
+        // `Writer::remove` waits for it after it has taken the device off its place, and before it
+        // gives up the reference.
+        Some((bdev.get(), unsafe {
+            (*self.data[place].get()).assume_init_ref()
+        }))
     }
 
     /// The right to change the set, for the first who asks.

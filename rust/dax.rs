@@ -20,7 +20,12 @@ use kernel::{
 #[repr(transparent)]
 pub(crate) struct DaxDevice(Opaque<bindings::dax_device>);
 
-/// Keeps devices from being torn down (`dax_read_lock`, SRCU: its holder may sleep).
+/// Keeps devices from being torn down (`dax_read_lock`, SRCU).
+///
+/// There is one such lock for all DAX devices of the machine, and the removal of any waits for all
+/// holders. So nothing is waited for while this lives, but what the driver does itself and what a
+/// user's buffer takes that is copied from or to. A debug kernel complains of all else, if the module
+/// was built with its checks.
 #[must_use = "the lock is dropped at once"]
 pub(crate) struct DaxReadGuard(i32);
 
@@ -29,16 +34,44 @@ impl DaxReadGuard {
     #[inline]
     pub(crate) fn new() -> Self {
         // SAFETY: There is nothing to be held.
-        Self(unsafe { bindings::dax_read_lock() })
+        let guard = Self(unsafe { bindings::dax_read_lock() });
+        #[cfg(RDAX_CHECK)]
+        // SAFETY: Counts for this task, which drops the guard.
+        unsafe {
+            bindings::rdax_non_block_start()
+        };
+        guard
     }
 }
 
 impl Drop for DaxReadGuard {
     #[inline]
     fn drop(&mut self) {
+        #[cfg(RDAX_CHECK)]
+        // SAFETY: Undoes what `new` did.
+        unsafe {
+            bindings::rdax_non_block_end()
+        };
         // SAFETY: The number is what `dax_read_lock` returned.
         unsafe { bindings::dax_read_unlock(self.0) };
     }
+}
+
+/// Does what may sleep although a [`DaxReadGuard`] is held.
+#[inline(always)]
+fn sleeping<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(RDAX_CHECK)]
+    // SAFETY: A guard is held, and this is undone below.
+    unsafe {
+        bindings::rdax_non_block_end()
+    };
+    let result = work();
+    #[cfg(RDAX_CHECK)]
+    // SAFETY: As above.
+    unsafe {
+        bindings::rdax_non_block_start()
+    };
+    result
 }
 
 /// What the memory is wanted for.
@@ -123,8 +156,12 @@ impl DaxDevice {
 
     /// Zeroes a whole page and writes the zeroes back. Clears poison where the driver can.
     pub(crate) fn zero_page(&self, _alive: &DaxReadGuard, page_offset: usize) -> Result {
-        // SAFETY: The device is alive and the read lock held. The kernel takes one page at a time.
-        to_result(unsafe { bindings::dax_zero_page_range(self.as_ptr(), page_offset as usize, 1) })
+        sleeping(|| {
+            // SAFETY: The device is alive and the read lock held. The kernel takes one page at a time.
+            to_result(unsafe {
+                bindings::dax_zero_page_range(self.as_ptr(), page_offset as usize, 1)
+            })
+        })
     }
 
     /// Writes the cache lines of a page's memory, `bytes` from `offset` on, back to the device.
@@ -298,23 +335,23 @@ impl<'a> Piece<'a> {
         let (address, bytes) = (self.address().cast(), self.bytes as usize);
         // SAFETY: By the type invariant the range is the device's memory, which is there while the
         // read lock is held. Others may map and change it: it is only ever copied.
-        unsafe {
+        sleeping(|| unsafe {
             if bindings::dax_write_cache_enabled(self.memory.device.as_ptr()) {
                 bindings::_copy_from_iter_flushcache(address, bytes, iter.as_ptr()) as usize
             } else {
                 bindings::_copy_from_iter(address, bytes, iter.as_ptr()) as usize
             }
-        }
+        })
     }
 
     /// Copies from here to `iter`, stopping at memory errors. Returns the bytes copied.
     #[inline]
     pub(crate) fn copy_to(&self, iter: &mut IovIter) -> usize {
         // SAFETY: As in `copy_from`.
-        unsafe {
+        sleeping(|| unsafe {
             bindings::_copy_mc_to_iter(self.address().cast(), self.bytes as usize, iter.as_ptr())
                 as usize
-        }
+        })
     }
 
     /// Overwrites poisoned memory with what `iter` gives, if the driver can. Returns the bytes
@@ -322,7 +359,7 @@ impl<'a> Piece<'a> {
     pub(crate) fn recover(&self, iter: &mut IovIter) -> usize {
         let page = self.memory.page_offset + (self.offset >> Order::PAGE_SHIFT);
         // SAFETY: As in `copy_from`; `page` is the page on the device that the first byte is in.
-        unsafe {
+        sleeping(|| unsafe {
             bindings::dax_recovery_write(
                 self.memory.device.as_ptr(),
                 page as usize,
@@ -330,7 +367,7 @@ impl<'a> Piece<'a> {
                 self.bytes as usize,
                 iter.as_ptr(),
             ) as usize
-        }
+        })
     }
 
     /// Whether the bytes are those of another piece.

@@ -21,8 +21,7 @@ use super::{
         target,
         InFlight,
         Key,
-        Target,
-        CALL_ON, //
+        Target, //
     },
     vm::{LockedVma, VmFault},
     wait::WaitCallback, //
@@ -30,7 +29,6 @@ use super::{
 use crate::dax::{
     adopt,
     fault,
-    folio,
     io,
     layout::{self, Patience},
     poison::{self, Cookie},
@@ -39,7 +37,7 @@ use crate::dax::{
 use core::ptr::{self, NonNull};
 use kernel::{
     error::{code::*, Result},
-    ffi::{c_int, c_uint, c_ulong, c_void}, //
+    ffi::{c_int, c_uint, c_ulong}, //
 };
 
 /// What a function of the kernel returns for a result: 0 or an errno.
@@ -400,10 +398,10 @@ unsafe extern "C" fn dax_dedupe_file_range_compare(
 ///
 /// As of the kernel's function; the folio was in a file on an adopted device a moment ago.
 unsafe extern "C" fn dax_lock_folio(folio: *mut bindings::folio) -> bindings::dax_entry_t {
-    let _in_flight = InFlight::enter();
+    let mut in_flight = InFlight::enter();
     // SAFETY: By this function's safety requirements.
     let folio = unsafe { DevFolio::from_raw(NonNull::new_unchecked(folio)) };
-    poison::lock_folio(folio).0 as usize
+    poison::lock_folio(folio, &mut in_flight).0 as usize
 }
 
 /// # Safety
@@ -456,44 +454,20 @@ unsafe extern "C" fn dax_unlock_mapping_entry(
 }
 
 /// The device is about to go, and with it the pages of its memory: no entry may point to them, no
-/// page table map them, and nobody hold them when it does.
+/// page table map them, and nobody hold them when it does. It may be one that adopted devices are made
+/// of.
 ///
 /// # Safety
 ///
-/// As of the kernel's function; the device is adopted.
+/// As of the kernel's function.
 unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise: bool) {
-    /// # Safety
-    ///
-    /// The inode is referenced and its superblock mounted; `foreign` is a `bool`.
-    unsafe extern "C" fn evacuate(inode: *mut bindings::inode, foreign: *mut c_void) {
-        // SAFETY: By this function's safety requirements.
-        let inode = unsafe { Inode::from_raw(NonNull::new_unchecked(inode)) };
-        if adopt::device_for(inode).is_some() {
-            layout::evacuate(inode);
-        } else {
-            // SAFETY: By this function's safety requirements.
-            unsafe { foreign.cast::<bool>().write(true) };
-        }
-    }
     let mut in_flight = InFlight::enter();
     // SAFETY: By this function's safety requirements.
     let device = unsafe { BlockDevice::borrow(NonNull::new_unchecked(bdev)) };
-    let memory = adopt::memory_that_goes(&device, &in_flight);
+    adopt::evacuate(&device, &mut in_flight);
     in_flight.pause(|| {
-        let mut foreign = false;
-        // SAFETY: By this function's safety requirements; the callback gets what it expects.
-        unsafe {
-            bindings::rdax_visit_inodes(bdev, Some(evacuate), (&raw mut foreign).cast());
-        }
-        // A device of a filesystem that is on another one, which is not adopted, is not ours.
-        if let (Some(memory), false) = (memory, foreign) {
-            folio::wait_until_unused(&memory);
-        }
-        let mut one = CALL_ON.lock();
         // SAFETY: By this function's safety requirements.
-        call_on(&mut one, || unsafe {
-            bindings::bdev_mark_dead(bdev, surprise)
-        });
+        call_on(|| unsafe { bindings::bdev_mark_dead(bdev, surprise) });
     });
 }
 
@@ -511,13 +485,9 @@ unsafe extern "C" fn dax_holder_notify_failure(
     flags: c_int,
 ) -> c_int {
     let mut in_flight = InFlight::enter();
-    let (mut one, result) = in_flight.pause(|| {
-        let mut one = CALL_ON.lock();
+    let result = in_flight.pause(|| {
         // SAFETY: By this function's safety requirements.
-        let result = call_on(&mut one, || unsafe {
-            bindings::dax_holder_notify_failure(device, offset, len, flags)
-        });
-        (one, result)
+        call_on(|| unsafe { bindings::dax_holder_notify_failure(device, offset, len, flags) })
     });
     // A device that is about to go is no failure of a page.
     if result != EOPNOTSUPP.to_errno()
@@ -528,7 +498,7 @@ unsafe extern "C" fn dax_holder_notify_failure(
     }
     // SAFETY: By this function's safety requirements.
     let device = unsafe { DaxDevice::from_raw(NonNull::new_unchecked(device)) };
-    if poison::tell(&mut one, device, offset, flags) {
+    if poison::tell(&mut in_flight, device, offset, flags) {
         0
     } else {
         result

@@ -267,6 +267,18 @@ void rdax_vmf_give_zero_page(struct vm_fault *vmf)
 	get_page(vmf->page);
 }
 
+#ifdef RDAX_CHECK
+void rdax_non_block_start(void)
+{
+	non_block_start();
+}
+
+void rdax_non_block_end(void)
+{
+	non_block_end();
+}
+#endif
+
 struct task_struct *rdax_current(void)
 {
 	return current;
@@ -282,26 +294,18 @@ bool rdax_get_active_super(struct super_block *sb)
 	return atomic_inc_not_zero(&sb->s_active);
 }
 
-struct inode_visit {
-	const void *holder;
-	rdax_inode_fn fn;
-	void *data;
-};
-
-static void visit_super(struct super_block *sb, void *data)
+/* The superblock has an active reference, so that its inodes are not evicted for an unmount. */
+static void visit_super(struct super_block *sb, rdax_inode_fn fn, void *data)
 {
-	struct inode_visit *visit = data;
 	struct inode *inode, *last = NULL;
 
-	if (sb != visit->holder && sb->s_type != visit->holder)
-		return;
 	spin_lock(&sb->s_inode_list_lock);
 	list_for_each_entry(inode, &sb->s_inodes, i_sb_list) {
 		/* Those that are being freed go without us. */
 		if (!igrab(inode))
 			continue;
 		spin_unlock(&sb->s_inode_list_lock);
-		visit->fn(inode, visit->data);
+		fn(inode, data);
 		/* The one before is not needed any more to go on from. */
 		iput(last);
 		last = inode;
@@ -313,41 +317,88 @@ static void visit_super(struct super_block *sb, void *data)
 }
 
 /*
- * The type of the filesystem that holds a device, and in @holder what it holds it as: a superblock,
- * or the type itself where several may share the device. The type is not unregistered until
- * module_put(). NULL if no filesystem holds it.
+ * The next superblock of a type behind @last, which has an active reference, or the first; it gets
+ * one, too. Those that are being unmounted are passed by. Superblocks are freed after a grace
+ * period of RCU, so no lock is needed that anybody might be slow to let go of.
  */
-static struct file_system_type *holder_type(struct block_device *bdev, const void **holder)
+static struct super_block *next_super(struct file_system_type *type, struct super_block *last)
 {
-	struct file_system_type *type = NULL;
-	unsigned long ops;
+	struct hlist_node *node, *next, **link;
+	struct super_block *sb;
 
+	rcu_read_lock();
+	/* Begins anew when a superblock was taken off the list under us: each once. */
+again:
+	node = last ? READ_ONCE(last->s_instances.next) : READ_ONCE(type->fs_supers.first);
+	while (node) {
+		sb = hlist_entry(node, struct super_block, s_instances);
+		if (atomic_inc_not_zero(&sb->s_active)) {
+			rcu_read_unlock();
+			return sb;
+		}
+		next = READ_ONCE(node->next);
+		link = READ_ONCE(node->pprev);
+		if (!link || READ_ONCE(*link) != node)
+			goto again;
+		node = next;
+	}
+	rcu_read_unlock();
+	return NULL;
+}
+
+/*
+ * Who holds a device for a filesystem: a superblock, with an active reference; or NULL, and the
+ * type of several superblocks that may share the device, which is not unregistered until
+ * module_put(), or NULL as well.
+ */
+static struct super_block *holder_of(struct block_device *bdev, struct file_system_type **type)
+{
+	struct super_block *sb = NULL;
+	unsigned long ops;
+	void *holder;
+
+	*type = NULL;
 	mutex_lock(&bdev->bd_holder_lock);
-	*holder = bdev->bd_holder;
+	holder = bdev->bd_holder;
 	/* Of the kernel itself only filesystems give functions (fs/super.c); of others we know nothing. */
 	ops = (unsigned long)bdev->bd_holder_ops;
-	if (*holder && ops && !(ops >= MODULES_VADDR && ops < MODULES_END)) {
+	if (holder && ops && !(ops >= MODULES_VADDR && ops < MODULES_END)) {
 		/* Types are static data, superblocks are allocated. */
-		if ((unsigned long)*holder >= __START_KERNEL_map)
-			type = (struct file_system_type *)*holder;
-		else
-			type = ((struct super_block *)*holder)->s_type;
-		if (!try_module_get(type->owner))
-			type = NULL;
+		if ((unsigned long)holder < __START_KERNEL_map) {
+			sb = holder;
+			/* One that is being unmounted evicts its inodes itself. */
+			if (!atomic_inc_not_zero(&sb->s_active))
+				sb = NULL;
+		} else {
+			*type = holder;
+			if (!try_module_get((*type)->owner))
+				*type = NULL;
+		}
 	}
 	mutex_unlock(&bdev->bd_holder_lock);
-	return type;
+	return sb;
 }
 
 void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn, void *data)
 {
-	struct inode_visit visit = { .fn = fn, .data = data };
-	struct file_system_type *type = holder_type(bdev, &visit.holder);
+	struct file_system_type *type;
+	struct super_block *sb, *next;
 
-	if (!type)
-		return;
-	iterate_supers_type(type, visit_super, &visit);
-	module_put(type->owner);
+	sb = holder_of(bdev, &type);
+	if (sb)
+		visit_super(sb, fn, data);
+	if (type) {
+		while ((next = next_super(type, sb))) {
+			visit_super(next, fn, data);
+			if (sb)
+				deactivate_super(sb);
+			sb = next;
+		}
+	}
+	if (sb)
+		deactivate_super(sb);
+	if (type)
+		module_put(type->owner);
 }
 
 bool rdax_can_share_blocks(struct inode *inode)
@@ -391,9 +442,32 @@ unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
 	return pfn;
 }
 
-bool rdax_owns_memory(struct block_device *bdev, unsigned long pfn)
+void rdax_page_map(unsigned long pfn, struct rdax_page_map *map)
 {
-	return page_pgmap(pfn_to_page(pfn))->owner == bdev->bd_disk->private_data;
+	struct dev_pagemap *pgmap = page_pgmap(pfn_to_page(pfn));
+	const struct vmem_altmap *altmap = pgmap_altmap(pgmap);
+	int i;
+
+	map->owner = (unsigned long)pgmap->owner;
+	map->first = pfn;
+	map->pages = 1;
+	for (i = 0; i < pgmap->nr_range; i++) {
+		unsigned long first = PHYS_PFN(pgmap->ranges[i].start);
+		unsigned long last = PHYS_PFN(pgmap->ranges[i].end);
+
+		if (pfn < first || pfn > last)
+			continue;
+		/* What the driver and the page map itself occupy has no pages. */
+		if (!i && altmap)
+			first += altmap->reserve + altmap->free;
+		map->first = first;
+		map->pages = last - first + 1;
+	}
+}
+
+unsigned long rdax_memory_owner(struct block_device *bdev)
+{
+	return (unsigned long)bdev->bd_disk->private_data;
 }
 
 struct nap {
@@ -425,6 +499,11 @@ void rdax_nap(void (*callback)(struct inode *inode), struct inode *inode, unsign
 bool rdax_in_transaction(void)
 {
 	return current->journal_info;
+}
+
+bool rdax_is_dying(void)
+{
+	return fatal_signal_pending(current) || current->flags & PF_EXITING;
 }
 
 bool rdax_fatal_signal_pending(void)

@@ -199,6 +199,12 @@ bool rdax_update_times_later(struct file *file, void (*done)(void));
 
 void rdax_recalc_uprobes(struct mm_struct *mm);
 
+#ifdef RDAX_CHECK
+/* Between the two the task must not sleep; a debug kernel complains. They nest. */
+void rdax_non_block_start(void);
+void rdax_non_block_end(void);
+#endif
+
 struct task_struct *rdax_current(void);
 void rdax_cond_resched(void);
 
@@ -208,11 +214,14 @@ void rdax_cond_resched(void);
  */
 void rdax_nap(void (*callback)(struct inode *inode), struct inode *inode, unsigned int ms);
 bool rdax_fatal_signal_pending(void);
+/* The same, or the task exits, which no signal ends any more. */
+bool rdax_is_dying(void);
 bool rdax_in_transaction(void);
 
 /*
  * Calls fn for every inode of the filesystems that hold the block device: the one that is mounted on
- * it, or whose further device it is. The superblock's s_umount is held. Sleeps.
+ * it, or whose further device it is. The superblock stays mounted meanwhile; no lock is held, and
+ * those who unmount or freeze it, or any other, are not waited for. Sleeps.
  */
 typedef void (*rdax_inode_fn)(struct inode *inode, void *data);
 
@@ -239,10 +248,22 @@ unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
 				 unsigned long *pages);
 
 /*
- * Whether the page of a frame that rdax_device_memory() gave was made by the driver of the block
- * device, and goes with it. A device that is made of others has theirs.
+ * The page map of a frame that rdax_device_memory() gave: a number that tells whose it is, and the
+ * stretch of it that the frame is in.
  */
-bool rdax_owns_memory(struct block_device *bdev, unsigned long pfn);
+struct rdax_page_map {
+	unsigned long owner;
+	unsigned long first;
+	unsigned long pages;
+};
+
+void rdax_page_map(unsigned long pfn, struct rdax_page_map *map);
+
+/*
+ * The number of the page maps that the driver of the block device made, and that go with it. A
+ * device that is made of others has none.
+ */
+unsigned long rdax_memory_owner(struct block_device *bdev);
 
 /* Where in a list of known memory errors their number is. */
 static const unsigned int RDAX_CONST_BADBLOCKS_COUNT = offsetof(struct badblocks, count);

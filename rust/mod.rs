@@ -47,7 +47,7 @@ impl Runtime {
             bindings::rdax_tables_init();
             bindings::rdax_zero_folio_find();
             page::Giant::init();
-            redirect::CALL_ON.init();
+            redirect::CALLERS.init();
             dax_bus::init();
         }
         #[cfg(RDAX_COVERAGE)]
@@ -83,6 +83,7 @@ pub(crate) mod error;
 pub(crate) mod fs;
 pub(crate) mod iomap;
 pub(crate) mod iov;
+pub(crate) mod memory;
 pub(crate) mod order;
 pub(crate) mod page;
 pub(crate) mod page_table;

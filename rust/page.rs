@@ -81,7 +81,7 @@ const ORDER_MASK: usize = 0xff;
 ///
 /// The pointer is to the `struct page` of a [`Pfn`]; it is valid as long as the device's page map,
 /// which every user of this type outlives no further than the filesystem call it serves.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct DevPage(NonNull<bindings::page>);
 
 impl DevPage {
@@ -214,7 +214,7 @@ const fn tails_hold_mask() -> bool {
 ///
 /// The accessors of the owner ([`DevFolio::owner`], [`DevFolio::share`] and their setters) are
 /// coherent only under the lock of the folio's [`Region`].
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct DevFolio(DevPage);
 
 impl DevFolio {
@@ -681,6 +681,12 @@ impl Giant {
 pub(crate) struct FolioRef(DevFolio);
 
 impl FolioRef {
+    /// The folio.
+    #[cfg(RDAX_TEST)]
+    pub(crate) fn folio(&self) -> DevFolio {
+        self.0
+    }
+
     /// Leaves the reference to whoever was given the folio.
     #[inline]
     pub(crate) fn into_raw(self) {

@@ -27,7 +27,6 @@ use core::{
     },
     sync::atomic::{
         AtomicBool,
-        AtomicPtr,
         AtomicUsize,
         Ordering, //
     }, //
@@ -71,8 +70,8 @@ pub(crate) enum Key {
     /// As for `Vma`, but the mapped area is the second argument; the sixth are the flags of a change of
     /// protection (`MM_CP_…`), and only what userfaultfd wants changed is about the set's files.
     UserfaultVma,
-    /// `struct block_device *`, of a device of the set itself. The replacement calls the function
-    /// on, with [`call_on`].
+    /// `struct block_device *`, of any device: the replacement finds out whether one of the set is
+    /// made of it, and calls the function on, with [`call_on`].
     BlockDevice,
     /// `struct dax_device *`, of any device: the replacement finds out whether it is about a file of
     /// the set's, and calls the function on, with [`call_on`].
@@ -696,33 +695,105 @@ unsafe extern "C" fn callback(
     }
 }
 
-/// The task that is in [`call_on`].
-static CALLING_ON: AtomicPtr<bindings::task_struct> = AtomicPtr::new(ptr::null_mut());
+/// A task that is in [`call_on`]; on its stack.
+struct Caller {
+    task: *mut bindings::task_struct,
+    /// The number of a frame that [`call_on_for`] was given, until it was found.
+    sought: AtomicUsize,
+    next: *mut Caller,
+}
+
+/// No frame.
+const NOTHING: usize = usize::MAX;
+
+/// All of them.
+///
+/// # Invariants
+///
+/// Each is valid as long as it is in the list, which changes under [`CALLERS`]'s lock.
+pub(crate) struct Callers(*mut Caller);
+
+// SAFETY: What is in the list is looked at under its lock, and a task is only compared.
+unsafe impl Send for Callers {}
+
+kernel::sync::global_lock! {
+    // SAFETY: Made ready when the module is loaded, before anything is redirected.
+    pub(super) unsafe(uninit) static CALLERS: SpinLock<Callers> = Callers(ptr::null_mut());
+}
+
+/// Calls `look` with the current task's [`Caller`], if it is in [`call_on`]. Does not sleep.
+fn with_caller<R>(look: impl FnOnce(&Caller) -> R) -> Option<R> {
+    // SAFETY: Looks at the current task.
+    let current = unsafe { bindings::rdax_current() };
+    let callers = CALLERS.lock();
+    let mut caller = callers.0;
+    // SAFETY: By the type invariant of `Callers`.
+    while let Some(this) = unsafe { caller.as_ref() } {
+        if ptr::eq(this.task, current) {
+            return Some(look(this));
+        }
+        caller = this.next;
+    }
+    None
+}
 
 /// Whether the current task is in [`call_on`].
 #[inline]
 pub(crate) fn is_calling_on() -> bool {
-    // SAFETY: Looks at the current task.
-    let current = unsafe { bindings::rdax_current() };
-    ptr::eq(CALLING_ON.load(Ordering::Relaxed), current)
+    with_caller(|_| ()).is_some()
 }
 
 /// Calls a function of a table with [`Key::BlockDevice`] or [`Key::DaxDevice`] from its replacement,
-/// without being redirected. One caller at a time. Sleeps if the function does.
-pub(crate) fn call_on<R>(_one: &mut CallOn, function: impl FnOnce() -> R) -> R {
-    // SAFETY: Looks at the current task.
-    CALLING_ON.store(unsafe { bindings::rdax_current() }, Ordering::Relaxed);
-    let result = function();
-    CALLING_ON.store(ptr::null_mut(), Ordering::Relaxed);
-    result
+/// without being redirected. Others may do so meanwhile, however long it takes. Sleeps if the
+/// function does.
+pub(crate) fn call_on<R>(function: impl FnOnce() -> R) -> R {
+    call_on_for(NOTHING, function).0
 }
 
-/// The right to use [`call_on`]; there is one.
-pub(crate) struct CallOn(());
+/// The same, and of what the function looks for on its way, only the frame `sought` is to be found
+/// ([`is_sought`]). Returns whether it was, too.
+pub(crate) fn call_on_for<R>(sought: usize, function: impl FnOnce() -> R) -> (R, bool) {
+    let mut caller = Caller {
+        // SAFETY: Looks at the current task.
+        task: unsafe { bindings::rdax_current() },
+        sought: AtomicUsize::new(sought),
+        next: ptr::null_mut(),
+    };
+    let this = &raw mut caller;
+    {
+        let mut callers = CALLERS.lock();
+        // SAFETY: It is this function's own until it is in the list.
+        unsafe { (*this).next = callers.0 };
+        // INVARIANT: It is taken off the list below, where it is valid still.
+        callers.0 = this;
+    }
+    let result = function();
+    let mut callers = CALLERS.lock();
+    let mut link: *mut *mut Caller = &raw mut callers.0;
+    // SAFETY: By the type invariant of `Callers`; this one is in the list, which the lock allows to
+    // change.
+    unsafe {
+        // Ends: this one is in the list.
+        while *link != this {
+            link = &raw mut (**link).next;
+        }
+        *link = (*this).next;
+    }
+    drop(callers);
+    (result, caller.sought.into_inner() == NOTHING)
+}
 
-kernel::sync::global_lock! {
-    // SAFETY: Made ready when the module is loaded, before anything is redirected.
-    pub(crate) unsafe(uninit) static CALL_ON: Mutex<CallOn> = CallOn(());
+/// Whether a frame may be given to whoever asks for what is in a place: if that is a function that
+/// [`call_on_for`] has called, only the one that it looks for, once.
+pub(crate) fn is_sought(frame: usize) -> bool {
+    let found = with_caller(|caller| {
+        caller.sought.load(Ordering::Relaxed) == NOTHING
+            || caller
+                .sought
+                .compare_exchange(frame, NOTHING, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    });
+    found.unwrap_or(true)
 }
 
 impl Redirection {
@@ -733,15 +804,11 @@ impl Redirection {
     /// `regs` are the registers of a call of the function, whose first argument is a device.
     #[cold]
     unsafe fn redirect_device(&self, route: &Route, regs: *mut bindings::pt_regs) {
-        if is_calling_on() {
+        if is_calling_on() || route.key == Key::BlockDevice && self.members.is_empty() {
             return;
         }
-        // SAFETY: By the function's requirements; the device is only compared.
-        let bdev = unsafe { (*regs).di } as *const bindings::block_device;
-        if route.key == Key::DaxDevice || self.members.has_device(bdev) {
-            // SAFETY: ftrace goes on at the address that it finds here.
-            unsafe { (*regs).ip = route.replacement as c_ulong };
-        }
+        // SAFETY: ftrace goes on at the address that it finds here.
+        unsafe { (*regs).ip = route.replacement as c_ulong };
     }
 
     /// The callback's part for calls that are only watched: what a filesystem says of itself.

@@ -8,6 +8,7 @@
 use super::{
     bindings,
     fs::{Inode, InodeRef, Mapping, PageIndex},
+    memory::Stay,
     page::DevFolio,
     xa::{Tree, TreeGuard}, //
 };
@@ -17,7 +18,7 @@ use core::{
     sync::atomic::{AtomicUsize, Ordering}, //
 };
 use kernel::{
-    error::{to_result, Result},
+    error::{code::*, to_result, Result},
     ffi::{c_int, c_uint},
     sync::rcu, //
 };
@@ -95,11 +96,40 @@ unsafe extern "C" fn wake_entry(
 /// at the tree again and wakes the next when it is done. The tree's lock is dropped only when the
 /// caller is sure to be woken. Uninterruptible (spec, section 3).
 pub(crate) fn wait_for_entry(guard: TreeGuard<'_>, key: EntryKey) {
-    sleep_on_entry(guard, key, true, || ());
+    sleep_on_entry(
+        guard,
+        key,
+        true,
+        bindings::TASK_UNINTERRUPTIBLE as c_int,
+        || (),
+    );
+}
+
+/// The same, but a fatal signal ends it: `EINTR`. The caller leaves the entry alone then; the next is
+/// woken in its place.
+pub(crate) fn wait_for_entry_killable(
+    mapping: &Mapping,
+    guard: TreeGuard<'_>,
+    key: EntryKey,
+) -> Result {
+    sleep_on_entry(guard, key, true, bindings::TASK_KILLABLE as c_int, || ());
+    // SAFETY: Looks at the current task.
+    if !unsafe { bindings::rdax_fatal_signal_pending() } {
+        return Ok(());
+    }
+    let _guard = mapping.tree().lock();
+    wake_entry_waiters(key, Wake::One);
+    Err(EINTR)
 }
 
 /// Puts the task on the queue of `key`, drops the lock, calls `unlocked`, and sleeps.
-fn sleep_on_entry(guard: TreeGuard<'_>, key: EntryKey, exclusive: bool, unlocked: impl FnOnce()) {
+fn sleep_on_entry(
+    guard: TreeGuard<'_>,
+    key: EntryKey,
+    exclusive: bool,
+    state: c_int,
+    unlocked: impl FnOnce(),
+) {
     let mut waiter = EntryWaiter {
         wait: pin_init::zeroed(),
         key,
@@ -111,17 +141,9 @@ fn sleep_on_entry(guard: TreeGuard<'_>, key: EntryKey, exclusive: bool, unlocked
         bindings::init_wait_entry(&mut waiter.wait, 0);
         waiter.wait.func = Some(wake_entry);
         if exclusive {
-            bindings::prepare_to_wait_exclusive(
-                queue,
-                &mut waiter.wait,
-                bindings::TASK_UNINTERRUPTIBLE as i32,
-            );
+            bindings::prepare_to_wait_exclusive(queue, &mut waiter.wait, state);
         } else {
-            bindings::prepare_to_wait(
-                queue,
-                &mut waiter.wait,
-                bindings::TASK_UNINTERRUPTIBLE as i32,
-            );
+            bindings::prepare_to_wait(queue, &mut waiter.wait, state);
         }
     }
     drop(guard);
@@ -198,7 +220,13 @@ impl LockedOwner {
     /// then. Uninterruptible.
     pub(crate) fn wait(self, key: EntryKey) {
         let rcu = self.owner.rcu;
-        sleep_on_entry(self.guard, key, false, move || drop(rcu));
+        sleep_on_entry(
+            self.guard,
+            key,
+            false,
+            bindings::TASK_UNINTERRUPTIBLE as c_int,
+            move || drop(rcu),
+        );
     }
 }
 
@@ -250,13 +278,11 @@ pub(crate) enum Sleep<'a> {
     Callback(&'a Inode, WaitCallback),
     /// Any signal ends it. Faults go on meanwhile.
     Interruptible,
-    /// A fatal signal ends it.
-    Killable,
     /// Nothing ends it.
     Uninterruptible,
 }
 
-/// How often a folio that may stay mapped is looked at, in milliseconds: at first, and in the end.
+/// How often a folio is looked at, in milliseconds: at first, and in the end.
 const FIRST_NAP: u32 = 10;
 const LONGEST_NAP: u32 = 160;
 
@@ -266,68 +292,95 @@ const LONGEST_NAP: u32 = 160;
 /// The core wakes the waiters on the folio's address when the last reference is dropped (spec,
 /// section 2). A folio that several files share can stay mapped by the others without end; and the
 /// filesystem's callback lets faults in, so that one of a single file can be mapped again before
-/// whoever used it is done. Nobody is woken then when the references beyond that are gone: the
-/// folio is looked at from time to time.
-pub(crate) fn wait_until_idle(folio: DevFolio, how: Sleep<'_>) -> Result {
+/// whoever used it is done. Nobody is woken then when the references beyond that are gone, and nobody
+/// is when the device goes away: the folio is looked at from time to time.
+///
+/// Errors: `EIO` when the device goes away, else what the signal is answered with. The folio was found
+/// under `stay`.
+pub(crate) fn wait_until_idle(stay: &Stay<'_>, folio: DevFolio, how: Sleep<'_>) -> Result {
     let state = match how {
         Sleep::Callback(..) | Sleep::Interruptible => bindings::TASK_INTERRUPTIBLE,
-        Sleep::Killable => bindings::TASK_KILLABLE,
         Sleep::Uninterruptible => bindings::TASK_UNINTERRUPTIBLE,
     };
-    let var: *mut c_void = folio.as_ptr().cast();
-    let mut waiter: bindings::wait_bit_queue_entry = pin_init::zeroed();
-    let mut result = Ok(());
+    let is_done = || {
+        let mappable = matches!(how, Sleep::Callback(..) | Sleep::Interruptible)
+            || folio.owner() == 0 && folio.share() != 0;
+        folio.refcount() == 0 || mappable && folio.refcount() <= folio.mapcount()
+    };
     let mut nap = FIRST_NAP;
-    // SAFETY: The waiter stays where it is until `finish_wait` has taken it off the queue; the
-    // address is only compared. The task may sleep: no lock of ours is held here.
-    unsafe {
-        let queue = bindings::__var_waitqueue(var);
-        bindings::init_wait_var_entry(&mut waiter, var, 0);
-        // Ends when whoever holds the folio lets it go, or with a signal.
-        loop {
-            let signal =
-                bindings::prepare_to_wait_event(queue, &mut waiter.wq_entry, state as c_int);
-            let mappable = matches!(how, Sleep::Callback(..) | Sleep::Interruptible)
-                || folio.owner() == 0 && folio.share() != 0;
-            if folio.refcount() == 0 || mappable && folio.refcount() <= folio.mapcount() {
-                break;
-            }
-            if signal != 0 {
-                result = to_result(signal as c_int);
-                break;
-            }
-            match how {
-                Sleep::Callback(inode, callback) => {
-                    bindings::rdax_nap(Some(callback), inode.as_ptr(), nap)
-                }
-                _ if mappable => bindings::rdax_nap(None, ptr::null_mut(), nap),
-                _ => bindings::schedule(),
-            }
-            nap = (nap * 2).min(LONGEST_NAP);
+    // Ends when nobody uses the folio any more, when its device goes, or by a signal.
+    loop {
+        let (callback, inode) = match how {
+            Sleep::Callback(inode, callback) => (Some(callback), inode.as_ptr()),
+            Sleep::Interruptible | Sleep::Uninterruptible => (None, ptr::null_mut()),
+        };
+        let sleep = || {
+            // SAFETY: The task may sleep: no lock of ours is held here. The inode is alive.
+            unsafe { bindings::rdax_nap(callback, inode, nap) }
+        };
+        if sleep_on_folio(stay, folio, state as c_int, &is_done, sleep)? {
+            return Ok(());
         }
-        bindings::finish_wait(queue, &mut waiter.wq_entry);
+        nap = (nap * 2).min(LONGEST_NAP);
     }
-    result
 }
 
-/// Waits for a moment, at most, for the references of the folio that are not mappings' to go; for
-/// those who hold locks meanwhile and try again. A fatal signal ends it.
-pub(crate) fn wait_a_moment(folio: DevFolio) {
-    const MOMENT: u32 = 50;
+/// How long a fault waits for a folio before it is tried again, in milliseconds. Its caller has locks
+/// of the filesystem meanwhile, and lets go of them in between.
+const FAULT_NAP: u32 = 20;
+
+/// Waits until the folio has no references but those of mappings, but not for long: for those who have
+/// locks of the filesystem, and start over then, so that these are free in between.
+///
+/// Errors: `EINTR` when a fatal signal came or the task is exiting, `EIO` when the device goes away.
+/// The folio was found under `stay`.
+pub(crate) fn nap_until_idle(stay: &Stay<'_>, folio: DevFolio) -> Result {
+    let sleep = || {
+        // SAFETY: The task may sleep: no lock of ours is held here.
+        unsafe { bindings::rdax_nap(None, ptr::null_mut(), FAULT_NAP) }
+    };
+    sleep_on_folio(
+        stay,
+        folio,
+        bindings::TASK_KILLABLE as c_int,
+        &|| folio.refcount() <= folio.mapcount(),
+        sleep,
+    )?;
+    // SAFETY: Looks at the current task.
+    match unsafe { bindings::rdax_is_dying() } {
+        true => Err(EINTR),
+        false => Ok(()),
+    }
+}
+
+/// Sleeps once, as one who is woken when the folio's last reference goes, unless `is_done` says that
+/// there is no need to. Returns what that says.
+fn sleep_on_folio(
+    stay: &Stay<'_>,
+    folio: DevFolio,
+    state: c_int,
+    is_done: &impl Fn() -> bool,
+    sleep: impl FnOnce(),
+) -> Result<bool> {
     let var: *mut c_void = folio.as_ptr().cast();
     let mut waiter: bindings::wait_bit_queue_entry = pin_init::zeroed();
-    // SAFETY: As in `wait_until_idle`.
+    // SAFETY: The waiter stays where it is until `finish_wait` has taken it off the queue; the
+    // address is only compared.
     unsafe {
         let queue = bindings::__var_waitqueue(var);
         bindings::init_wait_var_entry(&mut waiter, var, 0);
-        let signal = bindings::prepare_to_wait_event(
-            queue,
-            &mut waiter.wq_entry,
-            bindings::TASK_KILLABLE as c_int,
-        );
-        if signal == 0 && folio.refcount() > folio.mapcount() {
-            bindings::rdax_nap(None, ptr::null_mut(), MOMENT);
-        }
+        let signal = bindings::prepare_to_wait_event(queue, &mut waiter.wq_entry, state);
+        let result = if stay.is_over(folio.head().pfn()) {
+            Err(EIO)
+        } else if is_done() {
+            Ok(true)
+        } else if signal != 0 {
+            to_result(signal as c_int).map(|()| false)
+        } else {
+            sleep();
+            Ok(false)
+        };
         bindings::finish_wait(queue, &mut waiter.wq_entry);
+        result
     }
 }

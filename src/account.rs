@@ -8,7 +8,9 @@ use super::{
 };
 use crate::kern::{
     fs::Inode,
-    order::Order, //
+    memory::Stay,
+    order::Order,
+    page::Pfn, //
 };
 
 /// The device that a file is on.
@@ -43,6 +45,24 @@ impl<'a> Account<'a> {
         if let Some(device) = self.0 {
             device.stats().add(counter, n);
         }
+    }
+
+    /// Keeps the `struct page`s of the device's memory for whoever is going to sleep on a folio.
+    #[inline]
+    pub(crate) fn stay(self) -> Option<Stay<'a>> {
+        self.0.map(|device| device.memory().stay())
+    }
+
+    /// Whether an entry may be made for a frame that the device has given.
+    #[inline(always)]
+    pub(crate) fn may_map(self, pfn: Pfn) -> bool {
+        self.0.is_none_or(|device| device.may_map(pfn))
+    }
+
+    /// Whether a frame's memory is going away with its device.
+    #[inline]
+    pub(crate) fn is_gone(self, pfn: Pfn) -> bool {
+        self.0.is_some_and(|device| device.memory().is_gone(pfn))
     }
 
     /// The largest order that faults on the device may be served by.

@@ -11,6 +11,7 @@
 
 use super::{
     folio,
+    layout,
     poison,
     stats::{
         Snapshot,
@@ -31,6 +32,10 @@ use crate::kern::{
         Kept, //
     },
     entry_points,
+    memory::{
+        DeviceMemory,
+        Stretch, //
+    },
     order::Order,
     page::Pfn,
     redirect::{
@@ -79,23 +84,36 @@ static REDIRECTION: redirect::Redirection =
 pub(crate) struct Device {
     stats: Stats,
     switches: Switches,
-    memory: Arc<Memory>,
+    memory: Arc<DeviceMemory>,
+    /// The memory is that of other devices, which may go without this one, and be exchanged for others.
+    borrowed: bool,
     /// The tick in which it was last asked whether the filesystem was shut down.
     asked: AtomicUsize,
 }
 
-/// The pages that go away with a device: the first frame and the number of each stretch. A device
-/// that is going does not tell any more.
-pub(crate) type Memory = KVec<(Pfn, usize)>;
-
-fn memory_of(bdev: &BlockDevice) -> Result<Memory> {
-    let mut memory = KVec::new();
+/// The memory of a device, which may go away, and whether it is that of other devices. One that is
+/// going does not tell any more.
+///
+/// Of others it is all of theirs: a device that is made of them (device mapper) may get other parts
+/// of them while it is in use.
+fn memory_of(bdev: &BlockDevice) -> Result<(Arc<DeviceMemory>, bool)> {
+    let own = bdev.memory_owner();
+    let mut stretches: KVec<Stretch> = KVec::new();
+    let mut borrowed = false;
     for (first, pages) in bdev.stretches() {
-        if bdev.owns(first) {
-            memory.push((first, pages), GFP_KERNEL)?;
+        let mut stretch = bdev.page_map(first);
+        if stretch.owner == own {
+            stretch = Stretch::new(first, pages, own);
+        } else {
+            borrowed = true;
+            if stretches.iter().any(|known| known.has(first)) {
+                continue;
+            }
         }
+        stretches.push(stretch, GFP_KERNEL)?;
     }
-    Ok(memory)
+    let memory = Arc::pin_init(DeviceMemory::new(stretches), GFP_KERNEL)?;
+    Ok((memory, borrowed))
 }
 
 /// What an administrator has set for a device.
@@ -155,6 +173,19 @@ impl Device {
         &self.stats
     }
 
+    /// The memory, which may go away.
+    #[inline(always)]
+    pub(crate) fn memory(&self) -> &DeviceMemory {
+        &self.memory
+    }
+
+    /// Whether an entry may be made for a frame that the device has given: that of memory which was
+    /// not known when it was adopted would not be waited for when it goes away.
+    #[inline(always)]
+    pub(crate) fn may_map(&self, pfn: Pfn) -> bool {
+        !self.borrowed || self.memory.has(pfn)
+    }
+
     /// The largest order that files on the device are mapped with. May change at any time.
     #[inline(always)]
     pub(crate) fn max_order(&self) -> Order {
@@ -199,10 +230,46 @@ pub(crate) fn forget_error(of: &impl OnSuperBlock) {
     DEVICES.set_error(of, false);
 }
 
-/// The memory that goes away with a device, if it is adopted and gives no more of it.
-pub(crate) fn memory_that_goes(bdev: &BlockDevice, in_flight: &InFlight) -> Option<Arc<Memory>> {
-    let device = DEVICES.get_for(bdev, in_flight)?;
-    bdev.memory(0).is_none().then(|| device.memory.clone())
+/// Has the files of all adopted devices let go of the memory of a device that goes away, and waits
+/// until nobody uses it any more (`bdev_mark_dead`). It is that of the device itself, if that is
+/// adopted, or of those that are made of it. Sleeps, and cannot be interrupted.
+///
+/// A device that still gives memory keeps its pages; only its entries are removed.
+///
+/// The call is in flight, but not while it waits.
+pub(crate) fn evacuate(bdev: &BlockDevice, in_flight: &mut InFlight) {
+    let owner = bdev.memory_owner();
+    let stays = bdev.memory(0).is_some();
+    // One after the other: what the next ones have mapped is there until they had their turn.
+    for place in DEVICES.places() {
+        let Some((member, device)) = DEVICES.at(place, in_flight) else {
+            continue;
+        };
+        let goes = !stays && device.memory.of(owner).next().is_some();
+        if !goes && !member.is(bdev) {
+            continue;
+        }
+        let memory = device.memory.clone();
+        in_flight.pause(|| {
+            if goes {
+                // Before the entries are removed: whoever sleeps on a folio has the page map by this
+                // only.
+                memory.retire(owner);
+            }
+            let mut foreign = false;
+            member.visit_inodes(|inode| match device_for(inode) {
+                Some(_) => layout::evacuate(inode, goes),
+                None => foreign = true,
+            });
+            // A device of a filesystem that is on another one, which is not adopted, is not ours.
+            if !goes || foreign {
+                return;
+            }
+            for stretch in memory.of(owner) {
+                folio::wait_until_unused(&[(stretch.first, stretch.pages)]);
+            }
+        });
+    }
 }
 
 /// Calls `f` for every adopted device.
@@ -251,10 +318,12 @@ impl Registry {
             return Err(EOPNOTSUPP);
         }
 
+        let (memory, borrowed) = memory_of(&claim.device())?;
         let device = Device {
             stats: Stats::new()?,
             switches: switches.copy(),
-            memory: Arc::new(memory_of(&claim.device())?, GFP_KERNEL)?,
+            memory,
+            borrowed,
             asked: AtomicUsize::new(0),
         };
         // Nobody mounts the device before `claim` is dropped, and then both are done.
@@ -653,6 +722,12 @@ impl Adopted {
     /// What is known of the device.
     pub(crate) fn device(&self) -> &Device {
         self.member.data()
+    }
+
+    /// As if all of its memory were going away.
+    pub(crate) fn retire(&self) {
+        let owner = self.member.device().memory_owner();
+        self.member.data().memory.retire(owner);
     }
 
     /// As the directory's `max_order`.

@@ -19,17 +19,21 @@ use super::{
     tree::{self, Ahead, Behind, GrabError, Locked, Neighbours, Place, Take, Window}, //
 };
 use crate::kern::{
-    dax::{Access, DaxReadGuard, Memory},
+    dax::{Access, DaxReadGuard},
     error::{ehwpoison, is_hwpoison},
     fs::{Mapping, PageIndex, PageRange},
     iomap::{Ask, ExtentKind, IomapIter, IomapOps, IomapSpace},
+    memory::Stay,
     order::Order,
     page::{DevFolio, DevPage, Pfn},
     vm::{self, Around, FaultCode, Present, VmFault},
     wait,
     xa::Mark, //
 };
-use kernel::prelude::*;
+use kernel::{
+    pr_err_once,
+    prelude::*, //
+};
 
 /// What became of a fault.
 pub(crate) struct Outcome {
@@ -57,12 +61,13 @@ enum Failure {
     Fallback(Counter),
     /// The filesystem or the device had an error.
     Error(Error),
+    /// Somebody holds the page, in [`Fault::held`]: one that lost its last entry, or that the file would
+    /// give up for a copy.
+    Held,
     /// A larger entry stood in the way of a copy on write and is gone: try again.
     Again,
     /// More than what was accessed was asked for, and cannot be had: try again with that alone.
     Narrow,
-    /// Somebody holds the pages that the file would give up for a copy.
-    Held(DevFolio),
     /// With this code.
     Code(FaultCode),
 }
@@ -82,6 +87,8 @@ struct Fault<'a, const ORDER: usize> {
     sequential: bool,
     /// Only what was accessed: more of it did not work.
     narrow: bool,
+    /// What is to be waited for when the entry is unlocked, and what keeps it until then.
+    held: Option<(DevFolio, Stay<'a>)>,
 }
 
 /// What is mapped, and what there is to say of it.
@@ -119,6 +126,7 @@ fn fault_of_order<const ORDER: usize>(vmf: &mut VmFault, ops: &IomapOps) -> Outc
         size: Order::from_bits(ORDER),
         sequential: false,
         narrow: false,
+        held: None,
     };
     let outcome = match fault.serve(ops) {
         Ok(outcome) => outcome,
@@ -127,7 +135,8 @@ fn fault_of_order<const ORDER: usize>(vmf: &mut VmFault, ops: &IomapOps) -> Outc
             FaultCode::FALLBACK.into()
         }
         Err(Failure::Code(code)) => code.into(),
-        Err(Failure::Again | Failure::Narrow | Failure::Held(_)) => FaultCode::NOPAGE.into(),
+        Err(Failure::Again | Failure::Narrow) => FaultCode::NOPAGE.into(),
+        Err(Failure::Held) => fault.wait_for_held(),
         Err(Failure::Error(error)) => Outcome {
             code: code_of(error),
             pfn: None,
@@ -175,16 +184,6 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         for _ in 0..4 {
             match self.serve_once(ops) {
                 Err(Failure::Again) => vm::reschedule(),
-                Err(Failure::Held(folio)) => {
-                    // The task is about to try again without the filesystem's locks, which others
-                    // want. A signal is delivered then; but an access in the kernel is repeated until
-                    // it is told of an error.
-                    wait::wait_a_moment(folio);
-                    if vm::fatal_signal() {
-                        return Err(Failure::Error(EINTR));
-                    }
-                    return Err(Failure::Held(folio));
-                }
                 other => return other,
             }
         }
@@ -294,6 +293,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         .map_err(|error| match error {
             GrabError::Conflict => Failure::Fallback(Counter::FallbackConflict),
             GrabError::NoMemory => Failure::Error(ENOMEM),
+            GrabError::Killed => Failure::Error(EINTR),
         })?;
         self.size = self.order();
         if locked.entry().kind() == Kind::Empty {
@@ -587,10 +587,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         let present = matches!(locked.entry().kind(), Kind::Data(_));
         if copy && present {
             if let Some(folio) = layout::held(locked) {
-                return Err(match self.order() {
-                    Order::PTE => Failure::Held(folio),
-                    _ => Failure::Fallback(Counter::FallbackConflict),
-                });
+                return Err(self.held_up(folio));
             }
             if locked.entry().order() > self.order() {
                 return Err(Failure::Again);
@@ -608,13 +605,14 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
             return Err(self.short());
         }
 
-        let alive = DaxReadGuard::new();
         let wanted = self
             .size
             .pages()
             .max((available >> Order::PAGE_SHIFT) as usize);
-        let memory = device
-            .access(&alive, place, wanted, Access::Normal)
+        // A device that goes away first waits for this guard, then for the locked entry.
+        let (pfn, found) = device
+            .access(&DaxReadGuard::new(), place, wanted, Access::Normal)
+            .map(|memory| (memory.pfn(), memory.pages()))
             .map_err(|error| {
                 if self.order() == Order::PTE && wanted > Order::PTE.pages() {
                     // What is wrong may be with one of the pages ahead.
@@ -625,7 +623,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
                 }
                 self.fallback_or(Counter::FallbackExtent, error)
             })?;
-        if memory.pages() < self.size.pages() || !memory.pfn().is_aligned(self.size) {
+        if found < self.size.pages() || !pfn.is_aligned(self.size) {
             return Err(self.short());
         }
         let mut all_new = new;
@@ -634,25 +632,20 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         }
         if !shared && self.order() == Order::PTE {
             let size = self.size.pages();
-            let pages = memory
-                .pages()
-                .min((available >> Order::PAGE_SHIFT) as usize);
-            *behind = Some((
-                pages.saturating_sub(size),
-                Place::Memory(memory.pfn().offset(size)),
-            ));
+            let pages = found.min((available >> Order::PAGE_SHIFT) as usize);
+            *behind = Some((pages.saturating_sub(size), Place::Memory(pfn.offset(size))));
         }
 
         let sync = self.write && self.vmf.is_sync() && dirty;
         // Before anything is made of it: the filesystem takes back what was not used.
         let page = if !present || copy {
-            DevPage::of(memory.pfn().offset(self.offset_in(locked)))
+            DevPage::of(pfn.offset(self.offset_in(locked)))
         } else {
             self.page_in(locked)
         };
         let page = self.sound(page, all_new)?;
         if !present || copy {
-            self.install(locked, iter, &memory, shared, copy, sync, start)?;
+            self.install(locked, iter, pfn, shared, copy, sync, start)?;
             if self.write && (copy || new) {
                 locked.set(locked.entry().fresh());
             }
@@ -724,7 +717,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         &mut self,
         locked: &mut Locked<'_>,
         iter: &IomapIter<'_>,
-        memory: &Memory<'_>,
+        pfn: Pfn,
         shared: bool,
         copy: bool,
         sync: bool,
@@ -732,11 +725,17 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
     ) -> Result<(), Failure> {
         let order = self.size;
         let old = locked.entry().kind();
+        if !self.device.may_map(pfn) {
+            pr_err_once!(
+                "a device was given memory of others since it was adopted; release it and adopt it again\n"
+            );
+            return Err(self.fallback_or(Counter::FallbackExtent, EIO));
+        }
         if copy || old == Kind::Zero {
-            self.clear_way(locked, iter, memory, copy, start)?;
+            self.clear_way(locked, iter, pfn, copy, start)?;
         }
         folio::associate(
-            DevPage::of(memory.pfn()),
+            DevPage::of(pfn),
             order,
             self.mapping,
             locked.first(),
@@ -745,6 +744,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         .map_err(|error| match error {
             AssociateError::Smaller => self.fallback_or(Counter::FallbackConflict, EIO),
             AssociateError::Owned => self.fallback_or(Counter::FallbackConflict, EIO),
+            AssociateError::Held(folio) => self.held_up(folio),
             // The task is about to die; but an access in the kernel is repeated until it is told of
             // an error.
             AssociateError::Interrupted => self.fallback_or(Counter::FallbackConflict, EINTR),
@@ -752,7 +752,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         if matches!(old, Kind::Data(_)) {
             layout::let_go(locked, self.device);
         }
-        let mut entry = Entry::data(memory.pfn(), order);
+        let mut entry = Entry::data(pfn, order);
         if self.write {
             // Blocks of its own, written: a copy was made of those that were not.
             entry = entry.writable();
@@ -767,6 +767,44 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         Ok(())
     }
 
+    /// What follows when somebody holds a folio that lost its last entry, or would now: a smaller order
+    /// does without its pages, and for a page alone the fault waits, when it has let go of the entry.
+    #[cold]
+    fn held_up(&mut self, folio: DevFolio) -> Failure {
+        if self.size != self.order() {
+            return Failure::Narrow;
+        }
+        if self.order() == Order::PTE {
+            // The locked entry keeps the device until then.
+            if let Some(stay) = self.device.stay() {
+                self.held = Some((folio, stay));
+                return Failure::Held;
+            }
+        }
+        self.fallback_or(Counter::FallbackConflict, EIO)
+    }
+
+    /// Waits for the folio in [`Fault::held`], not for long, with nothing held but what the caller
+    /// holds; then the access is tried again, for which the caller lets go of that as well. So this
+    /// goes on as long as somebody holds the page, or until the task is killed.
+    #[cold]
+    fn wait_for_held(&mut self) -> Outcome {
+        let waited = match self.held.take() {
+            Some((folio, stay)) => wait::nap_until_idle(&stay, folio),
+            None => Ok(()),
+        };
+        match waited {
+            Ok(()) => FaultCode::NOPAGE.into(),
+            // With `EINTR` the task is about to die; but an access in the kernel is repeated until it
+            // is told of an error.
+            Err(error) => Outcome {
+                code: code_of(error),
+                pfn: None,
+                error: Some(error),
+            },
+        }
+    }
+
     /// Takes what is mapped out of the way of the extent's memory, and makes that the copy which it
     /// is to be.
     #[cold]
@@ -774,33 +812,44 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         &self,
         locked: &Locked<'_>,
         iter: &IomapIter<'_>,
-        memory: &Memory<'_>,
+        pfn: Pfn,
         copy: bool,
         start: u64,
     ) -> Result<(), Failure> {
         // Neither zeroes nor the old copy may stay mapped.
         self.mapping.unmap(locked.range());
         if copy {
-            self.copy(iter, memory, start)
+            self.copy(iter, start)
                 .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?;
             // The filesystem puts the copy in the place of the old blocks now, and whoever syncs any
             // file may make that durable: what was safe in the old ones must be safe in the copy.
-            layout::flush(DevPage::of(memory.pfn()), self.size.pages());
+            layout::flush(DevPage::of(pfn), self.size.pages());
         }
         Ok(())
     }
 
     /// Copies the whole stretch to its new place; zeroes where the source has no data.
-    fn copy(&self, iter: &IomapIter<'_>, memory: &Memory<'_>, start: u64) -> Result {
-        let Some(source) = iter.copy_source() else {
-            return self.in_pieces(|offset, bytes| memory.zero(offset, bytes));
+    fn copy(&self, iter: &IomapIter<'_>, start: u64) -> Result {
+        let pages = self.order().pages();
+        let (device, place) = iter.extent().place(start)?;
+        let source = match iter.copy_source() {
+            Some(source) => Some(source.place(start)?),
+            None => None,
         };
-        let (device, place) = source.place(start)?;
-        let alive = DaxReadGuard::new();
-        let from = device.access(&alive, place, self.order().pages(), Access::Normal)?;
-        self.device
-            .add(Counter::CowPages, self.order().pages() as u64);
-        self.in_pieces(|offset, bytes| memory.copy_within(offset, &from, offset, bytes))
+        if source.is_some() {
+            self.device.add(Counter::CowPages, pages as u64);
+        }
+        self.in_pieces(|offset, bytes| {
+            let alive = DaxReadGuard::new();
+            let to = device.access(&alive, place, pages, Access::Normal)?;
+            match source {
+                Some((device, place)) => {
+                    let from = device.access(&alive, place, pages, Access::Normal)?;
+                    to.copy_within(offset, &from, offset, bytes)
+                }
+                None => to.zero(offset, bytes),
+            }
+        })
     }
 
     /// Works on all bytes of the order, but gives way to others now and then (spec, R8). `EINTR`
@@ -1034,9 +1083,13 @@ fn finish_of_order<const ORDER: usize>(vmf: &mut VmFault, pfn: Pfn) -> FaultCode
         write: true,
         sequential: false,
         narrow: true,
+        held: None,
     };
-    let Some(mut locked) = tree::lock_present(mapping, index) else {
-        return FaultCode::NOPAGE;
+    let mut locked = match tree::lock_present_killable(mapping, index) {
+        Ok(Some(locked)) => locked,
+        Ok(None) => return FaultCode::NOPAGE,
+        // The task is about to die.
+        Err(error) => return code_of(error),
     };
     let page = match locked.entry().kind() {
         Kind::Data(_) if locked.entry().order() >= order => fault.page_in(&locked),

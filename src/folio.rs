@@ -9,8 +9,7 @@ use crate::kern::{
     fs::{Mapping, PageIndex},
     order::Order,
     page::{DevFolio, DevPage, Giant, Pfn, Region},
-    vm,
-    wait::{self, Sleep}, //
+    vm, //
 };
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::{
@@ -49,7 +48,9 @@ pub(crate) enum AssociateError {
     /// Some of the pages are in smaller folios, or in another place of a large one: a smaller
     /// order will do.
     Smaller,
-    /// A fatal signal ended the wait for pages that somebody still holds.
+    /// Somebody holds this folio, which lost its last entry, and some of the pages are in it.
+    Held(DevFolio),
+    /// A fatal signal came while the core told processes of a failure of the memory.
     Interrupted,
 }
 
@@ -72,8 +73,9 @@ enum State {
 /// Associates the `order` pages from `page` on with an entry at `index` of `mapping` (spec,
 /// section 2).
 ///
-/// `shared` is what the filesystem says of the extent. The caller has the entry locked. Sleeps,
-/// killable, while somebody holds pages that lost their last entry.
+/// `shared` is what the filesystem says of the extent. The caller has the entry locked, so nobody is
+/// waited for here who holds pages; the lock for folios larger than a region is, whose holders do not
+/// wait either. Sleeps.
 pub(crate) fn associate(
     page: DevPage,
     order: Order,
@@ -81,13 +83,11 @@ pub(crate) fn associate(
     index: PageIndex,
     shared: bool,
 ) -> Result<(), AssociateError> {
+    // Each turn takes apart what is in the way and idle, or finds that somebody else has changed it.
     loop {
         match try_associate(page, order, mapping, index, shared)? {
             State::Done => return Ok(()),
-            State::Busy(folio) => {
-                wait::wait_until_idle(folio, Sleep::Killable)
-                    .map_err(|_| AssociateError::Interrupted)?;
-            }
+            State::Busy(folio) => return Err(AssociateError::Held(folio)),
             State::Stale(folio) => dismantle(folio),
             State::Form => {
                 if form_giant(page, order, mapping, index)? {
@@ -274,7 +274,7 @@ fn form_giant(
         drop(region);
         release_giant(page, order, at);
         drop(giant);
-        return settle(why?);
+        return look_anew(why?);
     }
     let region = Region::lock(page);
     if let Some(folio) = DevFolio::make_head(&region, page, order) {
@@ -286,16 +286,16 @@ fn form_giant(
     drop(region);
     release_giant(page, order, regions);
     drop(giant);
-    settle(why?)
+    look_anew(why?)
 }
 
-/// Waits, killably, until what was in the way of a folio larger than a region is not any more.
-/// Returns that the pages have to be looked at anew.
-fn settle(obstacle: Obstacle) -> Result<bool, AssociateError> {
-    if let Obstacle::Busy(folio) = obstacle {
-        wait::wait_until_idle(folio, Sleep::Killable).map_err(|_| AssociateError::Interrupted)?;
+/// Says that the pages have to be looked at anew, when what was in the way of a folio larger than a
+/// region is not any more.
+fn look_anew(obstacle: Obstacle) -> Result<bool, AssociateError> {
+    match obstacle {
+        Obstacle::Busy(folio) => Err(AssociateError::Held(folio)),
+        Obstacle::Gone => Ok(false),
     }
-    Ok(false)
 }
 
 /// Makes pages of the tails in the first `regions` regions of a folio that has no head.

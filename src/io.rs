@@ -108,6 +108,7 @@ impl From<Error> for Stop {
 struct Change<'a> {
     inode: &'a Inode,
     walk: IomapIter<'a>,
+    nowait: bool,
 }
 
 impl<'a> Change<'a> {
@@ -123,6 +124,7 @@ impl<'a> Change<'a> {
         Self {
             inode,
             walk: IomapIter::new(space, inode, position, len, ask, ops),
+            nowait: ask.is_nowait(),
         }
     }
 
@@ -139,16 +141,34 @@ impl<'a> Change<'a> {
 
     /// To be called before the memory of the first `bytes` bytes of the present extent is touched,
     /// and with nobody holding what is given up for it.
+    ///
+    /// Errors: `EAGAIN` when that would take waiting for an entry, unmapping or flushing one, and
+    /// the caller does not want to be made to wait.
     #[inline(always)]
-    fn begin(&mut self, bytes: u64) {
+    fn begin(&mut self, bytes: u64) -> Result {
         let extent = self.walk.extent();
         if extent.is_new() || extent.is_shared() {
+            self.may_evict(bytes, false)?;
             let range = PageRange::of_len(self.walk.position(), bytes);
             evict(self.inode, range);
         } else if !self.inode.mapping().is_empty() {
+            self.may_evict(bytes, true)?;
             let range = PageRange::of_len(self.walk.position(), bytes);
             layout::evict_zeroes(self.inode.mapping(), range);
         }
+        Ok(())
+    }
+
+    /// Whether entries of the present extent, or with `zeroes` those that stand for holes, may be waited
+    /// for and removed. Blocks that are new now are written ones the next time, and zeroes in their place
+    /// are found then.
+    #[inline(always)]
+    fn may_evict(&self, bytes: u64, zeroes: bool) -> Result {
+        let range = || PageRange::of_len(self.walk.position(), bytes);
+        if self.nowait && layout::has_to_evict(self.inode.mapping(), range(), zeroes) {
+            return Err(EAGAIN);
+        }
+        Ok(())
     }
 }
 
@@ -354,10 +374,13 @@ fn write_pieces(
         }
         let position = walk.position();
         let bytes = left.min((CHUNK - in_page(position)) as u64) as usize;
+        // Not while a user's buffer is faulted in: a device that goes away waits for this.
+        let stay;
         let (done, result) = if bounce.is_empty() {
             if !iter.fault_in(bytes) {
                 return Err(EFAULT);
             }
+            stay = Account::of(inode).stay().ok_or(EIO)?;
             write_piece(inode, position, left, bytes, iter, ask, ops)
         } else {
             // Up to the end of a page, as all pieces but the last.
@@ -366,6 +389,7 @@ fn write_pieces(
             if bytes == 0 {
                 return Err(EFAULT);
             }
+            stay = Account::of(inode).stay().ok_or(EIO)?;
             let (done, result) = IovIter::over(&bounce[..bytes], |iter| {
                 write_piece(inode, position, left, bytes, iter, ask, ops)
             });
@@ -387,7 +411,7 @@ fn write_pieces(
                 return Err(EDEADLK);
             }
             Err(Stop::Held(folio)) => {
-                layout::wait_for(folio, Sleep::Interruptible, Account::of(inode))?;
+                layout::wait_for(&stay, folio, Sleep::Interruptible, Account::of(inode))?;
             }
             // There is something to write.
             Ok(()) => return Err(EIO),
@@ -456,7 +480,7 @@ fn write_extent(change: &mut Change<'_>, iter: &mut IovIter, bytes: u64) -> Resu
         _ => return Err(EIO),
     }
     let mut left = change.walk.available().min(bytes);
-    change.begin(left);
+    change.begin(left)?;
     let walk = &mut change.walk;
     while left > 0 {
         if vm::fatal_signal() {
@@ -593,6 +617,7 @@ fn change_range(
     let mut at = position;
     // Ends with the range, with an error, or with the signal that ends the wait.
     loop {
+        let stay = Account::of(inode).stay().ok_or(EIO)?;
         let mut space = IomapSpace::new();
         let mut change = Change::new(&mut space, inode, at, end - at, ask, ops);
         let folio = loop {
@@ -607,7 +632,7 @@ fn change_range(
         };
         at = change.walk.position();
         change.walk.abandon();
-        layout::wait_with_faults(folio, inode)?;
+        layout::wait_with_faults(&stay, folio, inode)?;
     }
 }
 
@@ -629,7 +654,7 @@ fn zero_extent(
     if let Some(folio) = change.held(left) {
         return Err(Stop::Held(folio));
     }
-    change.begin(left);
+    change.begin(left)?;
     let walk = &mut change.walk;
     while left > 0 {
         if vm::fatal_signal() {
@@ -720,7 +745,7 @@ fn unshare_extent(change: &mut Change<'_>, device: Account<'_>) -> Result<(), St
     if let Some(folio) = change.held(left) {
         return Err(Stop::Held(folio));
     }
-    change.begin(left);
+    change.begin(left)?;
     let walk = &mut change.walk;
     while left > 0 {
         if vm::fatal_signal() {

@@ -14,12 +14,14 @@ use super::{
 };
 use crate::kern::{
     fs::{Inode, Mapping, PageIndex, PageRange},
+    memory::Stay,
     order::Order,
     page::{DevFolio, DevPage},
     vm::{self, LockedVma},
     wait::{self, Sleep, WaitCallback},
     xa::Mark, //
 };
+use core::cell::Cell;
 use kernel::{
     pr_err_once,
     prelude::*,
@@ -109,11 +111,13 @@ pub(crate) fn empty(locked: &mut Locked<'_>) {
 }
 
 /// Looks for a folio with more references than page tables hold.
-struct FindBusy {
+struct FindBusy<'a> {
     busy: Option<DevFolio>,
+    /// Pages that go away with this device are nobody's concern.
+    spare: Option<Account<'a>>,
 }
 
-impl Visitor for FindBusy {
+impl Visitor for FindBusy<'_> {
     const ASKS_DIRTY: bool = false;
     const RUNS: bool = false;
 
@@ -122,7 +126,11 @@ impl Visitor for FindBusy {
             return Step::Next;
         };
         let folio = page.folio();
-        if folio.refcount() > folio.mapcount() {
+        if folio.refcount() > folio.mapcount()
+            && self
+                .spare
+                .is_none_or(|device| !device.is_gone(folio.head().pfn()))
+        {
             self.busy = Some(folio);
             return Step::Stop;
         }
@@ -138,6 +146,10 @@ impl Visitor for FindBusy {
 /// The first folio of the range, in the order of the file, that somebody uses other than by a
 /// mapping (`dax_layout_busy_page_range`). The range is unmapped first. Sleeps.
 pub(crate) fn busy_folio(mapping: &Mapping, range: PageRange) -> Option<DevFolio> {
+    find_busy(mapping, range, None)
+}
+
+fn find_busy(mapping: &Mapping, range: PageRange, spare: Option<Account<'_>>) -> Option<DevFolio> {
     if mapping.is_empty() || !mapping.host().is_dax() {
         return None;
     }
@@ -145,7 +157,7 @@ pub(crate) fn busy_folio(mapping: &Mapping, range: PageRange) -> Option<DevFolio
     // First the page tables, then the counts: fast GUP is either seen by its reference, or sees
     // that the page is gone.
     mapping.unmap(range);
-    let mut visitor = FindBusy { busy: None };
+    let mut visitor = FindBusy { busy: None, spare };
     tree::walk(mapping, range, Which::Any, &mut visitor);
     visitor.busy
 }
@@ -239,11 +251,16 @@ pub(crate) fn held(locked: &Locked<'_>) -> Option<DevFolio> {
     (folio.refcount() > folio.mapcount()).then_some(folio)
 }
 
-/// Waits for a folio and counts how long. Sleeps.
-pub(crate) fn wait_for(folio: DevFolio, how: Sleep<'_>, stats: Account<'_>) -> Result {
+/// Waits for a folio, which was found under `stay`, and counts how long. Sleeps.
+pub(crate) fn wait_for(
+    stay: &Stay<'_>,
+    folio: DevFolio,
+    how: Sleep<'_>,
+    stats: Account<'_>,
+) -> Result {
     stats.inc(Counter::LayoutWaits);
     let since = Instant::<Monotonic>::now();
-    let waited = wait::wait_until_idle(folio, how);
+    let waited = wait::wait_until_idle(stay, folio, how);
     stats.add(
         Counter::LayoutWaitNs,
         since.elapsed().as_nanos().max(0) as u64,
@@ -255,16 +272,16 @@ pub(crate) fn wait_for(folio: DevFolio, how: Sleep<'_>, stats: Account<'_>) -> R
 /// let go meanwhile, because whoever holds a page may be about to fault on the next one. Sleeps.
 ///
 /// Errors: `ERESTARTSYS` when a signal came.
-pub(crate) fn wait_with_faults(folio: DevFolio, inode: &Inode) -> Result {
+pub(crate) fn wait_with_faults(stay: &Stay<'_>, folio: DevFolio, inode: &Inode) -> Result {
     let how = Sleep::Callback(inode, wait::let_faults_in());
-    wait_for(folio, how, Account::of(inode))
+    wait_for(stay, folio, how, Account::of(inode))
 }
 
 /// Waits until nobody uses the range's pages, then removes its entries (`dax_break_layout`).
 /// Sleeps.
 ///
 /// Errors: `ERESTARTSYS` when a signal came, or at once with [`Patience::None`] and a busy page;
-/// no entry is removed then.
+/// `EIO` when the device goes away; no entry is removed then.
 pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) -> Result {
     if !inode.is_dax() {
         return Ok(());
@@ -280,16 +297,19 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     }
     let stats = Account::of(inode);
     stats.inc(Counter::LayoutBreaks);
+    // While the task sleeps, the entries may be removed, and the device may go.
+    let stay = stats.stay().ok_or(EIO)?;
     // Ends when nobody holds a page, or with a signal. Whoever holds one can take others meanwhile; but
     // each needs the lock that the callback gives back for a fault that maps them again.
     while let Some(folio) = busy_folio(mapping, range) {
         let Patience::Callback(callback) = patience else {
             // Not at once: the caller lets go of its locks and tries again.
-            wait::wait_a_moment(folio);
+            let _ = wait::nap_until_idle(&stay, folio);
             return Err(ERESTARTSYS);
         };
-        wait_for(folio, Sleep::Callback(inode, callback), stats)?;
+        wait_for(&stay, folio, Sleep::Callback(inode, callback), stats)?;
     }
+    drop(stay);
     remove_range(mapping, tree::whole_entries(mapping, range), true, false);
     Ok(())
 }
@@ -308,10 +328,13 @@ pub(crate) fn break_layout_final(inode: &Inode) {
     }
     let mapping = inode.mapping();
     let stats = Account::of(inode);
-    // Ends when nobody holds a page: no other is mapped of a file that nobody has open.
-    while let Some(folio) = busy_folio(mapping, PageRange::ALL) {
-        // Cannot fail: nothing ends this way of sleeping but the folio.
-        let _ = wait_for(folio, Sleep::Uninterruptible, stats);
+    if let Some(stay) = stats.stay() {
+        // Every turn waits until somebody is done with a page, and nobody begins any more. The pages
+        // of a device that goes away are waited for by that ([`folio::wait_until_unused`]).
+        while let Some(folio) = find_busy(mapping, PageRange::ALL, Some(stats)) {
+            // Fails when the device goes, and then the folio is not found again.
+            let _ = wait_for(&stay, folio, Sleep::Uninterruptible, stats);
+        }
     }
     remove_range(mapping, PageRange::ALL, true, inode.is_unlinked());
 }
@@ -356,6 +379,8 @@ enum Evicted {
     All,
     /// Those with memory.
     Data,
+    /// Those with memory that goes away.
+    Gone,
     /// Those that stand for holes.
     Zeroes,
 }
@@ -366,22 +391,34 @@ struct Evict<'a> {
     which: Evicted,
 }
 
+impl Evicted {
+    /// Whether an entry that is not locked is one of them.
+    fn has(self, entry: Entry, device: Account<'_>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Data => matches!(entry.kind(), Kind::Data(_)),
+            Self::Gone => entry.page().is_some_and(|page| device.is_gone(page.pfn())),
+            Self::Zeroes => entry.kind() == Kind::Zero,
+        }
+    }
+
+    /// Whether an entry that is locked may become one of them.
+    fn may_have(self, entry: Entry) -> bool {
+        // What is memory does not become a hole.
+        self != Self::Zeroes || entry.page().is_none()
+    }
+}
+
 impl Visitor for Evict<'_> {
     const ASKS_DIRTY: bool = true;
     const RUNS: bool = true;
 
     fn awaits(&self, entry: Entry) -> bool {
-        // What is memory does not become a hole.
-        self.which != Evicted::Zeroes || entry.page().is_none()
+        self.which.may_have(entry)
     }
 
     fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
-        let wanted = match self.which {
-            Evicted::All => true,
-            Evicted::Data => matches!(entry.kind(), Kind::Data(_)),
-            Evicted::Zeroes => entry.kind() == Kind::Zero,
-        };
-        if wanted {
+        if self.which.has(entry, self.device) {
             Step::Work
         } else {
             Step::Next
@@ -401,6 +438,57 @@ fn evict(mapping: &Mapping, range: PageRange, which: Evicted) {
     device.add(Counter::EntriesRemoved, removed as u64);
 }
 
+/// Looks for entries that there would be something to do about, or to wait for.
+struct FindEvicted<'a> {
+    device: Account<'a>,
+    which: Evicted,
+    found: Cell<bool>,
+}
+
+impl Visitor for FindEvicted<'_> {
+    const ASKS_DIRTY: bool = false;
+    const RUNS: bool = false;
+
+    fn awaits(&self, entry: Entry) -> bool {
+        if self.which.may_have(entry) {
+            self.found.set(true);
+        }
+        false
+    }
+
+    fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
+        if self.which.has(entry, self.device) {
+            self.found.set(true);
+        }
+        if self.found.get() {
+            Step::Stop
+        } else {
+            Step::Next
+        }
+    }
+
+    fn work(&mut self, _run: &Run<'_>) -> After {
+        // Not reached: nothing is to be worked on.
+        After::Clean(0)
+    }
+}
+
+/// Whether [`evict_range`], or with `zeroes` [`evict_zeroes`], would have an entry to wait for or to
+/// remove. Waits for none.
+pub(crate) fn has_to_evict(mapping: &Mapping, range: PageRange, zeroes: bool) -> bool {
+    let which = match zeroes {
+        true => Evicted::Zeroes,
+        false => Evicted::All,
+    };
+    let mut visitor = FindEvicted {
+        device: Account::of(mapping.host()),
+        which,
+        found: Cell::new(false),
+    };
+    tree::walk(mapping, range, Which::Any, &mut visitor);
+    visitor.found.get()
+}
+
 /// Unmaps and removes every entry of the range, dirty ones after they were written back: what they
 /// say of the file is about to be wrong. Faults may go on meanwhile (`invalidate_lock` is not
 /// held). Sleeps.
@@ -415,14 +503,19 @@ pub(crate) fn evict_zeroes(mapping: &Mapping, range: PageRange) {
     evict(mapping, range, Evicted::Zeroes);
 }
 
-/// Lets go of a device's memory, which is about to go away: unmaps and removes what a file has of
-/// it (spec, section 8). The device gives no memory any more, so no entry is added meanwhile.
+/// Lets go of a device's memory: unmaps and removes what a file has of it (spec, section 8). With
+/// `gone_only` that is what is about to go away: it is not given any more, so no entry is added
+/// meanwhile.
 ///
 /// Waits for nobody who holds pages: he may be about to fault on another page of the same entry.
 /// That is for [`folio::wait_until_unused`], when no entry is left. Sleeps.
-pub(crate) fn evacuate(inode: &Inode) {
+pub(crate) fn evacuate(inode: &Inode, gone_only: bool) {
     if inode.is_dax() {
-        evict(inode.mapping(), PageRange::ALL, Evicted::Data);
+        let which = match gone_only {
+            true => Evicted::Gone,
+            false => Evicted::Data,
+        };
+        evict(inode.mapping(), PageRange::ALL, which);
     }
 }
 

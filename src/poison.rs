@@ -12,15 +12,14 @@ use super::{
 use crate::kern::{
     dax::{Access, DaxDevice, DaxReadGuard},
     order::Order,
-    redirect::CallOn, //
 };
 use crate::kern::{
     fs::{Mapping, PageIndex},
     page::{DevFolio, DevPage, Pfn},
-    redirect,
+    redirect::{self, InFlight},
     vm, //
 };
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 static SEEN: AtomicBool = AtomicBool::new(false);
 
@@ -76,9 +75,9 @@ impl Cookie {
 
 /// Locks the entry of a folio in the file that owns it (`dax_lock_folio`). Needs no reference to
 /// the inode, which may vanish at any moment. Sleeps.
-pub(crate) fn lock_folio(folio: DevFolio) -> Cookie {
+pub(crate) fn lock_folio(folio: DevFolio, in_flight: &mut InFlight) -> Cookie {
     SEEN.store(true, Ordering::Relaxed);
-    match tree::lock_by_folio(folio) {
+    match tree::lock_by_folio(folio, in_flight) {
         FolioLock::Locked(entry) => Cookie::of(entry),
         FolioLock::NoFile => Cookie::FAILED,
     }
@@ -112,7 +111,8 @@ pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option
         Kind::Data(pfn) => {
             // The page at the index, not the first of the entry.
             let page = pfn.offset(index.get().wrapping_sub(locked.first().get()));
-            if !is_sought(page) {
+            // The file may have got another page than the one that [`tell`] has the core ask for.
+            if !redirect::is_sought(page.to_bits()) {
                 return (Cookie::NOTHING, None);
             }
             Account::of(inode).inc(Counter::PoisonLocks);
@@ -130,32 +130,16 @@ pub(crate) fn unlock_index(mapping: &Mapping, index: PageIndex, cookie: Cookie) 
     }
 }
 
-/// The frame of the page that [`tell`] has the core look for at an index, until that has found it.
-/// Changed by the holder of the [`CallOn`] only.
-static SOUGHT: AtomicUsize = AtomicUsize::new(NO_PAGE);
-
-const NO_PAGE: usize = usize::MAX;
-
-/// Whether the page may be given to the core that asks for what is at an index: if [`tell`] has it
-/// ask, only the page that has failed, for the file may have got another one meanwhile.
-fn is_sought(page: Pfn) -> bool {
-    if !redirect::is_calling_on() || SOUGHT.load(Ordering::Relaxed) == NO_PAGE {
-        return true;
-    }
-    let sought = page.to_bits();
-    SOUGHT
-        .compare_exchange(sought, NO_PAGE, Ordering::Relaxed, Ordering::Relaxed)
-        .is_ok()
-}
-
 /// Tells of the failure of the page at byte `offset` of a device, whose filesystem has said that it
 /// cannot (`dax_holder_notify_failure`): it is marked, the processes that map it are told, and their
 /// mappings of it taken away. `flags` are those of the memory failure (`MF_*`). Sleeps.
 ///
 /// The core would do this as well, but to the first page of the folio whichever has failed. False,
 /// and nothing was done, if it has to: the folio is a page, or in no file, or in several.
+///
+/// The call is in flight, but not while it waits.
 #[cfg(CONFIG_MEMORY_FAILURE)]
-pub(crate) fn tell(one: &mut CallOn, device: &DaxDevice, offset: u64, flags: i32) -> bool {
+pub(crate) fn tell(in_flight: &mut InFlight, device: &DaxDevice, offset: u64, flags: i32) -> bool {
     /// How often the page is looked for in a file that it has left meanwhile.
     const ATTEMPTS: usize = 8;
 
@@ -179,9 +163,14 @@ pub(crate) fn tell(one: &mut CallOn, device: &DaxDevice, offset: u64, flags: i32
         let Some((inode, index)) = tree::owner_of(page) else {
             return false;
         };
-        SOUGHT.store(page.pfn().to_bits(), Ordering::Relaxed);
-        let told = redirect::call_on(one, || inode.mapping().tell_of_failure(index, flags));
-        let found = SOUGHT.swap(NO_PAGE, Ordering::Relaxed) == NO_PAGE;
+        // The reference keeps the filesystem mounted, and so the device adopted. To drop it may take as
+        // long as to unmount.
+        let (told, found) = in_flight.pause(|| {
+            let tell = || inode.mapping().tell_of_failure(index, flags);
+            let result = redirect::call_on_for(page.pfn().to_bits(), tell);
+            drop(inode);
+            result
+        });
         if found || told.is_err() {
             return found;
         }

@@ -7,10 +7,9 @@
 //! entry's lock, the tree's lock. Who has an entry locked waits for no other one: a fault and a walk
 //! lock more of them only where nobody has ([`Window`], [`Neighbours`], [`Run`]).
 
-#[cfg(CONFIG_MEMORY_FAILURE)]
-use super::adopt;
 use super::{
     account::Account,
+    adopt,
     entry::{Entry, Kind},
     folio::{self, Disassociation},
     stats::Counter, //
@@ -21,6 +20,7 @@ use crate::kern::{
     fs::{Mapping, PageIndex, PageRange},
     order::Order,
     page::{DevFolio, DevPage, Pfn, Region},
+    redirect::InFlight,
     vm::{reschedule, Around},
     wait::{self, EntryKey, OwnerGuard, Wake},
     xa::{Cursor, Mark, Node, RawValue, Slot, TreeGuard, NODE_ORDER}, //
@@ -43,6 +43,8 @@ pub(crate) enum GrabError {
     Conflict,
     /// There is no memory for the tree.
     NoMemory,
+    /// A fatal signal ended the wait for an entry.
+    Killed,
 }
 
 /// An entry that this task has locked. Dropping it unlocks the entry and wakes the next waiter.
@@ -360,7 +362,8 @@ pub(crate) fn grab<'m>(
             }
             if locked {
                 let key = EntryKey::new(mapping, entry.order().first(index));
-                wait::wait_for_entry(guard, key);
+                wait::wait_for_entry_killable(mapping, guard, key)
+                    .map_err(|_| GrabError::Killed)?;
                 at.set(index);
                 continue;
             }
@@ -765,6 +768,29 @@ pub(crate) fn lock_neighbours<'l, 'm>(
     }
     drop(guard);
     neighbours
+}
+
+/// The same as [`lock_present`], for those who can be told that a fatal signal has ended the wait for
+/// the entry (`EINTR`).
+pub(crate) fn lock_present_killable(
+    mapping: &Mapping,
+    index: PageIndex,
+) -> Result<Option<Locked<'_>>> {
+    let tree = mapping.tree();
+    // Every turn waits for somebody who has the entry locked, which nobody has for ever.
+    loop {
+        let guard = tree.lock();
+        let mut at = Cursor::new(tree, index);
+        let Some(raw) = at.load(&guard) else {
+            return Ok(None);
+        };
+        let (entry, locked) = Entry::from_raw(raw);
+        if !locked {
+            return Ok(Some(lock_at(mapping, &guard, &mut at, entry, index)));
+        }
+        let key = EntryKey::new(mapping, entry.order().first(index));
+        wait::wait_for_entry_killable(mapping, guard, key)?;
+    }
 }
 
 /// Locks the entry that covers `index`, if there is one. Sleeps.
@@ -1221,15 +1247,16 @@ pub(crate) enum FolioLock {
 
 /// Locks the entry of the folio in the file that owns it, for those who know the folio only and
 /// hold no reference to the inode. The folio keeps its owner meanwhile ([`DevFolio::release_owner`]).
-/// Sleeps.
-pub(crate) fn lock_by_folio(folio: DevFolio) -> FolioLock {
+/// The call is in flight, but not while it waits: the file's device may be given back meanwhile. Sleeps.
+pub(crate) fn lock_by_folio(folio: DevFolio, in_flight: &mut InFlight) -> FolioLock {
     // Ends: it starts over when the folio has got another owner, or another place, since it was looked
     // up, and when its entry has been let go of.
     loop {
         let Some(owner) = OwnerGuard::of(folio) else {
             return FolioLock::NoFile;
         };
-        if !owner.mapping().host().is_dax() {
+        let host = owner.mapping().host();
+        if !host.is_dax() || adopt::device_for(host).is_none() {
             return FolioLock::NoFile;
         }
         let owner = owner.lock();
@@ -1258,7 +1285,7 @@ pub(crate) fn lock_by_folio(folio: DevFolio) -> FolioLock {
         }
         let key = EntryKey::new(owner.mapping(), entry.order().first(index));
         drop(at);
-        owner.wait(key);
+        in_flight.pause(|| owner.wait(key));
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     tree::{self, After, Run, Step, Visitor, Which}, //
 };
 use crate::kern::{
-    dax::{DaxDevice, DaxReadGuard},
+    dax::DaxDevice,
     fs::{Mapping, PageRange},
     order::Order, //
 };
@@ -119,7 +119,8 @@ pub(crate) fn writeback(mapping: &Mapping, dax: &DaxDevice, request: &Request) -
     if mapping.is_empty() || !request.sync {
         return Ok(0);
     }
-    let _alive = DaxReadGuard::new();
+    // The memory is there without `dax_read_lock`, under which nothing is waited for: a device that goes
+    // away waits until each entry is unlocked, and takes it out.
     mapping.tag_for_writeback(request.range);
     let mut visitor = WriteBack {
         dax,

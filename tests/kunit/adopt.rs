@@ -15,9 +15,9 @@ mod tests {
             redirect::{self, Destination, InFlight, Key},
             testing::{
                 call_break_layout, call_busy_page, call_invalidate, call_writeback, decide,
-                decide_directly, decide_without_file, hold, note, pause, with_anonymous_owner,
-                with_failing_allocation, with_paths, with_thread, with_threads, Checked, File,
-                HeldByOther,
+                decide_directly, decide_without_file, hold, note, pause, until,
+                with_anonymous_owner, with_failing_allocation, with_paths, with_thread,
+                with_threads, Checked, File, HeldByOther,
             },
             xa::Mark,
         },
@@ -198,7 +198,7 @@ mod tests {
                 world.set_foreign(false);
                 check_eq!(elsewhere, Destination::Ours, "{name}");
                 // The replacement asks the kernel's own.
-                let on = redirect::call_on(&mut redirect::CALL_ON.lock(), decide);
+                let on = redirect::call_on(decide);
                 check_eq!(on, Destination::Kernel, "{name}");
             }
         }
@@ -488,6 +488,75 @@ mod tests {
             released.map(|()| waits)
         })?;
         check!(released?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_call_that_goes_on_to_the_kernels_keeps_no_other_waiting() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let folio = world.page(world.take(Order::PTE)?).folio();
+        let redirection = adopt::redirection();
+        let devices = || {
+            redirection
+                .targets()
+                .enumerate()
+                .filter(|(_, (_, key))| *key == Key::BlockDevice || *key == Key::DaxDevice)
+        };
+        let over = AtomicBool::new(false);
+        // Two that take long.
+        let work = |_| {
+            redirect::call_on(|| {
+                while !over.load(Ordering::Relaxed) {
+                    pause(1);
+                }
+            });
+        };
+        let (_, result) = with_threads(2, work, |threads| -> Checked {
+            let result = (|| -> Checked {
+                check!(threads.iter().all(|thread| thread.waits()));
+                for (number, (name, key)) in devices() {
+                    let decide = || decide(redirection, number, key, &file, folio);
+                    check_eq!(decide(), Destination::Ours, "{name}");
+                    check_eq!(redirect::call_on(decide), Destination::Kernel, "{name}");
+                    let inside = redirect::call_on(|| redirect::call_on(decide));
+                    check_eq!(inside, Destination::Kernel, "{name}");
+                    check_eq!(decide(), Destination::Ours, "{name}");
+                }
+                Ok(())
+            })();
+            over.store(true, Ordering::Relaxed);
+            result
+        })?;
+        result?;
+        world.check_clean()
+    }
+
+    #[test]
+    fn each_call_looks_for_its_own_frame() -> Checked {
+        adopt()?;
+        const FRAMES: [usize; 2] = [17, 18];
+        let turns = core::sync::atomic::AtomicUsize::new(0);
+        let work = |number: usize| {
+            let frame = FRAMES[number];
+            redirect::call_on_for(frame, || {
+                turns.fetch_add(1, Ordering::AcqRel);
+                // Both are under way.
+                let both = until(|| turns.load(Ordering::Acquire) == 2);
+                let answers =
+                    [FRAMES[1 - number], frame, FRAMES[1 - number]].map(redirect::is_sought);
+                (both, answers)
+            })
+        };
+        let (results, ()) = with_threads(2, work, |_| ())?;
+        for ((both, answers), found) in results {
+            check!(both && found);
+            // What was found is not looked for any more.
+            check_eq!(answers, [false, true, true]);
+        }
+        let ((), found) = redirect::call_on_for(FRAMES[0], || ());
+        check!(!found);
+        check!(redirect::is_sought(FRAMES[1]));
         Ok(())
     }
 }

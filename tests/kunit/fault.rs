@@ -10,16 +10,19 @@ mod tests {
         dax::{
             adopt::Adopted,
             entry::{Entry, Kind},
+            layout::{self, Patience},
             poison,
             stats::Counter,
+            tree,
         },
         kern::{
             bindings,
+            fs::PageRange,
             order::Order,
             testing::{
                 hold, note, skip, until, with_failing_allocation, with_paths, with_thread,
-                with_thread_waiting, without_zeroes, Checked, Failing, File, Flushes, Share,
-                Stretch, View, World,
+                with_thread_waiting, with_threads, without_zeroes, Checked, Failing, File, Flushes,
+                Share, Stretch, View, World,
             },
             vm::FaultCode,
             xa::Mark,
@@ -893,6 +896,134 @@ mod tests {
             store_to_what_is_held(order, true)?;
         }
         Ok(())
+    }
+
+    #[test]
+    fn who_waits_for_a_page_keeps_nobody_from_the_file() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        let (large, small) = (world.file(PMD)?, world.file(1)?);
+        put(&large, 0, Order::PMD, place, false)?;
+        let held = hold(world.page(place).folio());
+        clear(&large);
+        small.set_extents(&[Stretch::mapped(0, 1, place + 5)])?;
+        let (stored, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        // One stores to the page, the other wants the file for himself as a truncate does.
+        let (results, (waited, got)) = with_threads(
+            2,
+            |number| -> Checked {
+                if number == 0 {
+                    let view = View::new(&small, 0, 1, Share::Shared, 0)?;
+                    view.store(0, 1)?;
+                    stored.store(true, Ordering::Release);
+                    return Ok(());
+                }
+                // The other's faults have begun.
+                check!(until(|| small.faults() != 0));
+                for _ in 0..4 {
+                    let _out = small.mapping().keep_faults_out();
+                    drop(tree::lock_present(small.mapping(), at(0)));
+                    let range = PageRange::ALL;
+                    check_eq!(
+                        layout::break_layout(small.inode(), range, Patience::None),
+                        Ok(())
+                    );
+                }
+                ended.store(true, Ordering::Release);
+                Ok(())
+            },
+            |threads| {
+                let got = until(|| ended.load(Ordering::Acquire));
+                let waited = threads.first().is_some_and(|thread| thread.waits())
+                    && !stored.load(Ordering::Acquire);
+                drop(held);
+                (waited, got)
+            },
+        )?;
+        check!(got, "the file is kept from others");
+        check!(waited, "the store did not wait");
+        for result in results {
+            result?;
+        }
+        check!(stored.load(Ordering::Acquire));
+        check!(small.faults() > 1);
+        clear(&small);
+        world.check_clean()
+    }
+
+    #[test]
+    fn who_waits_for_a_page_of_a_device_that_goes_gets_an_error() -> Checked {
+        let result = (|| {
+            let world = world()?;
+            let place = world.take(Order::PMD)?;
+            let (large, small) = (world.file(PMD)?, world.file(1)?);
+            put(&large, 0, Order::PMD, place, false)?;
+            let held = hold(world.page(place).folio());
+            clear(&large);
+            small.set_extents(&[Stretch::mapped(0, 1, place + 5)])?;
+            let ended = AtomicBool::new(false);
+            let (result, (waited, retired, over)) = with_thread(
+                || -> Checked<Result> {
+                    let view = View::new(&small, 0, 1, Share::Shared, 0)?;
+                    let result = view.store(0, 1);
+                    ended.store(true, Ordering::Release);
+                    Ok(result)
+                },
+                |thread| {
+                    let waited = thread.waits();
+                    // Comes back when nobody looks at the page any more.
+                    let retired = adopted().map(|device| {
+                        if let Some(device) = &*device.lock() {
+                            device.retire();
+                        }
+                    });
+                    let over = until(|| ended.load(Ordering::Acquire));
+                    drop(held);
+                    (waited, retired, over)
+                },
+            )?;
+            retired?;
+            check!(waited);
+            check!(over);
+            check_eq!(result?, Err(EFAULT));
+            clear(&small);
+            put(&large, 0, Order::PMD, place, false)?;
+            clear(&large);
+            world.check_clean()
+        })();
+        // For the others, as if another device had come.
+        release()?;
+        result
+    }
+
+    #[test]
+    fn large_entries_do_without_pages_that_somebody_holds() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        let (old, file) = (world.file(PMD)?, world.file(PMD)?);
+        put(&old, 7, Order::PTE, place + 7, false)?;
+        let held = hold(world.page(place + 7).folio());
+        clear(&old);
+        file.set_extents(&[Stretch::mapped(0, PMD, place)])?;
+        let ended = AtomicBool::new(false);
+        let (result, in_time) = with_thread(
+            || -> Checked {
+                let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+                view.store(100, 1)?;
+                ended.store(true, Ordering::Release);
+                check!(view.mapped(100).is_some_and(|mapped| mapped.order == 0));
+                Ok(())
+            },
+            |_| {
+                let in_time = until(|| ended.load(Ordering::Acquire));
+                drop(held);
+                in_time
+            },
+        )?;
+        result?;
+        check!(in_time, "one held page keeps others from their neighbours");
+        clear(&file);
+        world.check_clean()
     }
 
     #[test]

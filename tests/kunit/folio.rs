@@ -13,13 +13,12 @@ mod tests {
             order::Order,
             page::{DevFolio, DevPage, FolioRef, Giant, Region},
             testing::{
-                hold, is_free, page_bits, skip, until, with_thread, with_thread_waiting,
-                with_threads, Checked, CoreFolio, File, Random, World,
+                hold, is_free, page_bits, skip, with_thread, with_thread_waiting, with_threads,
+                Checked, CoreFolio, File, Random, World,
             },
         },
         tests::helpers::*,
     };
-    use core::sync::atomic::{AtomicBool, Ordering};
     use kernel::prelude::*;
 
     const ORDERS: [usize; 10] = [0, 2, 3, 4, 5, 6, 7, 8, 9, 18];
@@ -80,23 +79,23 @@ mod tests {
         })
     }
 
-    /// Has a thread associate pages that are held by `held`, and checks that it waits for those to be
-    /// let go.
-    fn associate_waiting(
+    /// Nobody is waited for who holds the pages, as whoever associates them has an entry locked; they
+    /// can be had when `held` is let go.
+    fn associate_held(
         page: DevPage,
         order: Order,
         file: &File<'_>,
         index: usize,
         held: FolioRef,
     ) -> Checked {
-        let (result, waited) = with_thread_waiting(
-            || folio::associate(page, order, file.mapping(), at(index), false),
-            || {
-                drop(held);
-            },
-        )?;
-        check!(waited, "{order:?}");
-        check_eq!(result, Ok(()));
+        let folio = held.folio();
+        let whole = folio.order();
+        let result = folio::associate(page, order, file.mapping(), at(index), false);
+        check_eq!(result, Err(AssociateError::Held(folio)), "{order:?}");
+        check_eq!((folio.order(), folio.refcount()), (whole, 1), "{order:?}");
+        check_eq!((folio.owner(), folio.share()), (0, 0), "{order:?}");
+        drop(held);
+        associate(page, order, file, index)?;
         check_whole(page, order)
     }
 
@@ -371,73 +370,11 @@ mod tests {
     }
 
     #[test]
-    fn who_needs_pages_of_a_held_folio_waits_for_it() -> Checked {
+    fn who_needs_pages_of_a_held_folio_is_told_of_it() -> Checked {
         for_each_larger_order(|place| {
             let held = place.left_whole()?;
-            associate_waiting(place.page(1), Order::PTE, &place.b, 1, held)?;
+            associate_held(place.page(1), Order::PTE, &place.b, 1, held)?;
             folio::disassociate(place.page(1));
-            check_free(place.page(0), place.order)
-        })
-    }
-
-    #[test]
-    fn that_wait_is_ended_by_a_fatal_signal_only() -> Checked {
-        let world = world()?;
-        let order = Order::PMD;
-        let place = world.take(order)?;
-        let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
-        let (page, inside) = (world.page(place), world.page(place + 1));
-        associate(page, order, &a, 0)?;
-        let held = hold(page.folio());
-        folio::disassociate(page);
-        let (result, waited) = with_thread(
-            || folio::associate(inside, Order::PTE, b.mapping(), at(1), false),
-            |thread| {
-                let waited = thread.waits();
-                thread.signal(false);
-                let still = thread.waits();
-                thread.signal(true);
-                waited && still
-            },
-        )?;
-        check!(waited);
-        check_eq!(result, Err(AssociateError::Interrupted));
-        check_eq!(page.folio().order(), order);
-        check_eq!(page.folio().refcount(), 1);
-        drop(held);
-        associate(page, order, &b, 0)?;
-        folio::disassociate(page);
-        world.check_clean()
-    }
-
-    #[test]
-    fn a_fatal_signal_ends_the_wait_for_a_page_in_the_way_of_a_large_folio() -> Checked {
-        for_each_larger_order(|place| {
-            let small = place.page(place.last());
-            associate(small, Order::PTE, &place.a, place.last())?;
-            let held = hold(small.folio());
-            folio::disassociate(small);
-            let ended = AtomicBool::new(false);
-            let (result, waited) = with_thread(
-                || {
-                    let mapping = place.b.mapping();
-                    let result =
-                        folio::associate(place.page(0), place.order, mapping, at(0), false);
-                    ended.store(true, Ordering::Release);
-                    result
-                },
-                |thread| {
-                    let waited = thread.waits();
-                    thread.signal(false);
-                    let still = thread.waits();
-                    thread.signal(true);
-                    let over = until(|| ended.load(Ordering::Acquire));
-                    drop(held);
-                    waited && still && over
-                },
-            )?;
-            check!(waited);
-            check_eq!(result, Err(AssociateError::Interrupted));
             check_free(place.page(0), place.order)
         })
     }
@@ -472,14 +409,14 @@ mod tests {
     }
 
     #[test]
-    fn a_small_held_page_keeps_a_large_folio_waiting() -> Checked {
+    fn a_small_held_page_is_in_the_way_of_a_large_folio() -> Checked {
         for_each_larger_order(|place| {
             for which in [place.last(), 0] {
                 let small = place.page(which);
                 associate(small, Order::PTE, &place.a, which)?;
                 let held = hold(small.folio());
                 folio::disassociate(small);
-                associate_waiting(place.page(0), place.order, &place.b, 0, held)?;
+                associate_held(place.page(0), place.order, &place.b, 0, held)?;
                 folio::disassociate(place.page(0));
             }
             Ok(())
@@ -566,7 +503,7 @@ mod tests {
             associate(small, Order::PTE, a, 0)?;
             let held = hold(small.folio());
             folio::disassociate(small);
-            associate_waiting(page, Order::PMD, b, 0, held)?;
+            associate_held(page, Order::PMD, b, 0, held)?;
             folio::disassociate(page);
             Ok(())
         })
@@ -630,6 +567,7 @@ mod tests {
                         folio::disassociate(page);
                         drop(held);
                     }
+                    Err(AssociateError::Smaller | AssociateError::Held(_)) => (),
                     Err(error) => check_eq!(error, AssociateError::Smaller),
                 }
             }

@@ -18,8 +18,8 @@ mod tests {
             fs::PageRange,
             order::Order,
             testing::{
-                callbacks, hold, until, wait_callback, with_thread, with_thread_waiting, Checked,
-                File, Flushes, Holds, Share, Stretch, View,
+                callbacks, hold, until, wait_callback, with_thread, with_thread_waiting,
+                with_threads, Checked, File, Flushes, Holds, Share, Stretch, View,
             },
             xa::Mark,
         },
@@ -270,6 +270,57 @@ mod tests {
         check_eq!(seen, (true, true, 1));
         check_eq!(file.nrpages(), 0);
         world.check_clean()
+    }
+
+    #[test]
+    fn who_waits_for_a_page_of_a_device_that_goes_ends() -> Checked {
+        let result = (|| {
+            let world = world()?;
+            let (file, last) = (world.file(2)?, world.file(1)?);
+            let place = world.take_many(3, Order::PTE)?;
+            put(&file, 0, Order::PTE, place, true)?;
+            put(&last, 0, Order::PTE, place + 2, true)?;
+            let held = [0, 2].map(|at| hold(world.page(place + at).folio()));
+            let (results, (waited, retired)) = with_threads(
+                3,
+                |number| match number {
+                    // A truncate, a file that is being evicted, and one that is, later.
+                    0 => layout::break_layout(file.inode(), PageRange::ALL, patient()),
+                    _ => {
+                        layout::break_layout_final(last.inode());
+                        Ok(())
+                    }
+                },
+                |threads| {
+                    let waited = threads.iter().all(|thread| thread.waits());
+                    // Comes back when nobody looks at the pages any more.
+                    let retired = adopted().map(|device| {
+                        if let Some(device) = &*device.lock() {
+                            device.retire();
+                        }
+                    });
+                    (waited, retired)
+                },
+            )?;
+            retired?;
+            check!(waited);
+            check_eq!(results.first(), Some(&Err(EIO)));
+            // What the one has left goes with its file, and the holder is the device's to wait for.
+            check!(look(&file, 0).is_some());
+            check!(look(&last, 0).is_none());
+            check_eq!(
+                layout::break_layout(file.inode(), PageRange::ALL, patient()),
+                Err(EIO)
+            );
+            layout::break_layout_final(file.inode());
+            check_eq!(file.nrpages(), 0);
+            check_eq!(world.page(place).folio().refcount(), 1);
+            drop(held);
+            world.check_clean()
+        })();
+        // For the others, as if another device had come.
+        release()?;
+        result
     }
 
     #[test]
@@ -742,7 +793,7 @@ mod tests {
         let memory = [(world.pfn(place), PMD)];
         let ((), (evacuated, waited)) = with_thread(
             || {
-                layout::evacuate(file.inode());
+                layout::evacuate(file.inode(), false);
                 folio::wait_until_unused(&memory);
             },
             |thread| {

@@ -17,11 +17,12 @@ mod tests {
         kern::{
             order::Order,
             page::{DevFolio, DevPage},
+            redirect::{self, InFlight},
             testing::{
-                call_notify_failure, note, pause, until, with_thread, with_thread_waiting, Calls,
-                Checked, File, World,
+                call_notify_failure, note, pause, until, with_thread, with_thread_waiting,
+                with_threads, Calls, Checked, File, World,
             },
-            wait::OwnerGuard,
+            wait::{self, OwnerGuard},
             xa::Mark,
         },
         tests::helpers::*,
@@ -62,7 +63,7 @@ mod tests {
             let before = look(&file, index);
             let folio = world.page(place + order.pages() - 1).folio();
             let locks = count(Counter::PoisonLocks);
-            let cookie = poison::lock_folio(folio);
+            let cookie = poison::lock_folio(folio, &mut InFlight::enter());
             check!(cookie != Cookie::FAILED && cookie != Cookie::NOTHING);
             check_eq!(count(Counter::PoisonLocks), locks + 1);
             check!(is_locked(&file, index));
@@ -88,15 +89,15 @@ mod tests {
         let place = world.take(Order::PTE)?;
         let (a, b) = (world.file(1)?, world.file(1)?);
         let folio = || world.page(place).folio();
-        check!(poison::lock_folio(folio()) == Cookie::FAILED);
+        check!(poison::lock_folio(folio(), &mut InFlight::enter()) == Cookie::FAILED);
         put_shared(&a, 0, Order::PTE, place, false, true)?;
         a.set_dax(false);
-        check!(poison::lock_folio(folio()) == Cookie::FAILED);
+        check!(poison::lock_folio(folio(), &mut InFlight::enter()) == Cookie::FAILED);
         check!(!is_locked(&a, 0));
         a.set_dax(true);
         // Shared: there is no such thing as the file.
         put_shared(&b, 0, Order::PTE, place, false, true)?;
-        check!(poison::lock_folio(folio()) == Cookie::FAILED);
+        check!(poison::lock_folio(folio(), &mut InFlight::enter()) == Cookie::FAILED);
         check!(!is_locked(&a, 0) && !is_locked(&b, 0));
         clear(&a);
         clear(&b);
@@ -111,7 +112,7 @@ mod tests {
             let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
             put_shared(&a, 0, order, place, false, true)?;
             let folio = world.page(place).folio();
-            let cookie = poison::lock_folio(folio);
+            let cookie = poison::lock_folio(folio, &mut InFlight::enter());
             check!(cookie != Cookie::FAILED);
             let shared = AtomicBool::new(false);
             let share = || -> Checked {
@@ -157,7 +158,7 @@ mod tests {
             let held = tree::lock_present(file.mapping(), at(0));
             let (locked, waited) = with_thread_waiting(
                 || {
-                    let cookie = poison::lock_folio(folio);
+                    let cookie = poison::lock_folio(folio, &mut InFlight::enter());
                     cookie != Cookie::FAILED && unlock(folio, cookie)
                 },
                 || match held {
@@ -182,7 +183,7 @@ mod tests {
             let folio = world.page(place).folio();
             let cookie = match by_index {
                 true => poison::lock_index(file.mapping(), at(100)).0,
-                false => poison::lock_folio(folio),
+                false => poison::lock_folio(folio, &mut InFlight::enter()),
             };
             let (got, waited) = with_thread_waiting(
                 || tree::lock_present(file.mapping(), at(200)).is_some(),
@@ -272,7 +273,7 @@ mod tests {
         let place = world.take(Order::PTE)?;
         let file = world.file(1)?;
         put(&file, 0, Order::PTE, place, true)?;
-        let cookie = poison::lock_folio(world.page(place).folio());
+        let cookie = poison::lock_folio(world.page(place).folio(), &mut InFlight::enter());
         check!(unlock(world.page(place).folio(), cookie));
         let (cookie, _) = poison::lock_index(file.mapping(), at(0));
         poison::unlock_index(file.mapping(), at(0), cookie);
@@ -293,7 +294,7 @@ mod tests {
                 let mut locked = 0usize;
                 while !over.load(Ordering::Relaxed) {
                     let folio = page.folio();
-                    let cookie = poison::lock_folio(folio);
+                    let cookie = poison::lock_folio(folio, &mut InFlight::enter());
                     if cookie != Cookie::FAILED {
                         locked += 1;
                         // Told about, the file stays.
@@ -343,7 +344,7 @@ mod tests {
     ) -> Checked<Cookie> {
         let (cookie, changed) = contend(
             || file.mapping().tree().lock(),
-            || poison::lock_folio(page.folio()),
+            || poison::lock_folio(page.folio(), &mut InFlight::enter()),
             |_| change(),
         )?;
         check_eq!(changed, Ok(()));
@@ -414,7 +415,10 @@ mod tests {
             // Found when it was a page of its own.
             let folio = world.page(place + number).folio();
             put(&file, 0, Order::PMD, place, false)?;
-            check!(poison::lock_folio(folio) == Cookie::FAILED, "page {number}");
+            check!(
+                poison::lock_folio(folio, &mut InFlight::enter()) == Cookie::FAILED,
+                "page {number}"
+            );
             check!(!is_locked(&file, 0));
             clear(&file);
         }
@@ -428,7 +432,9 @@ mod tests {
         let file = world.file(1)?;
         put(&file, 0, Order::PTE, place, false)?;
         folio::disassociate(world.page(place));
-        check!(poison::lock_folio(world.page(place).folio()) == Cookie::FAILED);
+        check!(
+            poison::lock_folio(world.page(place).folio(), &mut InFlight::enter()) == Cookie::FAILED
+        );
         // The entry is made whole again for those who remove it.
         let again = folio::associate(world.page(place), Order::PTE, file.mapping(), at(0), false);
         check_eq!(again, Ok(()));
@@ -597,6 +603,46 @@ mod tests {
         let (cookie, page) = poison::lock_index(file.mapping(), at(0));
         poison::unlock_index(file.mapping(), at(0), cookie);
         check!(page == Some(world.page(again)));
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn who_waits_to_tell_of_a_failure_keeps_no_device_from_being_given_back() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        put(&file, 0, Order::PTE, place, false)?;
+        let folio = world.page(place).folio();
+        let ended = AtomicBool::new(false);
+        let held = tree::lock_present(file.mapping(), at(0));
+        let (results, (waited, over)) = with_threads(
+            2,
+            |number| {
+                if number == 0 {
+                    return poison::lock_folio(folio, &mut InFlight::enter());
+                }
+                // As those who give back do it, of any device.
+                until(|| wait::entry_waiters() != 0);
+                redirect::quiesce();
+                ended.store(true, Ordering::Release);
+                Cookie::FAILED
+            },
+            |threads| {
+                let waited = threads.first().is_some_and(|thread| thread.waits());
+                let over = until(|| ended.load(Ordering::Acquire));
+                drop(held);
+                (waited, over)
+            },
+        )?;
+        let cookie = results.first().copied().unwrap_or(Cookie::FAILED);
+        check!(cookie != Cookie::FAILED);
+        poison::unlock_folio(file.mapping(), folio, cookie);
+        check!(waited);
+        check!(
+            over,
+            "the failure of a page holds up who gives back devices"
+        );
         clear(&file);
         world.check_clean()
     }

@@ -247,7 +247,7 @@ mod tests {
                 Ok(call_invalidate(file)?)
             })?;
             check_forgotten(order, "evacuate", |file| {
-                layout::evacuate(file.inode());
+                layout::evacuate(file.inode(), false);
                 Ok(())
             })?;
         }

@@ -600,7 +600,7 @@ mod tests {
                 Ok(())
             })?;
             check_flushed(order, "evacuate", |file| {
-                layout::evacuate(file.inode());
+                layout::evacuate(file.inode(), false);
                 Ok(())
             })?;
         }

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A device's memory as something that may go away while others sleep on it.
+//!
+//! What keeps the `struct page`s of a device is, as a rule, the entry that points to them: a device
+//! that goes away waits until there is none. Whoever sleeps until a folio is idle has no entry, or
+//! one that may be removed meanwhile. He shows a [`Stay`] instead, which the device waits for, too,
+//! and is told when the device goes.
+
+use super::page::Pfn;
+use core::sync::atomic::{AtomicBool, Ordering};
+use kernel::{
+    prelude::*,
+    sync::{
+        srcu,
+        Srcu, //
+    }, //
+};
+
+/// Whose page map pages are of: to be compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MemoryOwner(pub(super) usize);
+
+/// Frames of one page map that follow each other.
+pub(crate) struct Stretch {
+    pub(crate) first: Pfn,
+    pub(crate) pages: usize,
+    pub(crate) owner: MemoryOwner,
+    gone: AtomicBool,
+}
+
+impl Stretch {
+    pub(crate) fn new(first: Pfn, pages: usize, owner: MemoryOwner) -> Self {
+        Self {
+            first,
+            pages,
+            owner,
+            gone: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn has(&self, pfn: Pfn) -> bool {
+        pfn.to_bits().wrapping_sub(self.first.to_bits()) < self.pages
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+}
+
+/// The memory of a device.
+#[pin_data]
+pub(crate) struct DeviceMemory {
+    stretches: KVec<Stretch>,
+    #[pin]
+    stays: Srcu,
+}
+
+impl DeviceMemory {
+    /// Memory of these stretches. Sleeps. Fails for want of memory.
+    pub(crate) fn new(stretches: KVec<Stretch>) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            stretches,
+            stays <- kernel::new_srcu!("rdax_stays"),
+        })
+    }
+
+    /// Keeps the `struct page`s of all folios of the memory that are found from now on, as long as the
+    /// result lives. Does not sleep.
+    pub(crate) fn stay(&self) -> Stay<'_> {
+        Stay {
+            memory: self,
+            _read: self.stays.read_lock(),
+        }
+    }
+
+    /// Whether the frame is going away, or is gone.
+    pub(crate) fn is_gone(&self, pfn: Pfn) -> bool {
+        let mut stretches = self.stretches.iter();
+        stretches.any(|stretch| stretch.has(pfn) && stretch.is_gone())
+    }
+
+    /// Whether the frame is one of the memory, and not going away.
+    pub(crate) fn has(&self, pfn: Pfn) -> bool {
+        let mut stretches = self.stretches.iter();
+        stretches.any(|stretch| stretch.has(pfn) && !stretch.is_gone())
+    }
+
+    /// The stretches of one owner.
+    pub(crate) fn of(&self, owner: MemoryOwner) -> impl Iterator<Item = &Stretch> {
+        self.stretches
+            .iter()
+            .filter(move |stretch| stretch.owner == owner)
+    }
+
+    /// Says that the memory of one owner goes away, and waits until nobody is left who does not know
+    /// and stays. Sleeps, and cannot be interrupted.
+    ///
+    /// Held: nothing that those who stay may need to come to an end.
+    pub(crate) fn retire(&self, owner: MemoryOwner) {
+        for stretch in self.of(owner) {
+            stretch.gone.store(true, Ordering::Release);
+        }
+        // Who comes later sees that it is gone.
+        self.stays.synchronize();
+    }
+}
+
+/// That the `struct page`s of a device stay, for those who look at folios that they do not keep by a
+/// locked entry. The device does not wait for long: whoever has this looks regularly whether it goes
+/// ([`Stay::is_over`]).
+#[must_use = "the memory may go at once"]
+pub(crate) struct Stay<'a> {
+    memory: &'a DeviceMemory,
+    _read: srcu::Guard<'a>,
+}
+
+impl Stay<'_> {
+    /// Whether the frame is going away, so that this has to end soon.
+    pub(crate) fn is_over(&self, pfn: Pfn) -> bool {
+        self.memory.is_gone(pfn)
+    }
+}

@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import os
 import re
+import signal
 import struct
 import subprocess
 
@@ -17,9 +18,10 @@ from lib.mapping import Map
 from lib.pattern import page, pages
 from lib.posix import PAGE, PMD
 from lib.runner import Log, case
+from lib.space import held_clone
 from lib.task import Task
 
-EBUSY, ENODEV, EINVAL, EOPNOTSUPP = 16, 19, 22, 95
+EIO, EBUSY, ENODEV, EINVAL, EOPNOTSUPP = 5, 16, 19, 22, 95
 DEVICE, OTHER = "pmem1", "pmem0"
 MOUNT = "/mnt/rdax-adoption"
 BLKPG, BLKPG_ADD, BLKPG_DELETE = 0x1269, 1, 2
@@ -678,6 +680,83 @@ def mapped_device_in_pieces(t):
             os.close(fd)
 
 
+@contextlib.contextmanager
+def _driver_of(name):
+    """Lets the driver go from a pmem device, and has it back in the end."""
+    path = os.path.realpath(f"/sys/block/{name}/device")
+    driver, below = os.path.realpath(f"{path}/driver"), os.path.basename(path)
+    try:
+        yield lambda: write(f"{driver}/unbind", below)
+    finally:
+        if not os.path.exists(f"{driver}/{below}"):
+            write(f"{driver}/bind", below)
+        wait_for(lambda: os.path.exists(f"/dev/{name}"), f"new {name}")
+
+
+@case(fs=())
+def mapped_device_loses_what_is_below(t):
+    """It is told although it stays itself: its users are, and pages in use are waited for."""
+    _need(DEVICE)
+    log, ready, pipe = Log(), os.pipe(), os.pipe()
+    with _Item(DEVICE, adopt=False), _driver_of(DEVICE) as let_go, \
+            _mapped(f"0 {device.size(DEVICE) >> 9} linear /dev/{DEVICE} 0") as name, \
+            _mounted(name, "ext4") as directory:
+
+        def user():
+            fd = os.open(f"{directory}/file", os.O_RDWR | os.O_CREAT)
+            posix.fallocate(fd, 0, 0, 4 * PMD)
+            huge, small = Map(fd, 4 * PMD), Map(fd, 4 * PMD, skew=PAGE)
+            huge.write(0, pages("d", 8))
+            small.write(2 * PMD, pages("d", 8))
+            equal(posix.vmsplice(pipe[1], huge.address + PAGE, PAGE), PAGE, "bytes in the pipe")
+            os.write(ready[1], b"r")
+            signal.pause()
+
+        task = Task(user)
+        equal(os.read(ready[0], 1), b"r", "the user's sign")
+        unbind = Task(let_go, name="unbind")
+        try:
+            wait_for(lambda: unbind.done() or any("its pages are in use" in line
+                                                  for line in log.read()), "word of pages in use")
+            check(not unbind.done(), "the driver let go of memory that is in use")
+        finally:
+            out = os.read(pipe[0], PAGE)
+            unbind.result(30)
+            task.kill()
+            equal(task.signalled(), signal.SIGKILL, "the signal that ended the user")
+        same_bytes(out, page("d", 1), "what comes out of the pipe")
+
+
+@case(fs=())
+def mapped_device_gets_other_memory(t):
+    """What was not there when it was adopted could not be waited for: it is read and written only."""
+    _need(DEVICE, OTHER)
+    sectors = min(device.size(DEVICE), device.size(OTHER)) >> 9
+    with _Item(DEVICE, adopt=False), _Item(OTHER, adopt=False), \
+            _mapped(f"0 {sectors} linear /dev/{DEVICE} 0") as name:
+        run("dmsetup", "reload", "rdax-linear", "--table", f"0 {sectors} linear /dev/{OTHER} 0")
+        run("dmsetup", "resume", "rdax-linear")
+        for known in (False, True):
+            fs, path = _fs("ext4", name), f"{MOUNT}-{name}/file"
+            fs.make()
+            fs.mount()
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT)
+                posix.fallocate(fd, 0, 0, PMD)
+                os.pwrite(fd, pages("k", 8), 0)
+                same_bytes(os.pread(fd, 8 * PAGE, 0), pages("k", 8), "the file")
+                with Map(fd, PMD) as m:
+                    if known:
+                        same_bytes(m.read(0, 8 * PAGE), pages("k", 8), "the mapping")
+                    else:
+                        m.bus_error(0, "memory that is not known")
+                os.close(fd)
+            finally:
+                fs.umount()
+            write(f"{CONFIG}/{name}/adopt", "0")
+            write(f"{CONFIG}/{name}/adopt", "1")
+
+
 def _blkpg(fd, operation, number, start=0, length=0):
     """Add or delete a partition without a table on the disk."""
     data = ctypes.create_string_buffer(struct.pack("qqi64s64s4x", start, length, number, b"", b""))
@@ -797,7 +876,8 @@ def _gone(t, variant, mapped):
 
 def _come_back(fs, driver, name, was):
     """The driver takes the device again, which is as good as before."""
-    Task(fs.umount).result(30)
+    if fs.mounted:
+        Task(fs.umount).result(30)
     if was:
         write(f"{CONFIG}/{DEVICE}/adopt", "0")
     device.bind(DEVICE, driver, name)
@@ -833,11 +913,12 @@ def device_goes_under_xfs_without_reverse_map(t):
 
 
 @contextlib.contextmanager
-def _going(variant, hold, has):
+def _going(variant, hold, has, let_go=None):
     """The driver lets go of a mounted device while a page of it is in a pipe.
 
     `hold` puts the page there: it is given the filesystem and the pipe. Yields while the driver waits
     for it; afterwards the page comes out of the pipe and the driver goes on. `has` is what is in it.
+    With `let_go` the page is held by something else, until that is called.
     """
     _need(DEVICE)
     was = device.adopted(DEVICE)
@@ -857,11 +938,13 @@ def _going(variant, hold, has):
     try:
         wait_for(lambda: any("its pages are in use" in line for line in log.read()),
                  "word of pages in use")
-        unbind.blocked_in("write")
+        check(not unbind.done(), "the driver let go of memory that is in use")
         yield
         check(not unbind.done(), "the driver let go of memory that is in use")
     finally:
-        out = os.read(reader, PAGE)
+        out = has if let_go else os.read(reader, PAGE)
+        if let_go:
+            let_go()
         os.close(reader)
     same_bytes(out, has, "what comes out of the pipe")
     unbind.result(30)
@@ -940,6 +1023,169 @@ def device_with_a_deleted_file_in_use_goes(t):
 
     with _going("ext4", hold, page("c", 1)):
         pass
+
+
+def _errno(call, *args):
+    try:
+        call(*args)
+    except OSError as error:
+        return error.errno
+    return 0
+
+
+def _truncate(path):
+    os.truncate(path, 0)
+
+
+def _punch(path):
+    fd = os.open(path, os.O_RDWR)
+    posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 0, PMD)
+
+
+def _goes_under(change, hold=None, let_go=None):
+    """The device goes while a system call waits for a page of it, which is told so at once."""
+    waiters = []
+
+    def begin(fs, pipe):
+        if hold:
+            hold(fs)
+        else:
+            _splice(fs, pipe, page("w", 1))
+        path = f"{fs.mount_point}/file"
+        waiters.append(Task(_errno, change, path, name=change.__name__.strip("_")))
+        waiters[0].blocked_in("truncate", "fallocate")
+
+    with _going("ext4", begin, page("w", 1), let_go):
+        equal(waiters[0].result(30), EIO, "error")
+
+
+@case(fs=())
+def device_goes_while_a_truncate_waits(t):
+    _goes_under(_truncate)
+
+
+@case(fs=())
+def device_goes_while_a_punch_waits(t):
+    _goes_under(_punch)
+
+
+@case(fs=())
+def device_goes_while_a_truncate_waits_for_a_transfer(t):
+    """Direct I/O has pins, and a mapping that is taken away meanwhile."""
+    slow, writers = SlowDisk(), []
+
+    def hold(fs):
+        path = f"{fs.mount_point}/file"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        posix.fallocate(fd, 0, 0, 2 * PMD)
+        os.close(fd)
+
+        def transfer():
+            disk, fd = slow.open(), os.open(path, os.O_RDWR)
+            m = Map(fd, 2 * PMD)
+            m.write(PMD, pages("d", 8))
+            return posix.pwrite_from(disk, m.address + PMD, 8 * PAGE, 0)
+
+        slow.hold()
+        writers.append(Task(transfer, name="direct write"))
+        writers[0].blocked_in("pwrite64")
+
+    def let_go():
+        slow.release()
+        equal(writers[0].result(30), 8 * PAGE, "bytes written")
+
+    _goes_under(_truncate, hold, let_go)
+
+
+@case(fs=())
+def device_goes_while_its_unmount_waits(t):
+    """Nobody else removes the file's entries, as it is being evicted."""
+    unmounts = []
+
+    def hold(fs, pipe):
+        _splice(fs, pipe, page("u", 1))
+        unmounts.append(Task(fs.umount, name="umount"))
+        unmounts[0].blocked_in("umount2")
+
+    with _going("ext4", hold, page("u", 1)):
+        unmounts[0].result(30)
+
+
+@contextlib.contextmanager
+def _unmount_that_waits(name):
+    """A filesystem is being unmounted that has a page in a pipe."""
+    fs = _fs("ext4", name)
+    fs.make()
+    fs.mount()
+    reader, writer = os.pipe()
+    _splice(fs, writer, page("p", 1))
+    unmount = Task(fs.umount, name="umount")
+    try:
+        unmount.blocked_in("umount2")
+        yield
+        check(not unmount.done(), "the unmount has not waited")
+    finally:
+        out = os.read(reader, PAGE)
+        os.close(reader)
+        os.close(writer)
+        unmount.result(30)
+    same_bytes(out, page("p", 1), "what comes out of the pipe")
+
+
+@contextlib.contextmanager
+def _fault_that_waits(name):
+    """A task stores to a page that somebody holds, on a device."""
+    fs = _fs("xfs", name)
+    fs.make()
+    fs.mount()
+    try:
+        with held_clone(fs.mount_point) as fd:
+            def store():
+                with Map(fd, PMD, skew=PAGE) as m:
+                    m.write(9 * PAGE, page("s"))
+
+            victim = Task(store)
+            victim.must_fault()
+            yield
+            check(not victim.done(), "the page was not waited for")
+        victim.result()
+        os.close(fd)
+    finally:
+        fs.umount()
+
+
+def _goes_beside():
+    """The driver lets go of a mounted device that nobody holds a page of, and comes back."""
+    was = device.adopted(DEVICE)
+    path = os.path.realpath(f"/sys/block/{DEVICE}/device")
+    driver, name = os.path.realpath(f"{path}/driver"), os.path.basename(path)
+    fs = _fs("ext4")
+    fs.make()
+    fs.mount()
+    fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+    posix.fallocate(fd, 0, 0, PMD)
+    m = Map(fd, PMD)
+    m.write(0, pages("g", 8))
+    Task(write, f"{driver}/unbind", name, name="unbind").result(30)
+    m.bus_error(0, "memory of the device that is gone")
+    m.unmap()
+    os.close(fd)
+    _come_back(fs, driver, name, was)
+
+
+@case(fs=())
+def device_goes_while_another_is_unmounted(t):
+    """What its filesystem has to do with is waited for, and nothing else of its kind."""
+    _need(DEVICE, OTHER)
+    with _Item(DEVICE, adopt=True), _Item(OTHER, adopt=True), _unmount_that_waits(OTHER):
+        _goes_beside()
+
+
+@case(fs=())
+def device_goes_while_a_fault_waits_on_another(t):
+    _need(DEVICE, OTHER)
+    with _Item(DEVICE, adopt=True), _Item(OTHER, adopt=True), _fault_that_waits(OTHER):
+        _goes_beside()
 
 
 @case(fs=())

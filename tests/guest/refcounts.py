@@ -11,13 +11,13 @@ import threading
 
 from lib import posix, task
 from lib.check import Failure, Skip, check, equal, raises, same_bytes
-from lib.device import SlowDisk, some, wait_for
+from lib.device import SlowDisk, run, some, wait_for
 from lib.mapping import Map
 from lib.pattern import page, pages
 from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
-from lib.space import free_blocks, neighbours, overlap
+from lib.space import free_blocks, held_clone, neighbours, overlap
 from lib.task import Task
 from lib.trace import Pages
 
@@ -340,6 +340,42 @@ def pages_in_a_pipe_are_held(t):
         same_bytes(os.read(reader, PAGE), page("v", 1), "what comes out of the pipe")
         waiter.result()
     state.check_idle([pfn], "afterwards")
+
+
+def _store(fd, at):
+    with Map(fd, 2 * PMD, skew=PAGE) as m:
+        m.write(at, page("s"))
+
+
+@case(fs=("xfs",))
+def fault_that_waits_for_a_page_stops_nobody(t):
+    """Whoever needs a page that somebody holds keeps nothing meanwhile that others need."""
+    at = 100 * PAGE
+    with held_clone(t.dir) as fd:
+        victim = Task(_store, fd, at, name="store")
+        victim.must_fault()
+        behind = [Task(_store, fd, at, name="another store") for _ in range(2)]
+        for task_ in behind:
+            task_.must_fault()
+
+        def use():
+            _store(fd, PMD + at)
+            os.fsync(fd)
+            run("fsfreeze", "--freeze", t.dir)
+            run("fsfreeze", "--unfreeze", t.dir)
+
+        Task(use, name="another user").result(30)
+        for task_ in behind:
+            task_.kill()
+            equal(task_.signalled(), signal.SIGKILL, "the signal that ended it")
+        check(not victim.done(), "the page was not waited for")
+        third = Task(_store, fd, at, name="a third store")
+        third.must_fault()
+    # The page has come out of the pipe.
+    for task_ in (victim, third):
+        task_.result()
+    same_bytes(os.pread(fd, 2 * PAGE, at - PAGE), page("l", 99) + page("s"), "the file")
+    os.close(fd)
 
 
 @case()

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Files laid out so that blocks which come free are the next ones used."""
+"""Files laid out so that blocks which come free are the next ones used, or pages that nobody has."""
 
+import contextlib
 import os
 
 from . import posix
-from .check import Failure
+from .check import Failure, equal, same_bytes
+from .mapping import Map
+from .pattern import page, pages
+from .posix import PAGE, PMD
 
 
 def neighbours(t, size):
@@ -38,3 +42,28 @@ def overlap(one, two):
 
 def free_blocks(path):
     return os.statvfs(path).f_bfree
+
+
+@contextlib.contextmanager
+def held_clone(directory):
+    """A file of 4 MiB that shares all its blocks with a clone, and a page of whose first 2 MiB, which
+    are one folio, is in a pipe: stores there have to wait, as the file gives up the folio for a copy.
+
+    Its pages are pages("l").
+    """
+    fd, clone = (os.open(f"{directory}/{name}", os.O_RDWR | os.O_CREAT)
+                 for name in ("file", "clone"))
+    reader, writer = os.pipe()
+    try:
+        posix.fallocate(fd, 0, 0, 2 * PMD)
+        os.pwrite(fd, pages("l", 2 * PMD // PAGE), 0)
+        posix.clone(fd, clone)
+        with Map(fd, PMD) as m:
+            m.touch()
+            equal(m.mapped_huge(), PMD, "bytes mapped by huge entries")
+            equal(posix.vmsplice(writer, m.address + PAGE, PAGE), PAGE, "bytes in the pipe")
+        yield fd
+        same_bytes(os.read(reader, PAGE), page("l", 1), "what comes out of the pipe")
+    finally:
+        for number in (clone, reader, writer):
+            os.close(number)

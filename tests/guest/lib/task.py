@@ -15,6 +15,9 @@ from .check import Failure, Skip, check
 SYSCALLS = {"write": 1, "pread64": 17, "pwrite64": 18, "truncate": 76, "ftruncate": 77, "unlink": 87,
             "umount2": 166, "fallocate": 285, "unlinkat": 263, "close": 3, "munmap": 11, "futex": 202}
 
+# What stands in place of a number when a task sleeps in a page fault of its own.
+NO_CALL = -1
+
 
 # How much slower than the stock kernel under emulation everything is here; see measure_pace().
 pace = 1.0
@@ -188,6 +191,16 @@ class Task:
                       f"{self.name} is not in {'/'.join(names)}:\n" + describe(self.pid))
             time.sleep(0.02)
         return False
+
+    def must_fault(self):
+        """Check that the child comes to sleep in a page fault, and does not end."""
+        deadline = Deadline(20)
+        while not (state(self.pid) in "SD" and syscall(self.pid) == NO_CALL):
+            if self.done():
+                raise Failure(f"{self.name} should wait in a fault, but has ended: "
+                              f"{self.outcome()}")
+            check(not deadline.over(), f"{self.name} is in no fault:\n" + describe(self.pid))
+            time.sleep(0.002)
 
     def blocked_in(self, *names, hold=0.25, timeout=20):
         """Check that the child sleeps in one of these system calls, for a while."""

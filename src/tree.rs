@@ -938,8 +938,11 @@ impl<'m> Run<'m> {
                         cursor.set(index);
                     }
                     After::Clean(dirty) => {
+                        // Not before: whoever writes back at the same time waits for what is
+                        // marked, and must not tell anybody that it is safe yet.
                         if dirty >> at & 1 == 0 {
                             cursor.clear_mark(guard, Mark::Dirty);
+                            cursor.clear_mark(guard, Mark::ToWrite);
                         }
                         cursor.overwrite(guard, entry.protected().unlocked());
                     }
@@ -1163,9 +1166,6 @@ pub(crate) fn walk<V: Visitor>(
                 let mut dirty = dirty;
                 loop {
                     run.lock(&guard, &mut cursor, next, dirty);
-                    if which == Which::ToWrite {
-                        cursor.clear_mark(&guard, Mark::ToWrite);
-                    }
                     if !V::RUNS || next.order() >= NODE_ORDER {
                         break;
                     }

@@ -129,7 +129,7 @@ pub(crate) fn writeback(mapping: &Mapping, dax: &DaxDevice, request: &Request) -
         held: false,
         stored: false,
     };
-    // Ends: what stays dirty is not marked as before this write-back any more.
+    // Ends: the walk comes to each entry once, also to those that stay dirty and marked.
     tree::walk(mapping, request.range, Which::ToWrite, &mut visitor);
     if visitor.held {
         inode.mark_dirty_pages();

@@ -72,7 +72,7 @@ metadata:
 	@test -f $(KDIR)/rust/libkernel.rmeta || { \
 	echo "$(KDIR) has no Rust metadata (rust/libkernel.rmeta), which Debian's headers package lacks."; \
 	echo "On Debian 13 with the kernel from backports, as root:"; \
-	echo "    apt-get install linux-headers-$(release) linux-source-7.3 and what scripts/packages names"; \
+	echo "    apt-get install linux-headers-$(release) linux-source-$(shell echo $(release) | cut -d. -f1-2) and what scripts/packages names"; \
 	echo "    make kdir && make"; \
 	echo "Or build and try it in a virtual machine, without touching this system: scripts/build, make shell"; \
 	exit 1; } >&2

@@ -468,7 +468,7 @@ static ADDRESS_SPACE_OPERATIONS: Table<bindings::address_space_operations> =
     });
 
 static FILE_OPERATIONS: Table<bindings::file_operations> = Table(bindings::file_operations {
-    owner: kernel::module::this_module::<crate::LocalModule>().as_ptr(),
+    owner: super::compat::this_module().as_ptr(),
     fop_flags: bindings::FOP_MMAP_SYNC,
     open: Some(open),
     release: Some(release),

@@ -11,6 +11,7 @@ use super::{
     bdev::BlockDevice,
     bindings,
     dax::DaxDevice,
+    error::eopnotsupp,
     fs::{Inode, Mapping, PageIndex, PageRange},
     iomap::IomapOps,
     iov::{IovIter, Kiocb},
@@ -490,7 +491,7 @@ unsafe extern "C" fn dax_holder_notify_failure(
         call_on(|| unsafe { bindings::dax_holder_notify_failure(device, offset, len, flags) })
     });
     // A device that is about to go is no failure of a page.
-    if result != EOPNOTSUPP.to_errno()
+    if result != eopnotsupp().to_errno()
         || flags & bindings::mf_flags_MF_MEM_PRE_REMOVE as c_int != 0
         || len > Order::PTE.bytes() as u64
     {

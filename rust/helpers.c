@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include "compat.h"
 #include <linux/blkdev.h>
 #include <linux/dax.h>
 #include <linux/iomap.h>

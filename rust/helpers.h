@@ -8,6 +8,7 @@
 #ifndef RDAX_HELPERS_H
 #define RDAX_HELPERS_H
 
+#include "compat.h"
 #include <linux/badblocks.h>
 #include <linux/blkdev.h>
 #include <linux/fs.h>

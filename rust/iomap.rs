@@ -7,6 +7,7 @@
 use super::{
     bindings,
     dax::DaxDevice,
+    error::{ecanceled, eopnotsupp},
     fs::Inode,
     order::Order, //
 };
@@ -375,7 +376,7 @@ impl<'a> IomapIter<'a> {
                 }
             }
             let Some(begin) = (*ops).iomap_begin else {
-                return EOPNOTSUPP.to_errno();
+                return eopnotsupp().to_errno();
             };
             let ret = begin(
                 (*iter).inode,
@@ -458,7 +459,7 @@ impl<'a> IomapIter<'a> {
     /// Ends the walk where it is: the filesystem takes back what it has prepared of the present
     /// extent, all of which it is told of. An error of its own in doing so does not make it worse.
     pub(crate) fn abandon(&mut self) {
-        self.fail(ECANCELED);
+        self.fail(ecanceled());
         let _ = self.next();
     }
 }

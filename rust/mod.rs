@@ -75,6 +75,7 @@ impl Drop for Runtime {
 pub(crate) mod bdev;
 #[cfg(RDAX_CHECK)]
 pub(crate) mod check;
+pub(crate) mod compat;
 pub(crate) mod configfs;
 pub(crate) mod dax;
 pub(crate) mod dax_bus;

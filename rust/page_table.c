@@ -4,6 +4,7 @@
  * entered where, and what is counted for it, is decided in rust/page_table.rs.
  */
 
+#include "compat.h"
 #include <linux/leafops.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>

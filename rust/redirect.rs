@@ -17,6 +17,7 @@
 use super::{
     bdev::Members,
     bindings,
+    compat::this_module,
     page::DevFolio, //
 };
 use core::{
@@ -163,7 +164,7 @@ impl InFlight {
     /// Does what may take as long as others like. Meanwhile this value keeps nobody waiting, and the
     /// module is kept by a reference.
     pub(crate) fn pause<R>(&mut self, work: impl FnOnce() -> R) -> R {
-        let module = kernel::module::this_module::<crate::LocalModule>().as_ptr();
+        let module = this_module().as_ptr();
         // SAFETY: The module is live. The call was redirected for an adopted device, whose directory
         // keeps the module; and who releases the last device waits for this value.
         unsafe { bindings::__module_get(module) };
@@ -330,7 +331,7 @@ impl Redirection {
         }
         if let Some(missing) = self.targets.get(found as usize) {
             pr_err!(
-                "this kernel has no function {}: rdax supports 7.3\n",
+                "this kernel has no function {}: rdax supports series 7.2 and 7.3\n",
                 missing.name
             );
             return Err(ENOENT);
@@ -449,7 +450,7 @@ impl Redirection {
 
     #[cfg(not(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS))]
     unsafe fn register_direct(&'static self, _entries: &mut [c_ulong]) -> Result {
-        Err(EOPNOTSUPP)
+        Err(super::error::eopnotsupp())
     }
 
     #[cfg(not(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS))]
@@ -554,7 +555,7 @@ impl Handle {
     fn stuck(&mut self, error: Error) {
         // SAFETY: The module is live, its own code is calling.
         unsafe {
-            bindings::__module_get(kernel::module::this_module::<crate::LocalModule>().as_ptr())
+            bindings::__module_get(this_module().as_ptr())
         };
         pr_err!(
             "ftrace did not give the functions back ({}); the module stays loaded until reboot\n",

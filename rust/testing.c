@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include "compat.h"
 #include <kunit/test.h>
 #include <kunit/test-bug.h>
 #include <linux/badblocks.h>

@@ -34,16 +34,23 @@ need_root() {
 # Key of a set of files: what they say, comments aside.
 key_of() { sed '/^[[:space:]]*\(#.*\)\?$/d' "$@" | sha256sum | cut -c1-12; }
 
+# Which kernel: a line of scripts/kernels, as SERIES or SERIES-SUITE; without one, the newest of them
+# that the archive has. What was made for several kernels is kept side by side.
+kernel_wanted=${RDAX_KERNEL:-newest}
+[[ $kernel_wanted =~ ^[a-z0-9.]+(-[a-z]+)?$ ]] ||
+	die "RDAX_KERNEL is a series like 7.2, or a series and a suite like 7.2-forky, not $kernel_wanted"
+kernel_label=${kernel_wanted/-/.}
+
 # A kernel's key names everything it was made from, the root file system first.
-root_key() { key_of "$scripts/packages" "$scripts/make-root"; }
-root_dir() { printf '%s/root-%s' "$cache" "$(root_key)"; }
+root_key() { key_of "$scripts/packages" "$scripts/kernels" "$scripts/make-root"; }
+root_dir() { printf '%s/root-%s-%s' "$cache" "$kernel_label" "$(root_key)"; }
 kernel_dir() { # stock|debug
-	local parts=("$scripts/packages" "$scripts/make-root")
+	local parts=("$scripts/packages" "$scripts/kernels" "$scripts/make-root")
 	case $1 in
 	stock) parts+=("$scripts/prepare-kernel") ;;
 	debug) parts+=("$scripts/make-debug-kernel" "$scripts/debug.config") ;;
 	esac
-	printf '%s/%s-%s' "$cache" "$1" "$(key_of "${parts[@]}")"
+	printf '%s/%s-%s-%s' "$cache" "$1" "$kernel_label" "$(key_of "${parts[@]}")"
 }
 # Quick to make, so it is apart from the kernel it belongs to.
 initramfs() { # stock|debug

@@ -18,6 +18,9 @@ use super::{
         Stats, //
     }, //
 };
+// What the macros of the kernel crate want to find where they are used, if they do.
+#[allow(unused_imports)]
+use crate::kern::compat::*;
 use crate::kern::{
     bdev::{
         BlockDevice,
@@ -32,6 +35,7 @@ use crate::kern::{
         Kept, //
     },
     entry_points,
+    error::eopnotsupp,
     memory::{
         DeviceMemory,
         Stretch, //
@@ -315,7 +319,7 @@ impl Registry {
         }
         if !claim.supports_dax() {
             pr_err!("{name}: not capable of DAX; adopt a pmem device in fsdax mode\n");
-            return Err(EOPNOTSUPP);
+            return Err(eopnotsupp());
         }
 
         let (memory, borrowed) = memory_of(&claim.device())?;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::kern::{
     dax::{Access, DaxReadGuard, Memory, Piece},
-    error::is_hwpoison,
+    error::{edeadlk, is_hwpoison},
     fs::{Inode, PageRange},
     iomap::{Ask, Extent, ExtentKind, IomapIter, IomapOps, IomapSpace},
     iov::{IovIter, Kiocb},
@@ -408,7 +408,7 @@ fn write_pieces(
             Err(Stop::Error(error)) => return Err(error),
             // What is in a pipe is let go when all of it was written.
             Err(Stop::Held(folio)) if iter.holds(folio, walk.position() - start) => {
-                return Err(EDEADLK);
+                return Err(edeadlk());
             }
             Err(Stop::Held(folio)) => {
                 layout::wait_for(&stay, folio, Sleep::Interruptible, Account::of(inode))?;

@@ -13,10 +13,12 @@ use crate::{
         bdev::Claim,
         bindings,
         check::complain,
+        compat::this_module,
         dax::{
             DaxDevice,
             DaxReadGuard, //
         },
+        error::eopnotsupp,
         fs::{Inode, Mapping, PageIndex},
         iomap::IomapOps,
         iov::{IovIter, Kiocb},
@@ -88,7 +90,7 @@ impl World {
                 ptr::null(),
             )
         };
-        let dax = NonNull::new(dax).ok_or(EOPNOTSUPP)?;
+        let dax = NonNull::new(dax).ok_or(eopnotsupp())?;
         let found = {
             let alive = DaxReadGuard::new();
             // SAFETY: The device was just got.
@@ -821,7 +823,7 @@ impl Drop for File<'_> {
             // Never to be freed.
             // SAFETY: The module stays as long as the file.
             unsafe {
-                bindings::__module_get(kernel::module::this_module::<crate::LocalModule>().as_ptr())
+                bindings::__module_get(this_module().as_ptr())
             };
         }
     }

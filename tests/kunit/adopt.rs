@@ -10,6 +10,7 @@ mod tests {
         dax::adopt::{self, Adopted},
         kern::{
             bdev::{Members, Place},
+            error::eopnotsupp,
             order::Order,
             page::{DevFolio, DevPage},
             redirect::{self, Destination, InFlight, Key},
@@ -362,7 +363,7 @@ mod tests {
         // A device, but not one of blocks; and what is no name of a device.
         check_eq!(try_adopt(c"null"), Err(ENODEV));
         check_eq!(try_adopt(c"../dev/pmem0"), Err(ENODEV));
-        check_eq!(try_adopt(c"loop0"), Err(EOPNOTSUPP));
+        check_eq!(try_adopt(c"loop0"), Err(eopnotsupp()));
         check!(is_adopted()?);
         let world = world()?;
         let file = world.file(1)?;

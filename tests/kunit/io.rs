@@ -14,6 +14,7 @@ mod tests {
         },
         kern::{
             bindings,
+            error::eopnotsupp,
             order::Order,
             testing::{
                 flush_signals, hold, until, with_thread, with_thread_waiting, Buffer, Checked,
@@ -818,7 +819,7 @@ mod tests {
         let place = world.take_many(3, Order::PTE)?;
         file.set_extents(&[Stretch::mapped(0, 3, place)])?;
         if let Err(error) = world.set_bad_blocks(place + 1, true) {
-            check_eq!(error, EOPNOTSUPP);
+            check_eq!(error, eopnotsupp());
             crate::kern::testing::skip(c"the device keeps no list of bad blocks");
             return Ok(());
         }

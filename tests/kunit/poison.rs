@@ -15,6 +15,7 @@ mod tests {
             tree,
         },
         kern::{
+            error::eopnotsupp,
             order::Order,
             page::{DevFolio, DevPage},
             redirect::{self, InFlight},
@@ -490,7 +491,7 @@ mod tests {
         let (file, other) = (world.file(4)?, world.file(4)?);
         let left = |pages, removal| {
             let result = call_notify_failure(&world, place + 1, pages, removal);
-            (result, take_marks(&world, place, 8)) == (EOPNOTSUPP.to_errno(), 0)
+            (result, take_marks(&world, place, 8)) == (eopnotsupp().to_errno(), 0)
         };
         check!(left(1, false), "a page that nobody uses");
         put(&file, 1, Order::PTE, place + 1, false)?;
@@ -564,7 +565,7 @@ mod tests {
         let file = world.file(4)?;
         put(&file, 0, FOUR, place, false)?;
         if let Err(error) = world.set_bad_blocks(place + 2, true) {
-            check_eq!(error, EOPNOTSUPP);
+            check_eq!(error, eopnotsupp());
             crate::kern::testing::skip(c"the device keeps no list of bad blocks");
             clear(&file);
             return Ok(());
@@ -595,7 +596,7 @@ mod tests {
             },
         )?;
         check!(waited);
-        check_eq!(result, EOPNOTSUPP.to_errno());
+        check_eq!(result, eopnotsupp().to_errno());
         check_eq!(take_marks(&world, place, 4), 0);
         // What is looked for later is nobody's business any more.
         let again = world.take(Order::PTE)?;

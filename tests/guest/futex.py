@@ -90,5 +90,8 @@ def others_ask(t):
             events.write(f"p:rdax_test {t.path()}:0x100\n")
             events.flush()
             t.note("a probe in a DAX file was taken")
+            # It holds the file as long as it is there.
+            events.write("-:rdax_test\n")
+            events.flush()
         except OSError as error:
             t.note(f"a probe in a DAX file: {error.strerror}")

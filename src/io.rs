@@ -605,48 +605,54 @@ pub(crate) fn zero_range(
 /// Calls `work` for each extent of a range, for those whose callers keep the file's faults out. Where
 /// somebody holds what would be given up, they are let in until he does not, and the filesystem is asked
 /// anew.
+///
+/// `work` returns how many bytes there are with nothing to be done, and has done nothing then. The
+/// filesystem must not be told that they were done: it would take for data what it has set aside there,
+/// be it long ago for a write that ended before it came to that.
 fn change_range(
     inode: &Inode,
     position: u64,
     len: u64,
     ask: Ask,
     ops: &IomapOps,
-    mut work: impl FnMut(&mut Change<'_>) -> Result<(), Stop>,
+    mut work: impl FnMut(&mut Change<'_>) -> Result<u64, Stop>,
 ) -> Result {
     let end = position.saturating_add(len);
     let mut at = position;
     // Ends with the range, with an error, or with the signal that ends the wait.
-    loop {
+    while at < end {
         let stay = Account::of(inode).stay().ok_or(EIO)?;
         let mut space = IomapSpace::new();
         let mut change = Change::new(&mut space, inode, at, end - at, ask, ops);
-        let folio = loop {
+        let (nothing, folio) = loop {
             if !change.walk.next()? {
                 return Ok(());
             }
             match work(&mut change) {
-                Ok(()) => (),
+                Ok(0) => (),
+                Ok(nothing) => break (nothing, None),
                 Err(Stop::Error(error)) => change.walk.fail(of_block(error)),
-                Err(Stop::Held(folio)) => break folio,
+                Err(Stop::Held(folio)) => break (0, Some(folio)),
             }
         };
-        at = change.walk.position();
+        at = change.walk.position() + nothing;
         change.walk.abandon();
-        layout::wait_with_faults(&stay, folio, inode)?;
+        match folio {
+            Some(folio) => layout::wait_with_faults(&stay, folio, inode)?,
+            None => vm::reschedule(),
+        }
     }
+    Ok(())
 }
 
 fn zero_extent(
     change: &mut Change<'_>,
     device: Account<'_>,
     did_zero: &mut bool,
-) -> Result<(), Stop> {
+) -> Result<u64, Stop> {
     let mut left = change.walk.available();
     match change.walk.source().kind() {
-        ExtentKind::Hole | ExtentKind::Unwritten => {
-            change.walk.advance(left);
-            return Ok(());
-        }
+        ExtentKind::Hole | ExtentKind::Unwritten => return Ok(left),
         ExtentKind::Mapped => (),
         ExtentKind::Other => return Err(EIO.into()),
     }
@@ -701,7 +707,7 @@ fn zero_extent(
             vm::reschedule();
         }
     }
-    Ok(())
+    Ok(0)
 }
 
 /// Zeroes from `position` to the end of its block (`dax_truncate_page`). Sleeps.
@@ -735,12 +741,11 @@ pub(crate) fn file_unshare(inode: &Inode, position: u64, len: u64, ops: &IomapOp
     })
 }
 
-fn unshare_extent(change: &mut Change<'_>, device: Account<'_>) -> Result<(), Stop> {
+fn unshare_extent(change: &mut Change<'_>, device: Account<'_>) -> Result<u64, Stop> {
     let mut left = change.walk.available();
     if !change.walk.extent().is_shared() || change.walk.copy_source().is_none() {
         // Its own already, or without data to copy.
-        change.walk.advance(left);
-        return Ok(());
+        return Ok(left);
     }
     if let Some(folio) = change.held(left) {
         return Err(Stop::Held(folio));
@@ -772,7 +777,7 @@ fn unshare_extent(change: &mut Change<'_>, device: Account<'_>) -> Result<(), St
             vm::reschedule();
         }
     }
-    Ok(())
+    Ok(0)
 }
 
 /// One of the two places that are compared.

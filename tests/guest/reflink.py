@@ -814,6 +814,62 @@ def held_huge_pages_show_no_other_file(t):
     _seen_by_nobody(t, 0)
 
 
+def _left_by_a_write(t, number):
+    """A file with blocks set aside for a copy that was not made: the write ended before. There was
+    another user's file in them."""
+    one, two = _file(t, PMD, f"one{number}"), t.open(f"two{number}")
+    posix.clone(one, two)
+    _write_until_full(t, "secret")
+    with open(t.path("secret"), "r+b", buffering=0) as secret:
+        secret.truncate(0)
+        os.fsync(secret.fileno())
+    source = _file(t, PAGE, f"source{number}")
+    with Map(source, PMD, skew=PAGE) as m:
+        equal(posix.pwrite_from(two, m.address, PMD, 0), PAGE, "bytes of which there are any")
+    os.close(source)
+    os.close(one)
+    return two
+
+
+def _punched(t, fd, offset, length):
+    posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, offset, length)
+
+
+def _zeroed(t, fd, offset, length):
+    posix.fallocate(fd, posix.ZERO_RANGE | posix.KEEP_SIZE, offset, length)
+
+
+def _hole_cloned(t, fd, offset, length):
+    hole = t.open("hole")
+    os.ftruncate(hole, PMD)
+    posix.clone_range(hole, offset, length, fd, offset)
+    posix.fallocate(fd, posix.UNSHARE_RANGE, offset, length)
+    os.close(hole)
+
+
+@case(fs=XFS, timeout=300)
+def what_was_set_aside_for_a_write_is_not_taken_for_data(t):
+    """What a write that ended early has not written to is nobody's data: a hole stays one."""
+    wrong = []
+    with _little_space(t, 8 * PMD):
+        for number, way in enumerate((_punched, _zeroed, _hole_cloned)):
+            fd = _left_by_a_write(t, number)
+            way(t, fd, 16 * PAGE, 64 * PAGE)
+            data = os.pread(fd, PMD, 0)
+            if data[16 * PAGE:80 * PAGE] != bytes(64 * PAGE):
+                wrong.append(f"{way.__name__}: {data[16 * PAGE:16 * PAGE + 16]}")
+            with Map(fd, PMD, skew=PAGE) as m:
+                if m.read(16 * PAGE, 64 * PAGE) != bytes(64 * PAGE):
+                    wrong.append(f"{way.__name__}, mapped")
+            same_bytes(data[:16 * PAGE], pages("f", 16), "before the hole")
+            same_bytes(data[80 * PAGE:], pages("f", 512 - 80, 80), "behind the hole")
+            os.close(fd)
+            for name in os.listdir(t.dir):
+                if name != "filler":
+                    os.unlink(t.path(name))
+    check(not wrong, f"a hole is not zeroes: {wrong}")
+
+
 @case(fs=XFS)
 def a_page_held_beside_keeps_its_blocks(t):
     """A copy of one page of a huge entry takes the whole entry away: what is held of the rest is

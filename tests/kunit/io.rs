@@ -857,6 +857,9 @@ mod tests {
         };
         check_eq!(zero(3 * PAGE, 5 * PAGE, &mut zeroed), Ok(()));
         check!(!zeroed, "nothing was there to be zeroed");
+        // Or it would take for data what it has set aside there.
+        check_eq!(file.first_end().map(|end| end.written), Some(0));
+        check_eq!(file.last_end().map(|end| end.written), Some(0));
         check!(world.is_filled(place + 4, 0, PAGE, 0x11));
         let flushes = Flushes::watch(&file, 0, 0)?;
         check_eq!(zero(10, 2 * PAGE + 20, &mut zeroed), Ok(()));
@@ -984,6 +987,7 @@ mod tests {
         file.set_extents_for_writing(&[Stretch::mapped(0, 4, new).shared()])?;
         check_eq!(unshare(0, 4 * PAGE), Ok(()));
         check!(world.is_filled(new, 0, 4 * PAGE, 0xee), "a hole was copied");
+        check_eq!(file.last_end().map(|end| end.written), Some(0));
         world.check_clean()
     }
 

@@ -5,16 +5,45 @@
  */
 
 #include <linux/dax.h>
+#include <linux/memory_hotplug.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/rbtree.h>
+#include <linux/set_memory.h>
+#include <linux/workqueue.h>
 
 #include "helpers.h"
 
 void rdax_complain(void)
 {
 	WARN_ON(1);
+}
+
+static long fail_memory(void *data)
+{
+	unsigned long pfn = *(unsigned long *)data;
+	int ret = memory_failure(pfn, 0);
+
+	if (!ret)
+		set_mce_nospec(pfn);
+	return ret;
+}
+
+int rdax_fail_memory(unsigned long pfn)
+{
+	/* Ordinary memory may be the kernel's. */
+	if (!pfn_valid(pfn) || pfn_to_online_page(pfn))
+		return -EINVAL;
+	/* In a worker, as it is told of: the caller has not run into it. */
+	return work_on_cpu(raw_smp_processor_id(), fail_memory, &pfn);
+}
+
+int rdax_restore_memory(unsigned long pfn)
+{
+	if (!pfn_valid(pfn) || pfn_to_online_page(pfn))
+		return -EINVAL;
+	return clear_mce_nospec(pfn);
 }
 
 static bool is_odd(struct folio *folio)

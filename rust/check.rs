@@ -12,6 +12,10 @@ use core::{
     ffi::c_void,
     ptr::NonNull, //
 };
+use kernel::{
+    error::to_result,
+    prelude::*, //
+};
 
 pub(crate) use bindings::rdax_folio_state as FolioState;
 
@@ -20,6 +24,22 @@ pub(crate) use bindings::rdax_folio_state as FolioState;
 pub(crate) fn complain() {
     // SAFETY: It needs nothing.
     unsafe { bindings::rdax_complain() };
+}
+
+/// Has a page of device memory fail, as the kernel does when the hardware reports it. Sleeps.
+///
+/// Errors: `EINVAL` if the frame is not one of device memory; what the core found.
+pub(crate) fn fail_memory(pfn: usize) -> Result {
+    // SAFETY: The core looks up what the frame is.
+    to_result(unsafe { bindings::rdax_fail_memory(pfn as _) })
+}
+
+/// Makes a page of device memory that has failed visible to the kernel again. Sleeps.
+///
+/// Errors: `EINVAL` if the frame is not one of device memory; what the core found.
+pub(crate) fn restore_memory(pfn: usize) -> Result {
+    // SAFETY: Device memory is in the direct map by right.
+    to_result(unsafe { bindings::rdax_restore_memory(pfn as _) })
 }
 
 /// What `struct page` says of the folio that the page of a frame is part of.

@@ -328,6 +328,17 @@ impl<'a> Piece<'a> {
         self.bytes
     }
 
+    /// Makes the pages of it that are known to be bad ready to be overwritten whole, if it is whole
+    /// pages. Sleeps.
+    pub(crate) fn make_writable(&self) {
+        let page = Order::PTE.bytes();
+        if (self.offset | self.bytes) & (page - 1) == 0 {
+            for at in (self.offset..self.offset + self.bytes).step_by(page) {
+                self.page_of(at).make_writable();
+            }
+        }
+    }
+
     /// Copies from `iter` to here, past the cache where the device has one to care about. Returns
     /// the bytes copied, fewer when the source faults.
     #[inline]

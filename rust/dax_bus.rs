@@ -14,10 +14,12 @@
 
 use super::{
     bindings,
+    error::eopnotsupp,
     fs::PageIndex,
     order::Order,
-    page::{DevFolio, Pfn},
+    page::{DevFolio, DevPage, Pfn},
     percpu_rwsem::PercpuRwSemaphore,
+    redirect,
     vm::{FaultCode, LockedVma, VmFault}, //
 };
 use crate::dax::devdax::{
@@ -217,6 +219,56 @@ impl Node {
             .write(|| self.open.store(false, Ordering::Relaxed));
     }
 
+    /// The memory of a frame has failed, or somebody says so to see what happens (`made_up`): those who
+    /// map it are told, and lose their mappings of it. What has failed is not mapped again. `flags` are
+    /// those of the memory failure (`MF_*`). Sleeps.
+    ///
+    /// Errors: `ENXIO` if it is not of this device; `EOPNOTSUPP`, and nobody was told, if only the core
+    /// can; `ENOMEM` if the failure cannot be noted.
+    fn fail(&self, pfn: Pfn, made_up: bool, flags: c_int) -> Result {
+        let index = self.device.index_of(pfn).ok_or(ENXIO)?;
+        let noted = if made_up {
+            Ok(())
+        } else {
+            // Faults that did not see the mark are over when this returns.
+            self.gate.write(|| self.device.mark_poisoned(pfn)).map(drop)
+        };
+        if !self.tell(pfn, index, flags) {
+            return Err(eopnotsupp());
+        }
+        self.unmap_page(index);
+        noted
+    }
+
+    /// Has the core tell those who map a page of the device that it has failed, with its address, and
+    /// take the mappings away by which they do. False if the core could not be asked.
+    ///
+    /// The core has a way of its own for devices, which tells of the folio's first page. Here it is
+    /// asked to tell of a page of a file, of which it then wants to know what is there: it finds the
+    /// folio, and marks its first page as it always does (a device's tails may be one in memory).
+    #[cfg(CONFIG_MEMORY_FAILURE)]
+    fn tell(&self, pfn: Pfn, index: PageIndex, flags: c_int) -> bool {
+        let folio = DevPage::of(pfn).folio();
+        if folio.owner() == 0 {
+            // Nobody has mapped it yet.
+            return true;
+        }
+        // SAFETY: The page map is there while the core calls `memory_failure`, and the inode as long as
+        // this node. Of an address space of a device no entries are asked for otherwise.
+        unsafe {
+            let mapping = NonNull::new_unchecked(self.mapping());
+            let head = NonNull::new_unchecked(folio.head().as_ptr());
+            redirect::with_answer(mapping, head, || {
+                bindings::mf_dax_kill_procs(mapping.as_ptr(), index.get(), 1, flags);
+            })
+        }
+    }
+
+    #[cfg(not(CONFIG_MEMORY_FAILURE))]
+    fn tell(&self, _pfn: Pfn, _index: PageIndex, _flags: c_int) -> bool {
+        true
+    }
+
     /// Removes all mappings of a page of the device. Sleeps.
     fn unmap_page(&self, index: PageIndex) {
         // SAFETY: By the type invariant the inode is alive.
@@ -325,6 +377,12 @@ unsafe extern "C" fn probe(dev: *mut bindings::dev_dax) -> c_int {
 
 fn bind(candidate: &Candidate<'_>) -> Result {
     let node = Node::new(candidate)?;
+    if let Err(error) = redirect::prepare_answers() {
+        pr_warn!(
+            "of memory failures the kernel will tell by its own means ({})\n",
+            error.to_errno()
+        );
+    }
     let raw = candidate.raw.as_ptr();
 
     // The page map points to the node, so that one keeps the other.
@@ -436,18 +494,16 @@ unsafe extern "C" fn memory_failure(
     pgmap: *mut bindings::dev_pagemap,
     pfn: c_ulong,
     nr_pages: c_ulong,
-    _flags: c_int,
+    flags: c_int,
 ) -> c_int {
     // SAFETY: The page map's owner is the node, which is kept until the page map is gone.
     let node = unsafe { &*(*pgmap).owner.cast::<Node>() };
+    let made_up = flags & bindings::mf_flags_MF_SW_SIMULATED as c_int != 0;
     let mut result = Ok(());
     for offset in 0..nr_pages {
         let pfn = Pfn::from_bits(pfn.saturating_add(offset));
-        // Faults that did not see the mark are over when this returns.
-        let index = node.gate.write(|| node.device.mark_poisoned(pfn));
-        match index {
-            Ok(index) => node.unmap_page(index),
-            Err(error) => result = Err(error),
+        if let Err(error) = node.fail(pfn, made_up, flags) {
+            result = Err(error);
         }
     }
     errno(result)

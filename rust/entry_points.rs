@@ -486,15 +486,24 @@ unsafe extern "C" fn dax_holder_notify_failure(
     flags: c_int,
 ) -> c_int {
     let mut in_flight = InFlight::enter();
+    // A device that is about to go is no failure of a page.
+    let goes = flags & bindings::mf_flags_MF_MEM_PRE_REMOVE as c_int != 0;
+    if !goes {
+        let made_up = flags & bindings::mf_flags_MF_SW_SIMULATED as c_int != 0;
+        // SAFETY: By this function's safety requirements.
+        let device = unsafe { DaxDevice::from_raw(NonNull::new_unchecked(device)) };
+        poison::note(
+            device,
+            offset,
+            len.div_ceil(Order::PTE.bytes() as u64) as usize,
+            made_up,
+        );
+    }
     let result = in_flight.pause(|| {
         // SAFETY: By this function's safety requirements.
         call_on(|| unsafe { bindings::dax_holder_notify_failure(device, offset, len, flags) })
     });
-    // A device that is about to go is no failure of a page.
-    if result != eopnotsupp().to_errno()
-        || flags & bindings::mf_flags_MF_MEM_PRE_REMOVE as c_int != 0
-        || len > Order::PTE.bytes() as u64
-    {
+    if result != eopnotsupp().to_errno() || goes || len > Order::PTE.bytes() as u64 {
         return result;
     }
     // SAFETY: By this function's safety requirements.

@@ -9,6 +9,7 @@
 #include <linux/module.h>
 #include <linux/percpu.h>
 #include <linux/sched/signal.h>
+#include <linux/set_memory.h>
 #include <linux/timer.h>
 #include <linux/userfaultfd_k.h>
 #include <linux/vmstat.h>
@@ -283,6 +284,11 @@ void rdax_non_block_end(void)
 struct task_struct *rdax_current(void)
 {
 	return current;
+}
+
+void rdax_see_again(unsigned long pfn)
+{
+	clear_mce_nospec(pfn);
 }
 
 void rdax_cond_resched(void)

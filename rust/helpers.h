@@ -208,6 +208,7 @@ void rdax_non_block_end(void);
 
 struct task_struct *rdax_current(void);
 void rdax_cond_resched(void);
+void rdax_see_again(unsigned long pfn);
 
 /*
  * Sleeps, by the callback if there is one, until the task is woken or the time has passed. The
@@ -445,6 +446,15 @@ unsigned long rdax_find_used(unsigned long first, unsigned long end, unsigned lo
 
 /* Leaves a report in the kernel's log that ends a test with an error. */
 void rdax_complain(void);
+
+/*
+ * Does about a page of device memory what the kernel does when the hardware reports that it has
+ * failed, which nobody made up.
+ */
+int rdax_fail_memory(unsigned long pfn);
+
+/* Makes it visible to the kernel again, which the mark does not say. */
+int rdax_restore_memory(unsigned long pfn);
 
 /* A page-table entry of any size that maps a part of a file. */
 struct rdax_leaf {

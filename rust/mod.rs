@@ -48,6 +48,7 @@ impl Runtime {
             bindings::rdax_zero_folio_find();
             page::Giant::init();
             redirect::CALLERS.init();
+            redirect::SWITCH.init();
             dax_bus::init();
         }
         #[cfg(RDAX_COVERAGE)]

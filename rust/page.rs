@@ -72,6 +72,9 @@ const REFCOUNT: usize = offset_of!(bindings::page, _refcount);
 
 const FLAG_HEAD: usize = 1 << bindings::pageflags_PG_head;
 const FLAG_HWPOISON: usize = 1 << bindings::pageflags_PG_hwpoison;
+/// The mark of bad memory, if the page has it, says nothing of the memory. A flag for the owner of a
+/// page to use, which nobody else does for the pages of DAX files.
+const FLAG_MADE_UP: usize = 1 << bindings::pageflags_PG_owner_priv_1;
 /// The low byte of the second page's flags holds the order of a large folio.
 const ORDER_MASK: usize = 0xff;
 
@@ -145,16 +148,50 @@ impl DevPage {
         Self(unsafe { NonNull::new_unchecked(self.0.as_ptr().wrapping_add(pages)) })
     }
 
-    /// Whether the memory of this page is known to be bad.
+    /// Whether the memory of this page is known to be bad: it is marked, and not for a failure that
+    /// somebody made up.
     #[inline]
     pub(crate) fn is_poisoned(self) -> bool {
-        self.flags().load(Ordering::Relaxed) & FLAG_HWPOISON != 0
+        let flags = self.flags().load(Ordering::Relaxed);
+        flags & (FLAG_HWPOISON | FLAG_MADE_UP) == FLAG_HWPOISON
+    }
+
+    /// Whether the page was marked, be it for a failure that somebody made up.
+    #[inline]
+    pub(crate) fn is_marked(self) -> bool {
+        self.flags().load(Ordering::Relaxed) & (FLAG_HWPOISON | FLAG_MADE_UP) != 0
     }
 
     /// Takes the mark of bad memory off a page that was overwritten whole.
     #[inline]
     pub(crate) fn clear_poison(self) {
         self.flags().fetch_and(!FLAG_HWPOISON, Ordering::Relaxed);
+    }
+
+    /// Makes a page that is known to be bad ready to be overwritten whole. When its memory failed it
+    /// was taken out of the kernel's direct map, lest the processor reads ahead from there: who uses
+    /// it by its address there before this was called crashes. Sleeps.
+    pub(crate) fn make_writable(self) {
+        if self.is_poisoned() {
+            // SAFETY: The page is one of memory that is in the direct map by right.
+            unsafe { bindings::rdax_see_again(self.pfn().to_bits()) };
+        }
+    }
+
+    /// Says of the failure that the page is going to be marked for, or was, whether somebody made it
+    /// up. A page that is marked for one that has happened stays so.
+    pub(crate) fn note_failure(self, made_up: bool) {
+        if !made_up {
+            self.flags().fetch_and(!FLAG_MADE_UP, Ordering::Relaxed);
+            return;
+        }
+        // If the page is bad nothing is changed.
+        let _ = self
+            .flags()
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |flags| {
+                let bad = flags & (FLAG_HWPOISON | FLAG_MADE_UP) == FLAG_HWPOISON;
+                (!bad).then_some(flags | FLAG_MADE_UP)
+            });
     }
 
     /// The folio that this page is part of.

@@ -28,6 +28,7 @@ use core::{
     },
     sync::atomic::{
         AtomicBool,
+        AtomicPtr,
         AtomicUsize,
         Ordering, //
     }, //
@@ -508,6 +509,7 @@ impl Handle {
         }
         let this = self.redirection;
         this.find_entries()?;
+        let _switch = SWITCH.lock();
 
         let mut entries: [c_ulong; Redirection::MAX_TARGETS] = [0; Redirection::MAX_TARGETS];
         for (entry, route) in entries.iter_mut().zip(&this.routes) {
@@ -571,11 +573,13 @@ impl Handle {
             return;
         }
         self.state = State::Off;
+        let switch = SWITCH.lock();
         self.unregister_direct();
         // SAFETY: This is the handle, and `ops` is registered.
         if let Err(error) = unsafe { self.redirection.unregister(self.redirection.ops.get()) } {
             self.stuck(error);
         }
+        drop(switch);
         if self.state == State::Stuck {
             return;
         }
@@ -683,7 +687,13 @@ unsafe extern "C" fn callback(
                 }
                 inode
             }
-            Key::Mapping => (*(first as *const bindings::address_space)).host,
+            Key::Mapping => {
+                if ANSWER.is_for(ip, first as usize) {
+                    (*regs).ip = answer as *const () as c_ulong;
+                    return;
+                }
+                (*(first as *const bindings::address_space)).host
+            }
             Key::Folio | Key::LockedFolio => return this.redirect_folio(route, regs),
             Key::BlockDevice | Key::DaxDevice => return this.redirect_device(route, regs),
             Key::Error | Key::Unmount => return this.note(route, regs),
@@ -694,6 +704,146 @@ unsafe extern "C" fn callback(
         // SAFETY: As above; ftrace goes on at the address that it finds here.
         unsafe { (*regs).ip = route.replacement as c_ulong };
     }
+}
+
+kernel::sync::global_lock! {
+    // SAFETY: Made ready when the module is loaded, before anything is redirected.
+    /// Held while functions are redirected or given back: the core lets one have a function only.
+    pub(crate) unsafe(uninit) static SWITCH: Mutex<()> = ();
+}
+
+/// What `dax_lock_mapping_entry` answers for one address space that has no entries, while somebody
+/// asks by way of the core ([`with_answer`]).
+struct Answer {
+    /// Where ftrace knows the function; 0 until it was looked up.
+    entry: AtomicUsize,
+    mapping: AtomicPtr<bindings::address_space>,
+    page: AtomicPtr<bindings::page>,
+    /// The core has asked.
+    given: AtomicBool,
+    ops: Opaque<bindings::ftrace_ops>,
+}
+
+// SAFETY: The `ftrace_ops` is used by the holder of `SWITCH`, and otherwise by ftrace, which has its
+// own locks.
+unsafe impl Sync for Answer {}
+
+static ANSWER: Answer = Answer {
+    entry: AtomicUsize::new(0),
+    mapping: AtomicPtr::new(ptr::null_mut()),
+    page: AtomicPtr::new(ptr::null_mut()),
+    given: AtomicBool::new(false),
+    ops: Opaque::zeroed(),
+};
+
+impl Answer {
+    #[inline]
+    fn is_for(&self, ip: c_ulong, mapping: usize) -> bool {
+        ip == self.entry.load(Ordering::Relaxed)
+            && mapping == self.mapping.load(Ordering::Relaxed) as usize
+    }
+}
+
+/// Looks up what [`with_answer`] needs. Sleeps.
+pub(crate) fn prepare_answers() -> Result {
+    let names = [c"dax_lock_mapping_entry".as_char_ptr()];
+    let mut entries: [c_ulong; 1] = [0];
+    // SAFETY: Both arrays have one element, and the name is a valid C string.
+    let found = unsafe { bindings::rdax_function_entries(names.as_ptr(), entries.as_mut_ptr(), 1) };
+    if found != 1 {
+        return Err(ENOENT);
+    }
+    ANSWER.entry.store(entries[0], Ordering::Relaxed);
+    Ok(())
+}
+
+/// Calls `work`, during which the core finds `page` at whatever index it asks `mapping` for. Whether
+/// it has asked. Sleeps.
+///
+/// False, and `work` may have been called in vain, if the function cannot be redirected: somebody else
+/// holds it, or there is no memory.
+///
+/// # Safety
+///
+/// The page stays while `work` is at work. Nobody else asks for entries of `mapping`, which is not
+/// that of a file.
+pub(crate) unsafe fn with_answer(
+    mapping: NonNull<bindings::address_space>,
+    page: NonNull<bindings::page>,
+    work: impl FnOnce(),
+) -> bool {
+    let _switch = SWITCH.lock();
+    let mut entry = [ANSWER.entry.load(Ordering::Relaxed)];
+    if entry[0] == 0 {
+        return false;
+    }
+    ANSWER.page.store(page.as_ptr(), Ordering::Relaxed);
+    ANSWER.given.store(false, Ordering::Relaxed);
+    ANSWER.mapping.store(mapping.as_ptr(), Ordering::Release);
+    let ops = ANSWER.ops.get();
+    // While functions are redirected for adopted devices, this fails with EBUSY, and their callback
+    // has the answer.
+    let flags = bindings::FTRACE_OPS_FL_IPMODIFY | bindings::FTRACE_OPS_FL_PERMANENT;
+    // SAFETY: `ops` is not registered while nobody holds `SWITCH`, and lives forever.
+    let own = unsafe {
+        (*ops).func = Some(answers);
+        (*ops).flags |= flags as c_ulong;
+        let filter = bindings::ftrace_set_filter_ips(ops, entry.as_mut_ptr(), 1, 0, 1);
+        filter == 0 && bindings::register_ftrace_function(ops) == 0
+    };
+    work();
+    ANSWER.mapping.store(ptr::null_mut(), Ordering::Relaxed);
+    if own {
+        // SAFETY: Registered above.
+        if unsafe { bindings::unregister_ftrace_function(ops) } != 0 {
+            // ftrace is broken, and may call on.
+            pr_err!("ftrace did not give a function back; the module stays loaded until reboot\n");
+            // SAFETY: The module is live, its own code is calling.
+            unsafe { bindings::__module_get(this_module().as_ptr()) };
+            ANSWER.entry.store(0, Ordering::Relaxed);
+            return ANSWER.given.load(Ordering::Relaxed);
+        }
+    }
+    // SAFETY: `ops` is not registered.
+    unsafe { bindings::ftrace_free_filter(ops) };
+    ANSWER.given.load(Ordering::Relaxed)
+}
+
+/// Called by ftrace at the entry of `dax_lock_mapping_entry`.
+///
+/// # Safety
+///
+/// To be called by ftrace only.
+unsafe extern "C" fn answers(
+    ip: c_ulong,
+    _parent_ip: c_ulong,
+    _ops: *mut bindings::ftrace_ops,
+    regs: *mut bindings::ftrace_regs,
+) {
+    let regs = regs.cast::<bindings::pt_regs>();
+    // SAFETY: ftrace passes the registers of the call, and goes on at the address that it finds in
+    // them (see `callback`).
+    unsafe {
+        if ANSWER.is_for(ip, (*regs).di as usize) {
+            (*regs).ip = answer as *const () as c_ulong;
+        }
+    }
+}
+
+/// Serves in place of `dax_lock_mapping_entry`. There is nothing to be locked, nor to unlock.
+///
+/// # Safety
+///
+/// As of the kernel's function; for the mapping of [`ANSWER`].
+unsafe extern "C" fn answer(
+    _mapping: *mut bindings::address_space,
+    _index: c_ulong,
+    page: *mut *mut bindings::page,
+) -> bindings::dax_entry_t {
+    ANSWER.given.store(true, Ordering::Relaxed);
+    // SAFETY: By the function's requirements.
+    unsafe { page.write(ANSWER.page.load(Ordering::Relaxed)) };
+    bindings::dax_entry_t::MAX
 }
 
 /// A task that is in [`call_on`]; on its stack.

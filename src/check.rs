@@ -28,7 +28,8 @@ use kernel::{
     fmt,
     prelude::*,
     rbtree::RBTree,
-    str::Formatter, //
+    str::Formatter,
+    uaccess::UserSliceReader, //
 };
 
 /// Entries that are looked at under one hold of a tree's lock.
@@ -500,19 +501,49 @@ fn write(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
 }
 
-/// The file in debugfs by which user space asks for the check.
+/// The frame's number that user space writes.
+fn frame(text: &mut UserSliceReader) -> Result<usize> {
+    let mut buffer = [0; 24];
+    let length = text.len();
+    let buffer = buffer.get_mut(..length).ok_or(EINVAL)?;
+    text.read_slice(buffer)?;
+    core::str::from_utf8(buffer)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .ok_or(EINVAL)
+}
+
+/// The files in debugfs by which user space asks for the check, and for memory to fail.
 pub(crate) struct Shown {
-    _file: Pin<KBox<debugfs::File<()>>>,
+    _check: Pin<KBox<debugfs::File<()>>>,
+    _fail: Pin<KBox<debugfs::File<()>>>,
+    _restore: Pin<KBox<debugfs::File<()>>>,
 }
 
 impl Shown {
-    /// Makes the file, `rdax/check`.
+    /// Makes the files, `rdax/check`, `rdax/fail_memory` and `rdax/restore_memory`.
     pub(crate) fn new() -> Result<Self> {
         let directory = debugfs::Dir::new(c"rdax");
-        let file = KBox::pin_init(
+        let check = KBox::pin_init(
             directory.read_callback_file::<_, Error, _>(c"check", Ok(()), &|(), f| write(f)),
             GFP_KERNEL,
         )?;
-        Ok(Self { _file: file })
+        let fail = KBox::pin_init(
+            directory.write_callback_file::<_, Error, _>(c"fail_memory", Ok(()), &|(), text| {
+                look::fail_memory(frame(text)?)
+            }),
+            GFP_KERNEL,
+        )?;
+        let restore = KBox::pin_init(
+            directory.write_callback_file::<_, Error, _>(c"restore_memory", Ok(()), &|(), text| {
+                look::restore_memory(frame(text)?)
+            }),
+            GFP_KERNEL,
+        )?;
+        Ok(Self {
+            _check: check,
+            _fail: fail,
+            _restore: restore,
+        })
     }
 }

@@ -163,19 +163,20 @@ impl Device {
         search(address, len).unwrap_or_else(|error| error)
     }
 
+    /// Where in the device the memory of a frame is; `None` if it is not of this device.
+    pub(crate) fn index_of(&self, pfn: Pfn) -> Option<PageIndex> {
+        self.extents.iter().find_map(|extent| {
+            let offset = pfn.to_bits().checked_sub(extent.pfn.to_bits())?;
+            (offset < extent.pages)
+                .then(|| PageIndex::new(extent.index.get().saturating_add(offset)))
+        })
+    }
+
     /// Notes that the memory of a frame is bad, and says where in the device it is.
     ///
     /// Errors: `ENXIO` if it is not of this device, `ENOMEM`.
     pub(crate) fn mark_poisoned(&self, pfn: Pfn) -> Result<PageIndex> {
-        let index = self
-            .extents
-            .iter()
-            .find_map(|extent| {
-                let offset = pfn.to_bits().checked_sub(extent.pfn.to_bits())?;
-                (offset < extent.pages)
-                    .then(|| PageIndex::new(extent.index.get().saturating_add(offset)))
-            })
-            .ok_or(ENXIO)?;
+        let index = self.index_of(pfn).ok_or(ENXIO)?;
         let mut poisoned = self.poisoned.lock();
         if !poisoned.contains(&pfn) {
             poisoned.push(pfn, GFP_KERNEL)?;
@@ -257,14 +258,7 @@ impl Device {
     }
 
     fn byte_of(&self, pfn: Pfn) -> u64 {
-        self.extents
-            .iter()
-            .find_map(|extent| {
-                let offset = pfn.to_bits().checked_sub(extent.pfn.to_bits())?;
-                (offset < extent.pages)
-                    .then(|| PageIndex::new(extent.index.get().saturating_add(offset)).to_byte())
-            })
-            .unwrap_or(0)
+        self.index_of(pfn).map_or(0, PageIndex::to_byte)
     }
 
     /// Writes the counters, a line "name value" for each, and returns the number of bytes.

@@ -10,6 +10,7 @@
 use super::{
     account::Account,
     layout,
+    poison,
     stats::Counter, //
 };
 use crate::kern::{
@@ -563,6 +564,7 @@ fn write_with_care(
         fill_from_source(source, memory, 0, head, offset)?;
     }
     let done = if recover || marked {
+        piece.make_writable();
         let done = piece.recover(iter);
         if done == 0 {
             // Not whole pages, or the driver could not clear it.
@@ -673,6 +675,10 @@ fn zero_extent(
             let extent = walk.extent();
             if offset == 0 && left >= PAGE as u64 {
                 let (dax, place) = extent.place(position)?;
+                if poison::was_seen() {
+                    let piece = piece_at(&extent, &alive, position, 1, Access::Recovery)?;
+                    piece.first(PAGE).make_writable();
+                }
                 dax.zero_page(&alive, place)?;
                 let piece = piece_at(&extent, &alive, position, 1, Access::Normal)?;
                 if !piece.is_sound() {

@@ -9,6 +9,7 @@ use super::{
     account::Account,
     entry::{Entry, Kind},
     folio::{self, Disassociation},
+    poison,
     stats::Counter,
     tree::{self, After, Locked, Run, Step, Visitor, Which}, //
 };
@@ -57,7 +58,9 @@ pub(crate) fn in_chunks(pages: usize, mut work: impl FnMut(usize, usize)) {
 
 /// Writes back all of the memory of `pages` pages. Sleeps.
 pub(crate) fn flush(page: DevPage, pages: usize) {
-    in_chunks(pages, |offset, bytes| page.write_back(offset, bytes));
+    poison::sound_stretches(page, pages, |page, pages| {
+        in_chunks(pages, |offset, bytes| page.write_back(offset, bytes));
+    });
 }
 
 /// Lets go of what a locked entry points to, which is about to be replaced or removed: no page

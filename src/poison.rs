@@ -30,21 +30,41 @@ pub(crate) fn was_seen() -> bool {
     SEEN.load(Ordering::Relaxed)
 }
 
-/// Has [`was_seen`] say yes if one of these `pages` pages is marked. Sleeps.
+/// Has [`was_seen`] say yes if one of these `pages` pages is marked. What they are marked for may have
+/// happened while nobody told us, so they all are bad. Sleeps.
 pub(crate) fn look_for_marks(first: Pfn, pages: usize) {
     /// After how many pages others have their turn.
     const TURN: usize = 1 << 12;
 
     for at in 0..pages {
-        if was_seen() {
-            return;
-        }
-        if DevPage::of(first.offset(at)).is_poisoned() {
+        let page = DevPage::of(first.offset(at));
+        if page.is_marked() {
+            page.note_failure(false);
             SEEN.store(true, Ordering::Relaxed);
         }
         if at % TURN == TURN - 1 {
             vm::reschedule();
         }
+    }
+}
+
+/// Calls `f` with the stretches of the `pages` pages from `first` on that are not known to be bad. What
+/// is, the kernel has no address for any more.
+#[inline]
+pub(crate) fn sound_stretches(first: DevPage, pages: usize, mut f: impl FnMut(DevPage, usize)) {
+    if !was_seen() {
+        return f(first, pages);
+    }
+    let page = |at: usize| DevPage::of(first.pfn().offset(at));
+    let mut begin = 0;
+    for at in 0..=pages {
+        if at < pages && !page(at).is_poisoned() {
+            continue;
+        }
+        if begin < at {
+            f(page(begin), at - begin);
+        }
+        begin = at + 1;
     }
 }
 
@@ -127,6 +147,22 @@ pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option
 pub(crate) fn unlock_index(mapping: &Mapping, index: PageIndex, cookie: Cookie) {
     if let Some(entry) = cookie.entry() {
         tree::unlock_raw(mapping, index, entry);
+    }
+}
+
+/// Notes of the `pages` pages from byte `offset` of a device on, which are about to be marked as bad,
+/// whether their failure was made up (`MF_SW_SIMULATED`): by those who inject errors to see what
+/// becomes of it, as with `MADV_HWPOISON`. Everybody is told of it as of any other, but the memory is
+/// as good as before, and stays in use. Sleeps.
+#[cfg(CONFIG_MEMORY_FAILURE)]
+pub(crate) fn note(device: &DaxDevice, offset: u64, pages: usize, made_up: bool) {
+    let alive = DaxReadGuard::new();
+    // Whether it is on the list of bad blocks by now makes no difference.
+    let first = PageIndex::of_byte(offset).get();
+    if let Ok(memory) = device.access(&alive, first, pages, Access::Recovery) {
+        for at in 0..pages.min(memory.pages()) {
+            DevPage::of(memory.pfn().offset(at)).note_failure(made_up);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     entry::Entry,
     folio,
     layout,
+    poison,
     stats::Counter,
     tree::{self, After, Run, Step, Visitor, Which}, //
 };
@@ -58,7 +59,9 @@ impl Visitor for WriteBack<'_> {
         // faults first and finds the entry locked (spec, R5).
         let mut pages = 0;
         run.pieces(false, |_, page, length| {
-            layout::in_chunks(length, |offset, bytes| self.dax.flush(page, offset, bytes));
+            poison::sound_stretches(page, length, |page, length| {
+                layout::in_chunks(length, |offset, bytes| self.dax.flush(page, offset, bytes));
+            });
             pages += length;
         });
         self.written += pages;

@@ -140,6 +140,17 @@ pub(crate) fn call_notify_failure(world: &World, place: usize, pages: usize, rem
     }
 }
 
+/// The same about one page, as for somebody who makes a failure up.
+#[cfg(CONFIG_MEMORY_FAILURE)]
+pub(crate) fn call_notify_injection(world: &World, place: usize) -> i32 {
+    let flags = bindings::mf_flags_MF_SW_SIMULATED as i32;
+    let page = Order::PTE.bytes() as u64;
+    // SAFETY: The device is alive.
+    unsafe {
+        bindings::dax_holder_notify_failure(world.raw_dax(), place as u64 * page, page, flags)
+    }
+}
+
 /// `dax_writeback_mapping_range` of a whole file, and what it took off the number of pages that may
 /// be written.
 pub(crate) fn call_writeback(file: &File<'_>) -> Result<i64> {

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0
 """Memory that has gone bad: who is told, which page is marked, and what file I/O says.
 
-Two ways to make it bad: MADV_HWPOISON runs the kernel's handling of a memory error on a mapped
-page; the block device's list of bad blocks makes the driver refuse the memory. The pages stay
-marked until the device is bound anew, which is why all this runs on a device of its own, and why
-the group ends with that.
+Three ways to make it bad: MADV_HWPOISON runs the kernel's handling of a memory error on a mapped
+page, and says that nothing has happened to the memory; a machine check says that it has; the block
+device's list of bad blocks makes the driver refuse it. The pages stay marked until the device is
+bound anew, which is why all this runs on a device of its own, and why the group ends with that.
 
 A filesystem that does not handle memory failures itself (ext4, and XFS without a reverse map) leaves
 them to the kernel's core, which takes the first page of a folio for the one that has failed. rdax
 steps in between for a folio of several pages.
 """
 
+import functools
 import os
 import signal
 
-from lib import device, posix
+from lib import device, mce, posix
 from lib.check import Failure, check, equal, raises, same_bytes
 from lib.device import some, wait_for
 from lib.mapping import BUS_MCEERR_AO, BUS_MCEERR_AR, SIGBUS, Map
@@ -124,8 +125,8 @@ def page_of_a_huge_page_mapped_by_pages(t):
         equal(m.mapped(), PMD - PAGE, "bytes still mapped")
         state = Pages()
         equal(_bad(state, pfns[4:8]), {pfns[6]}, "page marked")
-        for number, signal in ((5, 0), (6, SIGBUS), (7, 0)):
-            equal(m.load(number * PAGE)[1].signal, signal, f"signal of an access to page {number}")
+        for number in (5, 6, 7):
+            equal(m.load(number * PAGE)[1].signal, 0, f"signal of an access to page {number}")
 
 
 @case(**POISON)
@@ -156,14 +157,96 @@ def _fail_page(fd, number):
     with Map(fd, 64 * PAGE, skew=PAGE) as m:
         m.touch(write=True)
         pfns = m.pfns()
-        _told(_poison(m, number * PAGE), m, number * PAGE, (BUS_MCEERR_AR,), "the caller")
+    os.fsync(fd)
+    mce.fail(pfns[number])
     return pfns
 
 
+def _for_good(test):
+    """What failed in earnest is nothing that others should get: bind the device anew at the end."""
+    @functools.wraps(test)
+    def forgotten(t):
+        fd = _file(t, PMD)
+        with Map(fd, PMD) as m:
+            m.touch()
+            pfns = m.pfns()
+        try:
+            # A process of its own, for what goes wrong here is a signal.
+            Task(test, t, fd).result()
+        finally:
+            os.close(fd)
+            if mce.can_fail():
+                mce.restore(_bad(Pages(), pfns))
+            _forget(t)
+    return forgotten
+
+
 @case(**POISON)
-def neighbours_do_not_bring_it_back(t):
+def made_up_failures_leave_the_memory_in_use(t):
+    """Who injects a failure is told of it, each time; the memory serves as before."""
+    fd = _file(t, PMD)
+    for skew, number in ((0, 5), (PAGE, 5), (PAGE, 6)):
+        _is_injected_twice(fd, skew, number)
+
+
+@case(fs=("xfs",), **POISON)
+def made_up_failures_of_clones(t):
+    one, two = _file(t, 64 * PAGE, "one"), t.open("two")
+    posix.clone(one, two)
+    for fd in (one, two, one):
+        _is_injected_twice(fd, PAGE, 7, 64 * PAGE)
+    same_bytes(os.pread(two, PAGE, 8 * PAGE), page("f", 8), "the next page of the clone")
+
+
+def _is_injected_twice(fd, skew, number, length=PMD):
+    at, what = number * PAGE, f"page {number}, skew {skew}"
+    for turn in (1, 2):
+        with Map(fd, length, skew=skew) as m:
+            m.touch()
+            _told(_poison(m, at), m, at, (BUS_MCEERR_AR,), f"{what}, time {turn}")
+            # Nobody has forgotten what was there, and it can be marked again at once.
+            _told(_poison(m, at), m, at, (BUS_MCEERR_AR,), f"{what}, time {turn} again")
+        with Map(fd, length, skew=skew) as m:
+            equal(m.load(at)[1].signal, 0, f"{what}: signal of a load by a new mapping")
+            same_bytes(os.pread(fd, PAGE, at), m.read(at, PAGE), f"{what}: pread")
+            equal(os.pwrite(fd, b"some", at + 100), 4, f"{what}: bytes of a partial pwrite")
+            equal(m.read(at + 100, 4), b"some", f"{what}: what was written")
+            equal(m.store(at + 200, turn).signal, 0, f"{what}: signal of a store")
+    os.fsync(fd)
+
+
+@case(**POISON)
+@_for_good
+def failed_page_is_dirty(_t, fd):
+    """What was stored before a page failed is lost with it; nobody flushes it, nor its neighbours not."""
+    for skew, first, number in ((0, 0, 9), (PAGE, 10, 21)):
+        with Map(fd, PMD, skew=skew) as m:
+            m.touch(first * PAGE, write=True)
+            pfn = m.pfn(number * PAGE)
+            m.write((number + 1) * PAGE, b"beside")
+            mce.fail(pfn)
+            os.fsync(fd)
+            m.touch(first * PAGE, (number - first) * PAGE, write=True)
+        raises(EIO, "pread of the failed page", os.pread, fd, 1, number * PAGE)
+        equal(os.pread(fd, 6, (number + 1) * PAGE), b"beside", "what is beside it")
+    with Map(fd, PMD, skew=PAGE) as m:
+        m.touch(0, PAGE, write=True)
+    os.ftruncate(fd, 0)
+
+
+@case(**POISON)
+@_for_good
+def failed_page_zeroed(_t, fd):
+    _fail_page(fd, 21)
+    posix.fallocate(fd, posix.ZERO_RANGE | posix.KEEP_SIZE, 21 * PAGE, PAGE)
+    equal(os.pread(fd, PAGE, 21 * PAGE), bytes(PAGE), "the page")
+    posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 21 * PAGE + 100, 1000)
+
+
+@case(**POISON)
+@_for_good
+def neighbours_do_not_bring_it_back(_t, fd):
     """A fault of a page beside a bad one does not map the bad one along with it."""
-    fd = _file(t, 64 * PAGE)
     _fail_page(fd, 21)
     for write in (False, True):
         with Map(fd, 64 * PAGE, skew=PAGE) as m:
@@ -174,9 +257,9 @@ def neighbours_do_not_bring_it_back(t):
 
 
 @case(**POISON)
-def failed_page_written(t):
+@_for_good
+def failed_page_written(_t, fd):
     """A part of a page that has failed cannot be written, for the rest of it is lost; all of it can."""
-    fd = _file(t, 64 * PAGE)
     pfns = _fail_page(fd, 21)[20:24]
     state = Pages()
     equal(_bad(state, pfns), {pfns[1]}, "page marked")

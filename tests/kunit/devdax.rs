@@ -9,7 +9,7 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
-            devdax::{choose, folio_order, locate, Device, Place},
+            devdax::{begin_of, choose, folio_order, locate, Device, Place},
             stats::Counter,
         },
         kern::{
@@ -80,6 +80,28 @@ mod tests {
         check_eq!(pfn(29), Some((10, 5019)));
         check_eq!(pfn(30), None);
         check_eq!(pfn(usize::MAX), None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_folio_is_at_one_place_whoever_maps_it() -> Checked {
+        // 4 folios of 2 MiB, from page 77 of the device on.
+        let (head, index) = (6 * PMD, 77 + 2 * PMD);
+        let place = |page: usize, address: usize| Place {
+            address,
+            index: PageIndex::new(index + page),
+        };
+        let address = |page: usize| (1 << 40) + page * KIB4;
+        for page in [0, 1, 5, PMD - 1] {
+            let begin = |order, first, place: &Place| {
+                begin_of(Pfn::from_bits(head), order, place, Pfn::from_bits(first)).get()
+            };
+            check_eq!(begin(Order::PMD, head, &place(page, address(page))), index);
+            for skew in [0, 1, 300] {
+                let small = place(page, address(page + skew));
+                check_eq!(begin(Order::PTE, head + page, &small), index);
+            }
+        }
         Ok(())
     }
 

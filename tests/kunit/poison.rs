@@ -20,8 +20,8 @@ mod tests {
             page::{DevFolio, DevPage},
             redirect::{self, InFlight},
             testing::{
-                call_notify_failure, note, pause, until, with_thread, with_thread_waiting,
-                with_threads, Calls, Checked, File, World,
+                call_notify_failure, call_notify_injection, note, pause, until, with_thread,
+                with_thread_waiting, with_threads, Calls, Checked, File, World,
             },
             wait::{self, OwnerGuard},
             xa::Mark,
@@ -481,6 +481,65 @@ mod tests {
             world.check_clean()?;
         }
         Ok(())
+    }
+
+    #[cfg(CONFIG_MEMORY_FAILURE)]
+    #[test]
+    fn a_failure_that_was_made_up_says_nothing_of_the_memory() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        let file = world.file(PMD)?;
+        put(&file, 0, Order::PMD, place, false)?;
+        let page = world.page(place + 5);
+        let marks = || (page.is_marked(), page.is_poisoned());
+        check_eq!(marks(), (false, false));
+        for _ in 0..2 {
+            check_eq!(call_notify_injection(&world, place + 5), 0);
+            check_eq!(marks(), (true, false));
+        }
+        // Then it happens, after which it does not matter what somebody makes up.
+        check_eq!(call_notify_failure(&world, place + 5, 1, false), 0);
+        check_eq!(marks(), (true, true));
+        check_eq!(call_notify_injection(&world, place + 5), 0);
+        check_eq!(marks(), (true, true));
+        // Overwritten, it is as before.
+        page.clear_poison();
+        check_eq!(marks(), (false, false));
+        check_eq!(call_notify_injection(&world, place + 5), 0);
+        check_eq!(marks(), (true, false));
+        // What happened while nobody was told is not known.
+        poison::look_for_marks(page.pfn(), 1);
+        check_eq!(marks(), (true, true));
+        page.clear_poison();
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn what_is_bad_is_left_out_of_a_stretch() -> Checked {
+        let world = world()?;
+        let place = world.take_many(8, Order::PTE)?;
+        let stretches = |bad: &[usize]| {
+            for number in bad {
+                world.set_poison(place + number, true);
+            }
+            poison::look_for_marks(world.page(place).pfn(), 8);
+            let mut found = 0;
+            poison::sound_stretches(world.page(place), 8, |first, pages| {
+                let from = first.pfn().to_bits() - world.page(place).pfn().to_bits();
+                // Each page once: more than that would carry over.
+                found += ((1usize << pages) - 1) << from;
+            });
+            for number in bad {
+                world.set_poison(place + number, false);
+            }
+            found
+        };
+        check_eq!(stretches(&[]), 0xff);
+        check_eq!(stretches(&[3]), 0xf7);
+        check_eq!(stretches(&[0, 1, 7]), 0x7c);
+        check_eq!(stretches(&[0, 1, 2, 3, 4, 5, 6, 7]), 0);
+        world.check_clean()
     }
 
     #[cfg(CONFIG_MEMORY_FAILURE)]

@@ -31,7 +31,7 @@ pub(crate) fn complain() {
 /// Errors: `EINVAL` if the frame is not one of device memory; what the core found.
 pub(crate) fn fail_memory(pfn: usize) -> Result {
     // SAFETY: The core looks up what the frame is.
-    to_result(unsafe { bindings::rdax_fail_memory(pfn as _) })
+    to_result(unsafe { bindings::rdax_fail_memory(pfn) })
 }
 
 /// Makes a page of device memory that has failed visible to the kernel again. Sleeps.
@@ -39,7 +39,7 @@ pub(crate) fn fail_memory(pfn: usize) -> Result {
 /// Errors: `EINVAL` if the frame is not one of device memory; what the core found.
 pub(crate) fn restore_memory(pfn: usize) -> Result {
     // SAFETY: Device memory is in the direct map by right.
-    to_result(unsafe { bindings::rdax_restore_memory(pfn as _) })
+    to_result(unsafe { bindings::rdax_restore_memory(pfn) })
 }
 
 /// What `struct page` says of the folio that the page of a frame is part of.

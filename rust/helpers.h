@@ -479,4 +479,13 @@ void rdax_coverage_hide(void);
 extern u64 rdax_coverage_begin;
 #endif
 
+#ifndef RDAX_HAVE_SRCU
+struct rdax_srcu;
+struct rdax_srcu *rdax_srcu_new(void);
+void rdax_srcu_free(struct rdax_srcu *srcu);
+int rdax_srcu_read_lock(struct rdax_srcu *srcu);
+void rdax_srcu_read_unlock(struct rdax_srcu *srcu, int index);
+void rdax_srcu_synchronize(struct rdax_srcu *srcu);
+#endif
+
 #endif /* RDAX_HELPERS_H */

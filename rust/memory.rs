@@ -7,15 +7,16 @@
 //! one that may be removed meanwhile. He shows a [`Stay`] instead, which the device waits for, too,
 //! and is told when the device goes.
 
-use super::page::Pfn;
-use core::sync::atomic::{AtomicBool, Ordering};
-use kernel::{
-    prelude::*,
-    sync::{
-        srcu,
-        Srcu, //
-    }, //
+use super::{
+    compat::{
+        new_srcu,
+        Srcu,
+        SrcuGuard, //
+    },
+    page::Pfn, //
 };
+use core::sync::atomic::{AtomicBool, Ordering};
+use kernel::prelude::*;
 
 /// Whose page map pages are of: to be compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,7 +62,7 @@ impl DeviceMemory {
     pub(crate) fn new(stretches: KVec<Stretch>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             stretches,
-            stays <- kernel::new_srcu!("rdax_stays"),
+            stays <- new_srcu(),
         })
     }
 
@@ -112,7 +113,7 @@ impl DeviceMemory {
 #[must_use = "the memory may go at once"]
 pub(crate) struct Stay<'a> {
     memory: &'a DeviceMemory,
-    _read: srcu::Guard<'a>,
+    _read: SrcuGuard<'a>,
 }
 
 impl Stay<'_> {

@@ -458,7 +458,8 @@ mod tests {
 
     #[test]
     fn whoever_removes_an_entry_leaves_nothing_of_it_mapped() -> Checked {
-        let ways: [(&str, fn(&File<'_>)); 3] = [
+        type Way = fn(&File<'_>);
+        let ways: [(&str, Way); 3] = [
             ("delete_range", |file| {
                 layout::delete_range(file.mapping(), PageRange::ALL);
             }),

@@ -87,7 +87,7 @@ static unsigned long empty(const pte_t *ptes, unsigned long n)
 
 /*
  * What could be made writable unasked. What userfaultfd has write-protected could not: it has to note
- * a store.
+ * a store. Nor what is dirty already, of which the processor would not say more.
  */
 static unsigned long closed(const pte_t *ptes, unsigned long n)
 {
@@ -97,7 +97,8 @@ static unsigned long closed(const pte_t *ptes, unsigned long n)
 	for (i = 0; i < n; i++) {
 		pte_t pte = ptep_get((pte_t *)ptes + i);
 
-		if (pte_present(pte) && !pte_write(pte) && !pte_uffd(pte) && !pte_protnone(pte))
+		if (pte_present(pte) && !pte_write(pte) && !pte_dirty(pte) && !pte_uffd(pte) &&
+		    !pte_protnone(pte))
 			found |= BIT(i);
 	}
 	return found;
@@ -149,10 +150,16 @@ static pte_t stored_to(struct vm_area_struct *vma, pte_t pte)
 	return is_writable(vma) ? pte_clear_saveddirty(pte) : pte;
 }
 
-/* Writable, but it will be seen whether somebody has stored to it. */
+/*
+ * Writable, but it will be seen whether somebody has stored to it (stores.c). An entry that was
+ * written back is soft-dirty still from the stores before. In a VMA that is not watched, all pages
+ * count as soft-dirty whatever their entries say, until all are forgotten together.
+ */
 static pte_t opened(struct vm_area_struct *vma, pte_t pte)
 {
-	return is_writable(vma) ? pte_clear_saveddirty(pte_mkwrite_novma(pte)) : pte;
+	if (!is_writable(vma))
+		return pte;
+	return pte_clear_saveddirty(pte_mkwrite_novma(pte_clear_soft_dirty(pte)));
 }
 
 static pte_t allowed(struct vm_area_struct *vma, pte_t pte, unsigned int how)

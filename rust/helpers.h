@@ -193,8 +193,8 @@ bool rdax_may_have_stores(struct address_space *mapping);
 /* Sets the times of a file that was written to, now. Sleeps. */
 void rdax_update_times(struct inode *inode);
 /*
- * The same at the end of the system call, or fault, that the task is in; calls done() then. False, and
- * nothing happens, without memory or in a kernel thread.
+ * The same at the end of the system call, or fault, that the task is in, or soon if it is a thread of
+ * the kernel; calls done() then. False, and nothing happens, without memory.
  */
 bool rdax_update_times_later(struct file *file, void (*done)(void));
 

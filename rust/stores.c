@@ -14,8 +14,13 @@
 #include <linux/rbtree.h>
 #include <linux/slab.h>
 #include <linux/task_work.h>
+#include <linux/wait_bit.h>
+#include <linux/workqueue.h>
 
 #include "helpers.h"
+#ifdef RDAX_TEST
+#include "testing.h"
+#endif
 
 /* Whether an entry maps a page, and no store has led to it; it may be writable, or dirty. */
 static bool is_silent(pte_t pte)
@@ -155,14 +160,16 @@ void rdax_update_times(struct inode *inode)
 }
 
 struct later {
-	struct callback_head work;
+	union {
+		struct callback_head in_task;
+		struct work_struct elsewhere;
+	};
 	struct file *file;
 	void (*done)(void);
 };
 
-static void update_now(struct callback_head *work)
+static void update_now(struct later *later)
 {
-	struct later *later = container_of(work, struct later, work);
 	struct super_block *sb = file_inode(later->file)->i_sb;
 	void (*done)(void) = later->done;
 
@@ -179,6 +186,30 @@ static void update_now(struct callback_head *work)
 	done();
 }
 
+static void update_in_task(struct callback_head *work)
+{
+	update_now(container_of(work, struct later, in_task));
+}
+
+#ifdef RDAX_TEST
+static atomic_t elsewhere;
+
+void rdax_test_wait_for_times(void)
+{
+	/* Ends: each of them is queued, and waits for no test. */
+	wait_var_event(&elsewhere, !atomic_read(&elsewhere));
+}
+#endif
+
+static void update_elsewhere(struct work_struct *work)
+{
+	update_now(container_of(work, struct later, elsewhere));
+#ifdef RDAX_TEST
+	if (atomic_dec_and_test(&elsewhere))
+		wake_up_var(&elsewhere);
+#endif
+}
+
 bool rdax_update_times_later(struct file *file, void (*done)(void))
 {
 	struct later *later = kmalloc_obj(*later, GFP_NOWAIT | __GFP_NOWARN);
@@ -188,13 +219,22 @@ bool rdax_update_times_later(struct file *file, void (*done)(void))
 	/* The mapping's own may go before we come to it, and the mount with that. */
 	later->file = get_file(file);
 	later->done = done;
-	init_task_work(&later->work, update_now);
-	if (!task_work_add(current, &later->work, TWA_RESUME))
-		return true;
-	/* A kernel thread, or a task that is at its end. */
-	fput(file);
-	kfree(later);
-	return false;
+	/*
+	 * A thread of the kernel may have borrowed the address space, or be the last who uses it. It does
+	 * not leave the kernel, and would hold the file for ever. Nor does a task that is at its end come
+	 * to it any more. What the VMA holds itself is given back in the same way then.
+	 */
+	if (!(current->flags & (PF_KTHREAD | PF_USER_WORKER))) {
+		init_task_work(&later->in_task, update_in_task);
+		if (!task_work_add(current, &later->in_task, TWA_RESUME))
+			return true;
+	}
+#ifdef RDAX_TEST
+	atomic_inc(&elsewhere);
+#endif
+	INIT_WORK(&later->elsewhere, update_elsewhere);
+	queue_work(system_dfl_wq, &later->elsewhere);
+	return true;
 }
 
 bool rdax_may_have_stores(struct address_space *mapping)

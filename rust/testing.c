@@ -165,6 +165,17 @@ void rdax_test_close(struct file *file)
 	__fput_sync(file);
 }
 
+void rdax_test_forget_times(struct inode *inode)
+{
+	inode_set_mtime(inode, 0, 0);
+	inode_set_ctime(inode, 0, 0);
+}
+
+bool rdax_test_has_times(struct inode *inode)
+{
+	return inode_get_mtime_sec(inode) && inode_get_ctime_sec(inode);
+}
+
 void *rdax_test_private(struct inode *inode)
 {
 	return inode->i_private;
@@ -255,7 +266,9 @@ unsigned long rdax_test_map(struct file *file, unsigned long addr, unsigned long
 void rdax_test_unmap(unsigned long addr, unsigned long len)
 {
 	vm_munmap(addr, len);
-	/* The mapping's reference to the file, which a kthread drops later. */
+	/* A kthread has the times set by others, who have a reference to the file until then. */
+	rdax_test_wait_for_times();
+	/* Theirs and the mapping's, which a kthread drops later. */
 	flush_delayed_fput();
 }
 

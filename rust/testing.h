@@ -61,6 +61,11 @@ struct inode *rdax_test_inode(struct vfsmount *mnt, loff_t size, void *private);
 struct file *rdax_test_file(struct vfsmount *mnt, struct inode *inode,
 			    const struct file_operations *fops);
 void rdax_test_close(struct file *file);
+/* Sets a file's times to 0, and tells whether somebody has set them since. */
+void rdax_test_forget_times(struct inode *inode);
+bool rdax_test_has_times(struct inode *inode);
+/* Waits until times that are to be set later have been, but for those that a task sets itself. */
+void rdax_test_wait_for_times(void);
 void *rdax_test_private(struct inode *inode);
 void rdax_test_set_size(struct inode *inode, loff_t size);
 void rdax_test_set_links(struct inode *inode, unsigned int links);

@@ -740,6 +740,18 @@ impl<'w> File<'w> {
         unsafe { bindings::rdax_test_set_block_bits(self.inode.as_ptr(), bits) };
     }
 
+    /// Sets the file's times to 0.
+    pub(crate) fn forget_times(&self) {
+        // SAFETY: As above.
+        unsafe { bindings::rdax_test_forget_times(self.inode.as_ptr()) };
+    }
+
+    /// Whether the file's times were set since.
+    pub(crate) fn has_times(&self) -> bool {
+        // SAFETY: As above.
+        unsafe { bindings::rdax_test_has_times(self.inode.as_ptr()) }
+    }
+
     /// What write-back did wrong, which is forgotten.
     pub(crate) fn take_error(&self) -> i32 {
         // SAFETY: As above.

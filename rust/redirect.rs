@@ -556,9 +556,7 @@ impl Handle {
     /// What may still be called must stay.
     fn stuck(&mut self, error: Error) {
         // SAFETY: The module is live, its own code is calling.
-        unsafe {
-            bindings::__module_get(this_module().as_ptr())
-        };
+        unsafe { bindings::__module_get(this_module().as_ptr()) };
         pr_err!(
             "ftrace did not give the functions back ({}); the module stays loaded until reboot\n",
             error.to_errno()

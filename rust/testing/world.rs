@@ -834,9 +834,7 @@ impl Drop for File<'_> {
             );
             // Never to be freed.
             // SAFETY: The module stays as long as the file.
-            unsafe {
-                bindings::__module_get(this_module().as_ptr())
-            };
+            unsafe { bindings::__module_get(this_module().as_ptr()) };
         }
     }
 }

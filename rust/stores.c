@@ -137,7 +137,10 @@ bool rdax_mapping_note_stores(struct address_space *mapping, unsigned long first
 		unsigned long start = vma->vm_pgoff;
 		unsigned long end = start + vma_pages(vma) - 1;
 
-		if (start > last || end < first)
+		/* They are in the order of their first pages. */
+		if (start > last)
+			break;
+		if (end < first)
 			continue;
 		start = max(start, first) - start;
 		end = min(end, last) - vma->vm_pgoff;

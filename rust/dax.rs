@@ -333,9 +333,12 @@ impl<'a> Piece<'a> {
     pub(crate) fn make_writable(&self) {
         let page = Order::PTE.bytes();
         if (self.offset | self.bytes) & (page - 1) == 0 {
-            for at in (self.offset..self.offset + self.bytes).step_by(page) {
-                self.page_of(at).make_writable();
-            }
+            // The kernel's locks of its direct map, which nobody holds who waits for others.
+            sleeping(|| {
+                for at in (self.offset..self.offset + self.bytes).step_by(page) {
+                    self.page_of(at).make_writable();
+                }
+            });
         }
     }
 

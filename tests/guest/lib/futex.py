@@ -67,6 +67,8 @@ class Mutex:
 
 def sleeper(address):
     """A process that sleeps at an address which both have mapped."""
+    # The memory of a device is as whoever had it before left it.
+    ctypes.c_uint32.from_address(address).value = 0
     return Task(lambda: wait(address), name="a process that sleeps at a futex")
 
 

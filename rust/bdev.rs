@@ -15,6 +15,7 @@ use super::{
         MemoryOwner,
         Stretch, //
     },
+    once::Once,
     page::Pfn,
     redirect, //
 };
@@ -29,16 +30,12 @@ use core::{
         self,
         NonNull, //
     },
-    sync::atomic::{
-        AtomicBool,
-        AtomicPtr,
-        Ordering, //
-    }, //
 };
 use kernel::{
     error::from_err_ptr,
     ffi::c_void,
     prelude::*, //
+    sync::atomic::{Atomic, Relaxed, Release},
 };
 
 /// A block device that exists, maybe removed but not forgotten: a reference to its inode.
@@ -87,8 +84,8 @@ impl BlockDevice {
     /// Whether the device was removed. It does not come back; another one of the same name may.
     pub(crate) fn is_gone(&self) -> bool {
         // SAFETY: The inode is valid; its place in the hash is read atomically.
-        let hashed = unsafe { AtomicPtr::from_ptr(&raw mut (*self.inode()).i_hash.pprev) };
-        hashed.load(Ordering::Acquire).is_null()
+        let hashed = unsafe { Atomic::from_ptr(&raw mut (*self.inode()).i_hash.pprev) };
+        hashed.load(Relaxed).is_null()
     }
 
     /// The frame of page `at` of a device that is capable of DAX, and how many pages from there on are
@@ -177,8 +174,8 @@ impl BlockDevice {
     /// Whether somebody opened the device exclusively, a mount for instance.
     fn is_held(&self) -> bool {
         // SAFETY: The device is valid; its holder is read atomically.
-        let holder = unsafe { AtomicPtr::from_ptr(&raw mut (*self.0.as_ptr()).bd_holder) };
-        !holder.load(Ordering::Acquire).is_null()
+        let holder = unsafe { Atomic::from_ptr(&raw mut (*self.0.as_ptr()).bd_holder) };
+        !holder.load(Relaxed).is_null()
     }
 
     /// Shows that nobody has the device mounted, and sees to it that nobody mounts it while the
@@ -347,19 +344,19 @@ const MAX_MEMBERS: usize = SLOTS / 2;
 /// ends a search; [`Members::removed`] one that does not.
 #[repr(C)]
 pub(crate) struct Members(
-    [AtomicPtr<bindings::block_device>; SLOTS],
+    [Atomic<*mut bindings::block_device>; SLOTS],
     /// Whether the filesystem on the device has reported an error since it was mounted.
-    [AtomicBool; SLOTS],
+    [Atomic<bool>; SLOTS],
 );
 
 /// Whether any filesystem has.
-static ERRORS_SEEN: AtomicBool = AtomicBool::new(false);
+static ERRORS_SEEN: Atomic<bool> = Atomic::new(false);
 
 impl Members {
     const fn new() -> Self {
         Self(
-            [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS],
-            [const { AtomicBool::new(false) }; SLOTS],
+            [const { Atomic::new(ptr::null_mut()) }; SLOTS],
+            [const { Atomic::new(false) }; SLOTS],
         )
     }
 
@@ -382,7 +379,8 @@ impl Members {
             return None;
         }
         let home = Self::home(bdev);
-        let member = self.0[home].load(Ordering::Acquire);
+        // Pairs with `Writer::insert`, as below: whoever finds a member sees its data.
+        let member = self.0[home].load_acquire();
         if ptr::eq(member, bdev) {
             return Some(home);
         }
@@ -391,7 +389,7 @@ impl Members {
         }
         for step in 1..SLOTS {
             let place = (home + step) % SLOTS;
-            let member = self.0[place].load(Ordering::Acquire);
+            let member = self.0[place].load_acquire();
             if ptr::eq(member, bdev) {
                 return Some(place);
             }
@@ -404,8 +402,8 @@ impl Members {
 
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
-        let is_member = |member: &AtomicPtr<bindings::block_device>| {
-            let member = member.load(Ordering::Relaxed);
+        let is_member = |member: &Atomic<*mut bindings::block_device>| {
+            let member = member.load(Relaxed);
             !member.is_null() && member != Self::removed()
         };
         !self.0.iter().any(is_member)
@@ -437,9 +435,10 @@ impl Members {
         // SAFETY: By the function's requirements.
         let bdev = unsafe { ptr::read_volatile(&raw const (*sb).s_bdev) };
         if let Some(place) = self.find(bdev) {
-            self.1[place].store(error, Ordering::Relaxed);
+            self.1[place].store(error, Relaxed);
             if error {
-                ERRORS_SEEN.store(true, Ordering::Release);
+                // Pairs with `has_error`: whoever sees that there was one sees which it was.
+                ERRORS_SEEN.store(true, Release);
             }
         }
     }
@@ -469,7 +468,7 @@ impl Members {
                 Place::Other => ptr::without_provenance_mut(!0xfff),
                 Place::Removed => Self::removed(),
             };
-            members.0[(home + step) % SLOTS].store(member, Ordering::Relaxed);
+            members.0[(home + step) % SLOTS].store(member, Relaxed);
         }
         members
     }
@@ -486,7 +485,7 @@ impl Members {
 pub(crate) struct Set<D> {
     members: Members,
     data: [UnsafeCell<MaybeUninit<D>>; SLOTS],
-    taken: AtomicBool,
+    taken: Atomic<bool>,
 }
 
 // SAFETY: Members' data are only shared, see `Writer::remove`, and `D` allows that.
@@ -498,7 +497,7 @@ impl<D: Send + Sync + 'static> Set<D> {
         Self {
             members: Members::new(),
             data: [const { UnsafeCell::new(MaybeUninit::uninit()) }; SLOTS],
-            taken: AtomicBool::new(false),
+            taken: Atomic::new(false),
         }
     }
 
@@ -513,7 +512,8 @@ impl<D: Send + Sync + 'static> Set<D> {
         // `Writer::remove` waits for this before it lets go of a device.
         let _in_flight = redirect::InFlight::enter();
         for member in &self.members.0 {
-            let bdev = member.load(Ordering::Acquire);
+            // Pairs with `Writer::insert`.
+            let bdev = member.load_acquire();
             if bdev == Members::removed() {
                 continue;
             }
@@ -535,7 +535,8 @@ impl<D: Send + Sync + 'static> Set<D> {
         place: usize,
         _in_flight: &'a redirect::InFlight,
     ) -> Option<(BlockDevice, &'a D)> {
-        let member = self.members.0.get(place)?.load(Ordering::Acquire);
+        // Pairs with `Writer::insert`: the data are there.
+        let member = self.members.0.get(place)?.load_acquire();
         if member == Members::removed() {
             return None;
         }
@@ -551,7 +552,7 @@ impl<D: Send + Sync + 'static> Set<D> {
 
     /// The right to change the set, for the first who asks.
     pub(crate) fn writer(&'static self) -> Option<Writer<D>> {
-        if self.taken.swap(true, Ordering::Acquire) {
+        if self.taken.xchg(true, Relaxed) {
             return None;
         }
         Some(Writer {
@@ -563,13 +564,14 @@ impl<D: Send + Sync + 'static> Set<D> {
     /// Whether the filesystem that `of` is of has reported an error since it was mounted.
     #[inline]
     pub(crate) fn has_error(&'static self, of: &impl OnSuperBlock) -> bool {
-        if !ERRORS_SEEN.load(Ordering::Acquire) {
+        // Pairs with `set_error`.
+        if !ERRORS_SEEN.load_acquire() {
             return false;
         }
         // SAFETY: The superblock is valid by the trait's requirements.
         let bdev = unsafe { (*of.super_block().as_ptr()).s_bdev };
         let place = self.members.find(bdev);
-        place.is_some_and(|place| self.members.1[place].load(Ordering::Relaxed))
+        place.is_some_and(|place| self.members.1[place].load(Relaxed))
     }
 
     /// Notes whether it has.
@@ -646,7 +648,7 @@ impl<D: Send + Sync + 'static> Writer<D> {
         let home = Members::home(bdev.as_ptr());
         for step in 0..SLOTS {
             let place = (home + step) % SLOTS;
-            let member = members.0[place].load(Ordering::Relaxed);
+            let member = members.0[place].load(Relaxed);
             if !member.is_null() && member != Members::removed() {
                 continue;
             }
@@ -654,9 +656,11 @@ impl<D: Send + Sync + 'static> Writer<D> {
             unsafe { (*self.set.data[place].get()).write(data) };
             // SAFETY: The claim is an open file of the device.
             let device = unsafe { BlockDevice::from_raw(bdev) };
-            members.1[place].store(false, Ordering::Relaxed);
+            members.1[place].store(false, Relaxed);
+            // Pairs with those who search, in `Members::find` and `Set::at`.
+            //
             // INVARIANT: The data were initialised above.
-            members.0[place].store(bdev.as_ptr(), Ordering::Release);
+            members.0[place].store(bdev.as_ptr(), Release);
             self.count += 1;
             return Ok(Member {
                 bdev: ManuallyDrop::new(device),
@@ -687,17 +691,15 @@ impl<D: Send + Sync + 'static> Writer<D> {
             }
         }
         let members = &self.set.members;
-        members.0[member.place].store(Members::removed(), Ordering::Release);
+        members.0[member.place].store(Members::removed(), Relaxed);
         self.count -= 1;
 
         // A search that comes here goes on to the next place. If that ends it, it may end here.
         let mut place = member.place;
-        while members.0[(place + 1) % SLOTS]
-            .load(Ordering::Relaxed)
-            .is_null()
-            && members.0[place].load(Ordering::Relaxed) == Members::removed()
+        while members.0[(place + 1) % SLOTS].load(Relaxed).is_null()
+            && members.0[place].load(Relaxed) == Members::removed()
         {
-            members.0[place].store(ptr::null_mut(), Ordering::Relaxed);
+            members.0[place].store(ptr::null_mut(), Relaxed);
             place = (place + SLOTS - 1) % SLOTS;
         }
 

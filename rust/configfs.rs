@@ -11,10 +11,6 @@ use core::{
         self,
         NonNull, //
     },
-    sync::atomic::{
-        AtomicPtr,
-        Ordering, //
-    }, //
 };
 use kernel::{
     configfs::{
@@ -25,6 +21,7 @@ use kernel::{
     error::to_result,
     prelude::*,
     str::CString,
+    sync::atomic::{Acquire, Atomic, Release},
     sync::Arc, //
 };
 
@@ -35,7 +32,7 @@ use kernel::{
 /// It lies in a [`Group`], and once that was initialised `item` points to the group's item.
 #[pin_data]
 pub(crate) struct Directory<T> {
-    item: Arc<AtomicPtr<bindings::config_item>>,
+    item: Arc<Atomic<*mut bindings::config_item>>,
     #[pin]
     data: T,
 }
@@ -47,7 +44,7 @@ impl<T: 'static> Directory<T> {
         kind: &'static ItemType<Group<Self>, Self>,
         data: impl PinInit<T, Error>,
     ) -> Result<impl PinInit<Group<Self>, Error>> {
-        let item = Arc::new(AtomicPtr::new(ptr::null_mut()), GFP_KERNEL)?;
+        let item = Arc::new(Atomic::new(ptr::null_mut()), GFP_KERNEL)?;
         let name = CString::try_from(name)?;
         let own_item = item.clone();
         let content = try_pin_init!(Self {
@@ -60,7 +57,8 @@ impl<T: 'static> Directory<T> {
             let group = unsafe { Group::group(ptr::from_ref(&*group)) };
             // SAFETY: As above; this points to a field of it.
             let own = unsafe { &raw const (*group).cg_item };
-            item.store(own.cast_mut(), Ordering::Release);
+            // Pairs with `depend`: whoever has the item may use it.
+            item.store(own.cast_mut(), Release);
             Ok(())
         }))
     }
@@ -75,7 +73,8 @@ impl<T: 'static> Directory<T> {
     ///
     /// Errors: `ENOENT` if the directory is being removed already.
     pub(crate) fn keep(&self) -> Result<Kept> {
-        let item = NonNull::new(self.item.load(Ordering::Acquire)).ok_or(ENOENT)?;
+        // Pairs with `new`.
+        let item = NonNull::new(self.item.load(Acquire)).ok_or(ENOENT)?;
         // SAFETY: By the type invariant the item is alive as long as `self`. The parent of a
         // directory that can be reached is a group of the subsystem, and the subsystem is not
         // unregistered while it has directories.

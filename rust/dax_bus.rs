@@ -16,6 +16,7 @@ use super::{
     bindings,
     error::eopnotsupp,
     fs::PageIndex,
+    once::Once,
     order::Order,
     page::{DevFolio, DevPage, Pfn},
     percpu_rwsem::PercpuRwSemaphore,
@@ -31,13 +32,13 @@ use core::{
     marker::PhantomData,
     ptr::{self, NonNull},
     slice,
-    sync::atomic::{AtomicBool, AtomicPtr, Ordering}, //
 };
 use kernel::{
     error::{from_err_ptr, to_result},
     ffi::{c_char, c_int, c_uint, c_ulong, c_void},
     prelude::*,
     str::CString,
+    sync::atomic::{Atomic, Relaxed, Release},
     sync::{Arc, ArcBorrow}, //
 };
 
@@ -106,13 +107,13 @@ struct Node {
     /// Held by all that rely on `open`.
     #[pin]
     gate: PercpuRwSemaphore,
-    open: AtomicBool,
+    open: Atomic<bool>,
     inode: NonNull<bindings::inode>,
     devt: bindings::dev_t,
-    cdev: AtomicPtr<bindings::cdev>,
-    pgmap: AtomicPtr<bindings::dev_pagemap>,
+    cdev: Atomic<*mut bindings::cdev>,
+    pgmap: Atomic<*mut bindings::dev_pagemap>,
     /// What the address space had before the device was bound.
-    operations_before: AtomicPtr<bindings::address_space_operations>,
+    operations_before: Atomic<*mut bindings::address_space_operations>,
     #[pin]
     device: Device,
 }
@@ -154,11 +155,11 @@ impl Node {
         Arc::pin_init(
             try_pin_init!(Self {
                 gate <- PercpuRwSemaphore::new(),
-                open: AtomicBool::new(false),
+                open: Atomic::new(false),
                 devt,
-                cdev: AtomicPtr::new(ptr::null_mut()),
-                pgmap: AtomicPtr::new(ptr::null_mut()),
-                operations_before: AtomicPtr::new(ptr::null_mut()),
+                cdev: Atomic::new(ptr::null_mut()),
+                pgmap: Atomic::new(ptr::null_mut()),
+                operations_before: Atomic::new(ptr::null_mut()),
                 device <- Device::new(name, extents, align),
                 // INVARIANT: The reference is taken over. Last, as nothing after it fails.
                 inode: inode.into_raw(),
@@ -177,15 +178,16 @@ impl Node {
     /// says where it is.
     fn take_address_space(&self) {
         // SAFETY: By the type invariant the inode is alive. The tables stay: this one until it is
-        // given back, which is before the driver goes.
+        // given back, which is before the driver goes. They do not change, so whoever reads the
+        // address needs no order.
         unsafe {
-            let operations = AtomicPtr::from_ptr((&raw mut (*self.mapping()).a_ops).cast());
+            let operations = Atomic::from_ptr((&raw mut (*self.mapping()).a_ops).cast());
             self.operations_before.store(
-                operations.swap(
+                operations.xchg(
                     ptr::from_ref(&ADDRESS_SPACE_OPERATIONS.0).cast_mut(),
-                    Ordering::AcqRel,
+                    Relaxed,
                 ),
-                Ordering::Relaxed,
+                Relaxed,
             );
         }
     }
@@ -194,10 +196,8 @@ impl Node {
     fn give_address_space(&self) {
         // SAFETY: As above.
         unsafe {
-            AtomicPtr::from_ptr((&raw mut (*self.mapping()).a_ops).cast()).store(
-                self.operations_before.load(Ordering::Relaxed),
-                Ordering::Release,
-            );
+            Atomic::from_ptr((&raw mut (*self.mapping()).a_ops).cast())
+                .store(self.operations_before.load(Relaxed), Relaxed);
         }
     }
 
@@ -215,8 +215,7 @@ impl Node {
 
     /// Lets nobody in any more, and waits for those who are inside.
     fn close(&self) {
-        self.gate
-            .write(|| self.open.store(false, Ordering::Relaxed));
+        self.gate.write(|| self.open.store(false, Relaxed));
     }
 
     /// The memory of a frame has failed, or somebody says so to see what happens (`made_up`): those who
@@ -299,7 +298,7 @@ impl Home<'_> {
     /// to be told of a memory failure is looked for there. It stays said until the page map goes.
     #[inline]
     pub(crate) fn place(&self, folio: DevFolio, index: PageIndex) {
-        if folio.page_map() != self.0.pgmap.load(Ordering::Relaxed) as usize {
+        if folio.page_map() != self.0.pgmap.read_once() as usize {
             return;
         }
         // SAFETY: The folio is of the node's page map, which the node stays for, and with it the
@@ -405,13 +404,15 @@ fn bind(candidate: &Candidate<'_>) -> Result {
         )
     })?;
 
-    node.pgmap.store(pgmap, Ordering::Relaxed);
+    node.pgmap.store(pgmap, Relaxed);
     node.take_address_space();
 
+    // Pairs with `mmap`: whoever finds it open sees the page map.
+    //
     // INVARIANT: The device is bound and has a page map.
-    node.open.store(true, Ordering::Release);
+    node.open.store(true, Release);
     if let Err(error) = Node::list(&node) {
-        node.open.store(false, Ordering::Relaxed);
+        node.open.store(false, Relaxed);
         node.give_address_space();
         return Err(error);
     }
@@ -427,7 +428,7 @@ fn bind(candidate: &Candidate<'_>) -> Result {
     });
     match cdev {
         Ok(cdev) => {
-            node.cdev.store(cdev, Ordering::Relaxed);
+            node.cdev.store(cdev, Relaxed);
             node.device.announce();
             Ok(())
         }
@@ -457,7 +458,7 @@ unsafe extern "C" fn remove(dev: *mut bindings::dev_dax, data: *mut c_void) {
     node.unlist();
     node.close();
     // SAFETY: The device is bound, and this is its character device.
-    unsafe { bindings::rdax_dax_retire(dev, node.cdev.load(Ordering::Relaxed)) };
+    unsafe { bindings::rdax_dax_retire(dev, node.cdev.load(Relaxed)) };
     node.device.wait_until_idle();
     node.give_address_space();
 }
@@ -596,7 +597,8 @@ unsafe extern "C" fn mmap_prepare(desc: *mut bindings::vm_area_desc) -> c_int {
             PageIndex::new((*desc).pgoff),
         )
     };
-    if !node.open.load(Ordering::Acquire) {
+    // Pairs with `probe`.
+    if !node.open.load_acquire() {
         return ENXIO.to_errno();
     }
     if let Err(error) = node.device.check_mapping(shared, index) {
@@ -706,7 +708,7 @@ unsafe extern "C" fn huge_fault(
         return FaultCode::FALLBACK.0;
     };
     let _inside = node.gate.read();
-    if !node.open.load(Ordering::Relaxed) {
+    if !node.open.read_once() {
         return FaultCode::SIGBUS.0;
     }
     devdax::fault(&node.device, &Home(&node), vmf, order).0

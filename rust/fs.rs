@@ -8,16 +8,15 @@
 use super::{
     bdev::OnSuperBlock,
     bindings,
+    once::{read_once, Once},
     order::Order,
     page::Pfn,
     xa::{Tree, TreeGuard}, //
 };
-use core::{
-    ptr::{self, NonNull},
-    sync::atomic::{fence, AtomicPtr, AtomicU32, AtomicUsize, Ordering},
-};
+use core::ptr::{self, NonNull};
 use kernel::{
     error::{to_result, Error, Result},
+    sync::atomic::Atomic,
     types::Opaque, //
 };
 
@@ -132,33 +131,35 @@ impl Mapping {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         // SAFETY: The pointer is valid, and the head is read atomically.
-        let head = unsafe { AtomicPtr::from_ptr(&raw mut (*self.as_ptr()).i_pages.xa_head) };
-        head.load(Ordering::Relaxed).is_null()
+        unsafe { read_once(&raw const (*self.as_ptr()).i_pages.xa_head) }.is_null()
     }
 
     /// Counts the pages of an entry that was added to the tree (spec, R6).
     #[inline]
     pub(crate) fn add_pages(&self, _guard: &TreeGuard<'_>, pages: usize) {
-        self.nrpages().fetch_add(pages, Ordering::Relaxed);
+        // The lock keeps other writers out; readers take none.
+        let counted = self.nrpages().read_once();
+        self.nrpages().write_once(counted.wrapping_add(pages));
     }
 
     /// Stops counting the pages of an entry that was removed from the tree (spec, R6).
     #[inline]
     pub(crate) fn sub_pages(&self, _guard: &TreeGuard<'_>, pages: usize) {
-        self.nrpages().fetch_sub(pages, Ordering::Relaxed);
+        let counted = self.nrpages().read_once();
+        self.nrpages().write_once(counted.wrapping_sub(pages));
     }
 
     #[inline]
-    fn nrpages(&self) -> &AtomicUsize {
+    fn nrpages(&self) -> &Atomic<usize> {
         // SAFETY: The pointer is valid; the field changes under the tree's lock only, and is read
         // without it.
-        unsafe { AtomicUsize::from_ptr((&raw mut (*self.as_ptr()).nrpages).cast()) }
+        unsafe { Atomic::from_ptr((&raw mut (*self.as_ptr()).nrpages).cast()) }
     }
 
     /// The pages that are counted as covered by entries (spec, R6).
     #[cfg(RDAX_CHECK)]
     pub(crate) fn pages(&self) -> usize {
-        self.nrpages().load(Ordering::Relaxed)
+        self.nrpages().read_once()
     }
 
     /// Whether anybody has the file mapped; if nobody has, no page table has a page of it. Outdated at
@@ -308,8 +309,9 @@ impl Inode {
     #[inline]
     pub(crate) fn size(&self) -> u64 {
         // SAFETY: The inode is alive. On a 64-bit machine the size is read in one go.
-        let size = unsafe { AtomicUsize::from_ptr((&raw mut (*self.as_ptr()).i_size).cast()) };
-        size.load(Ordering::Acquire) as u64
+        let size = unsafe { Atomic::from_ptr(&raw mut (*self.as_ptr()).i_size) };
+        // Pairs with `i_size_write`: whoever sees the new size sees what was there for it.
+        size.load_acquire() as u64
     }
 
     /// Sets the times of a file that was written to, now. Called for a file that is being written back.
@@ -327,9 +329,8 @@ impl Inode {
 
     #[inline]
     fn flags(&self) -> u32 {
-        // SAFETY: The inode is alive; the word is read atomically.
-        let flags = unsafe { AtomicU32::from_ptr((&raw mut (*self.as_ptr()).i_flags).cast()) };
-        flags.load(Ordering::Relaxed)
+        // SAFETY: The inode is alive, and the word is written atomically.
+        unsafe { read_once(&raw const (*self.as_ptr()).i_flags) }
     }
 
     /// The filesystem's type, to be compared.
@@ -366,10 +367,12 @@ impl Inode {
         }
         // SAFETY: The driver, which is bound by the requirement above, keeps the list. The number
         // is read atomically.
-        let count = unsafe {
-            AtomicU32::from_ptr(list.byte_add(bindings::BADBLOCKS_COUNT as usize).cast())
-        };
-        count.load(Ordering::Relaxed) != 0
+        unsafe {
+            read_once(
+                list.byte_add(bindings::BADBLOCKS_COUNT as usize)
+                    .cast::<i32>(),
+            ) != 0
+        }
     }
 
     /// Log2 of the filesystem's block size in bytes.
@@ -390,20 +393,20 @@ impl Inode {
     pub(crate) fn is_unlinked(&self) -> bool {
         // SAFETY: The inode is alive; the word is read atomically.
         let links =
-            unsafe { AtomicU32::from_ptr((&raw mut (*self.as_ptr()).__bindgen_anon_1).cast()) };
-        links.load(Ordering::Relaxed) == 0
+            unsafe { read_once((&raw const (*self.as_ptr()).__bindgen_anon_1).cast::<u32>()) };
+        links == 0
     }
 
     /// Notes that the file has dirty entries (`I_DIRTY_PAGES`). May sleep.
     #[inline]
     pub(crate) fn mark_dirty_pages(&self) {
-        // SAFETY: The inode is alive; the word is read atomically.
-        let state = unsafe { AtomicU32::from_ptr((&raw mut (*self.as_ptr()).i_state).cast()) };
         // As `__mark_inode_dirty` does it: the mark in the tree is seen by whoever clears the state.
-        fence(Ordering::SeqCst);
-        if state.load(Ordering::Relaxed) & bindings::inode_state_flags_enum_I_DIRTY_PAGES as u32
-            != 0
-        {
+        //
+        // SAFETY: A barrier can stand anywhere.
+        unsafe { bindings::smp_mb() };
+        // SAFETY: The inode is alive, and the word is written atomically.
+        let state = unsafe { read_once((&raw const (*self.as_ptr()).i_state).cast::<u32>()) };
+        if state & bindings::inode_state_flags_enum_I_DIRTY_PAGES as u32 != 0 {
             return;
         }
         // SAFETY: The inode is alive.

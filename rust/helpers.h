@@ -157,6 +157,12 @@ void rdax_level_unlock(spinlock_t *lock);
  * the whole. Return how many pages became mapped that were not. @first: the folio was not mapped
  * whole before.
  */
+/*
+ * Counts an entry of a page table for each of the pages that are folios of their own, of n from page on,
+ * up to the first that is not: a reference and a map count. Returns how many pages that are. Those that
+ * were not mapped are added to *mapped.
+ */
+unsigned long rdax_map_small(struct page *page, unsigned long n, unsigned long *mapped);
 unsigned long rdax_folio_map_some(struct folio *folio, struct page *page, unsigned long n,
 				  struct vm_area_struct *vma);
 unsigned long rdax_folio_map_whole(struct folio *folio, struct vm_area_struct *vma, bool *first);

@@ -9,16 +9,17 @@ use super::{
     dax::DaxDevice,
     error::{ecanceled, eopnotsupp},
     fs::Inode,
+    once::Once,
     order::Order, //
 };
 use core::{
     marker::PhantomData,
     mem::{offset_of, size_of, MaybeUninit},
     ptr::{self, NonNull},
-    sync::atomic::{AtomicPtr, Ordering}, //
 };
 use kernel::{
     error::{code::*, Error, Result},
+    sync::atomic::{Atomic, Relaxed, Release},
     types::Opaque, //
 };
 
@@ -39,14 +40,14 @@ impl IomapOps {
 
 /// The callbacks with which a filesystem that can share blocks reads, and that filesystem. Set once;
 /// its module is kept from then on.
-static READING: AtomicPtr<bindings::iomap_ops> = AtomicPtr::new(ptr::null_mut());
-static READER: AtomicPtr<bindings::file_system_type> = AtomicPtr::new(ptr::null_mut());
+static READING: Atomic<*mut bindings::iomap_ops> = Atomic::new(ptr::null_mut());
+static READER: Atomic<*mut bindings::file_system_type> = Atomic::new(ptr::null_mut());
 
 impl IomapOps {
     /// Notes that these are the callbacks with which the inode's filesystem reads.
     #[inline]
     pub(crate) fn note_reading(&self, inode: &Inode) {
-        if READING.load(Ordering::Relaxed).is_null() {
+        if READING.read_once().is_null() {
             self.keep_reading(inode);
         }
     }
@@ -61,10 +62,10 @@ impl IomapOps {
             return;
         }
         let kind = inode.filesystem();
-        let mine =
-            READER.compare_exchange(ptr::null_mut(), kind, Ordering::Relaxed, Ordering::Relaxed);
+        let mine = READER.cmpxchg(ptr::null_mut(), kind, Relaxed);
         if mine.is_ok() {
-            READING.store(self.0.get(), Ordering::Release);
+            // Pairs with `for_looking`: whoever finds the table finds its filesystem's type.
+            READING.store(self.0.get(), Release);
         } else {
             // SAFETY: Taken above.
             unsafe { bindings::rdax_filesystem_put(kind) };
@@ -79,21 +80,26 @@ impl IomapOps {
         if unsafe { !bindings::rdax_can_share_blocks(inode.as_ptr()) } {
             return Some(self);
         }
-        let reading = NonNull::new(READING.load(Ordering::Acquire))?;
+        // Pairs with `keep_reading`.
+        let reading = NonNull::new(READING.load_acquire())?;
         // The filesystem is noted before its callbacks are.
-        if READER.load(Ordering::Relaxed) != inode.filesystem() {
+        if READER.read_once() != inode.filesystem() {
             return None;
         }
         // SAFETY: They are in the module of the inode's filesystem, which is kept.
         Some(unsafe { Self::from_raw(reading) })
     }
 
-    /// Lets the filesystem go whose callbacks were noted. No file may be served any more.
-    pub(crate) fn release() {
-        if READING.swap(ptr::null_mut(), Ordering::Relaxed).is_null() {
+    /// Lets the filesystem go whose callbacks were noted.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses what [`IomapOps::for_looking`] gave.
+    pub(super) unsafe fn release() {
+        if READING.xchg(ptr::null_mut(), Relaxed).is_null() {
             return;
         }
-        if let Some(kind) = NonNull::new(READER.swap(ptr::null_mut(), Ordering::Relaxed)) {
+        if let Some(kind) = NonNull::new(READER.xchg(ptr::null_mut(), Relaxed)) {
             // SAFETY: Taken when it was noted.
             unsafe { bindings::rdax_filesystem_put(kind.as_ptr()) };
         }

@@ -13,10 +13,13 @@ use super::{
         Srcu,
         SrcuGuard, //
     },
+    once::Once,
     page::Pfn, //
 };
-use core::sync::atomic::{AtomicBool, Ordering};
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::atomic::{Atomic, Release},
+};
 
 /// Whose page map pages are of: to be compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,7 +30,7 @@ pub(crate) struct Stretch {
     pub(crate) first: Pfn,
     pub(crate) pages: usize,
     pub(crate) owner: MemoryOwner,
-    gone: AtomicBool,
+    gone: Atomic<bool>,
 }
 
 impl Stretch {
@@ -36,7 +39,7 @@ impl Stretch {
             first,
             pages,
             owner,
-            gone: AtomicBool::new(false),
+            gone: Atomic::new(false),
         }
     }
 
@@ -45,7 +48,8 @@ impl Stretch {
     }
 
     fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
+        // Pairs with `retire`: whoever stays and does not see it yet is waited for.
+        self.gone.load_acquire()
     }
 }
 
@@ -100,7 +104,8 @@ impl DeviceMemory {
     /// Held: nothing that those who stay may need to come to an end.
     pub(crate) fn retire(&self, owner: MemoryOwner) {
         for stretch in self.of(owner) {
-            stretch.gone.store(true, Ordering::Release);
+            // Pairs with `is_gone`.
+            stretch.gone.store(true, Release);
         }
         // Who comes later sees that it is gone.
         self.stays.synchronize();

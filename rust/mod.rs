@@ -64,7 +64,8 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         // Nothing is redirected any more; calls that had paused may have come back since.
         redirect::settle();
-        iomap::IomapOps::release();
+        // SAFETY: What is given out is used for as long as a file is served, and none is any more.
+        unsafe { iomap::IomapOps::release() };
         #[cfg(RDAX_COVERAGE)]
         // SAFETY: `new` was called.
         unsafe {
@@ -86,6 +87,7 @@ pub(crate) mod fs;
 pub(crate) mod iomap;
 pub(crate) mod iov;
 pub(crate) mod memory;
+pub(crate) mod once;
 pub(crate) mod order;
 pub(crate) mod page;
 pub(crate) mod page_table;

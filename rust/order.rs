@@ -3,11 +3,24 @@
 //! The size of an entry, a folio or a mapping: log2 of the pages it covers.
 
 use super::fs::PageIndex;
-use kernel::page::PAGE_SHIFT;
+use kernel::{
+    page::PAGE_SHIFT,
+    sync::atomic::AtomicType, //
+};
 
-/// Log2 of a number of pages, at most [`Order::PUD`].
+/// Log2 of a number of pages.
+///
+/// # Invariants
+///
+/// At most that of [`Order::PUD`].
+#[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Order(u8);
+
+// SAFETY: A byte, of which every value that an order has is one of an `i8`.
+unsafe impl AtomicType for Order {
+    type Repr = i8;
+}
 
 impl Order {
     /// Log2 of the bytes of a page.

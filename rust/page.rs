@@ -10,16 +10,22 @@
 use super::{
     bindings,
     fs::{Mapping, PageIndex},
+    once::Once,
     order::Order, //
 };
 use core::{
     marker::PhantomData,
     mem::{offset_of, size_of},
     ptr::{self, NonNull},
-    sync::atomic::{AtomicI32, AtomicUsize, Ordering},
 };
 use kernel::{
     prelude::*,
+    sync::atomic::{
+        Atomic,
+        Full,
+        Relaxed,
+        Release, //
+    },
     types::NotThreadSafe, //
 };
 
@@ -124,21 +130,32 @@ impl DevPage {
     }
 
     #[inline]
-    fn word(&self, offset: usize) -> &AtomicUsize {
+    fn word(&self, offset: usize) -> &Atomic<usize> {
         // SAFETY: `offset` is one of the offsets above, inside `struct page` and aligned; the
         // kernel accesses these words atomically too.
-        unsafe { AtomicUsize::from_ptr(self.0.as_ptr().byte_add(offset).cast()) }
+        unsafe { Atomic::from_ptr(self.0.as_ptr().byte_add(offset).cast()) }
     }
 
     #[inline]
-    fn count(&self, offset: usize) -> &AtomicI32 {
+    fn count(&self, offset: usize) -> &Atomic<i32> {
         // SAFETY: As for `word`.
-        unsafe { AtomicI32::from_ptr(self.0.as_ptr().byte_add(offset).cast()) }
+        unsafe { Atomic::from_ptr(self.0.as_ptr().byte_add(offset).cast()) }
     }
 
     #[inline]
-    fn flags(&self) -> &AtomicUsize {
+    fn flags(&self) -> &Atomic<usize> {
         self.word(0)
+    }
+
+    /// Changes flags while others may change other flags.
+    fn update_flags(self, change: impl Fn(usize) -> usize) {
+        let mut flags = self.flags().read_once();
+        // Pairs with `is_large`: whoever sees the head of a folio sees its order.
+        //
+        // Ends: a turn is repeated only when somebody else has changed a flag.
+        while let Err(now) = self.flags().cmpxchg(flags, change(flags), Release) {
+            flags = now;
+        }
     }
 
     #[inline]
@@ -152,20 +169,20 @@ impl DevPage {
     /// somebody made up.
     #[inline]
     pub(crate) fn is_poisoned(self) -> bool {
-        let flags = self.flags().load(Ordering::Relaxed);
+        let flags = self.flags().read_once();
         flags & (FLAG_HWPOISON | FLAG_MADE_UP) == FLAG_HWPOISON
     }
 
     /// Whether the page was marked, be it for a failure that somebody made up.
     #[inline]
     pub(crate) fn is_marked(self) -> bool {
-        self.flags().load(Ordering::Relaxed) & (FLAG_HWPOISON | FLAG_MADE_UP) != 0
+        self.flags().read_once() & (FLAG_HWPOISON | FLAG_MADE_UP) != 0
     }
 
     /// Takes the mark of bad memory off a page that was overwritten whole.
     #[inline]
     pub(crate) fn clear_poison(self) {
-        self.flags().fetch_and(!FLAG_HWPOISON, Ordering::Relaxed);
+        self.update_flags(|flags| flags & !FLAG_HWPOISON);
     }
 
     /// Makes a page that is known to be bad ready to be overwritten whole. When its memory failed it
@@ -181,23 +198,22 @@ impl DevPage {
     /// Says of the failure that the page is going to be marked for, or was, whether somebody made it
     /// up. A page that is marked for one that has happened stays so.
     pub(crate) fn note_failure(self, made_up: bool) {
-        if !made_up {
-            self.flags().fetch_and(!FLAG_MADE_UP, Ordering::Relaxed);
-            return;
-        }
-        // If the page is bad nothing is changed.
-        let _ = self
-            .flags()
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |flags| {
-                let bad = flags & (FLAG_HWPOISON | FLAG_MADE_UP) == FLAG_HWPOISON;
-                (!bad).then_some(flags | FLAG_MADE_UP)
-            });
+        self.update_flags(|flags| {
+            if !made_up {
+                flags & !FLAG_MADE_UP
+            } else if flags & (FLAG_HWPOISON | FLAG_MADE_UP) == FLAG_HWPOISON {
+                flags
+            } else {
+                flags | FLAG_MADE_UP
+            }
+        });
     }
 
     /// The folio that this page is part of.
     #[inline]
     pub(crate) fn folio(self) -> DevFolio {
-        let info = self.word(INFO).load(Ordering::Acquire);
+        // Pairs with `unclaim`: whoever sees a page of its own sees that it has no owner.
+        let info = self.word(INFO).load_acquire();
         if info & 1 == 0 {
             return DevFolio(self);
         }
@@ -277,7 +293,8 @@ impl DevFolio {
 
     #[inline]
     fn is_large(self) -> bool {
-        self.0.flags().load(Ordering::Acquire) & FLAG_HEAD != 0
+        // Pairs with `make_head`: whoever sees the head sees the order.
+        self.0.flags().load_acquire() & FLAG_HEAD != 0
     }
 
     /// The folio's order.
@@ -286,14 +303,16 @@ impl DevFolio {
         if !self.is_large() {
             return Order::PTE;
         }
-        let flags = self.0.next(1).flags().load(Ordering::Relaxed);
+        let flags = self.0.next(1).flags().read_once();
         Order::from_bits(flags & ORDER_MASK)
     }
 
     /// References to the folio; 0 means idle (spec, R1).
     #[inline]
     pub(crate) fn refcount(self) -> i32 {
-        self.0.count(REFCOUNT).load(Ordering::Acquire)
+        // Pairs with what drops references, here and in the core, all of which is fully ordered: whoever
+        // finds the folio idle sees what its holders did to it.
+        self.0.count(REFCOUNT).load_acquire()
     }
 
     /// Page-table entries of any size that map the folio or a part of it.
@@ -301,9 +320,9 @@ impl DevFolio {
     pub(crate) fn mapcount(self) -> i32 {
         let count = if self.is_large() {
             // The large map count is the first of the words that overlay the second page.
-            self.0.next(1).count(SECOND).load(Ordering::Relaxed)
+            self.0.next(1).count(SECOND).read_once()
         } else {
-            self.0.count(MAPCOUNT).load(Ordering::Relaxed)
+            self.0.count(MAPCOUNT).read_once()
         };
         count + 1
     }
@@ -312,36 +331,28 @@ impl DevFolio {
     /// folio does this to insert it into a page table.
     #[inline]
     pub(crate) fn get(self) -> FolioRef {
-        self.0.count(REFCOUNT).fetch_add(1, Ordering::AcqRel);
+        self.get_many(1);
         FolioRef(self)
     }
 
     /// Takes references for `count` entries of page tables.
     #[inline]
     pub(super) fn get_many(self, count: usize) {
-        self.0
-            .count(REFCOUNT)
-            .fetch_add(count as i32, Ordering::AcqRel);
-    }
-
-    /// Counts an entry of a page table in the map count of a folio that is one page. True if it is the
-    /// first.
-    #[inline]
-    pub(super) fn add_small_mapcount(self) -> bool {
-        self.0.count(MAPCOUNT).fetch_add(1, Ordering::Relaxed) == -1
+        self.0.count(REFCOUNT).add(count as i32, Relaxed);
     }
 
     /// The address of the `address_space` that owns the folio, 0 if none does.
     #[inline]
     pub(crate) fn owner(self) -> usize {
-        self.0.word(MAPPING).load(Ordering::Acquire)
+        // Pairs with `set_owner` and `set_place`: whoever sees the owner sees the index in it.
+        self.0.word(MAPPING).load_acquire()
     }
 
     /// The same for a folio that nothing keeps: its first page may be in the middle of a larger one
     /// by now, and has no owner then. What a tail holds in its place is a mark, counts, or a list.
     pub(crate) fn owner_unless_tail(self) -> usize {
         let _region = Region::lock(self.0);
-        if self.0.word(INFO).load(Ordering::Relaxed) & 1 != 0 {
+        if self.0.word(INFO).read_once() & 1 != 0 {
             return 0;
         }
         self.owner()
@@ -350,13 +361,13 @@ impl DevFolio {
     /// The page index of the folio in its owner.
     #[inline]
     pub(crate) fn index(self) -> PageIndex {
-        PageIndex::new(self.0.word(INDEX).load(Ordering::Relaxed))
+        PageIndex::new(self.0.word(INDEX).read_once())
     }
 
     /// The number of entries that point to a folio without an owner.
     #[inline]
     pub(crate) fn share(self) -> usize {
-        self.0.word(INDEX).load(Ordering::Relaxed)
+        self.0.word(INDEX).read_once()
     }
 
     /// The page index of the folio in a file, if that is its owner.
@@ -376,10 +387,7 @@ impl DevFolio {
         }
         for kept in &KEPT {
             let ours = self.as_ptr() as usize;
-            if kept
-                .compare_exchange(0, ours, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-            {
+            if kept.cmpxchg(0, ours, Relaxed).is_ok() {
                 return Ok(self.index());
             }
         }
@@ -390,11 +398,8 @@ impl DevFolio {
     pub(crate) fn release_owner(self) {
         let ours = self.as_ptr() as usize;
         for kept in &KEPT {
-            // What was read of the folio before was read while it was kept.
-            if kept
-                .compare_exchange(ours, 0, Ordering::Release, Ordering::Relaxed)
-                .is_ok()
-            {
+            // Pairs with `keeps_owner`: what was read of the folio before was read while it was kept.
+            if kept.cmpxchg(ours, 0, Release).is_ok() {
                 return;
             }
         }
@@ -404,16 +409,18 @@ impl DevFolio {
     #[inline]
     pub(crate) fn keeps_owner(self, _region: &Region<'_>) -> bool {
         let ours = self.as_ptr() as usize;
-        KEPT.iter().any(|kept| kept.load(Ordering::Acquire) == ours)
+        // Pairs with `release_owner`.
+        KEPT.iter().any(|kept| kept.load_acquire() == ours)
     }
 
     /// Gives the folio to one file.
     #[inline]
     pub(crate) fn set_owner(self, _region: &Region<'_>, mapping: &Mapping, index: PageIndex) {
-        self.0.word(INDEX).store(index.get(), Ordering::Relaxed);
+        self.0.word(INDEX).write_once(index.get());
+        // Pairs with `owner`.
         self.0
             .word(MAPPING)
-            .store(ptr::from_ref(mapping) as usize, Ordering::Release);
+            .store_release(ptr::from_ref(mapping) as usize);
     }
 
     /// Says where in a device the folio is, which whoever maps it says alike.
@@ -430,24 +437,24 @@ impl DevFolio {
     ) {
         let mapping = mapping.as_ptr() as usize;
         if self.owner() != mapping {
-            // Who sees the mapping sees the index.
-            self.0.word(INDEX).store(index.get(), Ordering::Relaxed);
-            self.0.word(MAPPING).store(mapping, Ordering::Release);
+            // Pairs with `owner`: whoever sees the mapping sees the index.
+            self.0.word(INDEX).write_once(index.get());
+            self.0.word(MAPPING).store_release(mapping);
         }
     }
 
     /// The address of the page map that the folio is of.
     #[inline]
     pub(super) fn page_map(self) -> usize {
-        self.0.word(INFO).load(Ordering::Relaxed)
+        self.0.word(INFO).read_once()
     }
 
     /// Makes the folio one that `share` entries point to and no file owns; with 0, one that nobody
     /// uses.
     #[inline]
     pub(crate) fn set_share(self, _region: &Region<'_>, share: usize) {
-        self.0.word(MAPPING).store(0, Ordering::Relaxed);
-        self.0.word(INDEX).store(share, Ordering::Release);
+        self.0.word(MAPPING).write_once(0);
+        self.0.word(INDEX).write_once(share);
     }
 
     /// Makes pages tails of the folio of `order` that will begin at `head`: the pages of the stretch
@@ -464,7 +471,7 @@ impl DevFolio {
         owners_only: bool,
     ) -> bool {
         let pages = order.min(Region::ORDER).pages();
-        let pgmap = head.word(INFO).load(Ordering::Relaxed);
+        let pgmap = head.word(INFO).read_once();
         if pgmap & 1 != 0 {
             return false;
         }
@@ -523,8 +530,8 @@ impl DevFolio {
         }
         for at in 0..N {
             let page = page.next(at);
-            page.word(MAPPING).store(TAIL_MAPPING, Ordering::Relaxed);
-            page.word(INFO).store(info, Ordering::Relaxed);
+            page.word(MAPPING).write_once(TAIL_MAPPING);
+            page.word(INFO).write_once(info);
         }
         true
     }
@@ -532,7 +539,7 @@ impl DevFolio {
     /// Makes pages of the tails that [`DevFolio::claim_tails`] made, and that have no head.
     pub(crate) fn release_tails(_region: &Region<'_>, head: DevPage, order: Order, first: DevPage) {
         let pages = order.min(Region::ORDER).pages();
-        let pgmap = head.word(INFO).load(Ordering::Relaxed);
+        let pgmap = head.word(INFO).read_once();
         Self::unclaim(
             first.next(usize::from(first == head)),
             first.next(pages),
@@ -545,8 +552,9 @@ impl DevFolio {
     fn unclaim(begin: DevPage, end: DevPage, pgmap: usize) {
         let mut page = begin;
         while page != end {
-            page.word(MAPPING).store(0, Ordering::Relaxed);
-            page.word(INFO).store(pgmap, Ordering::Release);
+            page.word(MAPPING).write_once(0);
+            // Pairs with `folio`.
+            page.word(INFO).store_release(pgmap);
             page = page.next(1);
         }
     }
@@ -554,13 +562,13 @@ impl DevFolio {
     /// Makes a page the head of the folio of `order` whose tails all were claimed. The folio has
     /// refcount 0 and no owner. False, and nothing is changed, when the page is in use.
     pub(crate) fn make_head(_region: &Region<'_>, head: DevPage, order: Order) -> Option<Self> {
-        let pgmap = head.word(INFO).load(Ordering::Relaxed);
+        let pgmap = head.word(INFO).read_once();
         if order == Order::PTE || pgmap & 1 != 0 || head.in_use(pgmap) != 0 {
             return None;
         }
         let folio = Self(head);
         folio.init_large(order);
-        head.flags().fetch_or(FLAG_HEAD, Ordering::Release);
+        head.update_flags(|flags| flags | FLAG_HEAD);
         Some(folio)
     }
 
@@ -572,10 +580,10 @@ impl DevFolio {
             return order;
         }
         let head = self.0;
-        head.flags().fetch_and(!FLAG_HEAD, Ordering::Relaxed);
+        head.update_flags(|flags| flags & !FLAG_HEAD);
         let second = head.next(1);
-        let flags = second.flags().load(Ordering::Relaxed);
-        second.flags().store(flags & !ORDER_MASK, Ordering::Relaxed);
+        let flags = second.flags().read_once();
+        second.flags().write_once(flags & !ORDER_MASK);
         #[cfg(any(CONFIG_MEMCG, CONFIG_SLAB_OBJ_EXT))]
         // SAFETY: The field lies in the second page of a folio that nobody uses.
         unsafe {
@@ -583,9 +591,9 @@ impl DevFolio {
         }
         // The second and third page held more than a tail's words.
         for page in [second, head.next(2)].into_iter().take(order.pages() - 1) {
-            page.word(SECOND).store(0, Ordering::Relaxed);
-            page.word(INDEX).store(0, Ordering::Relaxed);
-            page.word(PRIVATE).store(0, Ordering::Relaxed);
+            page.word(SECOND).write_once(0);
+            page.word(INDEX).write_once(0);
+            page.word(PRIVATE).write_once(0);
         }
         order
     }
@@ -619,10 +627,10 @@ impl DevFolio {
     /// Sets what the core keeps of a large folio in its second and third page, as for a fresh one.
     fn init_large(self, order: Order) {
         let second = self.0.next(1);
-        let flags = second.flags().load(Ordering::Relaxed);
+        let flags = second.flags().read_once();
         second
             .flags()
-            .store(flags & !ORDER_MASK | order.bits(), Ordering::Relaxed);
+            .write_once(flags & !ORDER_MASK | order.bits());
         let folio = self.as_ptr();
         // SAFETY: A large folio has at least two pages, and these fields lie in its second one.
         // Nobody else looks at them while the refcount is 0.
@@ -661,10 +669,10 @@ impl DevPage {
     /// 0 if this is a page of its own that nobody uses, of the page map `pgmap`.
     #[inline]
     fn in_use(self, pgmap: usize) -> usize {
-        self.word(MAPPING).load(Ordering::Relaxed)
-            | self.word(INDEX).load(Ordering::Relaxed)
-            | (self.word(INFO).load(Ordering::Relaxed) ^ pgmap)
-            | self.count(REFCOUNT).load(Ordering::Relaxed) as usize
+        self.word(MAPPING).read_once()
+            | self.word(INDEX).read_once()
+            | (self.word(INFO).read_once() ^ pgmap)
+            | self.count(REFCOUNT).read_once() as usize
     }
 }
 
@@ -735,7 +743,8 @@ impl Drop for FolioRef {
     #[inline]
     fn drop(&mut self) {
         let count = self.0 .0.count(REFCOUNT);
-        if count.fetch_sub(1, Ordering::AcqRel) == 1 {
+        // As the core drops references. Pairs with `refcount`.
+        if count.fetch_sub(1, Full) == 1 {
             // SAFETY: The last reference is gone, which is what the core asks of the caller.
             unsafe { bindings::__folio_put(self.0.as_ptr()) };
         }
@@ -743,7 +752,7 @@ impl Drop for FolioRef {
 }
 
 /// Folios that keep their owners. The core handles one memory failure at a time.
-static KEPT: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
+static KEPT: [Atomic<usize>; 4] = [const { Atomic::new(0) }; 4];
 
 /// The lock of an aligned stretch of DAX memory, under which the owners, share counts and sizes of
 /// its folios change (spec, section 2). Interrupts are off while it is held.

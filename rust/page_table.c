@@ -300,6 +300,17 @@ void rdax_level_unlock(spinlock_t *lock)
  */
 #define WHOLE	0x800000
 
+unsigned long rdax_map_small(struct page *page, unsigned long n, unsigned long *mapped)
+{
+	struct page *first = page;
+
+	for (; n && !PageCompound(page); n--, page++) {
+		page_ref_inc(page);
+		*mapped += atomic_inc_and_test(&page->_mapcount);
+	}
+	return page - first;
+}
+
 unsigned long rdax_folio_map_some(struct folio *folio, struct page *page, unsigned long n,
 				  struct vm_area_struct *vma)
 {

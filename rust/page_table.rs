@@ -222,6 +222,18 @@ impl<'a> Table<'a> {
         };
         let mut done = 0;
         while done < count {
+            // SAFETY: By this function's safety requirements: these pages stay, and the references
+            // are those of the entries.
+            done += unsafe {
+                bindings::rdax_map_small(
+                    page.next(done).as_ptr(),
+                    count - done,
+                    &raw mut tally.mapped,
+                )
+            };
+            if done == count {
+                break;
+            }
             let page = page.next(done);
             let folio = page.folio();
             let into = page.pfn().to_bits() - folio.head().pfn().to_bits();
@@ -543,8 +555,8 @@ pub(super) enum Run {
 }
 
 impl DevFolio {
-    /// Counts `count` entries of the lowest level for pages of the folio from `page` on: a reference
-    /// and a map count for each. Returns how many pages became mapped that were not.
+    /// Counts `count` entries of the lowest level for pages of a large folio from `page` on: a
+    /// reference and a map count for each. Returns how many pages became mapped that were not.
     ///
     /// # Safety
     ///
@@ -558,9 +570,6 @@ impl DevFolio {
         vma: *mut bindings::vm_area_struct,
     ) -> usize {
         self.get_many(count);
-        if self.order() == Order::PTE {
-            return usize::from(self.add_small_mapcount());
-        }
         // SAFETY: By this function's safety requirements; the folio is large.
         unsafe {
             bindings::rdax_folio_map_some(self.as_ptr(), page.as_ptr(), count as usize, vma)

@@ -18,6 +18,7 @@ use super::{
     bdev::Members,
     bindings,
     compat::this_module,
+    once::Once,
     page::DevFolio, //
 };
 use core::{
@@ -26,12 +27,6 @@ use core::{
         self,
         NonNull, //
     },
-    sync::atomic::{
-        AtomicBool,
-        AtomicPtr,
-        AtomicUsize,
-        Ordering, //
-    }, //
 };
 use kernel::{
     error::to_result,
@@ -42,6 +37,7 @@ use kernel::{
         c_void, //
     },
     prelude::*,
+    sync::atomic::{Acquire, Atomic, Relaxed, Release},
     sync::rcu,
     time::{
         delay::fsleep,
@@ -139,7 +135,7 @@ pub(crate) use target;
 
 /// Calls of replaced functions that may go on although nothing of the file is held: neither the
 /// inode nor the mount.
-static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
+static IN_FLIGHT: Atomic<usize> = Atomic::new(0);
 
 /// A call that nothing but this value keeps the module waiting for. The replacements of functions
 /// with [`Key::Folio`] hold one from their first statement to their last.
@@ -147,9 +143,12 @@ static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
 pub(crate) struct InFlight(());
 
 impl InFlight {
+    // Each end of a call pairs with the look in `quiesce`: whoever sees that no call is left may change
+    // and free what calls look at. That a call which begins later sees what was changed before comes
+    // from the grace period there, so its count needs no order.
     #[inline]
     pub(crate) fn enter() -> Self {
-        IN_FLIGHT.fetch_add(1, Ordering::Acquire);
+        IN_FLIGHT.add(1, Relaxed);
         Self(())
     }
 
@@ -169,10 +168,10 @@ impl InFlight {
         // SAFETY: The module is live. The call was redirected for an adopted device, whose directory
         // keeps the module; and who releases the last device waits for this value.
         unsafe { bindings::__module_get(module) };
-        IN_FLIGHT.fetch_sub(1, Ordering::Release);
+        IN_FLIGHT.fetch_sub(1, Release);
         let result = work();
         // The module ends in `settle`, which waits for this value again.
-        IN_FLIGHT.fetch_add(1, Ordering::Acquire);
+        IN_FLIGHT.add(1, Relaxed);
         // SAFETY: The reference is the one from above.
         unsafe { bindings::module_put(module) };
         result
@@ -182,7 +181,7 @@ impl InFlight {
 impl Drop for InFlight {
     #[inline]
     fn drop(&mut self) {
-        IN_FLIGHT.fetch_sub(1, Ordering::Release);
+        IN_FLIGHT.fetch_sub(1, Release);
     }
 }
 
@@ -196,8 +195,10 @@ pub(crate) fn quiesce() {
     // instruction gets on, and into `IN_FLIGHT` if it sleeps.
     // SAFETY: Called where sleeping is allowed.
     unsafe { bindings::synchronize_rcu_tasks() };
+    // Pairs with the end of each call (`InFlight`).
+    //
     // Ends: no call comes any more, and none waits for others while it is counted.
-    while IN_FLIGHT.load(Ordering::Acquire) != 0 {
+    while IN_FLIGHT.load(Acquire) != 0 {
         fsleep(Delta::from_millis(10));
     }
 }
@@ -227,7 +228,7 @@ pub(crate) struct Redirection {
     probe: Opaque<bindings::ftrace_ops>,
     targets: &'static [Target],
     members: &'static Members,
-    taken: AtomicBool,
+    taken: Atomic<bool>,
 }
 
 // SAFETY: The `ftrace_ops` are used by the holder of the only `Handle`, and otherwise by ftrace,
@@ -237,7 +238,7 @@ unsafe impl Sync for Redirection {}
 /// What [`callback`] needs of a target.
 struct Route {
     /// Where ftrace knows the function; 0 until it was looked up.
-    entry: AtomicUsize,
+    entry: Atomic<usize>,
     replacement: *const (),
     key: Key,
 }
@@ -272,7 +273,7 @@ impl Redirection {
         assert!(matches!(targets[0].key, Key::VmFault) && matches!(targets[1].key, Key::Kiocb));
         let mut routes = [const {
             Route {
-                entry: AtomicUsize::new(0),
+                entry: Atomic::new(0),
                 replacement: ptr::null(),
                 key: Key::Inode,
             }
@@ -291,13 +292,13 @@ impl Redirection {
             probe: Opaque::zeroed(),
             targets,
             members,
-            taken: AtomicBool::new(false),
+            taken: Atomic::new(false),
         }
     }
 
     /// The handle, for the first who asks.
     pub(crate) fn handle(&'static self) -> Option<Handle> {
-        if self.taken.swap(true, Ordering::Acquire) {
+        if self.taken.xchg(true, Relaxed) {
             return None;
         }
         Some(Handle {
@@ -309,7 +310,7 @@ impl Redirection {
 
     /// Looks up where ftrace knows the functions, which stays so. Sleeps.
     fn find_entries(&self) -> Result {
-        if self.routes[0].entry.load(Ordering::Relaxed) != 0 {
+        if self.routes[0].entry.load(Relaxed) != 0 {
             return Ok(());
         }
         let mut names: [*const c_char; Self::MAX_TARGETS] = [ptr::null(); Self::MAX_TARGETS];
@@ -338,7 +339,7 @@ impl Redirection {
             return Err(ENOENT);
         }
         for (route, entry) in self.routes.iter().zip(entries) {
-            route.entry.store(entry, Ordering::Relaxed);
+            route.entry.store(entry, Relaxed);
         }
         Ok(())
     }
@@ -466,7 +467,7 @@ impl Redirection {
     /// The caller holds the handle, and nothing is registered.
     unsafe fn explain_busy(&'static self) {
         for (target, route) in self.targets.iter().zip(&self.routes) {
-            let mut entry = [route.entry.load(Ordering::Relaxed)];
+            let mut entry = [route.entry.read_once()];
             // SAFETY: By the function's requirements; `probe` is not registered.
             let result = unsafe {
                 self.register(
@@ -513,7 +514,7 @@ impl Handle {
 
         let mut entries: [c_ulong; Redirection::MAX_TARGETS] = [0; Redirection::MAX_TARGETS];
         for (entry, route) in entries.iter_mut().zip(&this.routes) {
-            *entry = route.entry.load(Ordering::Relaxed);
+            *entry = route.entry.read_once();
         }
         let entries = entries.get_mut(..this.targets.len()).ok_or(EINVAL)?;
         let (first, others) = entries.split_at_mut(Redirection::DIRECT);
@@ -635,7 +636,7 @@ unsafe extern "C" fn callback(
     // SAFETY: `private` was set to a `Redirection` in static memory.
     let this = unsafe { &*(*ops).private.cast::<Redirection>() };
     let mut routes = this.routes.iter();
-    let Some(route) = routes.find(|route| route.entry.load(Ordering::Relaxed) == ip) else {
+    let Some(route) = routes.find(|route| route.entry.read_once() == ip) else {
         return;
     };
 
@@ -714,11 +715,11 @@ kernel::sync::global_lock! {
 /// asks by way of the core ([`with_answer`]).
 struct Answer {
     /// Where ftrace knows the function; 0 until it was looked up.
-    entry: AtomicUsize,
-    mapping: AtomicPtr<bindings::address_space>,
-    page: AtomicPtr<bindings::page>,
+    entry: Atomic<usize>,
+    mapping: Atomic<*mut bindings::address_space>,
+    page: Atomic<*mut bindings::page>,
     /// The core has asked.
-    given: AtomicBool,
+    given: Atomic<bool>,
     ops: Opaque<bindings::ftrace_ops>,
 }
 
@@ -727,18 +728,17 @@ struct Answer {
 unsafe impl Sync for Answer {}
 
 static ANSWER: Answer = Answer {
-    entry: AtomicUsize::new(0),
-    mapping: AtomicPtr::new(ptr::null_mut()),
-    page: AtomicPtr::new(ptr::null_mut()),
-    given: AtomicBool::new(false),
+    entry: Atomic::new(0),
+    mapping: Atomic::new(ptr::null_mut()),
+    page: Atomic::new(ptr::null_mut()),
+    given: Atomic::new(false),
     ops: Opaque::zeroed(),
 };
 
 impl Answer {
     #[inline]
     fn is_for(&self, ip: c_ulong, mapping: usize) -> bool {
-        ip == self.entry.load(Ordering::Relaxed)
-            && mapping == self.mapping.load(Ordering::Relaxed) as usize
+        ip == self.entry.read_once() && mapping == self.mapping.load_acquire() as usize
     }
 }
 
@@ -751,7 +751,7 @@ pub(crate) fn prepare_answers() -> Result {
     if found != 1 {
         return Err(ENOENT);
     }
-    ANSWER.entry.store(entries[0], Ordering::Relaxed);
+    ANSWER.entry.store(entries[0], Relaxed);
     Ok(())
 }
 
@@ -771,13 +771,14 @@ pub(crate) unsafe fn with_answer(
     work: impl FnOnce(),
 ) -> bool {
     let _switch = SWITCH.lock();
-    let mut entry = [ANSWER.entry.load(Ordering::Relaxed)];
+    let mut entry = [ANSWER.entry.load(Relaxed)];
     if entry[0] == 0 {
         return false;
     }
-    ANSWER.page.store(page.as_ptr(), Ordering::Relaxed);
-    ANSWER.given.store(false, Ordering::Relaxed);
-    ANSWER.mapping.store(mapping.as_ptr(), Ordering::Release);
+    ANSWER.page.store(page.as_ptr(), Relaxed);
+    ANSWER.given.store(false, Relaxed);
+    // Pairs with `is_for`: whoever is asked about the mapping finds the page.
+    ANSWER.mapping.store(mapping.as_ptr(), Release);
     let ops = ANSWER.ops.get();
     // While functions are redirected for adopted devices, this fails with EBUSY, and their callback
     // has the answer.
@@ -790,7 +791,7 @@ pub(crate) unsafe fn with_answer(
         filter == 0 && bindings::register_ftrace_function(ops) == 0
     };
     work();
-    ANSWER.mapping.store(ptr::null_mut(), Ordering::Relaxed);
+    ANSWER.mapping.store(ptr::null_mut(), Relaxed);
     if own {
         // SAFETY: Registered above.
         if unsafe { bindings::unregister_ftrace_function(ops) } != 0 {
@@ -798,13 +799,13 @@ pub(crate) unsafe fn with_answer(
             pr_err!("ftrace did not give a function back; the module stays loaded until reboot\n");
             // SAFETY: The module is live, its own code is calling.
             unsafe { bindings::__module_get(this_module().as_ptr()) };
-            ANSWER.entry.store(0, Ordering::Relaxed);
-            return ANSWER.given.load(Ordering::Relaxed);
+            ANSWER.entry.store(0, Relaxed);
+            return ANSWER.given.load(Relaxed);
         }
     }
     // SAFETY: `ops` is not registered.
     unsafe { bindings::ftrace_free_filter(ops) };
-    ANSWER.given.load(Ordering::Relaxed)
+    ANSWER.given.load(Relaxed)
 }
 
 /// Called by ftrace at the entry of `dax_lock_mapping_entry`.
@@ -838,9 +839,9 @@ unsafe extern "C" fn answer(
     _index: c_ulong,
     page: *mut *mut bindings::page,
 ) -> bindings::dax_entry_t {
-    ANSWER.given.store(true, Ordering::Relaxed);
+    ANSWER.given.store(true, Relaxed);
     // SAFETY: By the function's requirements.
-    unsafe { page.write(ANSWER.page.load(Ordering::Relaxed)) };
+    unsafe { page.write(ANSWER.page.load(Relaxed)) };
     bindings::dax_entry_t::MAX
 }
 
@@ -848,7 +849,7 @@ unsafe extern "C" fn answer(
 struct Caller {
     task: *mut bindings::task_struct,
     /// The number of a frame that [`call_on_for`] was given, until it was found.
-    sought: AtomicUsize,
+    sought: Atomic<usize>,
     next: *mut Caller,
 }
 
@@ -905,7 +906,7 @@ pub(crate) fn call_on_for<R>(sought: usize, function: impl FnOnce() -> R) -> (R,
     let mut caller = Caller {
         // SAFETY: Looks at the current task.
         task: unsafe { bindings::rdax_current() },
-        sought: AtomicUsize::new(sought),
+        sought: Atomic::new(sought),
         next: ptr::null_mut(),
     };
     let this = &raw mut caller;
@@ -929,18 +930,15 @@ pub(crate) fn call_on_for<R>(sought: usize, function: impl FnOnce() -> R) -> (R,
         *link = (*this).next;
     }
     drop(callers);
-    (result, caller.sought.into_inner() == NOTHING)
+    (result, caller.sought.read_once() == NOTHING)
 }
 
 /// Whether a frame may be given to whoever asks for what is in a place: if that is a function that
 /// [`call_on_for`] has called, only the one that it looks for, once.
 pub(crate) fn is_sought(frame: usize) -> bool {
     let found = with_caller(|caller| {
-        caller.sought.load(Ordering::Relaxed) == NOTHING
-            || caller
-                .sought
-                .compare_exchange(frame, NOTHING, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+        caller.sought.read_once() == NOTHING
+            || caller.sought.cmpxchg(frame, NOTHING, Relaxed).is_ok()
     });
     found.unwrap_or(true)
 }
@@ -1054,7 +1052,7 @@ impl Redirection {
         let Some(route) = self.routes.get(number) else {
             return Destination::Elsewhere;
         };
-        let entry = route.entry.load(Ordering::Relaxed);
+        let entry = route.entry.read_once();
         let mut regs: bindings::pt_regs = pin_init::zeroed();
         match route.key {
             Key::SixthVma => regs.r9 = first as c_ulong,

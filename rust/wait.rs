@@ -9,17 +9,18 @@ use super::{
     bindings,
     fs::{Inode, InodeRef, Mapping, PageIndex},
     memory::Stay,
+    once::Once,
     page::DevFolio,
     xa::{Tree, TreeGuard}, //
 };
 use core::{
     ffi::c_void,
     ptr::{self, NonNull},
-    sync::atomic::{AtomicUsize, Ordering}, //
 };
 use kernel::{
     error::{code::*, to_result, Result},
     ffi::{c_int, c_uint},
+    sync::atomic::{Atomic, Relaxed},
     sync::rcu, //
 };
 
@@ -48,12 +49,12 @@ impl EntryKey {
 }
 
 /// Tasks that wait for any entry. Counted up under the lock of the tree they wait in.
-static WAITERS: AtomicUsize = AtomicUsize::new(0);
+static WAITERS: Atomic<usize> = Atomic::new(0);
 
 /// How many tasks wait for any entry.
 #[cfg(RDAX_CHECK)]
 pub(crate) fn entry_waiters() -> usize {
-    WAITERS.load(Ordering::Relaxed)
+    WAITERS.read_once()
 }
 
 /// Whom to wake.
@@ -135,7 +136,7 @@ fn sleep_on_entry(
         key,
     };
     let queue = key.queue();
-    WAITERS.fetch_add(1, Ordering::Relaxed);
+    WAITERS.fetch_add(1, Relaxed);
     // SAFETY: The waiter stays where it is until `finish_wait` has taken it off the queue.
     unsafe {
         bindings::init_wait_entry(&mut waiter.wait, 0);
@@ -153,7 +154,7 @@ fn sleep_on_entry(
         bindings::schedule();
         bindings::finish_wait(queue, &mut waiter.wait);
     }
-    WAITERS.fetch_sub(1, Ordering::Relaxed);
+    WAITERS.fetch_sub(1, Relaxed);
 }
 
 /// The address space that owns a folio, kept from being freed by RCU alone: it may be on its way
@@ -234,7 +235,7 @@ impl LockedOwner {
 /// sees those who wait for it.
 #[inline]
 pub(crate) fn anybody_waits() -> bool {
-    WAITERS.load(Ordering::Relaxed) != 0
+    WAITERS.read_once() != 0
 }
 
 /// Wakes those who wait for an entry. The change that they wait for was made under the tree's

@@ -7,15 +7,18 @@
 use super::{
     bindings,
     fs::PageIndex,
+    once::Once,
     order::Order, //
 };
 use core::{
     ffi::c_void,
     marker::PhantomData,
-    ptr::{self, NonNull},
-    sync::atomic::{AtomicPtr, Ordering},
+    ptr::{self, NonNull}, //
 };
-use kernel::types::{NotThreadSafe, Opaque};
+use kernel::{
+    sync::atomic::Atomic,
+    types::{NotThreadSafe, Opaque}, //
+};
 
 /// A mark that an entry can carry.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -189,9 +192,10 @@ fn overwrite_slot(node: *mut bindings::xa_node, offset: usize, value: RawValue) 
     // atomically.
     unsafe {
         let slot = (&raw mut (*node).slots).cast::<*mut c_void>();
-        AtomicPtr::from_ptr(slot.add(offset & NODE_MASK))
+        Atomic::from_ptr(slot.add(offset & NODE_MASK))
     }
-    .store(value as *mut _, Ordering::Release);
+    // As `rcu_assign_pointer`; pairs with those who look up under RCU.
+    .store_release(value as *mut _);
 }
 
 /// The node that a slot, or the root, points to.
@@ -649,8 +653,9 @@ impl<'a> Cursor<'a> {
             return overwrite_slot(node, self.xas.xa_offset.into(), value);
         }
         // SAFETY: The array is alive, and its root is read concurrently under RCU only, atomically.
-        unsafe { AtomicPtr::from_ptr((&raw mut (*self.xas.xa).xa_head).cast()) }
-            .store(value as *mut c_void, Ordering::Release);
+        unsafe { Atomic::from_ptr((&raw mut (*self.xas.xa).xa_head).cast()) }
+            // As `overwrite_slot`.
+            .store_release(value as *mut c_void);
     }
 
     #[inline]

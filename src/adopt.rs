@@ -40,6 +40,7 @@ use crate::kern::{
         DeviceMemory,
         Stretch, //
     },
+    once::Once,
     order::Order,
     page::Pfn,
     redirect::{
@@ -47,15 +48,7 @@ use crate::kern::{
         InFlight, //
     }, //
 };
-use core::{
-    ffi::CStr,
-    fmt::Write,
-    sync::atomic::{
-        AtomicU8,
-        AtomicUsize,
-        Ordering, //
-    }, //
-};
+use core::{ffi::CStr, fmt::Write};
 use kernel::{
     configfs::{
         configfs_attrs,
@@ -71,6 +64,7 @@ use kernel::{
         CString,
         Formatter, //
     },
+    sync::atomic::Atomic,
     sync::{
         Arc,
         Mutex, //
@@ -92,7 +86,7 @@ pub(crate) struct Device {
     /// The memory is that of other devices, which may go without this one, and be exchanged for others.
     borrowed: bool,
     /// The tick in which it was last asked whether the filesystem was shut down.
-    asked: AtomicUsize,
+    asked: Atomic<usize>,
 }
 
 /// The memory of a device, which may go away, and whether it is that of other devices. One that is
@@ -122,9 +116,9 @@ fn memory_of(bdev: &BlockDevice) -> Result<(Arc<DeviceMemory>, bool)> {
 
 /// What an administrator has set for a device.
 struct Switches {
-    max_order: AtomicU8,
-    fault_around: AtomicU8,
-    write_order: AtomicU8,
+    max_order: Atomic<Order>,
+    fault_around: Atomic<Order>,
+    write_order: Atomic<Order>,
 }
 
 impl Switches {
@@ -135,28 +129,18 @@ impl Switches {
     const WRITE_ORDER: Order = Order::from_bits(2);
 
     fn new() -> Self {
-        let byte = |order: Order| AtomicU8::new(order.bits() as u8);
         Self {
-            max_order: byte(Order::PUD),
-            fault_around: byte(Self::FAULT_AROUND),
-            write_order: byte(Self::WRITE_ORDER),
+            max_order: Atomic::new(Order::PUD),
+            fault_around: Atomic::new(Self::FAULT_AROUND),
+            write_order: Atomic::new(Self::WRITE_ORDER),
         }
     }
 
-    fn set(to: &AtomicU8, order: Order) {
-        to.store(order.bits() as u8, Ordering::Relaxed);
-    }
-
-    fn get(from: &AtomicU8) -> Order {
-        Order::from_bits(from.load(Ordering::Relaxed).into())
-    }
-
     fn copy(&self) -> Self {
-        let byte = |from: &AtomicU8| AtomicU8::new(from.load(Ordering::Relaxed));
         Self {
-            max_order: byte(&self.max_order),
-            fault_around: byte(&self.fault_around),
-            write_order: byte(&self.write_order),
+            max_order: Atomic::new(self.max_order.read_once()),
+            fault_around: Atomic::new(self.fault_around.read_once()),
+            write_order: Atomic::new(self.write_order.read_once()),
         }
     }
 }
@@ -165,8 +149,8 @@ impl Device {
     /// Whether nobody has called this in this tick of the clock.
     #[inline(always)]
     pub(crate) fn is_first_in(&self, tick: usize) -> bool {
-        self.asked.load(Ordering::Relaxed) != tick && {
-            self.asked.store(tick, Ordering::Relaxed);
+        self.asked.read_once() != tick && {
+            self.asked.write_once(tick);
             true
         }
     }
@@ -193,19 +177,19 @@ impl Device {
     /// The largest order that files on the device are mapped with. May change at any time.
     #[inline(always)]
     pub(crate) fn max_order(&self) -> Order {
-        Switches::get(&self.switches.max_order)
+        self.switches.max_order.read_once()
     }
 
     /// Log2 of the pages of the block that is mapped around a fault. May change at any time.
     #[inline(always)]
     pub(crate) fn fault_around(&self) -> Order {
-        Switches::get(&self.switches.fault_around)
+        self.switches.fault_around.read_once()
     }
 
     /// The largest order of the entries that write faults in sequence make. May change at any time.
     #[inline(always)]
     pub(crate) fn write_order(&self) -> Order {
-        Switches::get(&self.switches.write_order)
+        self.switches.write_order.read_once()
     }
 }
 
@@ -328,7 +312,7 @@ impl Registry {
             switches: switches.copy(),
             memory,
             borrowed,
-            asked: AtomicUsize::new(0),
+            asked: Atomic::new(0),
         };
         // Nobody mounts the device before `claim` is dropped, and then both are done.
         self.redirection.register().inspect_err(|e| {
@@ -558,9 +542,9 @@ impl DeviceName {
         &self,
         page: &mut [u8; PAGE_SIZE],
         values: &[(&str, Order)],
-        which: impl Fn(&Switches) -> &AtomicU8,
+        which: impl Fn(&Switches) -> &Atomic<Order>,
     ) -> Result<usize> {
-        let set = Switches::get(which(&self.state.lock().switches));
+        let set = which(&self.state.lock().switches).read_once();
         let named = values.iter().find(|(_, order)| *order == set);
         print(page, named.map_or("", |(name, _)| name))
     }
@@ -570,16 +554,16 @@ impl DeviceName {
         &self,
         page: &[u8],
         values: &[(&str, Order)],
-        which: impl Fn(&Switches) -> &AtomicU8,
+        which: impl Fn(&Switches) -> &Atomic<Order>,
     ) -> Result {
         let text = trim(page);
         let named = values.iter().find(|(name, _)| name.as_bytes() == text);
         let (_, order) = named.ok_or(EINVAL)?;
 
         let state = self.state.lock();
-        Switches::set(which(&state.switches), *order);
+        which(&state.switches).write_once(*order);
         if let Some(adoption) = &state.adoption {
-            Switches::set(which(&adoption.member.data().switches), *order);
+            which(&adoption.member.data().switches).write_once(*order);
         }
         Ok(())
     }
@@ -736,24 +720,24 @@ impl Adopted {
 
     /// As the directory's `max_order`.
     pub(crate) fn set_max_order(&self, order: Order) {
-        Switches::set(&self.member.data().switches.max_order, order);
+        self.member.data().switches.max_order.write_once(order);
     }
 
     /// As the directory's `fault_around`.
     pub(crate) fn set_fault_around(&self, order: Order) {
-        Switches::set(&self.member.data().switches.fault_around, order);
+        self.member.data().switches.fault_around.write_once(order);
     }
 
     /// As the directory's `write_order`.
     pub(crate) fn set_write_order(&self, order: Order) {
-        Switches::set(&self.member.data().switches.write_order, order);
+        self.member.data().switches.write_order.write_once(order);
     }
 
     /// Sets all of them as they are in a new directory.
     pub(crate) fn set_defaults(&self) {
         let new = Switches::new();
-        self.set_max_order(Switches::get(&new.max_order));
-        self.set_fault_around(Switches::get(&new.fault_around));
-        self.set_write_order(Switches::get(&new.write_order));
+        self.set_max_order(new.max_order.read_once());
+        self.set_fault_around(new.fault_around.read_once());
+        self.set_write_order(new.write_order.read_once());
     }
 }

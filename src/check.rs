@@ -18,10 +18,7 @@ use crate::kern::{
     wait,
     xa::{Cursor, Mark, RawValue, NODE_BITS}, //
 };
-use core::{
-    fmt::Write,
-    sync::atomic::{AtomicUsize, Ordering}, //
-};
+use core::fmt::Write;
 use kernel::{
     alloc::AllocError,
     debugfs,
@@ -29,6 +26,7 @@ use kernel::{
     prelude::*,
     rbtree::RBTree,
     str::Formatter,
+    sync::atomic::{Atomic, Relaxed},
     uaccess::UserSliceReader, //
 };
 
@@ -40,11 +38,11 @@ const REPORT: usize = 2048;
 
 /// Folios that lost their last entry while somebody held them. They stay whole until their pages
 /// are used again.
-static LEFT_WHOLE: AtomicUsize = AtomicUsize::new(0);
+static LEFT_WHOLE: Atomic<usize> = Atomic::new(0);
 
 /// Counts a folio that lost its last entry while somebody holds it.
 pub(crate) fn left_whole() {
-    LEFT_WHOLE.fetch_add(1, Ordering::Relaxed);
+    LEFT_WHOLE.fetch_add(1, Relaxed);
 }
 
 /// Complains unless a page-table entry may be made now for the page at `index` of a file, to be
@@ -452,7 +450,7 @@ fn device(bdev: &BlockDevice) -> Result<Census, AllocError> {
     for (first, pages) in bdev.stretches() {
         census.rest_is_free(first.to_bits(), first.to_bits() + pages);
     }
-    let left = LEFT_WHOLE.load(Ordering::Relaxed);
+    let left = LEFT_WHOLE.load(Relaxed);
     if census.numbers.whole > left {
         let whole = census.numbers.whole;
         census.report.add(fmt!(

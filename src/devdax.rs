@@ -15,21 +15,17 @@ use super::stats::{
 use crate::kern::{
     dax_bus::{Extent, Home},
     fs::PageIndex,
+    once::Once,
     order::Order,
     page::{DevPage, Pfn},
     vm::{self, FaultCode, Present, VmFault}, //
 };
-use core::{
-    ffi::CStr,
-    sync::atomic::{
-        AtomicBool,
-        Ordering, //
-    }, //
-};
+use core::ffi::CStr;
 use kernel::{
     new_mutex,
     prelude::*,
     str::CString,
+    sync::atomic::{Atomic, Relaxed},
     sync::Mutex, //
 };
 
@@ -41,7 +37,7 @@ pub(crate) struct Device {
     /// Of all folios.
     order: Order,
     stats: Stats,
-    any_poisoned: AtomicBool,
+    any_poisoned: Atomic<bool>,
     #[pin]
     poisoned: Mutex<KVec<Pfn>>,
 }
@@ -68,7 +64,7 @@ impl Device {
             name,
             extents,
             stats: Stats::new()?,
-            any_poisoned: AtomicBool::new(false),
+            any_poisoned: Atomic::new(false),
             poisoned <- new_mutex!(KVec::new()),
         })
     }
@@ -181,14 +177,14 @@ impl Device {
         if !poisoned.contains(&pfn) {
             poisoned.push(pfn, GFP_KERNEL)?;
         }
-        self.any_poisoned.store(true, Ordering::Relaxed);
+        self.any_poisoned.store(true, Relaxed);
         Ok(index)
     }
 
     /// Whether one of the pages of the stretch of `order` from `first` on is bad. May sleep.
     #[inline]
     pub(crate) fn is_poisoned(&self, first: Pfn, order: Order) -> bool {
-        self.any_poisoned.load(Ordering::Relaxed)
+        self.any_poisoned.read_once()
             && self.poisoned.lock().iter().any(|bad| {
                 bad.to_bits()
                     .checked_sub(first.to_bits())

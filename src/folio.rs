@@ -7,36 +7,40 @@
 
 use crate::kern::{
     fs::{Mapping, PageIndex},
+    once::Once,
     order::Order,
     page::{DevFolio, DevPage, Giant, Pfn, Region},
     vm, //
 };
-use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::{
     pr_err_once,
     prelude::*, //
+    sync::atomic::{Atomic, Release},
 };
 
 /// Whether there ever was a folio that was shared, or held when its last entry went. Up to then,
 /// pages that no file owns are free, which is less to look at when a folio is made of many.
-static SEEN_WITHOUT_OWNER: AtomicBool = AtomicBool::new(false);
+static SEEN_WITHOUT_OWNER: Atomic<bool> = Atomic::new(false);
 
 /// To be called before a folio is given up by its owner but not free, under its region's lock.
 #[inline]
 fn note_without_owner() {
-    SEEN_WITHOUT_OWNER.store(true, Ordering::Release);
+    // Pairs with `owned_or_free`. Under one region's lock nothing more is needed; and what was given up
+    // under another's is looked at under that.
+    SEEN_WITHOUT_OWNER.store(true, Release);
 }
 
 /// As if no such folio had been seen yet, or one had. For tests, which hold none.
 #[cfg(RDAX_TEST)]
 pub(crate) fn set_without_owner(seen: bool) {
-    SEEN_WITHOUT_OWNER.store(seen, Ordering::Release);
+    SEEN_WITHOUT_OWNER.store(seen, Release);
 }
 
 /// Whether pages that no file owns are free. Under the lock of their region this stays so.
 #[inline]
 fn owned_or_free() -> bool {
-    !SEEN_WITHOUT_OWNER.load(Ordering::Acquire)
+    // Pairs with `note_without_owner`.
+    !SEEN_WITHOUT_OWNER.load_acquire()
 }
 
 /// Why an entry could not be associated with its pages.

@@ -15,19 +15,20 @@ use crate::kern::{
 };
 use crate::kern::{
     fs::{Mapping, PageIndex},
+    once::Once,
     page::{DevFolio, DevPage, Pfn},
     redirect::{self, InFlight},
     vm, //
 };
-use core::sync::atomic::{AtomicBool, Ordering};
+use kernel::sync::atomic::{Atomic, Relaxed};
 
-static SEEN: AtomicBool = AtomicBool::new(false);
+static SEEN: Atomic<bool> = Atomic::new(false);
 
 /// Whether memory has failed since the module was loaded, or pages of an adopted device were marked
 /// before: pages may be marked.
 #[inline]
 pub(crate) fn was_seen() -> bool {
-    SEEN.load(Ordering::Relaxed)
+    SEEN.read_once()
 }
 
 /// Has [`was_seen`] say yes if one of these `pages` pages is marked. What they are marked for may have
@@ -40,7 +41,7 @@ pub(crate) fn look_for_marks(first: Pfn, pages: usize) {
         let page = DevPage::of(first.offset(at));
         if page.is_marked() {
             page.note_failure(false);
-            SEEN.store(true, Ordering::Relaxed);
+            SEEN.store(true, Relaxed);
         }
         if at % TURN == TURN - 1 {
             vm::reschedule();
@@ -71,7 +72,7 @@ pub(crate) fn sound_stretches(first: DevPage, pages: usize, mut f: impl FnMut(De
 /// Has [`was_seen`] say no again, for tests of what is not done once memory has failed.
 #[cfg(RDAX_TEST)]
 pub(crate) fn forget() {
-    SEEN.store(false, Ordering::Relaxed);
+    SEEN.store(false, Relaxed);
 }
 
 /// What the callers keep to unlock with. Opaque to them, but for two values.
@@ -96,7 +97,7 @@ impl Cookie {
 /// Locks the entry of a folio in the file that owns it (`dax_lock_folio`). Needs no reference to
 /// the inode, which may vanish at any moment. Sleeps.
 pub(crate) fn lock_folio(folio: DevFolio, in_flight: &mut InFlight) -> Cookie {
-    SEEN.store(true, Ordering::Relaxed);
+    SEEN.store(true, Relaxed);
     match tree::lock_by_folio(folio, in_flight) {
         FolioLock::Locked(entry) => Cookie::of(entry),
         FolioLock::NoFile => Cookie::FAILED,
@@ -119,7 +120,7 @@ pub(crate) fn unlock_folio(mapping: &Mapping, folio: DevFolio, cookie: Cookie) {
 ///
 /// Held: a reference to the inode.
 pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option<DevPage>) {
-    SEEN.store(true, Ordering::Relaxed);
+    SEEN.store(true, Relaxed);
     let inode = mapping.host();
     if !inode.is_dax() {
         return (Cookie::FAILED, None);

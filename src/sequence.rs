@@ -8,10 +8,11 @@
 
 use crate::kern::{
     fs::{Mapping, PageIndex},
+    once::Once,
     order::Order,
     vm, //
 };
-use core::sync::atomic::{AtomicUsize, Ordering};
+use kernel::sync::atomic::Atomic;
 
 /// Log2 of the number of sequences that are remembered.
 const SLOT_BITS: u32 = 8;
@@ -22,7 +23,7 @@ const REACH: usize = 16;
 
 /// The last faults: which task, file and stretch of the file in the upper half, the page in the
 /// lower one.
-static LAST: [AtomicUsize; 1 << SLOT_BITS] = [const { AtomicUsize::new(0) }; 1 << SLOT_BITS];
+static LAST: [Atomic<usize>; 1 << SLOT_BITS] = [const { Atomic::new(0) }; 1 << SLOT_BITS];
 
 const HALF: u32 = usize::BITS / 2;
 const PAGE_MASK: usize = (1 << HALF) - 1;
@@ -36,9 +37,9 @@ pub(crate) fn is_next(mapping: &Mapping, index: PageIndex) -> bool {
     let who = vm::this_task() ^ (mapping.key() >> 3) ^ (index >> Order::PMD.bits() << 40);
     let key = who.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let slot = &LAST[key >> (usize::BITS - SLOT_BITS)];
-    let last = slot.load(Ordering::Relaxed);
+    let last = slot.read_once();
     let now = (key & !PAGE_MASK) | (index & PAGE_MASK);
-    slot.store(now, Ordering::Relaxed);
+    slot.write_once(now);
     // The same upper half, and a page that is a little further on.
     now.wrapping_sub(last).wrapping_sub(1) < REACH
 }

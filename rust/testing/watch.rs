@@ -13,9 +13,12 @@ use crate::kern::{
 use core::{
     ffi::CStr,
     ptr::{self, NonNull},
-    sync::atomic::{AtomicPtr, AtomicUsize, Ordering}, //
 };
-use kernel::{error::to_result, prelude::*};
+use kernel::{
+    error::to_result,
+    prelude::*,
+    sync::atomic::{Atomic, Relaxed},
+};
 
 /// A call of `arch_wb_cache_pmem`, and how the page was when it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +40,12 @@ pub(crate) struct Flush {
 const MAX: usize = 4096;
 const FIELDS: usize = 3;
 
-static RECORDS: [[AtomicUsize; FIELDS]; MAX] =
-    [const { [const { AtomicUsize::new(0) }; FIELDS] }; MAX];
-static COUNT: AtomicUsize = AtomicUsize::new(0);
-static TREE: AtomicPtr<bindings::xarray> = AtomicPtr::new(ptr::null_mut());
-static INDEX: AtomicUsize = AtomicUsize::new(0);
-static ADDRESS: AtomicUsize = AtomicUsize::new(0);
+static RECORDS: [[Atomic<usize>; FIELDS]; MAX] =
+    [const { [const { Atomic::new(0) }; FIELDS] }; MAX];
+static COUNT: Atomic<usize> = Atomic::new(0);
+static TREE: Atomic<*mut bindings::xarray> = Atomic::new(ptr::null_mut());
+static INDEX: Atomic<usize> = Atomic::new(0);
+static ADDRESS: Atomic<usize> = Atomic::new(0);
 
 /// Takes no lock, and allocates nothing.
 ///
@@ -50,8 +53,8 @@ static ADDRESS: AtomicUsize = AtomicUsize::new(0);
 ///
 /// Called by the probe, with preemption off, while [`Flushes`] lives.
 unsafe extern "C" fn on_flush(address: usize, size: usize) {
-    let tree = TREE.load(Ordering::Relaxed);
-    let index = INDEX.load(Ordering::Relaxed);
+    let tree = TREE.load(Relaxed);
+    let index = INDEX.load(Relaxed);
     let (mut dirty, mut present) = (false, false);
     if !tree.is_null() {
         // SAFETY: The tree is alive while it is watched; it is read under RCU.
@@ -60,20 +63,20 @@ unsafe extern "C" fn on_flush(address: usize, size: usize) {
             present = !bindings::xa_load(tree, index).is_null();
         }
     }
-    let user = ADDRESS.load(Ordering::Relaxed);
+    let user = ADDRESS.load(Relaxed);
     let writable = user != 0 && mapped_at(user).is_some_and(|mapped| mapped.writable);
     // SAFETY: Memory that can be written back can be read; nobody has it as a Rust object.
     let byte = unsafe { ptr::with_exposed_provenance::<u8>(address).read_volatile() };
-    let at = COUNT.fetch_add(1, Ordering::Relaxed);
+    let at = COUNT.fetch_add(1, Relaxed);
     if let Some([a, b, c]) = RECORDS.get(at) {
-        a.store(address, Ordering::Relaxed);
-        b.store(size, Ordering::Relaxed);
+        a.store(address, Relaxed);
+        b.store(size, Relaxed);
         c.store(
             usize::from(dirty)
                 | usize::from(writable) << 1
                 | usize::from(present) << 2
                 | usize::from(byte) << 8,
-            Ordering::Relaxed,
+            Relaxed,
         );
     }
 }
@@ -87,10 +90,10 @@ impl Flushes {
     pub(crate) fn watch(file: &File<'_>, index: usize, address: usize) -> Checked<Self> {
         let mapping = file.mapping().as_ptr();
         // SAFETY: The address space is alive.
-        TREE.store(unsafe { &raw mut (*mapping).i_pages }, Ordering::Relaxed);
-        INDEX.store(index, Ordering::Relaxed);
-        ADDRESS.store(address, Ordering::Relaxed);
-        COUNT.store(0, Ordering::Relaxed);
+        TREE.store(unsafe { &raw mut (*mapping).i_pages }, Relaxed);
+        INDEX.store(index, Relaxed);
+        ADDRESS.store(address, Relaxed);
+        COUNT.store(0, Relaxed);
         // SAFETY: The function stays as long as the module.
         to_result(unsafe { bindings::rdax_test_watch_flushes(Some(on_flush)) })?;
         Ok(Self(()))
@@ -98,12 +101,12 @@ impl Flushes {
 
     /// How many calls there were.
     pub(crate) fn count(&self) -> usize {
-        COUNT.load(Ordering::Relaxed)
+        COUNT.load(Relaxed)
     }
 
     /// Forgets them.
     pub(crate) fn clear(&self) {
-        COUNT.store(0, Ordering::Relaxed);
+        COUNT.store(0, Relaxed);
     }
 
     /// A call.
@@ -112,10 +115,10 @@ impl Flushes {
             return None;
         }
         let [a, b, c] = RECORDS.get(number)?;
-        let flags = c.load(Ordering::Relaxed);
+        let flags = c.load(Relaxed);
         Some(Flush {
-            address: a.load(Ordering::Relaxed),
-            size: b.load(Ordering::Relaxed),
+            address: a.load(Relaxed),
+            size: b.load(Relaxed),
             dirty: flags & 1 != 0,
             writable: flags & 2 != 0,
             present: flags & 4 != 0,
@@ -162,7 +165,7 @@ impl Drop for Flushes {
     fn drop(&mut self) {
         // SAFETY: Watched since this value was made; nobody is in the function when it returns.
         unsafe { bindings::rdax_test_unwatch_flushes() };
-        TREE.store(ptr::null_mut(), Ordering::Relaxed);
+        TREE.store(ptr::null_mut(), Relaxed);
     }
 }
 
@@ -272,7 +275,7 @@ impl Drop for CoreFolio {
     }
 }
 
-static CALLBACKS: AtomicUsize = AtomicUsize::new(0);
+static CALLBACKS: Atomic<usize> = Atomic::new(0);
 
 /// What a filesystem gives to wait with: sleeps, and counts.
 ///
@@ -280,12 +283,12 @@ static CALLBACKS: AtomicUsize = AtomicUsize::new(0);
 ///
 /// Called to wait for a page.
 pub(crate) unsafe extern "C" fn wait_callback(_inode: *mut bindings::inode) {
-    CALLBACKS.fetch_add(1, Ordering::Relaxed);
+    CALLBACKS.fetch_add(1, Relaxed);
     // SAFETY: The caller has set the task's state.
     unsafe { bindings::schedule() };
 }
 
 /// How often [`wait_callback`] was called.
 pub(crate) fn callbacks() -> usize {
-    CALLBACKS.load(Ordering::Relaxed)
+    CALLBACKS.load(Relaxed)
 }

@@ -33,13 +33,13 @@ use core::{
     marker::PhantomData,
     mem::MaybeUninit,
     ptr::{self, NonNull},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering}, //
 };
 use kernel::{
     error::from_err_ptr,
     ffi::c_uint,
     new_mutex,
     prelude::*,
+    sync::atomic::{Acquire, Atomic, Relaxed, Release},
     sync::{rcu, Mutex}, //
 };
 
@@ -63,7 +63,7 @@ unsafe impl Sync for DevPage {}
 type PageBits = [usize; 8];
 
 /// The first page of the device that no failed test has left in some state.
-static CLEAN: AtomicUsize = AtomicUsize::new(0);
+static CLEAN: Atomic<usize> = Atomic::new(0);
 
 /// The device and the filesystem. What a test took of the device must be free again when this is
 /// dropped, or the test has failed ([`World::check_clean`] says so before).
@@ -73,7 +73,7 @@ pub(crate) struct World {
     claim: Claim,
     pages: usize,
     first: Pfn,
-    next: AtomicUsize,
+    next: Atomic<usize>,
 }
 
 impl World {
@@ -116,7 +116,7 @@ impl World {
                 claim,
                 pages,
                 first,
-                next: AtomicUsize::new(CLEAN.load(Ordering::Relaxed)),
+                next: Atomic::new(CLEAN.load(Relaxed)),
             }),
             Err(error) => {
                 // SAFETY: Got above.
@@ -134,17 +134,13 @@ impl World {
     /// Pages of the device that no other part of the test has: the place on the device of the
     /// first of `pages`, whose frame is aligned to `order`. `None` when the device is too small.
     pub(crate) fn try_take(&self, pages: usize, order: Order) -> Option<usize> {
-        let misaligned = self
-            .first
-            .to_bits()
-            .wrapping_add(self.next.load(Ordering::Relaxed))
-            & (order.pages() - 1);
-        let place = self.next.load(Ordering::Relaxed)
-            + ((order.pages() - misaligned) & (order.pages() - 1));
+        let misaligned =
+            self.first.to_bits().wrapping_add(self.next.load(Relaxed)) & (order.pages() - 1);
+        let place = self.next.load(Relaxed) + ((order.pages() - misaligned) & (order.pages() - 1));
         if place + pages > self.pages {
             return None;
         }
-        self.next.store(place + pages, Ordering::Relaxed);
+        self.next.store(place + pages, Relaxed);
         Some(place)
     }
 
@@ -244,7 +240,7 @@ impl World {
     /// Whether all that was taken of the device is free again: pages of their own, with refcount
     /// and map count 0, no owner and no share count (spec, R1 and R4).
     pub(crate) fn check_clean(&self) -> Checked {
-        for place in CLEAN.load(Ordering::Relaxed)..self.next.load(Ordering::Relaxed) {
+        for place in CLEAN.load(Relaxed)..self.next.load(Relaxed) {
             if !is_free(self.page(place)) {
                 let page = self.page(place);
                 let folio = page.folio();
@@ -268,8 +264,7 @@ impl World {
 
     /// Ends it with pages that are in use still, which the caller has to see free later.
     pub(crate) fn leave(self) {
-        self.next
-            .store(CLEAN.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.next.store(CLEAN.load(Relaxed), Relaxed);
     }
 
     /// Has the filesystem say that it is on this device, or on none.
@@ -316,7 +311,7 @@ impl Drop for World {
     fn drop(&mut self) {
         // What a failed test left must not make the next one fail.
         if self.check_clean().is_err() {
-            CLEAN.store(self.next.load(Ordering::Relaxed), Ordering::Relaxed);
+            CLEAN.store(self.next.load(Relaxed), Relaxed);
         }
         // SAFETY: Mounted and got by `new`; files are gone, as they borrow this value.
         unsafe {
@@ -476,13 +471,13 @@ struct Model {
     #[pin]
     state: Mutex<State>,
     dax: NonNull<bindings::dax_device>,
-    evicted: AtomicBool,
-    strict: AtomicBool,
+    evicted: Atomic<bool>,
+    strict: Atomic<bool>,
 }
 
 impl Model {
     fn ops(&self) -> &'static IomapOps {
-        let table = if self.strict.load(Ordering::Relaxed) {
+        let table = if self.strict.load(Relaxed) {
             &STRICT_OPS
         } else {
             &OPS
@@ -522,8 +517,8 @@ impl<'w> File<'w> {
                     faults: KVec::with_capacity(64, GFP_KERNEL).unwrap_or_default(),
                 }),
                 dax: world.dax,
-                evicted: AtomicBool::new(false),
-                strict: AtomicBool::new(false),
+                evicted: Atomic::new(false),
+                strict: Atomic::new(false),
             }),
             GFP_KERNEL,
         )?;
@@ -583,7 +578,7 @@ impl<'w> File<'w> {
     /// Makes it a filesystem with an `iomap_next` of its own, which tells of every error of
     /// `iomap_end`. That of the kernel keeps those to itself that come after something was done.
     pub(crate) fn set_strict(&self) {
-        self.model.strict.store(true, Ordering::Relaxed);
+        self.model.strict.store(true, Relaxed);
     }
 
     /// The number of pages that entries cover (`nrpages`).
@@ -826,7 +821,7 @@ impl Drop for File<'_> {
             bindings::rdax_test_close(self.file.as_ptr());
             bindings::iput(self.inode.as_ptr());
         }
-        if !self.model.evicted.load(Ordering::Acquire) {
+        if !self.model.evicted.load(Acquire) {
             failed(
                 file!(),
                 line!(),
@@ -891,7 +886,7 @@ unsafe extern "C" fn rdax_test_evict(inode: *mut bindings::inode) {
     // SAFETY: By this function's safety requirements.
     unsafe {
         layout::break_layout_final(Inode::from_raw(NonNull::new_unchecked(inode)));
-        model_of(inode).evicted.store(true, Ordering::Release);
+        model_of(inode).evicted.store(true, Release);
     }
 }
 
@@ -1214,7 +1209,7 @@ pub(crate) struct View<'f> {
 }
 
 /// Where mappings are made: far enough from each other for the largest.
-static NEXT_ADDRESS: AtomicUsize = AtomicUsize::new(0);
+static NEXT_ADDRESS: Atomic<usize> = Atomic::new(0);
 
 impl<'f> View<'f> {
     /// Maps `pages` pages from page `first` of the file on, to be read and written, at an address
@@ -1229,7 +1224,7 @@ impl<'f> View<'f> {
     ) -> Checked<Self> {
         const BASE: usize = 16 << 40;
         const SLOTS: usize = 4096;
-        let slot = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed) % SLOTS;
+        let slot = NEXT_ADDRESS.fetch_add(1, Relaxed) % SLOTS;
         let address = BASE
             + slot * 8 * Order::PUD.bytes()
             + (((first & (Order::PUD.pages() - 1)) + shift) << Order::PAGE_SHIFT);

@@ -24,8 +24,10 @@ mod tests {
         },
         tests::helpers::*,
     };
-    use core::sync::atomic::{AtomicBool, Ordering};
-    use kernel::prelude::*;
+    use kernel::{
+        prelude::*,
+        sync::atomic::{Acquire, Atomic, Full, Relaxed},
+    };
 
     /// Where all functions' calls go that are about a file, and about a folio of it.
     fn check_all(file: &File<'_>, folio: DevFolio, expected: Destination) -> Checked {
@@ -382,11 +384,11 @@ mod tests {
         let place = world.take(Order::PTE)?;
         put(&ours, 0, Order::PTE, place, false)?;
         let folio = world.page(place).folio();
-        let over = AtomicBool::new(false);
+        let over = Atomic::new(false);
         let redirection = adopt::redirection();
         let work = |_| -> Checked<[usize; 2]> {
             let mut seen = [0; 2];
-            while !over.load(Ordering::Relaxed) {
+            while !over.load(Relaxed) {
                 for (number, (name, key)) in redirection.targets().enumerate() {
                     match decide(redirection, number, key, &ours, folio) {
                         Destination::Ours => seen[0] += 1,
@@ -415,7 +417,7 @@ mod tests {
                 }
                 Ok(())
             })();
-            over.store(true, Ordering::Relaxed);
+            over.store(true, Relaxed);
             result
         })?;
         changed?;
@@ -473,11 +475,11 @@ mod tests {
     #[test]
     fn a_call_that_pauses_keeps_nobody_waiting() -> Checked {
         adopt()?;
-        let over = AtomicBool::new(false);
+        let over = Atomic::new(false);
         let work = || {
             let mut in_flight = InFlight::enter();
             in_flight.pause(|| {
-                while !over.load(Ordering::Relaxed) {
+                while !over.load(Relaxed) {
                     pause(1);
                 }
             });
@@ -485,7 +487,7 @@ mod tests {
         let ((), released) = with_thread(work, |thread| {
             let waits = thread.waits();
             let released = release().and_then(|()| adopt());
-            over.store(true, Ordering::Relaxed);
+            over.store(true, Relaxed);
             released.map(|()| waits)
         })?;
         check!(released?);
@@ -504,11 +506,11 @@ mod tests {
                 .enumerate()
                 .filter(|(_, (_, key))| *key == Key::BlockDevice || *key == Key::DaxDevice)
         };
-        let over = AtomicBool::new(false);
+        let over = Atomic::new(false);
         // Two that take long.
         let work = |_| {
             redirect::call_on(|| {
-                while !over.load(Ordering::Relaxed) {
+                while !over.load(Relaxed) {
                     pause(1);
                 }
             });
@@ -526,7 +528,7 @@ mod tests {
                 }
                 Ok(())
             })();
-            over.store(true, Ordering::Relaxed);
+            over.store(true, Relaxed);
             result
         })?;
         result?;
@@ -537,13 +539,13 @@ mod tests {
     fn each_call_looks_for_its_own_frame() -> Checked {
         adopt()?;
         const FRAMES: [usize; 2] = [17, 18];
-        let turns = core::sync::atomic::AtomicUsize::new(0);
+        let turns = Atomic::new(0);
         let work = |number: usize| {
             let frame = FRAMES[number];
             redirect::call_on_for(frame, || {
-                turns.fetch_add(1, Ordering::AcqRel);
+                turns.fetch_add(1, Full);
                 // Both are under way.
-                let both = until(|| turns.load(Ordering::Acquire) == 2);
+                let both = until(|| turns.load(Acquire) == 2);
                 let answers =
                     [FRAMES[1 - number], frame, FRAMES[1 - number]].map(redirect::is_sought);
                 (both, answers)

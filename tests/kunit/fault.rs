@@ -29,8 +29,10 @@ mod tests {
         },
         tests::helpers::*,
     };
-    use core::sync::atomic::{AtomicBool, Ordering};
-    use kernel::prelude::*;
+    use kernel::{
+        prelude::*,
+        sync::atomic::{Acquire, Atomic, Release},
+    };
 
     const PMD: usize = Order::PMD.pages();
     const PUD: usize = Order::PUD.pages();
@@ -819,18 +821,18 @@ mod tests {
         let held = hold(world.page(place).folio());
         clear(&large);
         small.set_extents(&[Stretch::mapped(0, 1, place + 5)])?;
-        let ended = AtomicBool::new(false);
+        let ended = Atomic::new(false);
         let (result, (waited, over)) = with_thread(
             || -> Checked<Result> {
                 let view = View::new(&small, 0, 1, Share::Shared, 0)?;
                 let result = view.store(0, 1);
-                ended.store(true, Ordering::Release);
+                ended.store(true, Release);
                 Ok(result)
             },
             |thread| {
                 let waited = thread.waits();
                 thread.signal(true);
-                let over = until(|| ended.load(Ordering::Acquire));
+                let over = until(|| ended.load(Acquire));
                 drop(held);
                 (waited, over)
             },
@@ -853,12 +855,12 @@ mod tests {
         set_shared(&file, PMD, old, new)?;
         put_shared(&file, 0, order, old, false, true)?;
         let held = hold(world.page(old).folio());
-        let ended = AtomicBool::new(false);
+        let ended = Atomic::new(false);
         let (result, (waited, kept, over)) = with_thread(
             || -> Checked<Result> {
                 let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
                 let result = view.store(0, 0x22);
-                ended.store(true, Ordering::Release);
+                ended.store(true, Release);
                 Ok(result)
             },
             |thread| {
@@ -869,7 +871,7 @@ mod tests {
                 } else {
                     drop(held);
                 }
-                (waited, kept, until(|| ended.load(Ordering::Acquire)))
+                (waited, kept, until(|| ended.load(Acquire)))
             },
         )?;
         check!(waited);
@@ -907,7 +909,7 @@ mod tests {
         let held = hold(world.page(place).folio());
         clear(&large);
         small.set_extents(&[Stretch::mapped(0, 1, place + 5)])?;
-        let (stored, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (stored, ended) = (Atomic::new(false), Atomic::new(false));
         // One stores to the page, the other wants the file for himself as a truncate does.
         let (results, (waited, got)) = with_threads(
             2,
@@ -915,7 +917,7 @@ mod tests {
                 if number == 0 {
                     let view = View::new(&small, 0, 1, Share::Shared, 0)?;
                     view.store(0, 1)?;
-                    stored.store(true, Ordering::Release);
+                    stored.store(true, Release);
                     return Ok(());
                 }
                 // The other's faults have begun.
@@ -929,13 +931,13 @@ mod tests {
                         Ok(())
                     );
                 }
-                ended.store(true, Ordering::Release);
+                ended.store(true, Release);
                 Ok(())
             },
             |threads| {
-                let got = until(|| ended.load(Ordering::Acquire));
-                let waited = threads.first().is_some_and(|thread| thread.waits())
-                    && !stored.load(Ordering::Acquire);
+                let got = until(|| ended.load(Acquire));
+                let waited =
+                    threads.first().is_some_and(|thread| thread.waits()) && !stored.load(Acquire);
                 drop(held);
                 (waited, got)
             },
@@ -945,7 +947,7 @@ mod tests {
         for result in results {
             result?;
         }
-        check!(stored.load(Ordering::Acquire));
+        check!(stored.load(Acquire));
         check!(small.faults() > 1);
         clear(&small);
         world.check_clean()
@@ -961,12 +963,12 @@ mod tests {
             let held = hold(world.page(place).folio());
             clear(&large);
             small.set_extents(&[Stretch::mapped(0, 1, place + 5)])?;
-            let ended = AtomicBool::new(false);
+            let ended = Atomic::new(false);
             let (result, (waited, retired, over)) = with_thread(
                 || -> Checked<Result> {
                     let view = View::new(&small, 0, 1, Share::Shared, 0)?;
                     let result = view.store(0, 1);
-                    ended.store(true, Ordering::Release);
+                    ended.store(true, Release);
                     Ok(result)
                 },
                 |thread| {
@@ -977,7 +979,7 @@ mod tests {
                             device.retire();
                         }
                     });
-                    let over = until(|| ended.load(Ordering::Acquire));
+                    let over = until(|| ended.load(Acquire));
                     drop(held);
                     (waited, retired, over)
                 },
@@ -1005,17 +1007,17 @@ mod tests {
         let held = hold(world.page(place + 7).folio());
         clear(&old);
         file.set_extents(&[Stretch::mapped(0, PMD, place)])?;
-        let ended = AtomicBool::new(false);
+        let ended = Atomic::new(false);
         let (result, in_time) = with_thread(
             || -> Checked {
                 let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
                 view.store(100, 1)?;
-                ended.store(true, Ordering::Release);
+                ended.store(true, Release);
                 check!(view.mapped(100).is_some_and(|mapped| mapped.order == 0));
                 Ok(())
             },
             |_| {
-                let in_time = until(|| ended.load(Ordering::Acquire));
+                let in_time = until(|| ended.load(Acquire));
                 drop(held);
                 in_time
             },

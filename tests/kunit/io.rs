@@ -24,8 +24,10 @@ mod tests {
         },
         tests::helpers::*,
     };
-    use core::sync::atomic::{AtomicBool, Ordering};
-    use kernel::prelude::*;
+    use kernel::{
+        prelude::*,
+        sync::atomic::{Acquire, Atomic, Release},
+    };
 
     const PAGE: usize = Order::PTE.bytes();
     const PMD: usize = Order::PMD.pages();
@@ -421,18 +423,18 @@ mod tests {
             world.fill_differently(old, PMD);
             world.fill(new, PMD, 0xee);
             set_shared(&file, PMD, old, new)?;
-            let ended = AtomicBool::new(false);
+            let ended = Atomic::new(false);
             let (result, over) = with_thread(
                 || -> Checked<Done> {
                     let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
                     view.load(0)?;
                     let buffer = Buffer::WriteUser(view.address(0) + source, len);
                     let done = transfer(&file, position, 0, buffer);
-                    ended.store(true, Ordering::Release);
+                    ended.store(true, Release);
                     Ok(done)
                 },
                 |thread| {
-                    let over = until(|| ended.load(Ordering::Acquire));
+                    let over = until(|| ended.load(Acquire));
                     thread.signal(true);
                     over
                 },
@@ -603,14 +605,14 @@ mod tests {
     fn write_now(file: &File<'_>, page: usize) -> Checked<Result<usize>> {
         let bytes = filled(PAGE, 0x7e)?;
         let nowait = bindings::IOCB_NOWAIT as u32;
-        let ended = AtomicBool::new(false);
+        let ended = Atomic::new(false);
         let work = || {
             let done = transfer(file, page * PAGE, nowait, Buffer::Write(&bytes)).0;
-            ended.store(true, Ordering::Release);
+            ended.store(true, Release);
             done
         };
         let (done, in_time) = with_thread(work, |_| {
-            let in_time = until(|| ended.load(Ordering::Acquire));
+            let in_time = until(|| ended.load(Acquire));
             if !in_time {
                 // So that it ends.
                 if let Some((entry, true)) = look(file, page) {

@@ -28,8 +28,10 @@ mod tests {
         },
         tests::helpers::*,
     };
-    use core::sync::atomic::{AtomicBool, Ordering};
-    use kernel::prelude::*;
+    use kernel::{
+        prelude::*,
+        sync::atomic::{Acquire, Atomic, Relaxed, Release},
+    };
 
     const PMD: usize = Order::PMD.pages();
     const FOUR: Order = Order::from_bits(2);
@@ -115,10 +117,10 @@ mod tests {
             let folio = world.page(place).folio();
             let cookie = poison::lock_folio(folio, &mut InFlight::enter());
             check!(cookie != Cookie::FAILED);
-            let shared = AtomicBool::new(false);
+            let shared = Atomic::new(false);
             let share = || -> Checked {
                 put_shared(&b, 0, order, place, false, true)?;
-                shared.store(true, Ordering::Release);
+                shared.store(true, Release);
                 Ok(())
             };
             let (done, kept) = with_thread(share, |_| {
@@ -127,9 +129,8 @@ mod tests {
                 for _ in 0..20 {
                     pause(1);
                 }
-                let kept = !shared.load(Ordering::Acquire)
-                    && folio.owner() == a.mapping().key()
-                    && is_locked(&a, 0);
+                let kept =
+                    !shared.load(Acquire) && folio.owner() == a.mapping().key() && is_locked(&a, 0);
                 unlock(folio, cookie) && began && kept
             })?;
             done?;
@@ -289,11 +290,11 @@ mod tests {
         let world = world()?;
         let place = world.take(Order::PMD)?;
         let page: DevPage = world.page(place);
-        let over = AtomicBool::new(false);
+        let over = Atomic::new(false);
         let (locked, created) = with_thread(
             || {
                 let mut locked = 0usize;
-                while !over.load(Ordering::Relaxed) {
+                while !over.load(Relaxed) {
                     let folio = page.folio();
                     let cookie = poison::lock_folio(folio, &mut InFlight::enter());
                     if cookie != Cookie::FAILED {
@@ -326,7 +327,7 @@ mod tests {
                     }
                     Ok(())
                 })();
-                over.store(true, Ordering::Relaxed);
+                over.store(true, Relaxed);
                 result?;
                 Ok(created)
             },
@@ -674,7 +675,7 @@ mod tests {
         let place = world.take(Order::PTE)?;
         put(&file, 0, Order::PTE, place, false)?;
         let folio = world.page(place).folio();
-        let ended = AtomicBool::new(false);
+        let ended = Atomic::new(false);
         let held = tree::lock_present(file.mapping(), at(0));
         let (results, (waited, over)) = with_threads(
             2,
@@ -685,12 +686,12 @@ mod tests {
                 // As those who give back do it, of any device.
                 until(|| wait::entry_waiters() != 0);
                 redirect::quiesce();
-                ended.store(true, Ordering::Release);
+                ended.store(true, Release);
                 Cookie::FAILED
             },
             |threads| {
                 let waited = threads.first().is_some_and(|thread| thread.waits());
-                let over = until(|| ended.load(Ordering::Acquire));
+                let over = until(|| ended.load(Acquire));
                 drop(held);
                 (waited, over)
             },

@@ -24,8 +24,10 @@ mod tests {
         },
         tests::helpers::*,
     };
-    use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    use kernel::prelude::*;
+    use kernel::{
+        prelude::*,
+        sync::atomic::{Acquire, Atomic, Full, Release},
+    };
 
     /// Those of page-table levels, and others that an XArray stores in its own way.
     const ORDERS: [Order; 5] = [
@@ -194,11 +196,11 @@ mod tests {
         let world = world()?;
         let file = world.file(1)?;
         let held = grab(&file, 0, Order::PTE)?;
-        let go = AtomicBool::new(false);
+        let go = Atomic::new(false);
         let work = |_| -> Checked {
             let _locked = grab(&file, 0, Order::PTE)?;
             // Busy, so that only those who are woken for nothing go to sleep once more.
-            while !go.load(Ordering::SeqCst) {
+            while !go.load(Acquire) {
                 crate::kern::vm::reschedule();
             }
             Ok(())
@@ -218,7 +220,7 @@ mod tests {
                 .filter(|(count, thread)| thread.is_asleep() && thread.sleeps() != **count)
                 .count();
             let awake = threads.iter().filter(|thread| !thread.is_asleep()).count();
-            go.store(true, Ordering::SeqCst);
+            go.store(true, Release);
             check!(asleep, "not all have waited");
             check!(woken, "nobody was woken");
             check_eq!(awake, 1);
@@ -289,7 +291,7 @@ mod tests {
         const PAGES: usize = 8;
         let world = world()?;
         let file = world.file(PAGES)?;
-        let owners: [AtomicUsize; PAGES] = [const { AtomicUsize::new(0) }; PAGES];
+        let owners: [Atomic<usize>; PAGES] = [const { Atomic::new(0) }; PAGES];
         let work = |number: usize| -> Checked<usize> {
             let mut random = Random::new(0x7472_6565 + number as u64 * 7919);
             let mut conflicts = 0;
@@ -323,13 +325,13 @@ mod tests {
                     .unwrap_or(&[]);
                 let alone = covered
                     .iter()
-                    .all(|owner| owner.swap(number + 1, Ordering::AcqRel) == 0);
+                    .all(|owner| owner.xchg(number + 1, Full) == 0);
                 if random.below(8) == 0 {
                     crate::kern::vm::reschedule();
                 }
                 let still = covered
                     .iter()
-                    .all(|owner| owner.swap(0, Ordering::AcqRel) == number + 1);
+                    .all(|owner| owner.xchg(0, Full) == number + 1);
                 if random.below(3) == 0 {
                     locked.remove();
                 } else {

@@ -21,7 +21,7 @@ mod tests {
         },
         tests::helpers::*,
     };
-    use core::sync::atomic::{AtomicUsize, Ordering};
+    use kernel::sync::atomic::{Acquire, Atomic, Full};
 
     const PAGES: usize = 16;
 
@@ -33,18 +33,18 @@ mod tests {
         indices: &[usize],
         release: impl FnOnce(),
     ) -> Checked<(bool, bool)> {
-        let ended = AtomicUsize::new(0);
+        let ended = Atomic::new(0);
         let wait = |number: usize| {
             let index = indices.get(number).copied().unwrap_or(0);
             // Looks at the entry and leaves it: the next is to be woken all the same.
             let _ = layout::busy_folio(file.mapping(), range(index, index));
-            ended.fetch_add(1, Ordering::AcqRel);
+            ended.fetch_add(1, Full);
         };
         let (_, result) = with_threads(indices.len(), wait, |threads| {
             let waited = threads.iter().all(|thread| thread.waits());
             release();
-            let all = until(|| ended.load(Ordering::Acquire) == indices.len());
-            while ended.load(Ordering::Acquire) != indices.len() {
+            let all = until(|| ended.load(Acquire) == indices.len());
+            while ended.load(Acquire) != indices.len() {
                 for index in indices {
                     if let Ok(locked) = grab(file, *index, Order::PTE) {
                         locked.remove();

@@ -20,8 +20,10 @@ mod tests {
         },
         tests::helpers::*,
     };
-    use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    use kernel::prelude::*;
+    use kernel::{
+        prelude::*,
+        sync::atomic::{Acquire, Atomic, Release},
+    };
 
     /// The pages of a node of the tree.
     const NODE: usize = 64;
@@ -411,8 +413,8 @@ mod tests {
 
     /// Works when it is told to.
     struct Slow<'a> {
-        go: &'a AtomicBool,
-        working: &'a AtomicUsize,
+        go: &'a Atomic<bool>,
+        working: &'a Atomic<usize>,
         after: After,
     }
 
@@ -425,8 +427,8 @@ mod tests {
         }
 
         fn work(&mut self, run: &Run<'_>) -> After {
-            self.working.store(run.iter().count(), Ordering::Release);
-            until(|| self.go.load(Ordering::Acquire));
+            self.working.store(run.iter().count(), Release);
+            until(|| self.go.load(Acquire));
             self.after
         }
     }
@@ -442,7 +444,7 @@ mod tests {
         ] {
             let file = world.file(NODE)?;
             zeroes(&file, 0, pages - 1)?;
-            let (go, working) = (AtomicBool::new(false), AtomicUsize::new(0));
+            let (go, working) = (Atomic::new(false), Atomic::new(0));
             // The first thread walks, the others want entries of the run: the first, and one twice.
             let work = |number: usize| {
                 if number == 0 {
@@ -453,14 +455,14 @@ mod tests {
                     };
                     return tree::walk(file.mapping(), PageRange::ALL, Which::Any, &mut slow);
                 }
-                until(|| working.load(Ordering::Acquire) != 0);
+                until(|| working.load(Acquire) != 0);
                 let index = at([0, 0, 7, 7][number % (WAITERS + 1)]);
                 usize::from(tree::lock_present(file.mapping(), index).is_some())
             };
             let (results, waited) = with_threads(WAITERS + 1, work, |threads| {
-                let begun = until(|| working.load(Ordering::Acquire) == pages);
+                let begun = until(|| working.load(Acquire) == pages);
                 let waited = threads.iter().skip(1).all(|thread| thread.waits());
-                go.store(true, Ordering::Release);
+                go.store(true, Release);
                 begun && waited
             })?;
             check!(waited, "nobody has waited");
@@ -479,18 +481,18 @@ mod tests {
         let file = world.file(NODE)?;
         zeroes(&file, 0, NODE - 1)?;
         let held = tree::lock_present(file.mapping(), at(5));
-        let go = AtomicBool::new(false);
+        let go = Atomic::new(false);
         let work = |number: usize| {
             if number == 0 {
                 return drain(&file, PageRange::ALL, true);
             }
-            until(|| go.load(Ordering::Acquire));
+            until(|| go.load(Acquire));
             usize::from(tree::lock_present(file.mapping(), at(5)).is_some())
         };
         // Both wait for it. The first is woken and removes it, so that nobody will unlock it.
         let (results, waited) = with_threads(2, work, |threads| {
             let first = threads.first().is_some_and(|thread| thread.waits());
-            go.store(true, Ordering::Release);
+            go.store(true, Release);
             let second = threads.get(1).is_some_and(|thread| thread.waits());
             drop(held);
             first && second

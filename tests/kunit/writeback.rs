@@ -24,8 +24,10 @@ mod tests {
         },
         tests::helpers::*,
     };
-    use core::sync::atomic::{AtomicBool, Ordering};
-    use kernel::prelude::*;
+    use kernel::{
+        prelude::*,
+        sync::atomic::{Acquire, Atomic, Release},
+    };
 
     const PMD: usize = Order::PMD.pages();
 
@@ -184,12 +186,12 @@ mod tests {
     /// Has one thread store to a page as soon as another writes its entry back, and returns whether
     /// the store began in time.
     fn store_during(file: &File<'_>, order: Order, place: usize, round: u64) -> Checked<bool> {
-        let ready = AtomicBool::new(false);
+        let ready = Atomic::new(false);
         let flushes = Flushes::watch(file, 0, 0)?;
         let work = || -> Checked<bool> {
             let view = View::new(file, 0, order.pages(), Share::Shared, 0)?;
             view.store(0, round)?;
-            ready.store(true, Ordering::Release);
+            ready.store(true, Release);
             while flushes.count() == 0 {
                 core::hint::spin_loop();
             }
@@ -198,7 +200,7 @@ mod tests {
             Ok(locked)
         };
         let (result, written) = with_thread(work, |_| {
-            until(|| ready.load(Ordering::Acquire)).then(|| write_back(file, PageRange::ALL))
+            until(|| ready.load(Acquire)).then(|| write_back(file, PageRange::ALL))
         })?;
         check_eq!(written, Some(Ok(order.pages())));
         drop(flushes);
@@ -514,19 +516,19 @@ mod tests {
         let (file, place) = straight_file(&world, 64)?;
         for round in 0..10 {
             let page = 5 + 3 * round;
-            let ready = AtomicBool::new(false);
+            let ready = Atomic::new(false);
             let flushes = Flushes::watch(&file, 0, 0)?;
             let work = || -> Checked {
                 let view = View::new(&file, 0, 64, Share::Shared, 0)?;
                 for page in 0..PAGES {
                     view.store(page, 1)?;
                 }
-                ready.store(true, Ordering::Release);
+                ready.store(true, Release);
                 until(|| flushes.count() != 0);
                 Ok(view.store(page, 2)?)
             };
             let (stored, written) = with_thread(work, |_| {
-                until(|| ready.load(Ordering::Acquire)).then(|| write_back(&file, PageRange::ALL))
+                until(|| ready.load(Acquire)).then(|| write_back(&file, PageRange::ALL))
             })?;
             stored?;
             check!(written.is_some_and(|written| written.is_ok_and(|pages| pages >= PAGES)));

@@ -19,13 +19,11 @@ use crate::{
         testing::{self, failed, Checked, File, Stretch, World}, //
     },
 };
-use core::{
-    ffi::CStr,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering}, //
-};
+use core::ffi::CStr;
 use kernel::{
     new_mutex,
     prelude::*,
+    sync::atomic::{Acquire, Atomic, Relaxed, Release},
     sync::{Arc, Mutex, SetOnce},
     time::{Delta, Instant, Monotonic}, //
 };
@@ -239,11 +237,11 @@ pub(crate) fn contend<G, T: Send, R>(
     work: impl Fn() -> T + Sync,
     change: impl FnOnce(&G) -> R,
 ) -> Checked<(T, R)> {
-    let (beats, begin) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (beats, begin) = (Atomic::new(0), Atomic::new(false));
     testing::with_thread(
         || {
-            while !begin.load(Ordering::Acquire) {
-                beats.fetch_add(1, Ordering::Relaxed);
+            while !begin.load(Acquire) {
+                beats.fetch_add(1, Relaxed);
             }
             work()
         },
@@ -256,12 +254,12 @@ pub(crate) fn contend<G, T: Send, R>(
             };
             // On another processor.
             let runs = testing::until(|| {
-                let before = beats.load(Ordering::Relaxed);
+                let before = beats.load(Relaxed);
                 spin(Delta::from_micros(200));
-                beats.load(Ordering::Relaxed) != before
+                beats.load(Relaxed) != before
             });
             let guard = lock();
-            begin.store(true, Ordering::Release);
+            begin.store(true, Release);
             if runs {
                 spin(Delta::from_millis(25));
             }

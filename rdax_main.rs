@@ -11,7 +11,7 @@ use dax::adopt::{
     Root, //
 };
 use kern::{
-    dax_bus,
+    entry_points,
     Runtime, //
 };
 use kernel::{
@@ -42,7 +42,7 @@ struct Rdax {
     adopted: tests::helpers::GivesBack,
     #[cfg(RDAX_CHECK)]
     check: dax::check::Shown,
-    devices: dax_bus::Registration,
+    devices: entry_points::DaxDriver,
     #[pin]
     config: Subsystem<Root>,
     runtime: Runtime,
@@ -57,7 +57,7 @@ impl kernel::InPlaceModule for Rdax {
             check: dax::check::Shown::new()?,
             runtime: Runtime::new(),
             config <- adopt::subsystem(),
-            devices: dax_bus::Registration::new()?,
+            devices: entry_points::DaxDriver::new()?,
             _: {
                 pr_info!(
                     "version {} loaded; devices are adopted in /sys/kernel/config/rdax\n",

@@ -11,6 +11,7 @@ use super::{
     bdev::BlockDevice,
     bindings,
     dax::DaxDevice,
+    dax_bus,
     error::eopnotsupp,
     fs::{Inode, Mapping, PageIndex, PageRange},
     iomap::IomapOps,
@@ -29,6 +30,7 @@ use super::{
 };
 use crate::dax::{
     adopt,
+    devdax,
     fault,
     io,
     layout::{self, Patience},
@@ -37,9 +39,33 @@ use crate::dax::{
 };
 use core::ptr::{self, NonNull};
 use kernel::{
-    error::{code::*, Result},
-    ffi::{c_int, c_uint, c_ulong}, //
+    ffi::{c_int, c_uint, c_ulong},
+    prelude::*, //
 };
+
+/// The registration on the dax bus.
+pub(crate) type DaxDriver = dax_bus::Registration<devdax::Device>;
+
+kernel::sync::global_lock! {
+    // SAFETY: Made ready when the module is loaded, before the driver is registered.
+    unsafe(uninit) static DAX_DEVICES: Mutex<dax_bus::List<devdax::Device>> = dax_bus::List::EMPTY;
+}
+
+impl dax_bus::Listed for devdax::Device {
+    fn with_list<R>(f: impl FnOnce(&mut dax_bus::List<Self>) -> R) -> R {
+        f(&mut DAX_DEVICES.lock())
+    }
+}
+
+/// Makes the list of devices ready.
+///
+/// # Safety
+///
+/// To be called once, before the driver is registered.
+pub(super) unsafe fn init() {
+    // SAFETY: By this function's safety requirements.
+    unsafe { DAX_DEVICES.init() };
+}
 
 /// What a function of the kernel returns for a result: 0 or an errno.
 fn errno(result: Result) -> c_int {
@@ -52,7 +78,7 @@ fn errno(result: Result) -> c_int {
 /// # Safety
 ///
 /// As of the kernel's function; the file is on an adopted device.
-unsafe extern "C" fn dax_iomap_fault(
+pub(super) unsafe extern "C" fn dax_iomap_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
     pfnp: *mut c_ulong,
@@ -81,7 +107,7 @@ unsafe extern "C" fn dax_iomap_fault(
 /// # Safety
 ///
 /// As of the kernel's function; the file is on an adopted device.
-unsafe extern "C" fn dax_finish_sync_fault(
+pub(super) unsafe extern "C" fn dax_finish_sync_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
     pfn: c_ulong,
@@ -143,7 +169,7 @@ unsafe extern "C" fn dax_break_layout(
 /// # Safety
 ///
 /// As of the kernel's function; the file is on an adopted device.
-unsafe extern "C" fn dax_break_layout_final(inode: *mut bindings::inode) {
+pub(super) unsafe extern "C" fn dax_break_layout_final(inode: *mut bindings::inode) {
     // SAFETY: By this function's safety requirements.
     unsafe {
         bindings::rdax_unpark(inode);

@@ -49,7 +49,7 @@ impl Runtime {
             page::Giant::init();
             redirect::CALLERS.init();
             redirect::SWITCH.init();
-            dax_bus::init();
+            entry_points::init();
         }
         #[cfg(RDAX_COVERAGE)]
         // SAFETY: Called once.

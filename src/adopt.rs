@@ -10,13 +10,16 @@
 //! block device and across grace periods.
 
 use super::{
+    device::{
+        self,
+        AdoptedDevice,
+        Switches,
+        DEVICES, //
+    },
     folio,
     layout,
     poison,
-    stats::{
-        Snapshot,
-        Stats, //
-    }, //
+    stats::Snapshot, //
 };
 // What the macros of the kernel crate want to find where they are used, if they do.
 #[allow(unused_imports)]
@@ -26,8 +29,6 @@ use crate::kern::{
         BlockDevice,
         Claim,
         Member,
-        OnSuperBlock,
-        Set,
         Writer, //
     },
     configfs::{
@@ -36,13 +37,8 @@ use crate::kern::{
     },
     entry_points,
     error::eopnotsupp,
-    memory::{
-        DeviceMemory,
-        Stretch, //
-    },
     once::Once,
     order::Order,
-    page::Pfn,
     redirect::{
         self,
         InFlight, //
@@ -71,152 +67,9 @@ use kernel::{
     }, //
 };
 
-/// The adopted devices.
-static DEVICES: Set<Device> = Set::new();
-
 /// The kernel's functions, redirected for files on [`DEVICES`].
 static REDIRECTION: redirect::Redirection =
     redirect::Redirection::new(&entry_points::TARGETS, DEVICES.members());
-
-/// What is known of an adopted device.
-pub(crate) struct Device {
-    stats: Stats,
-    switches: Switches,
-    memory: Arc<DeviceMemory>,
-    /// The memory is that of other devices, which may go without this one, and be exchanged for others.
-    borrowed: bool,
-    /// The tick in which it was last asked whether the filesystem was shut down.
-    asked: Atomic<usize>,
-}
-
-/// The memory of a device, which may go away, and whether it is that of other devices. One that is
-/// going does not tell any more.
-///
-/// Of others it is all of theirs: a device that is made of them (device mapper) may get other parts
-/// of them while it is in use.
-fn memory_of(bdev: &BlockDevice) -> Result<(Arc<DeviceMemory>, bool)> {
-    let own = bdev.memory_owner();
-    let mut stretches: KVec<Stretch> = KVec::new();
-    let mut borrowed = false;
-    for (first, pages) in bdev.stretches() {
-        let mut stretch = bdev.page_map(first);
-        if stretch.owner == own {
-            stretch = Stretch::new(first, pages, own);
-        } else {
-            borrowed = true;
-            if stretches.iter().any(|known| known.has(first)) {
-                continue;
-            }
-        }
-        stretches.push(stretch, GFP_KERNEL)?;
-    }
-    let memory = Arc::pin_init(DeviceMemory::new(stretches), GFP_KERNEL)?;
-    Ok((memory, borrowed))
-}
-
-/// What an administrator has set for a device.
-struct Switches {
-    max_order: Atomic<Order>,
-    fault_around: Atomic<Order>,
-    write_order: Atomic<Order>,
-}
-
-impl Switches {
-    /// Log2 of the pages of the block that is mapped around a fault, as the core's default.
-    const FAULT_AROUND: Order = Order::from_bits(4);
-
-    /// With this, `fsync` flushes at most four pages for one that was written to.
-    const WRITE_ORDER: Order = Order::from_bits(2);
-
-    fn new() -> Self {
-        Self {
-            max_order: Atomic::new(Order::PUD),
-            fault_around: Atomic::new(Self::FAULT_AROUND),
-            write_order: Atomic::new(Self::WRITE_ORDER),
-        }
-    }
-
-    fn copy(&self) -> Self {
-        Self {
-            max_order: Atomic::new(self.max_order.read_once()),
-            fault_around: Atomic::new(self.fault_around.read_once()),
-            write_order: Atomic::new(self.write_order.read_once()),
-        }
-    }
-}
-
-impl Device {
-    /// Whether nobody has called this in this tick of the clock.
-    #[inline(always)]
-    pub(crate) fn is_first_in(&self, tick: usize) -> bool {
-        self.asked.read_once() != tick && {
-            self.asked.write_once(tick);
-            true
-        }
-    }
-
-    /// The device's counters.
-    #[inline(always)]
-    pub(crate) fn stats(&self) -> &Stats {
-        &self.stats
-    }
-
-    /// The memory, which may go away.
-    #[inline(always)]
-    pub(crate) fn memory(&self) -> &DeviceMemory {
-        &self.memory
-    }
-
-    /// Whether an entry may be made for a frame that the device has given: that of memory which was
-    /// not known when it was adopted would not be waited for when it goes away.
-    #[inline(always)]
-    pub(crate) fn may_map(&self, pfn: Pfn) -> bool {
-        !self.borrowed || self.memory.has(pfn)
-    }
-
-    /// The largest order that files on the device are mapped with. May change at any time.
-    #[inline(always)]
-    pub(crate) fn max_order(&self) -> Order {
-        self.switches.max_order.read_once()
-    }
-
-    /// Log2 of the pages of the block that is mapped around a fault. May change at any time.
-    #[inline(always)]
-    pub(crate) fn fault_around(&self) -> Order {
-        self.switches.fault_around.read_once()
-    }
-
-    /// The largest order of the entries that write faults in sequence make. May change at any time.
-    #[inline(always)]
-    pub(crate) fn write_order(&self) -> Order {
-        self.switches.write_order.read_once()
-    }
-}
-
-/// The adopted device that `of` lies on. Takes no lock and does not sleep; `None` only if somebody
-/// calls who was not redirected.
-#[inline]
-pub(crate) fn device_for<'a>(of: &'a impl OnSuperBlock) -> Option<&'a Device> {
-    DEVICES.get(of)
-}
-
-/// Whether the filesystem of `of` has reported an error since it was mounted: what it said before may
-/// be true no longer.
-#[inline]
-pub(crate) fn has_error(of: &impl OnSuperBlock) -> bool {
-    DEVICES.has_error(of)
-}
-
-/// Notes that it was found to be shut down.
-pub(crate) fn set_error(of: &impl OnSuperBlock) {
-    DEVICES.set_error(of, true);
-}
-
-/// As if it had none, for tests.
-#[cfg(RDAX_TEST)]
-pub(crate) fn forget_error(of: &impl OnSuperBlock) {
-    DEVICES.set_error(of, false);
-}
 
 /// Has the files of all adopted devices let go of the memory of a device that goes away, and waits
 /// until nobody uses it any more (`bdev_mark_dead`). It is that of the device itself, if that is
@@ -233,11 +86,11 @@ pub(crate) fn evacuate(bdev: &BlockDevice, in_flight: &mut InFlight) {
         let Some((member, device)) = DEVICES.at(place, in_flight) else {
             continue;
         };
-        let goes = !stays && device.memory.of(owner).next().is_some();
+        let goes = !stays && device.memory().of(owner).next().is_some();
         if !goes && !member.is(bdev) {
             continue;
         }
-        let memory = device.memory.clone();
+        let memory = device.memory().clone();
         in_flight.pause(|| {
             if goes {
                 // Before the entries are removed: whoever sleeps on a folio has the page map by this
@@ -245,7 +98,7 @@ pub(crate) fn evacuate(bdev: &BlockDevice, in_flight: &mut InFlight) {
                 memory.retire(owner);
             }
             let mut foreign = false;
-            member.visit_inodes(|inode| match device_for(inode) {
+            member.visit_inodes(|inode| match device::device_for(inode) {
                 Some(_) => layout::evacuate(inode, goes),
                 None => foreign = true,
             });
@@ -260,15 +113,9 @@ pub(crate) fn evacuate(bdev: &BlockDevice, in_flight: &mut InFlight) {
     }
 }
 
-/// Calls `f` for every adopted device.
-#[cfg(RDAX_CHECK)]
-pub(crate) fn visit(f: impl FnMut(&BlockDevice)) {
-    DEVICES.visit(f);
-}
-
 /// The rights to change who is served.
 struct Registry {
-    devices: Writer<Device>,
+    devices: Writer<AdoptedDevice>,
     redirection: redirect::Handle,
 }
 
@@ -281,7 +128,7 @@ impl Registry {
         Arc::pin_init(new_mutex!(registry), GFP_KERNEL)
     }
 
-    fn adopt(&mut self, name: &CStr, switches: &Switches) -> Result<Member<Device>> {
+    fn adopt(&mut self, name: &CStr, switches: &Switches) -> Result<Member<AdoptedDevice>> {
         let path = CString::try_from_fmt(fmt!("/dev/{name}"))?;
         let claim = Claim::by_path(&path).map_err(|e| match e {
             EBUSY => {
@@ -306,14 +153,7 @@ impl Registry {
             return Err(eopnotsupp());
         }
 
-        let (memory, borrowed) = memory_of(&claim.device())?;
-        let device = Device {
-            stats: Stats::new()?,
-            switches: switches.copy(),
-            memory,
-            borrowed,
-            asked: Atomic::new(0),
-        };
+        let device = AdoptedDevice::new(&claim.device(), switches)?;
         // Nobody mounts the device before `claim` is dropped, and then both are done.
         self.redirection.register().inspect_err(|e| {
             pr_err!("{name}: not adopted ({})\n", e.to_errno());
@@ -342,8 +182,8 @@ impl Registry {
     fn release(
         &mut self,
         name: &CStr,
-        member: Member<Device>,
-    ) -> Result<Device, (Member<Device>, Error)> {
+        member: Member<AdoptedDevice>,
+    ) -> Result<AdoptedDevice, (Member<AdoptedDevice>, Error)> {
         let mut held = false;
         let result = self.devices.remove(member, |bdev| {
             for (first, pages) in bdev.stretches() {
@@ -387,7 +227,7 @@ struct State {
 }
 
 struct Adoption {
-    member: Member<Device>,
+    member: Member<AdoptedDevice>,
     /// The directory stays as long as the device is adopted.
     _kept: Kept,
 }
@@ -563,7 +403,7 @@ impl DeviceName {
         let state = self.state.lock();
         which(&state.switches).write_once(*order);
         if let Some(adoption) = &state.adoption {
-            which(&adoption.member.data().switches).write_once(*order);
+            which(adoption.member.data().switches()).write_once(*order);
         }
         Ok(())
     }
@@ -680,7 +520,7 @@ pub(crate) fn redirection() -> &'static redirect::Redirection {
 /// A device that the KUnit tests adopted. It stays adopted until it is released.
 #[cfg(RDAX_TEST)]
 pub(crate) struct Adopted {
-    member: Member<Device>,
+    member: Member<AdoptedDevice>,
     name: CString,
 }
 
@@ -708,29 +548,29 @@ impl Adopted {
     }
 
     /// What is known of the device.
-    pub(crate) fn device(&self) -> &Device {
+    pub(crate) fn device(&self) -> &AdoptedDevice {
         self.member.data()
     }
 
     /// As if all of its memory were going away.
     pub(crate) fn retire(&self) {
         let owner = self.member.device().memory_owner();
-        self.member.data().memory.retire(owner);
+        self.member.data().retire(owner);
     }
 
     /// As the directory's `max_order`.
     pub(crate) fn set_max_order(&self, order: Order) {
-        self.member.data().switches.max_order.write_once(order);
+        self.member.data().switches().max_order.write_once(order);
     }
 
     /// As the directory's `fault_around`.
     pub(crate) fn set_fault_around(&self, order: Order) {
-        self.member.data().switches.fault_around.write_once(order);
+        self.member.data().switches().fault_around.write_once(order);
     }
 
     /// As the directory's `write_order`.
     pub(crate) fn set_write_order(&self, order: Order) {
-        self.member.data().switches.write_order.write_once(order);
+        self.member.data().switches().write_order.write_once(order);
     }
 
     /// Sets all of them as they are in a new directory.

@@ -7,7 +7,7 @@
 //! tables may map them, but nobody may hold a page otherwise.
 
 use super::{
-    adopt,
+    device,
     entry::{Entry, Kind}, //
 };
 use crate::kern::{
@@ -464,7 +464,7 @@ fn device(bdev: &BlockDevice) -> Result<Census, AllocError> {
 fn write(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut result = Ok(());
     let mut violations = 0;
-    adopt::visit(|bdev| {
+    device::visit(|bdev| {
         if result.is_err() {
             return;
         }

@@ -13,7 +13,7 @@ use super::stats::{
     Stats, //
 };
 use crate::kern::{
-    dax_bus::{Extent, Home},
+    dax_bus::{Driver, Extent, Home},
     fs::PageIndex,
     once::Once,
     order::Order,
@@ -71,12 +71,6 @@ impl Device {
 
     fn name(&self) -> &CStr {
         &self.name
-    }
-
-    /// The order of all folios of the device.
-    #[inline]
-    pub(crate) fn order(&self) -> Order {
-        self.order
     }
 
     /// The order that the core asks for, if entries of it can be used for this device at all. To be
@@ -283,6 +277,61 @@ impl Device {
     }
 }
 
+impl Driver for Device {
+    fn new(name: CString, extents: KVec<Extent>, align: usize) -> impl PinInit<Self, Error> {
+        Device::new(name, extents, align)
+    }
+
+    fn announce(&self) {
+        Device::announce(self);
+    }
+
+    #[inline]
+    fn order(&self) -> Order {
+        self.order
+    }
+
+    fn index_of(&self, pfn: Pfn) -> Option<PageIndex> {
+        Device::index_of(self, pfn)
+    }
+
+    fn mark_poisoned(&self, pfn: Pfn) -> Result {
+        Device::mark_poisoned(self, pfn).map(drop)
+    }
+
+    fn check_mapping(&self, shared: bool, index: PageIndex) -> Result {
+        Device::check_mapping(self, shared, index)
+    }
+
+    fn choose_address(
+        &self,
+        address: usize,
+        len: usize,
+        index: PageIndex,
+        search: impl Fn(usize, usize) -> Result<usize, usize>,
+    ) -> usize {
+        Device::choose_address(self, address, len, index, search)
+    }
+
+    #[inline]
+    fn order_of_level(&self, order: u32) -> Option<Order> {
+        Device::order_of_level(self, order)
+    }
+
+    #[inline]
+    fn fault(&self, home: &Home<'_, Self>, vmf: &mut VmFault, order: Order) -> FaultCode {
+        fault(self, home, vmf, order)
+    }
+
+    fn wait_until_idle(&self) {
+        Device::wait_until_idle(self);
+    }
+
+    fn print_stats(&self, buffer: &mut [u8]) -> Result<usize> {
+        Device::print_stats(self, buffer)
+    }
+}
+
 /// The order of the folios for memory with an alignment of `align` bytes: the largest of a
 /// page-table level for which every extent begins and ends at a multiple of it. `None` without
 /// memory.
@@ -370,7 +419,7 @@ pub(crate) fn begin_of(head: Pfn, order: Order, place: &Place, first: Pfn) -> Pa
 #[inline]
 pub(crate) fn fault(
     device: &Device,
-    home: &Home<'_>,
+    home: &Home<'_, Device>,
     vmf: &mut VmFault,
     order: Order,
 ) -> FaultCode {

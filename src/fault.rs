@@ -8,8 +8,7 @@
 #[cfg(RDAX_CHECK)]
 use super::check;
 use super::{
-    account::Account,
-    adopt,
+    device::{self, FileDevice},
     entry::{Entry, Kind},
     folio::{self, AssociateError},
     layout,
@@ -76,7 +75,7 @@ enum Failure {
 /// to be computed of it while a fault is served.
 struct Fault<'a, const ORDER: usize> {
     vmf: &'a mut VmFault,
-    device: Account<'a>,
+    device: FileDevice<'a>,
     mapping: &'a Mapping,
     /// What a new entry is to cover; larger than the order only for faults of a page.
     size: Order,
@@ -116,7 +115,7 @@ pub(crate) fn iomap_fault(vmf: &mut VmFault, order: u32, ops: &IomapOps) -> Outc
 #[inline(always)]
 fn fault_of_order<const ORDER: usize>(vmf: &mut VmFault, ops: &IomapOps) -> Outcome {
     let mapping = vmf.mapping();
-    let device = Account::of(mapping.host());
+    let device = FileDevice::of(mapping.host());
     let mut fault = Fault::<ORDER> {
         index: vmf.index(),
         write: vmf.is_write() && vmf.is_shared(),
@@ -393,9 +392,9 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
     fn is_in_doubt(&self) -> bool {
         let inode = self.mapping.host();
         if self.device.is_first_in(vm::tick()) && self.vmf.file().is_shut_down() {
-            adopt::set_error(inode);
+            device::set_error(inode);
         }
-        adopt::has_error(inode)
+        device::has_error(inode)
     }
 
     /// Makes sure that what is about to be mapped for writing is marked.
@@ -1063,7 +1062,7 @@ pub(crate) fn finish_sync_fault(vmf: &mut VmFault, order: u32, pfn: Pfn) -> Faul
 fn finish_of_order<const ORDER: usize>(vmf: &mut VmFault, pfn: Pfn) -> FaultCode {
     let order = Order::from_bits(ORDER);
     let mapping = vmf.mapping();
-    let device = Account::of(mapping.host());
+    let device = FileDevice::of(mapping.host());
     let index = vmf.index();
     let start = order.first(index).to_byte();
     if vmf

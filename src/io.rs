@@ -8,7 +8,7 @@
 //! it, so that it has neither to be passed nor to be prepared for.
 
 use super::{
-    account::Account,
+    device::FileDevice,
     layout,
     poison,
     stats::Counter, //
@@ -204,7 +204,7 @@ pub(crate) fn iomap_rw(iocb: &mut Kiocb, iter: &mut IovIter, ops: &IomapOps) -> 
             let (end, result) = read_file(inode, position, iter, ask, ops);
             (end, result, Counter::ReadBytes)
         };
-        Account::of(inode).add(counter, end - position);
+        FileDevice::of(inode).add(counter, end - position);
         (end, result)
     };
     iocb.set_position(end);
@@ -381,7 +381,7 @@ fn write_pieces(
             if !iter.fault_in(bytes) {
                 return Err(EFAULT);
             }
-            stay = Account::of(inode).stay().ok_or(EIO)?;
+            stay = FileDevice::of(inode).stay().ok_or(EIO)?;
             write_piece(inode, position, left, bytes, iter, ask, ops)
         } else {
             // Up to the end of a page, as all pieces but the last.
@@ -390,7 +390,7 @@ fn write_pieces(
             if bytes == 0 {
                 return Err(EFAULT);
             }
-            stay = Account::of(inode).stay().ok_or(EIO)?;
+            stay = FileDevice::of(inode).stay().ok_or(EIO)?;
             let (done, result) = IovIter::over(&bounce[..bytes], |iter| {
                 write_piece(inode, position, left, bytes, iter, ask, ops)
             });
@@ -412,7 +412,7 @@ fn write_pieces(
                 return Err(edeadlk());
             }
             Err(Stop::Held(folio)) => {
-                layout::wait_for(&stay, folio, Sleep::Interruptible, Account::of(inode))?;
+                layout::wait_for(&stay, folio, Sleep::Interruptible, FileDevice::of(inode))?;
             }
             // There is something to write.
             Ok(()) => return Err(EIO),
@@ -598,7 +598,7 @@ pub(crate) fn zero_range(
     ops: &IomapOps,
     did_zero: &mut bool,
 ) -> Result {
-    let device = Account::of(inode);
+    let device = FileDevice::of(inode);
     change_range(inode, position, len, Ask::ZERO, ops, |change| {
         zero_extent(change, device, did_zero)
     })
@@ -623,7 +623,7 @@ fn change_range(
     let mut at = position;
     // Ends with the range, with an error, or with the signal that ends the wait.
     while at < end {
-        let stay = Account::of(inode).stay().ok_or(EIO)?;
+        let stay = FileDevice::of(inode).stay().ok_or(EIO)?;
         let mut space = IomapSpace::new();
         let mut change = Change::new(&mut space, inode, at, end - at, ask, ops);
         let (nothing, folio) = loop {
@@ -649,7 +649,7 @@ fn change_range(
 
 fn zero_extent(
     change: &mut Change<'_>,
-    device: Account<'_>,
+    device: FileDevice<'_>,
     did_zero: &mut bool,
 ) -> Result<u64, Stop> {
     let mut left = change.walk.available();
@@ -741,13 +741,13 @@ pub(crate) fn file_unshare(inode: &Inode, position: u64, len: u64, ops: &IomapOp
         .saturating_add(len)
         .min(size)
         .next_multiple_of(PAGE as u64);
-    let device = Account::of(inode);
+    let device = FileDevice::of(inode);
     change_range(inode, first, end - first, Ask::UNSHARE, ops, |change| {
         unshare_extent(change, device)
     })
 }
 
-fn unshare_extent(change: &mut Change<'_>, device: Account<'_>) -> Result<u64, Stop> {
+fn unshare_extent(change: &mut Change<'_>, device: FileDevice<'_>) -> Result<u64, Stop> {
     let mut left = change.walk.available();
     if !change.walk.extent().is_shared() || change.walk.copy_source().is_none() {
         // Its own already, or without data to copy.
@@ -795,7 +795,7 @@ pub(crate) struct Side<'a> {
 
 /// Compares `len` bytes of two files (`dax_dedupe_file_range_compare`). Sleeps.
 pub(crate) fn dedupe_compare(a: &Side<'_>, b: &Side<'_>, len: u64, ops: &IomapOps) -> Result<bool> {
-    Account::of(a.inode).inc(Counter::DedupeCompares);
+    FileDevice::of(a.inode).inc(Counter::DedupeCompares);
     let (mut space_a, mut space_b) = (IomapSpace::new(), IomapSpace::new());
     let mut left = IomapIter::new(&mut space_a, a.inode, a.position, len, Ask::READ, ops);
     let mut right = IomapIter::new(&mut space_b, b.inode, b.position, len, Ask::READ, ops);

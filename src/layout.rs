@@ -6,7 +6,7 @@
 //! The callers hold the filesystem's `invalidate_lock` exclusively, except where it is said.
 
 use super::{
-    account::Account,
+    device::FileDevice,
     entry::{Entry, Kind},
     folio::{self, Disassociation},
     poison,
@@ -65,7 +65,7 @@ pub(crate) fn flush(page: DevPage, pages: usize) {
 
 /// Lets go of what a locked entry points to, which is about to be replaced or removed: no page
 /// table maps it writable any more, and what is dirty of it is written back first (spec, R5).
-pub(crate) fn let_go(locked: &Locked<'_>, device: Account<'_>) {
+pub(crate) fn let_go(locked: &Locked<'_>, device: FileDevice<'_>) {
     let Some(page) = locked.entry().page() else {
         return;
     };
@@ -77,7 +77,7 @@ pub(crate) fn let_go(locked: &Locked<'_>, device: Account<'_>) {
 }
 
 /// The same for the entries of a run, which are to be removed.
-fn let_go_of_run(run: &Run<'_>, device: Account<'_>) {
+fn let_go_of_run(run: &Run<'_>, device: FileDevice<'_>) {
     run.pieces(true, |_, page, pages| flush(page, pages));
     let mut parting = Disassociation::new();
     let mut flushed = 0;
@@ -93,7 +93,7 @@ fn let_go_of_run(run: &Run<'_>, device: Account<'_>) {
 
 /// Unmaps a locked entry and lets go of what it points to; it is to be removed.
 fn abandon(locked: &Locked<'_>) {
-    let device = Account::of(locked.mapping().host());
+    let device = FileDevice::of(locked.mapping().host());
     locked.mapping().unmap(locked.range());
     let_go(locked, device);
     device.inc(Counter::EntriesRemoved);
@@ -107,7 +107,7 @@ pub(crate) fn discard(locked: Locked<'_>) {
 
 /// Makes a locked entry empty again, after what it was made for failed.
 pub(crate) fn empty(locked: &mut Locked<'_>) {
-    let device = Account::of(locked.mapping().host());
+    let device = FileDevice::of(locked.mapping().host());
     locked.mapping().unmap(locked.range());
     let_go(locked, device);
     locked.set(Entry::empty(locked.entry().order()));
@@ -117,7 +117,7 @@ pub(crate) fn empty(locked: &mut Locked<'_>) {
 struct FindBusy<'a> {
     busy: Option<DevFolio>,
     /// Pages that go away with this device are nobody's concern.
-    spare: Option<Account<'a>>,
+    spare: Option<FileDevice<'a>>,
 }
 
 impl Visitor for FindBusy<'_> {
@@ -152,7 +152,11 @@ pub(crate) fn busy_folio(mapping: &Mapping, range: PageRange) -> Option<DevFolio
     find_busy(mapping, range, None)
 }
 
-fn find_busy(mapping: &Mapping, range: PageRange, spare: Option<Account<'_>>) -> Option<DevFolio> {
+fn find_busy(
+    mapping: &Mapping,
+    range: PageRange,
+    spare: Option<FileDevice<'_>>,
+) -> Option<DevFolio> {
     if mapping.is_empty() || !mapping.host().is_dax() {
         return None;
     }
@@ -170,7 +174,7 @@ const REMOVE_AT_ONCE: Order = Order::from_bits(4);
 
 /// Removes entries, writing back what is dirty.
 struct Remove<'a> {
-    device: Account<'a>,
+    device: FileDevice<'a>,
     mapping: &'a Mapping,
     /// The caller has unmapped the range and keeps faults out.
     unmapped: bool,
@@ -228,7 +232,7 @@ impl Visitor for Remove<'_> {
 }
 
 fn remove_range(mapping: &Mapping, range: PageRange, unmapped: bool, forget: bool) {
-    let device = Account::of(mapping.host());
+    let device = FileDevice::of(mapping.host());
     let mut visitor = Remove {
         device,
         mapping,
@@ -259,7 +263,7 @@ pub(crate) fn wait_for(
     stay: &Stay<'_>,
     folio: DevFolio,
     how: Sleep<'_>,
-    stats: Account<'_>,
+    stats: FileDevice<'_>,
 ) -> Result {
     stats.inc(Counter::LayoutWaits);
     let since = Instant::<Monotonic>::now();
@@ -277,7 +281,7 @@ pub(crate) fn wait_for(
 /// Errors: `ERESTARTSYS` when a signal came.
 pub(crate) fn wait_with_faults(stay: &Stay<'_>, folio: DevFolio, inode: &Inode) -> Result {
     let how = Sleep::Callback(inode, wait::let_faults_in());
-    wait_for(stay, folio, how, Account::of(inode))
+    wait_for(stay, folio, how, FileDevice::of(inode))
 }
 
 /// Waits until nobody uses the range's pages, then removes its entries (`dax_break_layout`).
@@ -298,7 +302,7 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     if mapping.is_empty() {
         return Ok(());
     }
-    let stats = Account::of(inode);
+    let stats = FileDevice::of(inode);
     stats.inc(Counter::LayoutBreaks);
     // While the task sleeps, the entries may be removed, and the device may go.
     let stay = stats.stay().ok_or(EIO)?;
@@ -330,7 +334,7 @@ pub(crate) fn break_layout_final(inode: &Inode) {
         return;
     }
     let mapping = inode.mapping();
-    let stats = Account::of(inode);
+    let stats = FileDevice::of(inode);
     if let Some(stay) = stats.stay() {
         // Every turn waits until somebody is done with a page, and nobody begins any more. The pages
         // of a device that goes away are waited for by that ([`folio::wait_until_unused`]).
@@ -390,13 +394,13 @@ enum Evicted {
 
 /// Unmaps and removes entries while faults go on.
 struct Evict<'a> {
-    device: Account<'a>,
+    device: FileDevice<'a>,
     which: Evicted,
 }
 
 impl Evicted {
     /// Whether an entry that is not locked is one of them.
-    fn has(self, entry: Entry, device: Account<'_>) -> bool {
+    fn has(self, entry: Entry, device: FileDevice<'_>) -> bool {
         match self {
             Self::All => true,
             Self::Data => matches!(entry.kind(), Kind::Data(_)),
@@ -436,14 +440,14 @@ impl Visitor for Evict<'_> {
 }
 
 fn evict(mapping: &Mapping, range: PageRange, which: Evicted) {
-    let device = Account::of(mapping.host());
+    let device = FileDevice::of(mapping.host());
     let removed = tree::walk(mapping, range, Which::Any, &mut Evict { device, which });
     device.add(Counter::EntriesRemoved, removed as u64);
 }
 
 /// Looks for entries that there would be something to do about, or to wait for.
 struct FindEvicted<'a> {
-    device: Account<'a>,
+    device: FileDevice<'a>,
     which: Evicted,
     found: Cell<bool>,
 }
@@ -484,7 +488,7 @@ pub(crate) fn has_to_evict(mapping: &Mapping, range: PageRange, zeroes: bool) ->
         false => Evicted::All,
     };
     let mut visitor = FindEvicted {
-        device: Account::of(mapping.host()),
+        device: FileDevice::of(mapping.host()),
         which,
         found: Cell::new(false),
     };

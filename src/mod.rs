@@ -4,11 +4,11 @@
 
 #![forbid(unsafe_code)]
 
-pub(crate) mod account;
 pub(crate) mod adopt;
 #[cfg(RDAX_CHECK)]
 pub(crate) mod check;
 pub(crate) mod devdax;
+pub(crate) mod device;
 pub(crate) mod entry;
 pub(crate) mod fault;
 pub(crate) mod folio;

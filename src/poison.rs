@@ -3,7 +3,7 @@
 //! Poisoned memory: keeping an entry still while the core tells processes (spec, section 7).
 
 use super::{
-    account::Account,
+    device::FileDevice,
     entry::{Entry, Kind},
     stats::Counter,
     tree::{self, FolioLock}, //
@@ -136,7 +136,7 @@ pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option
             if !redirect::is_sought(page.to_bits()) {
                 return (Cookie::NOTHING, None);
             }
-            Account::of(inode).inc(Counter::PoisonLocks);
+            FileDevice::of(inode).inc(Counter::PoisonLocks);
             let entry = locked.leave_locked();
             (Cookie::of(entry), Some(DevPage::of(page)))
         }

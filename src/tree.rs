@@ -8,8 +8,7 @@
 //! lock more of them only where nobody has ([`Window`], [`Neighbours`], [`Run`]).
 
 use super::{
-    account::Account,
-    adopt,
+    device::{self, FileDevice},
     entry::{Entry, Kind},
     folio::{self, Disassociation},
     stats::Counter, //
@@ -1256,7 +1255,7 @@ pub(crate) fn lock_by_folio(folio: DevFolio, in_flight: &mut InFlight) -> FolioL
             return FolioLock::NoFile;
         };
         let host = owner.mapping().host();
-        if !host.is_dax() || adopt::device_for(host).is_none() {
+        if !host.is_dax() || device::device_for(host).is_none() {
             return FolioLock::NoFile;
         }
         let owner = owner.lock();
@@ -1280,7 +1279,7 @@ pub(crate) fn lock_by_folio(folio: DevFolio, in_flight: &mut InFlight) -> FolioL
                 Err(_) => return FolioLock::NoFile,
             }
             at.overwrite(owner.guard(), entry.locked());
-            Account::of(owner.mapping().host()).inc(Counter::PoisonLocks);
+            FileDevice::of(owner.mapping().host()).inc(Counter::PoisonLocks);
             return FolioLock::Locked(entry);
         }
         let key = EntryKey::new(owner.mapping(), entry.order().first(index));
@@ -1295,7 +1294,7 @@ pub(crate) fn lock_by_folio(folio: DevFolio, in_flight: &mut InFlight) -> FolioL
 pub(crate) fn owner_of(page: DevPage) -> Option<(InodeRef, PageIndex)> {
     let owner = OwnerGuard::of(page.folio())?;
     // Every device of this kind can be asked about.
-    adopt::device_for(owner.mapping().host())?;
+    device::device_for(owner.mapping().host())?;
     let inode = owner.reference()?;
     let index = {
         let _guard = inode.mapping().tree().lock();

@@ -3,7 +3,7 @@
 //! Write-back of what user space wrote through mappings (spec, section 6).
 
 use super::{
-    account::Account,
+    device::FileDevice,
     entry::Entry,
     folio,
     layout,
@@ -31,7 +31,7 @@ pub(crate) struct Request {
 
 struct WriteBack<'a> {
     dax: &'a DaxDevice,
-    device: Account<'a>,
+    device: FileDevice<'a>,
     written: usize,
     /// Something stayed dirty.
     held: bool,
@@ -127,7 +127,7 @@ pub(crate) fn writeback(mapping: &Mapping, dax: &DaxDevice, request: &Request) -
     mapping.tag_for_writeback(request.range);
     let mut visitor = WriteBack {
         dax,
-        device: Account::of(inode),
+        device: FileDevice::of(inode),
         written: 0,
         held: false,
         stored: false,

@@ -3,30 +3,24 @@
 //! A pmem device that nobody else uses, and a filesystem in memory whose files lie on it.
 
 use super::{failed, Checked};
-use crate::{
+use crate::kern::{
+    bdev::Claim,
+    bindings,
+    check::complain,
+    compat::this_module,
     dax::{
-        entry::Entry,
-        fault,
-        layout, //
+        DaxDevice,
+        DaxReadGuard, //
     },
-    kern::{
-        bdev::Claim,
-        bindings,
-        check::complain,
-        compat::this_module,
-        dax::{
-            DaxDevice,
-            DaxReadGuard, //
-        },
-        error::eopnotsupp,
-        fs::{Inode, Mapping, PageIndex},
-        iomap::IomapOps,
-        iov::{IovIter, Kiocb},
-        order::Order,
-        page::{DevFolio, DevPage, Pfn},
-        vm::{FaultCode, VmFault},
-        xa::Cursor, //
-    },
+    entry_points,
+    error::eopnotsupp,
+    fs::{Inode, Mapping, PageIndex},
+    iomap::IomapOps,
+    iov::{IovIter, Kiocb},
+    order::Order,
+    page::{DevFolio, DevPage, Pfn},
+    vm::{FaultCode, VmFault},
+    xa::{Cursor, RawValue}, //
 };
 use core::{
     ffi::{c_int, c_void},
@@ -74,11 +68,13 @@ pub(crate) struct World {
     pages: usize,
     first: Pfn,
     next: Atomic<usize>,
+    is_locked: fn(RawValue) -> bool,
 }
 
 impl World {
-    /// Opens the device exclusively and mounts the filesystem.
-    pub(crate) fn new(device: &CStr) -> Checked<Self> {
+    /// Opens the device exclusively and mounts the filesystem. `is_locked` says whether a value of a
+    /// file's tree is an entry that is locked.
+    pub(crate) fn new(device: &CStr, is_locked: fn(RawValue) -> bool) -> Checked<Self> {
         let claim = Claim::by_path(device)?;
         let mut offset = 0;
         // SAFETY: The device is open. No holder is entered, so none has to be removed.
@@ -117,6 +113,7 @@ impl World {
                 pages,
                 first,
                 next: Atomic::new(CLEAN.load(Relaxed)),
+                is_locked,
             }),
             Err(error) => {
                 // SAFETY: Got above.
@@ -473,6 +470,7 @@ struct Model {
     dax: NonNull<bindings::dax_device>,
     evicted: Atomic<bool>,
     strict: Atomic<bool>,
+    is_locked: fn(RawValue) -> bool,
 }
 
 impl Model {
@@ -484,6 +482,14 @@ impl Model {
         };
         // SAFETY: The table is never changed.
         unsafe { IomapOps::from_raw(NonNull::from(&table.0)) }
+    }
+
+    /// Whether the entry that covers a byte of a file is locked.
+    fn is_locked_at(&self, mapping: &Mapping, byte: bindings::loff_t) -> bool {
+        let guard = mapping.tree().lock();
+        Cursor::new(mapping.tree(), PageIndex::of_byte(byte as u64))
+            .load(&guard)
+            .is_some_and(self.is_locked)
     }
 }
 
@@ -519,6 +525,7 @@ impl<'w> File<'w> {
                 dax: world.dax,
                 evicted: Atomic::new(false),
                 strict: Atomic::new(false),
+                is_locked: world.is_locked,
             }),
             GFP_KERNEL,
         )?;
@@ -885,7 +892,7 @@ unsafe fn model_of<'a>(inode: *mut bindings::inode) -> &'a Model {
 unsafe extern "C" fn rdax_test_evict(inode: *mut bindings::inode) {
     // SAFETY: By this function's safety requirements.
     unsafe {
-        layout::break_layout_final(Inode::from_raw(NonNull::new_unchecked(inode)));
+        entry_points::dax_break_layout_final(inode);
         model_of(inode).evicted.store(true, Release);
     }
 }
@@ -1046,21 +1053,13 @@ unsafe extern "C" fn fsync(
         (Inode::from_raw(NonNull::new_unchecked(inode)), model)
     };
     // Write-back would wait for it.
-    if is_locked_at(inode.mapping(), start) {
+    if model.is_locked_at(inode.mapping(), start) {
         complain();
     }
     let mut state = model.state.lock();
     state.syncs += 1;
     state.synced = (start, end);
     state.fail_sync.map_or(0, |error| error.to_errno())
-}
-
-/// Whether the entry that covers a byte of a file is locked.
-fn is_locked_at(mapping: &Mapping, byte: bindings::loff_t) -> bool {
-    let guard = mapping.tree().lock();
-    Cursor::new(mapping.tree(), PageIndex::of_byte(byte as u64))
-        .load(&guard)
-        .is_some_and(|raw| Entry::from_raw(raw).1)
 }
 
 /// # Safety
@@ -1088,10 +1087,11 @@ unsafe extern "C" fn huge_fault(
     order: c_uint,
 ) -> bindings::vm_fault_t {
     // SAFETY: By this function's safety requirements.
-    let (vmf, inode) = unsafe {
-        let vmf = VmFault::from_raw(NonNull::new_unchecked(raw));
-        let inode = vmf.mapping().host().as_ptr();
-        (vmf, inode)
+    let inode = unsafe {
+        VmFault::from_raw(NonNull::new_unchecked(raw))
+            .mapping()
+            .host()
+            .as_ptr()
     };
     // SAFETY: The inode is alive, and one of a `File`.
     let model = unsafe {
@@ -1103,28 +1103,32 @@ unsafe extern "C" fn huge_fault(
         unsafe { bindings::rdax_test_make_table(raw) };
     }
     model.state.lock().under_way = raw as usize;
-    let outcome = fault::iomap_fault(vmf, order, model.ops());
+    let (mut pfn, mut error) = (usize::MAX, 0);
+    // SAFETY: The fault is under way.
+    let mut code = FaultCode(unsafe {
+        entry_points::dax_iomap_fault(
+            raw,
+            order,
+            &raw mut pfn,
+            &raw mut error,
+            ptr::from_ref(model.ops()).cast(),
+        )
+    });
     model.state.lock().under_way = 0;
-    let mut code = outcome.code;
     let note = |code| {
         let mut state = model.state.lock();
         if state.faults.len() < state.faults.capacity() {
-            let fault = Fault {
-                order,
-                code,
-                error: outcome.error.map_or(0, |error| error.to_errno()),
-            };
+            let fault = Fault { order, code, error };
             let _ = state.faults.push(fault, GFP_KERNEL);
         }
     };
     note(code);
     if code.0 & FaultCode::NEED_SYNC.0 != 0 {
-        if let Some(pfn) = outcome.pfn {
-            let other = core::mem::take(&mut model.state.lock().other_memory);
-            let pfn = pfn.offset(usize::from(other) << order);
-            code = fault::finish_sync_fault(vmf, order, pfn);
-            note(code);
-        }
+        let other = core::mem::take(&mut model.state.lock().other_memory);
+        let pfn = pfn + (usize::from(other) << order);
+        // SAFETY: The fault is under way.
+        code = FaultCode(unsafe { entry_points::dax_finish_sync_fault(raw, order, pfn) });
+        note(code);
     }
     // SAFETY: Taken above.
     unsafe { bindings::rdax_test_unlock_faults_shared(inode) };

@@ -7,7 +7,10 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_adopt)]
 mod tests {
     use crate::{
-        dax::adopt::{self, Adopted},
+        dax::{
+            adopt::{self, Adopted},
+            device, //
+        },
         kern::{
             bdev::{Members, Place},
             error::eopnotsupp,
@@ -146,16 +149,16 @@ mod tests {
             }
             Ok(())
         };
-        check!(!adopt::has_error(file.inode()));
+        check!(!device::has_error(file.inode()));
         world.set_foreign(true);
         let elsewhere = call(Key::Error);
         world.set_foreign(false);
         elsewhere?;
-        check!(!adopt::has_error(file.inode()));
+        check!(!device::has_error(file.inode()));
         call(Key::Error)?;
-        check!(adopt::has_error(file.inode()));
+        check!(device::has_error(file.inode()));
         call(Key::Unmount)?;
-        check!(!adopt::has_error(file.inode()));
+        check!(!device::has_error(file.inode()));
         world.check_clean()
     }
 

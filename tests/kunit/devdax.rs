@@ -13,7 +13,7 @@ mod tests {
             stats::Counter,
         },
         kern::{
-            dax_bus::Extent,
+            dax_bus::{Driver, Extent},
             fs::PageIndex,
             order::Order,
             page::Pfn,

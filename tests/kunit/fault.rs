@@ -334,7 +334,7 @@ mod tests {
         *adopted()?.lock() = Some(with_paths(|| Adopted::new(NAME))?);
         // The helpers would have it forgotten.
         let seen = poison::was_seen();
-        let world = with_paths(|| World::new(PATH))?;
+        let world = mounted()?;
         let result = (|| {
             check!(seen);
             let file = world.file(PMD)?;

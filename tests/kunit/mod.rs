@@ -73,11 +73,11 @@ macro_rules! check_eq {
 #[allow(dead_code)]
 pub(crate) mod helpers;
 
-mod account;
 mod adopt;
 mod ahead;
 mod around;
 mod devdax;
+mod device;
 mod entry;
 mod fairness;
 mod fault;

@@ -9,7 +9,7 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
-            adopt,
+            device,
             entry::{Entry, Kind},
             io,
             layout::{self, Patience},
@@ -110,11 +110,11 @@ mod tests {
             check!(writing(&file, pages, 0)? > 0);
             check_eq!(writing(&file, pages, 0)?, 0);
             // What it says then is right.
-            adopt::set_error(file.inode());
+            device::set_error(file.inode());
             check!(reading(&file, pages, 0)? > 0);
             check!(writing(&file, pages, 0)? > 0);
             check!(writing(&file, pages, 0)? > 0);
-            adopt::forget_error(file.inode());
+            device::forget_error(file.inode());
             check_eq!(reading(&file, pages, 0)?, 0);
             check_eq!(writing(&file, pages, 0)?, 0);
             clear(&file);

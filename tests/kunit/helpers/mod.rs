@@ -57,7 +57,12 @@ impl Drop for GivesBack {
 /// The device adopted and opened, and a filesystem on it.
 pub(crate) fn world() -> Checked<World> {
     adopt()?;
-    testing::with_paths(|| World::new(PATH))
+    mounted()
+}
+
+/// The device opened, and a filesystem on it.
+pub(crate) fn mounted() -> Checked<World> {
+    testing::with_paths(|| World::new(PATH, |raw| Entry::from_raw(raw).1))
 }
 
 pub(crate) fn adopt() -> Checked {

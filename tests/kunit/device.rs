@@ -4,10 +4,10 @@
 
 use kernel::prelude::*;
 
-#[kunit_tests(rdax_account)]
+#[kunit_tests(rdax_device)]
 mod tests {
     use crate::{
-        dax::{account::Account, stats::Counter},
+        dax::{device::FileDevice, stats::Counter},
         kern::{order::Order, testing::Checked},
         tests::helpers::*,
     };
@@ -17,20 +17,20 @@ mod tests {
         let world = world()?;
         let file = world.file(1)?;
         let before = count(Counter::CowPages);
-        Account::of(file.inode()).inc(Counter::CowPages);
-        Account::of(file.inode()).add(Counter::CowPages, 5);
+        FileDevice::of(file.inode()).inc(Counter::CowPages);
+        FileDevice::of(file.inode()).add(Counter::CowPages, 5);
         check_eq!(count(Counter::CowPages), before + 6);
         for order in [Order::PTE, Order::PMD, Order::PUD] {
             set_max_order(order)?;
-            check_eq!(Account::of(file.inode()).max_order(), order);
+            check_eq!(FileDevice::of(file.inode()).max_order(), order);
         }
         // As they are by default, at last.
         for (around, write) in [(0, 8), (3, 0), (4, 2)] {
             let (around, write) = (Order::from_bits(around), Order::from_bits(write));
             set_fault_around(around)?;
             set_write_order(write)?;
-            check_eq!(Account::of(file.inode()).fault_around(), around);
-            check_eq!(Account::of(file.inode()).write_order(), write);
+            check_eq!(FileDevice::of(file.inode()).fault_around(), around);
+            check_eq!(FileDevice::of(file.inode()).write_order(), write);
         }
         Ok(())
     }
@@ -41,9 +41,9 @@ mod tests {
         let file = world.file(1)?;
         let before = count(Counter::CowPages);
         world.set_foreign(true);
-        let account = Account::of(file.inode());
-        account.inc(Counter::CowPages);
-        let order = account.max_order();
+        let device = FileDevice::of(file.inode());
+        device.inc(Counter::CowPages);
+        let order = device.max_order();
         world.set_foreign(false);
         check_eq!(count(Counter::CowPages), before);
         check_eq!(order, Order::PTE);

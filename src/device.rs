@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An adopted device: its memory, counters and switches, and how a file finds it.
+//!
+//! The lowest room of the layer: all others may ask it, and it asks none of them but the counters.
+//! Which devices are adopted is decided in `adopt`.
+
+use super::stats::{
+    Counter,
+    Stats, //
+};
+#[cfg(RDAX_TEST)]
+use crate::kern::memory::MemoryOwner;
+use crate::kern::{
+    bdev::{
+        BlockDevice,
+        OnSuperBlock,
+        Set, //
+    },
+    fs::Inode,
+    memory::{
+        DeviceMemory,
+        Stay,
+        Stretch, //
+    },
+    once::Once,
+    order::Order,
+    page::Pfn, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::Atomic,
+        Arc, //
+    }, //
+};
+
+/// The adopted devices.
+pub(super) static DEVICES: Set<AdoptedDevice> = Set::new();
+
+/// An adopted device.
+pub(crate) struct AdoptedDevice {
+    stats: Stats,
+    switches: Switches,
+    memory: Arc<DeviceMemory>,
+    /// The memory is that of other devices, which may go without this one, and be exchanged for others.
+    borrowed: bool,
+    /// The tick in which it was last asked whether the filesystem was shut down.
+    asked: Atomic<usize>,
+}
+
+/// The memory of a device, which may go away, and whether it is that of other devices. A device that
+/// is being removed does not tell any more.
+///
+/// Of others it is all of theirs: a device that is made of them (device mapper) may get other parts
+/// of them while it is in use.
+fn memory_of(bdev: &BlockDevice) -> Result<(Arc<DeviceMemory>, bool)> {
+    let own = bdev.memory_owner();
+    let mut stretches: KVec<Stretch> = KVec::new();
+    let mut borrowed = false;
+    for (first, pages) in bdev.stretches() {
+        let mut stretch = bdev.page_map(first);
+        if stretch.owner == own {
+            stretch = Stretch::new(first, pages, own);
+        } else {
+            borrowed = true;
+            if stretches.iter().any(|known| known.has(first)) {
+                continue;
+            }
+        }
+        stretches.push(stretch, GFP_KERNEL)?;
+    }
+    let memory = Arc::pin_init(DeviceMemory::new(stretches), GFP_KERNEL)?;
+    Ok((memory, borrowed))
+}
+
+/// The settings that an administrator can change.
+pub(super) struct Switches {
+    pub(super) max_order: Atomic<Order>,
+    pub(super) fault_around: Atomic<Order>,
+    pub(super) write_order: Atomic<Order>,
+}
+
+impl Switches {
+    /// Log2 of the pages of the block that is mapped around a fault, as the core's default.
+    const FAULT_AROUND: Order = Order::from_bits(4);
+
+    /// With this, `fsync` flushes at most four pages for one that was written to.
+    const WRITE_ORDER: Order = Order::from_bits(2);
+
+    pub(super) fn new() -> Self {
+        Self {
+            max_order: Atomic::new(Order::PUD),
+            fault_around: Atomic::new(Self::FAULT_AROUND),
+            write_order: Atomic::new(Self::WRITE_ORDER),
+        }
+    }
+
+    fn copy(&self) -> Self {
+        Self {
+            max_order: Atomic::new(self.max_order.read_once()),
+            fault_around: Atomic::new(self.fault_around.read_once()),
+            write_order: Atomic::new(self.write_order.read_once()),
+        }
+    }
+}
+
+impl AdoptedDevice {
+    /// The device behind `bdev`, with counters that are 0. Sleeps. Fails for want of memory.
+    pub(super) fn new(bdev: &BlockDevice, switches: &Switches) -> Result<Self> {
+        let (memory, borrowed) = memory_of(bdev)?;
+        Ok(Self {
+            stats: Stats::new()?,
+            switches: switches.copy(),
+            memory,
+            borrowed,
+            asked: Atomic::new(0),
+        })
+    }
+
+    /// The device's counters.
+    #[inline(always)]
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The device's settings. They may change at any time.
+    #[inline(always)]
+    pub(super) fn switches(&self) -> &Switches {
+        &self.switches
+    }
+
+    /// The memory, which may go away.
+    #[inline(always)]
+    pub(super) fn memory(&self) -> &Arc<DeviceMemory> {
+        &self.memory
+    }
+
+    /// As if all of its memory that is `owner`'s were going away.
+    #[cfg(RDAX_TEST)]
+    pub(crate) fn retire(&self, owner: MemoryOwner) {
+        self.memory.retire(owner);
+    }
+}
+
+/// The adopted device that `of` lies on. Takes no lock and does not sleep; `None` only if the call was
+/// not redirected.
+#[inline]
+pub(crate) fn device_for<'a>(of: &'a impl OnSuperBlock) -> Option<&'a AdoptedDevice> {
+    DEVICES.get(of)
+}
+
+/// Whether the filesystem of `of` has reported an error since it was mounted: what it said before may
+/// be true no longer.
+#[inline]
+pub(crate) fn has_error(of: &impl OnSuperBlock) -> bool {
+    DEVICES.has_error(of)
+}
+
+/// Notes that the filesystem of `of` was found to be shut down.
+pub(crate) fn set_error(of: &impl OnSuperBlock) {
+    DEVICES.set_error(of, true);
+}
+
+/// Forgets the error, for tests.
+#[cfg(RDAX_TEST)]
+pub(crate) fn forget_error(of: &impl OnSuperBlock) {
+    DEVICES.set_error(of, false);
+}
+
+/// Calls `f` for every adopted device.
+#[cfg(RDAX_CHECK)]
+pub(crate) fn visit(f: impl FnMut(&BlockDevice)) {
+    DEVICES.visit(f);
+}
+
+/// The adopted device that a file is on.
+///
+/// Calls are redirected for adopted devices only, so there is one; if there should be none,
+/// nothing is counted and the smallest order is used.
+#[derive(Clone, Copy)]
+pub(crate) struct FileDevice<'a>(Option<&'a AdoptedDevice>);
+
+impl<'a> FileDevice<'a> {
+    /// The device of a file.
+    #[inline]
+    pub(crate) fn of(inode: &'a Inode) -> Self {
+        Self(device_for(inode))
+    }
+
+    /// Whether this is the first such call for the device in this tick of the clock.
+    #[inline]
+    pub(crate) fn is_first_in(self, tick: usize) -> bool {
+        self.0.is_some_and(|device| {
+            device.asked.read_once() != tick && {
+                device.asked.write_once(tick);
+                true
+            }
+        })
+    }
+
+    /// Counts one.
+    #[inline]
+    pub(crate) fn inc(self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Counts `n`.
+    #[inline]
+    pub(crate) fn add(self, counter: Counter, n: u64) {
+        if let Some(device) = self.0 {
+            device.stats.add(counter, n);
+        }
+    }
+
+    /// Keeps the `struct page`s of the device's memory for a task that is going to sleep on a folio.
+    #[inline]
+    pub(crate) fn stay(self) -> Option<Stay<'a>> {
+        self.0.map(|device| device.memory.stay())
+    }
+
+    /// Whether an entry may be made for a frame that the device has given: that of memory which was
+    /// not known when it was adopted would not be waited for when it goes away.
+    #[inline(always)]
+    pub(crate) fn may_map(self, pfn: Pfn) -> bool {
+        self.0
+            .is_none_or(|device| !device.borrowed || device.memory.has(pfn))
+    }
+
+    /// Whether a frame's memory is going away with its device.
+    #[inline]
+    pub(crate) fn is_gone(self, pfn: Pfn) -> bool {
+        self.0.is_some_and(|device| device.memory.is_gone(pfn))
+    }
+
+    /// The largest order that faults on the device may be served by. May change at any time.
+    #[inline]
+    pub(crate) fn max_order(self) -> Order {
+        self.switch(|switches| &switches.max_order)
+    }
+
+    /// Log2 of the pages of the aligned block that a fault may map along with the accessed page. May
+    /// change at any time.
+    #[inline]
+    pub(crate) fn fault_around(self) -> Order {
+        self.switch(|switches| &switches.fault_around)
+    }
+
+    /// The largest order of the entries that write faults in sequence make. May change at any time.
+    #[inline]
+    pub(crate) fn write_order(self) -> Order {
+        self.switch(|switches| &switches.write_order)
+    }
+
+    #[inline(always)]
+    fn switch(self, which: impl FnOnce(&Switches) -> &Atomic<Order>) -> Order {
+        self.0
+            .map_or(Order::PTE, |device| which(&device.switches).read_once())
+    }
+}

@@ -11,6 +11,7 @@ import argparse
 import fnmatch
 import importlib
 import os
+import pkgutil
 import re
 import shutil
 import signal
@@ -49,7 +50,7 @@ _cases = []
 class Case:
     def __init__(self, function, options):
         self.function = function
-        self.group = function.__module__
+        self.group = function.__module__.partition(".")[0]
         self.name = function.__name__
         # Variants of the filesystem; empty: the case makes what it needs by itself.
         self.fs = options.pop("fs", ORDINARY)
@@ -472,6 +473,16 @@ def make_plan(settings):
     return [part for part in plan if part[2]]
 
 
+def import_group(directory, group):
+    """Make a group's cases known: they are in a file, or in those of a folder."""
+    if os.path.exists(os.path.join(directory, f"{group}.py")):
+        importlib.import_module(group)
+    elif os.path.isdir(folder := os.path.join(directory, group)):
+        importlib.import_module(group)
+        for part in sorted(part.name for part in pkgutil.iter_modules([folder])):
+            importlib.import_module(f"{group}.{part}")
+
+
 def main(directory):
     parser = argparse.ArgumentParser(
         prog="tests/guest/run", description="Test DAX filesystems inside a guest; prints KTAP.")
@@ -511,8 +522,7 @@ def main(directory):
     warnings.simplefilter("ignore", DeprecationWarning)
     sys.path.insert(0, directory)
     for group in GROUPS:
-        if os.path.exists(os.path.join(directory, f"{group}.py")):
-            importlib.import_module(group)
+        import_group(directory, group)
     plan = make_plan(settings)
     if settings.list:
         for variant, group, cases in plan:

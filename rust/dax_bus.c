@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The dax bus for rust/dax_bus.rs: struct dev_dax is private to drivers/dax, and its headers are
+ * The dax bus for rust/dax_bus/: struct dev_dax is private to drivers/dax, and its headers are
  * read here only.
  */
 

@@ -3,7 +3,7 @@
 /*
  * The short way of the redirection: ftrace has the entries of the two most frequent functions call
  * rdax_direct_call() at once, instead of a callback for which all registers are saved. It decides
- * as the callback in redirect.rs does, and sends the call to the module's function by returning
+ * as the callback in redirect/callback.rs does, and sends the call to the module's function by returning
  * there, so that no more than one return is mispredicted.
  */
 

@@ -19,7 +19,7 @@ use super::{
     order::Order,
     page::{DevFolio, Pfn},
     redirect::{
-        call_on,
+        call_original,
         target,
         InFlight,
         Key,
@@ -494,7 +494,7 @@ unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise:
     adopt::evacuate(&device, &mut in_flight);
     in_flight.pause(|| {
         // SAFETY: By this function's safety requirements.
-        call_on(|| unsafe { bindings::bdev_mark_dead(bdev, surprise) });
+        call_original(|| unsafe { bindings::bdev_mark_dead(bdev, surprise) });
     });
 }
 
@@ -527,7 +527,7 @@ unsafe extern "C" fn dax_holder_notify_failure(
     }
     let result = in_flight.pause(|| {
         // SAFETY: By this function's safety requirements.
-        call_on(|| unsafe { bindings::dax_holder_notify_failure(device, offset, len, flags) })
+        call_original(|| unsafe { bindings::dax_holder_notify_failure(device, offset, len, flags) })
     });
     if result != eopnotsupp().to_errno() || goes || len > Order::PTE.bytes() as u64 {
         return result;

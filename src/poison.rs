@@ -204,7 +204,7 @@ pub(crate) fn tell(in_flight: &mut InFlight, device: &DaxDevice, offset: u64, fl
         // long as to unmount.
         let (told, found) = in_flight.pause(|| {
             let tell = || inode.mapping().tell_of_failure(index, flags);
-            let result = redirect::call_on_for(page.pfn().to_bits(), tell);
+            let result = redirect::call_original_for(page.pfn().to_bits(), tell);
             drop(inode);
             result
         });

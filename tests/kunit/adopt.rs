@@ -204,7 +204,7 @@ mod tests {
                 world.set_foreign(false);
                 check_eq!(elsewhere, Destination::Ours, "{name}");
                 // The replacement asks the kernel's own.
-                let on = redirect::call_on(decide);
+                let on = redirect::call_original(decide);
                 check_eq!(on, Destination::Kernel, "{name}");
             }
         }
@@ -512,7 +512,7 @@ mod tests {
         let over = Atomic::new(false);
         // Two that take long.
         let work = |_| {
-            redirect::call_on(|| {
+            redirect::call_original(|| {
                 while !over.load(Relaxed) {
                     pause(1);
                 }
@@ -524,8 +524,12 @@ mod tests {
                 for (number, (name, key)) in devices() {
                     let decide = || decide(redirection, number, key, &file, folio);
                     check_eq!(decide(), Destination::Ours, "{name}");
-                    check_eq!(redirect::call_on(decide), Destination::Kernel, "{name}");
-                    let inside = redirect::call_on(|| redirect::call_on(decide));
+                    check_eq!(
+                        redirect::call_original(decide),
+                        Destination::Kernel,
+                        "{name}"
+                    );
+                    let inside = redirect::call_original(|| redirect::call_original(decide));
                     check_eq!(inside, Destination::Kernel, "{name}");
                     check_eq!(decide(), Destination::Ours, "{name}");
                 }
@@ -545,7 +549,7 @@ mod tests {
         let turns = Atomic::new(0);
         let work = |number: usize| {
             let frame = FRAMES[number];
-            redirect::call_on_for(frame, || {
+            redirect::call_original_for(frame, || {
                 turns.fetch_add(1, Full);
                 // Both are under way.
                 let both = until(|| turns.load(Acquire) == 2);
@@ -560,7 +564,7 @@ mod tests {
             // What was found is not looked for any more.
             check_eq!(answers, [false, true, true]);
         }
-        let ((), found) = redirect::call_on_for(FRAMES[0], || ());
+        let ((), found) = redirect::call_original_for(FRAMES[0], || ());
         check!(!found);
         check!(redirect::is_sought(FRAMES[1]));
         Ok(())

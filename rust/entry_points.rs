@@ -26,7 +26,8 @@ use super::{
         Target, //
     },
     vm::{LockedVma, VmFault},
-    wait::WaitCallback, //
+    wait::WaitCallback,
+    xa::LeftLocked, //
 };
 use crate::dax::{
     adopt,
@@ -421,6 +422,20 @@ unsafe extern "C" fn dax_dedupe_file_range_compare(
     }
 }
 
+/// The cookie that the core knows by a number.
+///
+/// # Safety
+///
+/// The number was given for the entry that covers `index`, and is given back once.
+unsafe fn cookie_of(mapping: &Mapping, index: PageIndex, bits: usize) -> Cookie {
+    match bits {
+        Cookie::FAILED => Cookie::Failed,
+        Cookie::NOTHING => Cookie::Nothing,
+        // SAFETY: By this function's safety requirements.
+        bits => Cookie::Locked(unsafe { LeftLocked::from_bits(mapping.tree(), index, bits) }),
+    }
+}
+
 /// # Safety
 ///
 /// As of the kernel's function; the folio was in a file on an adopted device a moment ago.
@@ -428,7 +443,7 @@ unsafe extern "C" fn dax_lock_folio(folio: *mut bindings::folio) -> bindings::da
     let mut in_flight = InFlight::enter();
     // SAFETY: By this function's safety requirements.
     let folio = unsafe { DevFolio::from_raw(NonNull::new_unchecked(folio)) };
-    poison::lock_folio(folio, &mut in_flight).0 as usize
+    poison::lock_folio(folio, &mut in_flight).into_bits()
 }
 
 /// # Safety
@@ -442,7 +457,10 @@ unsafe extern "C" fn dax_unlock_folio(folio: *mut bindings::folio, cookie: bindi
     };
     // SAFETY: The folio's entry is locked, which keeps the file that owns it, and the folio its owner.
     let mapping = unsafe { Mapping::from_raw(mapping) };
-    poison::unlock_folio(mapping, folio, Cookie(cookie as usize));
+    // SAFETY: The core gives back what `dax_lock_folio` gave, and the folio has its place in the file
+    // since.
+    let cookie = unsafe { cookie_of(mapping, folio.index(), cookie) };
+    poison::unlock_folio(mapping, folio, cookie);
 }
 
 /// # Safety
@@ -460,7 +478,7 @@ unsafe extern "C" fn dax_lock_mapping_entry(
         // SAFETY: By this function's safety requirements.
         unsafe { page.write(found.as_ptr()) };
     }
-    cookie.0 as usize
+    cookie.into_bits()
 }
 
 /// # Safety
@@ -473,11 +491,9 @@ unsafe extern "C" fn dax_unlock_mapping_entry(
 ) {
     // SAFETY: By this function's safety requirements.
     let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
-    poison::unlock_index(
-        mapping,
-        PageIndex::new(index as usize),
-        Cookie(cookie as usize),
-    );
+    // SAFETY: The core gives back what `dax_lock_mapping_entry` gave for the index.
+    let cookie = unsafe { cookie_of(mapping, PageIndex::new(index as usize), cookie) };
+    poison::unlock_index(mapping, cookie);
 }
 
 /// The device is about to go, and with it the pages of its memory: no entry may point to them, no

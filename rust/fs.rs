@@ -134,19 +134,21 @@ impl Mapping {
         unsafe { read_once(&raw const (*self.as_ptr()).i_pages.xa_head) }.is_null()
     }
 
-    /// Counts the pages of an entry that was added to the tree (spec, R6).
-    #[inline]
-    pub(crate) fn add_pages(&self, _guard: &TreeGuard<'_>, pages: usize) {
-        // The lock keeps other writers out; readers take none.
-        let counted = self.nrpages().read_once();
-        self.nrpages().write_once(counted.wrapping_add(pages));
+    /// Counts the pages of an entry that was added to the tree (spec, R6). Nothing is counted under the
+    /// lock of another tree.
+    #[inline(always)]
+    pub(crate) fn add_pages(&self, guard: &TreeGuard<'_>, pages: usize) {
+        if guard.is_of(self.tree()) {
+            // The lock keeps other writers out; readers take none.
+            let counted = self.nrpages().read_once();
+            self.nrpages().write_once(counted.wrapping_add(pages));
+        }
     }
 
-    /// Stops counting the pages of an entry that was removed from the tree (spec, R6).
-    #[inline]
-    pub(crate) fn sub_pages(&self, _guard: &TreeGuard<'_>, pages: usize) {
-        let counted = self.nrpages().read_once();
-        self.nrpages().write_once(counted.wrapping_sub(pages));
+    /// Stops counting the pages of an entry that was removed from the tree (spec, R6), likewise.
+    #[inline(always)]
+    pub(crate) fn sub_pages(&self, guard: &TreeGuard<'_>, pages: usize) {
+        self.add_pages(guard, pages.wrapping_neg());
     }
 
     #[inline]

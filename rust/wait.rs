@@ -11,7 +11,7 @@ use super::{
     memory::Stay,
     once::Once,
     page::DevFolio,
-    xa::{Tree, TreeGuard}, //
+    xa::{Tree, TreeGuard, XaState}, //
 };
 use core::{
     ffi::c_void,
@@ -212,9 +212,9 @@ impl LockedOwner {
         self.owner.mapping()
     }
 
-    /// The lock of the owner's tree.
-    pub(crate) fn guard(&self) -> &TreeGuard<'_> {
-        &self.guard
+    /// The owner, and a state at `index` of its tree.
+    pub(crate) fn xas(&mut self, index: PageIndex) -> (&Mapping, XaState<'_, '_>) {
+        (self.owner.mapping(), self.guard.xas(index))
     }
 
     /// Waits until somebody wakes `key`, without touching the tree again, which may be gone by

@@ -16,7 +16,7 @@ use crate::kern::{
     fs::{Inode, Mapping, PageIndex},
     page::{DevPage, Pfn},
     wait,
-    xa::{Cursor, Mark, RawValue, NODE_BITS}, //
+    xa::{Mark, RawValue, NODE_BITS}, //
 };
 use core::fmt::Write;
 use kernel::{
@@ -49,12 +49,10 @@ pub(crate) fn left_whole() {
 /// written through or not: the page's entry is locked (spec, section 4), and dirty before anybody can
 /// store (R5). What the entry says may not be in the tree yet.
 pub(crate) fn about_to_map(mapping: &Mapping, index: PageIndex, write: bool) {
-    let guard = mapping.tree().lock();
-    let mut cursor = Cursor::new(mapping.tree(), index);
-    let locked = cursor
-        .load(&guard)
-        .is_some_and(|raw| Entry::from_raw(raw).1);
-    let right = locked && (!write || cursor.has_mark(&guard, Mark::Dirty));
+    let mut guard = mapping.tree().lock();
+    let mut xas = guard.xas(index);
+    let locked = xas.load().is_some_and(|raw| Entry::from_raw(raw).1);
+    let right = locked && (!write || xas.has_mark(Mark::Dirty));
     drop(guard);
     if !right {
         look::complain();
@@ -278,13 +276,10 @@ impl Census {
         let (number, at) = (inode.number(), leaf.index.get());
         let tree = inode.mapping().tree();
         let (found, dirty) = {
-            let guard = tree.lock();
-            let mut cursor = Cursor::new(tree, leaf.index);
-            let found = cursor.load(&guard);
-            (
-                found,
-                found.is_some() && cursor.has_mark(&guard, Mark::Dirty),
-            )
+            let mut guard = tree.lock();
+            let mut xas = guard.xas(leaf.index);
+            let found = xas.load();
+            (found, found.is_some() && xas.has_mark(Mark::Dirty))
         };
         self.numbers.leaves += usize::from(leaf.device);
         let Some(raw) = found else {
@@ -417,19 +412,18 @@ fn mapping_address(inode: &Inode) -> usize {
 
 /// Finds entries from `index` on; returns how many.
 fn find(mapping: &Mapping, index: PageIndex, batch: &mut [Found; BATCH]) -> usize {
-    let tree = mapping.tree();
-    let guard = tree.lock();
-    let mut cursor = Cursor::new(tree, index);
+    let mut guard = mapping.tree().lock();
+    let mut xas = guard.xas(index);
     let mut count = 0;
     for found in batch.iter_mut() {
-        let Some(raw) = cursor.find(&guard, PageIndex::MAX) else {
+        let Some(raw) = xas.find(PageIndex::MAX) else {
             break;
         };
         *found = Found {
-            index: cursor.index(),
+            index: xas.index(),
             raw,
-            dirty: cursor.has_mark(&guard, Mark::Dirty),
-            order: cursor.stored_order(&guard),
+            dirty: xas.has_mark(Mark::Dirty),
+            order: xas.stored_order(),
         };
         count += 1;
     }

@@ -14,13 +14,10 @@
 use crate::kern::{
     order::Order,
     page::{DevPage, Pfn},
-    xa::{RawValue, NODE_BITS}, //
+    xa::{self, RawValue, LOCKED, NODE_BITS, ORDER_BITS, ORDER_SHIFT}, //
 };
 
 const VALUE: usize = 1 << 0;
-const LOCKED: usize = 1 << 1;
-const ORDER_SHIFT: usize = 12;
-const ORDER_BITS: usize = 0x1f;
 const KIND_SHIFT: usize = 17;
 const KIND_BITS: usize = 0x3;
 const WRITABLE: usize = 1 << 19;
@@ -54,6 +51,7 @@ impl Entry {
     const fn new(kind: usize, order: Order, pfn: usize) -> Self {
         // What the core reads lies between the lock and what is ours.
         const { assert!(NODE_BITS & (VALUE | LOCKED) == 0 && NODE_BITS >> ORDER_SHIFT == 0) };
+        const { assert!(xa::FLAGS == WRITABLE | FRESH | AHEAD) };
         Self {
             bits: VALUE | (order.bits() << ORDER_SHIFT) | (kind << KIND_SHIFT) | (pfn << PFN_SHIFT),
         }

@@ -11,7 +11,7 @@ use super::{
     folio::{self, Disassociation},
     poison,
     stats::Counter,
-    tree::{self, After, Locked, Run, Step, Visitor, Which}, //
+    tree::{self, Disposition, EntryBatch, Filter, LockedEntry, Visitor, WalkAction}, //
 };
 use crate::kern::{
     fs::{Inode, Mapping, PageIndex, PageRange},
@@ -65,7 +65,7 @@ pub(crate) fn flush(page: DevPage, pages: usize) {
 
 /// Lets go of what a locked entry points to, which is about to be replaced or removed: no page
 /// table maps it writable any more, and what is dirty of it is written back first (spec, R5).
-pub(crate) fn let_go(locked: &Locked<'_>, device: FileDevice<'_>) {
+pub(crate) fn let_go(locked: &LockedEntry<'_>, device: FileDevice<'_>) {
     let Some(page) = locked.entry().page() else {
         return;
     };
@@ -76,12 +76,12 @@ pub(crate) fn let_go(locked: &Locked<'_>, device: FileDevice<'_>) {
     folio::disassociate(page);
 }
 
-/// The same for the entries of a run, which are to be removed.
-fn let_go_of_run(run: &Run<'_>, device: FileDevice<'_>) {
-    run.pieces(true, |_, page, pages| flush(page, pages));
+/// The same for the entries of a batch, which are to be removed.
+fn let_go_of_batch(batch: &EntryBatch<'_>, device: FileDevice<'_>) {
+    batch.pieces(true, |_, page, pages| flush(page, pages));
     let mut parting = Disassociation::new();
     let mut flushed = 0;
-    for (_, entry, dirty) in run.iter() {
+    for (_, entry, dirty) in batch.iter() {
         if let Some(page) = entry.page() {
             flushed += u64::from(dirty);
             parting.add(page);
@@ -92,7 +92,7 @@ fn let_go_of_run(run: &Run<'_>, device: FileDevice<'_>) {
 }
 
 /// Unmaps a locked entry and lets go of what it points to; it is to be removed.
-fn abandon(locked: &Locked<'_>) {
+fn abandon(locked: &LockedEntry<'_>) {
     let device = FileDevice::of(locked.mapping().host());
     locked.mapping().unmap(locked.range());
     let_go(locked, device);
@@ -100,13 +100,13 @@ fn abandon(locked: &Locked<'_>) {
 }
 
 /// Unmaps and removes a locked entry.
-pub(crate) fn discard(locked: Locked<'_>) {
+pub(crate) fn discard(locked: LockedEntry<'_>) {
     abandon(&locked);
     locked.remove();
 }
 
 /// Makes a locked entry empty again, after what it was made for failed.
-pub(crate) fn empty(locked: &mut Locked<'_>) {
+pub(crate) fn empty(locked: &mut LockedEntry<'_>) {
     let device = FileDevice::of(locked.mapping().host());
     locked.mapping().unmap(locked.range());
     let_go(locked, device);
@@ -122,11 +122,11 @@ struct FindBusy<'a> {
 
 impl Visitor for FindBusy<'_> {
     const ASKS_DIRTY: bool = false;
-    const RUNS: bool = false;
+    const BATCHES: bool = false;
 
-    fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
+    fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
         let Some(page) = entry.page() else {
-            return Step::Next;
+            return WalkAction::Next;
         };
         let folio = page.folio();
         if folio.refcount() > folio.mapcount()
@@ -135,14 +135,14 @@ impl Visitor for FindBusy<'_> {
                 .is_none_or(|device| !device.is_gone(folio.head().pfn()))
         {
             self.busy = Some(folio);
-            return Step::Stop;
+            return WalkAction::Stop;
         }
-        Step::Next
+        WalkAction::Next
     }
 
-    fn work(&mut self, _run: &Run<'_>) -> After {
+    fn work(&mut self, _batch: &EntryBatch<'_>) -> Disposition {
         // Not reached: nothing is to be worked on.
-        After::Clean(0)
+        Disposition::Clean(0)
     }
 }
 
@@ -165,7 +165,7 @@ fn find_busy(
     // that the page is gone.
     mapping.unmap(range);
     let mut visitor = FindBusy { busy: None, spare };
-    tree::walk(mapping, range, Which::Any, &mut visitor);
+    tree::walk(mapping, range, Filter::Any, &mut visitor);
     visitor.busy
 }
 
@@ -198,36 +198,36 @@ impl Remove<'_> {
 
 impl Visitor for Remove<'_> {
     const ASKS_DIRTY: bool = true;
-    const RUNS: bool = true;
+    const BATCHES: bool = true;
 
     #[inline]
-    fn look(&mut self, entry: Entry, dirty: bool) -> Step {
+    fn look(&mut self, entry: Entry, dirty: bool) -> WalkAction {
         let dirty = dirty && !self.forget;
         match entry.kind() {
-            _ if self.may_be_mapped(entry) => Step::Work,
-            Kind::Data(_) if dirty || entry.order() > REMOVE_AT_ONCE => Step::Work,
-            Kind::Data(pfn) if !folio::is_small(DevPage::of(pfn)) => Step::Work,
-            _ => Step::Remove,
+            _ if self.may_be_mapped(entry) => WalkAction::Work,
+            Kind::Data(_) if dirty || entry.order() > REMOVE_AT_ONCE => WalkAction::Work,
+            Kind::Data(pfn) if !folio::is_small(DevPage::of(pfn)) => WalkAction::Work,
+            _ => WalkAction::Remove,
         }
     }
 
-    fn work(&mut self, run: &Run<'_>) -> After {
-        if run.iter().any(|(_, entry, _)| self.may_be_mapped(entry)) {
+    fn work(&mut self, batch: &EntryBatch<'_>) -> Disposition {
+        if batch.iter().any(|(_, entry, _)| self.may_be_mapped(entry)) {
             // What is written between the flush and the unmapping must not be lost, and no page stay
             // mapped that is not the file's any more.
-            run.mapping().unmap(run.range());
+            batch.mapping().unmap(batch.range());
         }
         if self.forget {
             let mut parting = Disassociation::new();
-            for (_, entry, _) in run.iter() {
+            for (_, entry, _) in batch.iter() {
                 if let Some(page) = entry.page() {
                     parting.add(page);
                 }
             }
         } else {
-            let_go_of_run(run, self.device);
+            let_go_of_batch(batch, self.device);
         }
-        After::Remove
+        Disposition::Remove
     }
 }
 
@@ -239,7 +239,7 @@ fn remove_range(mapping: &Mapping, range: PageRange, unmapped: bool, forget: boo
         unmapped,
         forget,
     };
-    let removed = tree::walk(mapping, range, Which::Any, &mut visitor);
+    let removed = tree::walk(mapping, range, Filter::Any, &mut visitor);
     device.add(Counter::EntriesRemoved, removed as u64);
 }
 
@@ -251,7 +251,7 @@ pub(crate) fn delete_range(mapping: &Mapping, range: PageRange) {
 
 /// The folio of a locked entry that the file is about to give up, if somebody uses it other than by a
 /// mapping. The entry is unmapped first, and as long as it is locked nobody maps it.
-pub(crate) fn held(locked: &Locked<'_>) -> Option<DevFolio> {
+pub(crate) fn held(locked: &LockedEntry<'_>) -> Option<DevFolio> {
     let page = locked.entry().page()?;
     locked.mapping().unmap(locked.range());
     let folio = page.folio();
@@ -418,30 +418,30 @@ impl Evicted {
 
 impl Visitor for Evict<'_> {
     const ASKS_DIRTY: bool = true;
-    const RUNS: bool = true;
+    const BATCHES: bool = true;
 
     fn awaits(&self, entry: Entry) -> bool {
         self.which.may_have(entry)
     }
 
-    fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
+    fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
         if self.which.has(entry, self.device) {
-            Step::Work
+            WalkAction::Work
         } else {
-            Step::Next
+            WalkAction::Next
         }
     }
 
-    fn work(&mut self, run: &Run<'_>) -> After {
-        run.mapping().unmap(run.range());
-        let_go_of_run(run, self.device);
-        After::Remove
+    fn work(&mut self, batch: &EntryBatch<'_>) -> Disposition {
+        batch.mapping().unmap(batch.range());
+        let_go_of_batch(batch, self.device);
+        Disposition::Remove
     }
 }
 
 fn evict(mapping: &Mapping, range: PageRange, which: Evicted) {
     let device = FileDevice::of(mapping.host());
-    let removed = tree::walk(mapping, range, Which::Any, &mut Evict { device, which });
+    let removed = tree::walk(mapping, range, Filter::Any, &mut Evict { device, which });
     device.add(Counter::EntriesRemoved, removed as u64);
 }
 
@@ -454,7 +454,7 @@ struct FindEvicted<'a> {
 
 impl Visitor for FindEvicted<'_> {
     const ASKS_DIRTY: bool = false;
-    const RUNS: bool = false;
+    const BATCHES: bool = false;
 
     fn awaits(&self, entry: Entry) -> bool {
         if self.which.may_have(entry) {
@@ -463,20 +463,20 @@ impl Visitor for FindEvicted<'_> {
         false
     }
 
-    fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
+    fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
         if self.which.has(entry, self.device) {
             self.found.set(true);
         }
         if self.found.get() {
-            Step::Stop
+            WalkAction::Stop
         } else {
-            Step::Next
+            WalkAction::Next
         }
     }
 
-    fn work(&mut self, _run: &Run<'_>) -> After {
+    fn work(&mut self, _batch: &EntryBatch<'_>) -> Disposition {
         // Not reached: nothing is to be worked on.
-        After::Clean(0)
+        Disposition::Clean(0)
     }
 }
 
@@ -492,7 +492,7 @@ pub(crate) fn has_to_evict(mapping: &Mapping, range: PageRange, zeroes: bool) ->
         which,
         found: Cell::new(false),
     };
-    tree::walk(mapping, range, Which::Any, &mut visitor);
+    tree::walk(mapping, range, Filter::Any, &mut visitor);
     visitor.found.get()
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod fault;
 pub(crate) mod folio;
 pub(crate) mod io;
 pub(crate) mod layout;
+pub(crate) mod owner;
 pub(crate) mod poison;
 pub(crate) mod sequence;
 pub(crate) mod stats;

@@ -4,9 +4,10 @@
 
 use super::{
     device::FileDevice,
-    entry::{Entry, Kind},
+    entry::Kind,
+    owner,
     stats::Counter,
-    tree::{self, FolioLock}, //
+    tree, //
 };
 #[cfg(CONFIG_MEMORY_FAILURE)]
 use crate::kern::{
@@ -18,7 +19,8 @@ use crate::kern::{
     once::Once,
     page::{DevFolio, DevPage, Pfn},
     redirect::{self, InFlight},
-    vm, //
+    vm,
+    xa::LeftLocked, //
 };
 use kernel::sync::atomic::{Atomic, Relaxed};
 
@@ -75,22 +77,29 @@ pub(crate) fn forget() {
     SEEN.store(false, Relaxed);
 }
 
-/// What the callers keep to unlock with. Opaque to them, but for two values.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Cookie(pub(crate) usize);
+/// What the callers keep to unlock with.
+#[derive(PartialEq, Eq)]
+pub(crate) enum Cookie {
+    /// It did not work.
+    Failed,
+    /// There was nothing to lock.
+    Nothing,
+    /// The entry was locked.
+    Locked(LeftLocked),
+}
 
 impl Cookie {
-    /// It did not work.
-    pub(crate) const FAILED: Self = Self(0);
-    /// There was nothing to lock.
-    pub(crate) const NOTHING: Self = Self(usize::MAX);
+    /// The numbers that stand for those without an entry.
+    pub(crate) const FAILED: usize = 0;
+    pub(crate) const NOTHING: usize = usize::MAX;
 
-    fn of(entry: Entry) -> Self {
-        Self(entry.unlocked())
-    }
-
-    fn entry(self) -> Option<Entry> {
-        (self != Self::FAILED && self != Self::NOTHING).then(|| Entry::from_raw(self.0).0)
+    /// The number that the callers know it by.
+    pub(crate) fn into_bits(self) -> usize {
+        match self {
+            Self::Failed => Self::FAILED,
+            Self::Nothing => Self::NOTHING,
+            Self::Locked(left) => left.into_bits(),
+        }
     }
 }
 
@@ -98,9 +107,9 @@ impl Cookie {
 /// the inode, which may vanish at any moment. Sleeps.
 pub(crate) fn lock_folio(folio: DevFolio, in_flight: &mut InFlight) -> Cookie {
     SEEN.store(true, Relaxed);
-    match tree::lock_by_folio(folio, in_flight) {
-        FolioLock::Locked(entry) => Cookie::of(entry),
-        FolioLock::NoFile => Cookie::FAILED,
+    match owner::lock_by_folio(folio, in_flight) {
+        Some(left) => Cookie::Locked(left),
+        None => Cookie::Failed,
     }
 }
 
@@ -108,10 +117,9 @@ pub(crate) fn lock_folio(folio: DevFolio, in_flight: &mut InFlight) -> Cookie {
 ///
 /// `mapping` is the folio's owner, which has not changed since.
 pub(crate) fn unlock_folio(mapping: &Mapping, folio: DevFolio, cookie: Cookie) {
-    if let Some(entry) = cookie.entry() {
-        let index = folio.index();
+    if let Cookie::Locked(left) = cookie {
         folio.release_owner();
-        tree::unlock_raw(mapping, index, entry);
+        tree::unlock_left(mapping, left);
     }
 }
 
@@ -123,10 +131,10 @@ pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option
     SEEN.store(true, Relaxed);
     let inode = mapping.host();
     if !inode.is_dax() {
-        return (Cookie::FAILED, None);
+        return (Cookie::Failed, None);
     }
     let Some(locked) = tree::lock_present(mapping, index) else {
-        return (Cookie::NOTHING, None);
+        return (Cookie::Nothing, None);
     };
     match locked.entry().kind() {
         Kind::Data(pfn) => {
@@ -134,20 +142,20 @@ pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option
             let page = pfn.offset(index.get().wrapping_sub(locked.first().get()));
             // The file may have got another page than the one that [`tell`] has the core ask for.
             if !redirect::is_sought(page.to_bits()) {
-                return (Cookie::NOTHING, None);
+                return (Cookie::Nothing, None);
             }
             FileDevice::of(inode).inc(Counter::PoisonLocks);
-            let entry = locked.leave_locked();
-            (Cookie::of(entry), Some(DevPage::of(page)))
+            let left = locked.leave_locked();
+            (Cookie::Locked(left), Some(DevPage::of(page)))
         }
-        _ => (Cookie::NOTHING, None),
+        _ => (Cookie::Nothing, None),
     }
 }
 
 /// Unlocks what [`lock_index`] locked (`dax_unlock_mapping_entry`).
-pub(crate) fn unlock_index(mapping: &Mapping, index: PageIndex, cookie: Cookie) {
-    if let Some(entry) = cookie.entry() {
-        tree::unlock_raw(mapping, index, entry);
+pub(crate) fn unlock_index(mapping: &Mapping, cookie: Cookie) {
+    if let Cookie::Locked(left) = cookie {
+        tree::unlock_left(mapping, left);
     }
 }
 
@@ -197,7 +205,7 @@ pub(crate) fn tell(in_flight: &mut InFlight, device: &DaxDevice, offset: u64, fl
         if page.folio().order() == Order::PTE {
             return false;
         }
-        let Some((inode, index)) = tree::owner_of(page) else {
+        let Some((inode, index)) = owner::owner_of(page) else {
             return false;
         };
         // The reference keeps the filesystem mounted, and so the device adopted. To drop it may take as

@@ -9,7 +9,7 @@ use super::{
     layout,
     poison,
     stats::Counter,
-    tree::{self, After, Run, Step, Visitor, Which}, //
+    tree::{self, Disposition, EntryBatch, Filter, Visitor, WalkAction}, //
 };
 use crate::kern::{
     dax::DaxDevice,
@@ -41,24 +41,24 @@ struct WriteBack<'a> {
 
 impl Visitor for WriteBack<'_> {
     const ASKS_DIRTY: bool = false;
-    const RUNS: bool = true;
+    const BATCHES: bool = true;
 
-    fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
+    fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
         match entry.page() {
-            Some(_) => Step::Work,
-            None => Step::Next,
+            Some(_) => WalkAction::Work,
+            None => WalkAction::Next,
         }
     }
 
-    fn work(&mut self, run: &Run<'_>) -> After {
-        self.protect(run);
+    fn work(&mut self, batch: &EntryBatch<'_>) -> Disposition {
+        self.protect(batch);
         // Before the flush: who has let go by now has stored before.
-        let held = held_of(run);
+        let held = held_of(batch);
         self.held |= held != 0;
         // Only now: what is stored before this is in the cache lines, and what is stored later
         // faults first and finds the entry locked (spec, R5).
         let mut pages = 0;
-        run.pieces(false, |_, page, length| {
+        batch.pieces(false, |_, page, length| {
             poison::sound_stretches(page, length, |page, length| {
                 layout::in_chunks(length, |offset, bytes| self.dax.flush(page, offset, bytes));
             });
@@ -66,18 +66,18 @@ impl Visitor for WriteBack<'_> {
         });
         self.written += pages;
         let stats = self.device;
-        stats.add(Counter::WritebackEntries, run.iter().count() as u64);
+        stats.add(Counter::WritebackEntries, batch.iter().count() as u64);
         stats.add(Counter::WritebackBytes, (pages << Order::PAGE_SHIFT) as u64);
-        After::Clean(held)
+        Disposition::Clean(held)
     }
 }
 
-/// A bit for each entry of the run whose folio somebody holds beyond its mappings (a direct read, a
+/// A bit for each entry of the batch whose folio somebody holds beyond its mappings (a direct read, a
 /// debugger): he may store without a fault as long as he does, so it stays dirty for the next
 /// write-back.
-fn held_of(run: &Run<'_>) -> u64 {
+fn held_of(batch: &EntryBatch<'_>) -> u64 {
     let mut held = 0;
-    for (at, (_, entry, _)) in run.iter().enumerate() {
+    for (at, (_, entry, _)) in batch.iter().enumerate() {
         let page = entry.page();
         if page.is_some_and(|page| folio::is_held(page.folio())) {
             held |= 1 << at;
@@ -87,21 +87,21 @@ fn held_of(run: &Run<'_>) -> u64 {
 }
 
 impl WriteBack<'_> {
-    /// Write-protects what page tables have of the run.
-    fn protect(&mut self, run: &Run<'_>) {
-        if !run.is_mapped() {
+    /// Write-protects what page tables have of the batch.
+    fn protect(&mut self, batch: &EntryBatch<'_>) {
+        if !batch.is_mapped() {
             return;
         }
-        let mapping = run.mapping();
-        if run.has_ahead() {
-            let small = run.iter().all(|(_, entry, _)| entry.order() < Order::PMD);
-            self.stored |= mapping.note_stores(run.range(), small);
+        let mapping = batch.mapping();
+        if batch.has_ahead() {
+            let small = batch.iter().all(|(_, entry, _)| entry.order() < Order::PMD);
+            self.stored |= mapping.note_stores(batch.range(), small);
         }
-        if run.iter().any(|(_, entry, _)| entry.order() > Order::PMD) {
+        if batch.iter().any(|(_, entry, _)| entry.order() > Order::PMD) {
             // The core cannot write-protect what an entry of the third level maps.
-            mapping.unmap(run.range());
+            mapping.unmap(batch.range());
         } else {
-            run.pieces(false, |first, page, length| {
+            batch.pieces(false, |first, page, length| {
                 mapping.write_protect(first, page.pfn(), length);
             });
         }
@@ -133,7 +133,7 @@ pub(crate) fn writeback(mapping: &Mapping, dax: &DaxDevice, request: &Request) -
         stored: false,
     };
     // Ends: the walk comes to each entry once, also to those that stay dirty and marked.
-    tree::walk(mapping, request.range, Which::ToWrite, &mut visitor);
+    tree::walk(mapping, request.range, Filter::ToWrite, &mut visitor);
     if visitor.held {
         inode.mark_dirty_pages();
     }

@@ -20,7 +20,7 @@ use crate::kern::{
     order::Order,
     page::{DevFolio, DevPage, Pfn},
     vm::{FaultCode, VmFault},
-    xa::{Cursor, RawValue}, //
+    xa::RawValue, //
 };
 use core::{
     ffi::{c_int, c_void},
@@ -486,9 +486,10 @@ impl Model {
 
     /// Whether the entry that covers a byte of a file is locked.
     fn is_locked_at(&self, mapping: &Mapping, byte: bindings::loff_t) -> bool {
-        let guard = mapping.tree().lock();
-        Cursor::new(mapping.tree(), PageIndex::of_byte(byte as u64))
-            .load(&guard)
+        let mut guard = mapping.tree().lock();
+        guard
+            .xas(PageIndex::of_byte(byte as u64))
+            .load()
             .is_some_and(self.is_locked)
     }
 }

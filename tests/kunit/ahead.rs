@@ -7,7 +7,7 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_ahead)]
 mod tests {
     use crate::{
-        dax::tree::{Ahead, Behind, Locked, Place, Window},
+        dax::tree::{Backing, Created, Prefault, PrefaultEntries, PrefaultLimits},
         kern::{
             fs::PageRange,
             order::Order,
@@ -25,14 +25,13 @@ mod tests {
         index: usize,
         block: PageRange,
         order: Order,
-        behind: &mut Behind<'f>,
-    ) -> Checked<Locked<'f>> {
+    ) -> Checked<Created<'f>> {
         let room = block.last.get() - index + 1;
-        grab_ahead(file, index, true, Ahead { block, order, room }, behind)
+        lock_with_prefault(file, index, true, PrefaultLimits { block, order, room })
     }
 
-    fn window_pages(behind: &Behind<'_>) -> usize {
-        behind.window.as_ref().map_or(0, Window::pages)
+    fn prefault_pages(prefault: &Prefault<'_>) -> usize {
+        prefault.entries.as_ref().map_or(0, PrefaultEntries::pages)
     }
 
     #[test]
@@ -55,11 +54,11 @@ mod tests {
             for index in 0..written {
                 put(&file, index, Order::PTE, place + index, true)?;
             }
-            let mut behind = Behind::none();
-            let locked = write_behind(&file, written, range(0, last), Order::PTE, &mut behind)?;
+            let Created { locked, prefault } =
+                write_behind(&file, written, range(0, last), Order::PTE)?;
             check_eq!(locked.range(), range(written, written));
             check_eq!(
-                window_pages(&behind),
+                prefault_pages(&prefault),
                 expected,
                 "{written} before, up to {last}"
             );
@@ -69,7 +68,7 @@ mod tests {
                 check!(is_marked(&file, index, Mark::Dirty), "page {index}");
             }
             check!(look(&file, written + expected + 1).is_none());
-            drop(behind);
+            drop(prefault);
             check_eq!(file.nrpages(), written + 1);
             drop(locked);
             clear(&file);
@@ -86,16 +85,18 @@ mod tests {
             for index in 0..8 {
                 put(&file, index, Order::PTE, place + index, true)?;
             }
-            let mut behind = Behind::none();
-            let mut locked = write_behind(&file, 8, range(0, 15), FOUR, &mut behind)?;
+            let Created {
+                mut locked,
+                mut prefault,
+            } = write_behind(&file, 8, range(0, 15), FOUR)?;
             check_eq!(locked.range(), range(8, 11));
-            check_eq!(window_pages(&behind), 4);
+            check_eq!(prefault_pages(&prefault), 4);
             locked.set(crate::dax::entry::Entry::empty(FOUR));
-            if let Some(window) = behind.window.as_mut() {
-                window.fill(told, Place::Memory(world.pfn(place + 12)), true);
-                check_eq!(window.filled().1, expected, "told of {told}");
+            if let Some(entries) = prefault.entries.as_mut() {
+                entries.fill(told, Backing::Memory(world.pfn(place + 12)), true);
+                check_eq!(entries.filled().1, expected, "told of {told}");
             }
-            drop(behind);
+            drop(prefault);
             check_eq!(file.nrpages(), 12 + expected);
             check_eq!(look(&file, 12).is_some(), expected != 0);
             drop(locked);
@@ -105,10 +106,9 @@ mod tests {
         for index in 0..8 {
             put(&file, index, Order::PTE, place + 1 + index, true)?;
         }
-        let mut behind = Behind::none();
-        let locked = write_behind(&file, 8, range(0, 15), FOUR, &mut behind)?;
+        let Created { locked, prefault } = write_behind(&file, 8, range(0, 15), FOUR)?;
         check_eq!(locked.range(), range(8, 8));
-        drop((behind, locked));
+        drop((prefault, locked));
         clear(&file);
         world.check_clean()
     }

@@ -348,7 +348,7 @@ mod tests {
         }
         // Once memory has failed, each page is looked at by itself.
         let (cookie, _) = poison::lock_index(file.mapping(), at(0));
-        poison::unlock_index(file.mapping(), at(0), cookie);
+        poison::unlock_index(file.mapping(), cookie);
         let view = View::new(&file, 0, PAGES, Share::Shared, 0)?;
         view.load(20)?;
         view.load(40)?;

@@ -138,7 +138,7 @@ mod tests {
         result?;
         check!(count >= Order::PUD.pages() / PMD, "made: {count} times");
         let page = world.page(place);
-        let locked = grab(&file, 0, Order::PUD)?;
+        let locked = lock(&file, 0, Order::PUD)?;
         let ((), count) = yields(|| folio::disassociate(page))?;
         check!(count >= Order::PUD.pages() / PMD, "unmade: {count} times");
         locked.remove();

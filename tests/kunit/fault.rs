@@ -360,7 +360,7 @@ mod tests {
         };
         // Memory has failed.
         let (cookie, _) = poison::lock_index(file.mapping(), at(0));
-        poison::unlock_index(file.mapping(), at(0), cookie);
+        poison::unlock_index(file.mapping(), cookie);
         for bad in [100, 0, PMD - 1] {
             world.set_poison(place + bad, true);
             let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
@@ -752,7 +752,7 @@ mod tests {
             check_eq!(view.load(0)? & 0xff, 0x11);
             // Memory has failed, and no list of bad blocks has it.
             let (cookie, _) = poison::lock_index(file.mapping(), at(0));
-            poison::unlock_index(file.mapping(), at(0), cookie);
+            poison::unlock_index(file.mapping(), cookie);
             world.set_poison(new, true);
             let failed = view.store(0, 0);
             let fault = file.last_fault().map(|fault| fault.code);
@@ -1373,7 +1373,7 @@ mod tests {
             return Ok(());
         };
         set_max_order(Order::PMD)?;
-        let held = grab(&file, 0, Order::PMD)?;
+        let held = lock(&file, 0, Order::PMD)?;
         let work = || -> Checked<bool> {
             let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
             view.store(40, 1)?;
@@ -1497,7 +1497,7 @@ mod tests {
         let Some((file, place)) = mapped_file(&world, Order::PTE)? else {
             return Ok(());
         };
-        let held = grab(&file, 0, Order::PTE)?;
+        let held = lock(&file, 0, Order::PTE)?;
         let work = || -> Checked<bool> {
             let view = View::new(&file, 0, 1, Share::Shared, 0)?;
             view.store(0, 3)?;

@@ -10,7 +10,7 @@ mod tests {
         dax::{
             io::{self, Side},
             stats::Counter,
-            tree,
+            tree::{self, LockedEntry},
         },
         kern::{
             bindings,
@@ -602,7 +602,11 @@ mod tests {
 
     /// A write that may not wait, of one page of 0x7e; and whether it came back at once although
     /// somebody has an entry locked.
-    fn write_now(file: &File<'_>, page: usize) -> Checked<Result<usize>> {
+    fn write_now(
+        file: &File<'_>,
+        page: usize,
+        held: Option<LockedEntry<'_>>,
+    ) -> Checked<Result<usize>> {
         let bytes = filled(PAGE, 0x7e)?;
         let nowait = bindings::IOCB_NOWAIT as u32;
         let ended = Atomic::new(false);
@@ -613,12 +617,8 @@ mod tests {
         };
         let (done, in_time) = with_thread(work, |_| {
             let in_time = until(|| ended.load(Acquire));
-            if !in_time {
-                // So that it ends.
-                if let Some((entry, true)) = look(file, page) {
-                    tree::unlock_raw(file.mapping(), at(page), entry);
-                }
-            }
+            // So that it ends.
+            drop(held);
             in_time
         })?;
         check!(in_time, "page {page}: the write waits");
@@ -635,27 +635,23 @@ mod tests {
         let flushes = Flushes::watch(&file, 0, 0)?;
         // Zeroes that are mapped, and an entry that may become one.
         put_zero(&file, 1, Order::PTE)?;
-        check_eq!(write_now(&file, 1)?, Err(EAGAIN));
+        check_eq!(write_now(&file, 1, None)?, Err(EAGAIN));
         check!(look(&file, 1).is_some());
-        let held = grab(&file, 2, Order::PTE)?;
-        let empty = write_now(&file, 2);
-        drop(held);
-        check_eq!(empty?, Err(EAGAIN));
+        let held = lock(&file, 2, Order::PTE)?;
+        check_eq!(write_now(&file, 2, Some(held))?, Err(EAGAIN));
         // Data of its own are in nobody's way, whoever has them.
         put(&file, 3, Order::PTE, place + 3, true)?;
-        check_eq!(write_now(&file, 3)?, Ok(PAGE));
+        check_eq!(write_now(&file, 3, None)?, Ok(PAGE));
         let held = tree::lock_present(file.mapping(), at(3));
-        let data = write_now(&file, 3);
-        drop(held);
-        check_eq!(data?, Ok(PAGE));
+        check_eq!(write_now(&file, 3, held)?, Ok(PAGE));
         check!(is_marked(&file, 3, Mark::Dirty));
-        check_eq!(write_now(&file, 0)?, Ok(PAGE));
+        check_eq!(write_now(&file, 0, None)?, Ok(PAGE));
         // New blocks, where the old ones still have an entry.
         file.set_extents(&[Stretch::mapped(0, 4, place).new_blocks()])?;
-        check_eq!(write_now(&file, 3)?, Err(EAGAIN));
+        check_eq!(write_now(&file, 3, None)?, Err(EAGAIN));
         check!(is_marked(&file, 3, Mark::Dirty));
         check!(!flushes.covers(world.pfn(place + 3), Order::PTE));
-        check_eq!(write_now(&file, 0)?, Ok(PAGE));
+        check_eq!(write_now(&file, 0, None)?, Ok(PAGE));
         // Who may wait has them out of the way.
         file.set_extents(&[Stretch::mapped(0, 4, place)])?;
         check_eq!(write(&file, PAGE, &[0; 16]).0, Ok(16));

@@ -67,12 +67,12 @@ mod tests {
             let folio = world.page(place + order.pages() - 1).folio();
             let locks = count(Counter::PoisonLocks);
             let cookie = poison::lock_folio(folio, &mut InFlight::enter());
-            check!(cookie != Cookie::FAILED && cookie != Cookie::NOTHING);
+            check!(cookie != Cookie::Failed && cookie != Cookie::Nothing);
             check_eq!(count(Counter::PoisonLocks), locks + 1);
             check!(is_locked(&file, index));
             // Who waits for it is woken.
             let (found, waited) = with_thread(
-                || grab(&file, index + order.pages() - 1, Order::PTE).is_ok(),
+                || lock(&file, index + order.pages() - 1, Order::PTE).is_ok(),
                 |thread| {
                     let waited = thread.waits();
                     waited && unlock(folio, cookie)
@@ -92,15 +92,15 @@ mod tests {
         let place = world.take(Order::PTE)?;
         let (a, b) = (world.file(1)?, world.file(1)?);
         let folio = || world.page(place).folio();
-        check!(poison::lock_folio(folio(), &mut InFlight::enter()) == Cookie::FAILED);
+        check!(poison::lock_folio(folio(), &mut InFlight::enter()) == Cookie::Failed);
         put_shared(&a, 0, Order::PTE, place, false, true)?;
         a.set_dax(false);
-        check!(poison::lock_folio(folio(), &mut InFlight::enter()) == Cookie::FAILED);
+        check!(poison::lock_folio(folio(), &mut InFlight::enter()) == Cookie::Failed);
         check!(!is_locked(&a, 0));
         a.set_dax(true);
         // Shared: there is no such thing as the file.
         put_shared(&b, 0, Order::PTE, place, false, true)?;
-        check!(poison::lock_folio(folio(), &mut InFlight::enter()) == Cookie::FAILED);
+        check!(poison::lock_folio(folio(), &mut InFlight::enter()) == Cookie::Failed);
         check!(!is_locked(&a, 0) && !is_locked(&b, 0));
         clear(&a);
         clear(&b);
@@ -116,7 +116,7 @@ mod tests {
             put_shared(&a, 0, order, place, false, true)?;
             let folio = world.page(place).folio();
             let cookie = poison::lock_folio(folio, &mut InFlight::enter());
-            check!(cookie != Cookie::FAILED);
+            check!(cookie != Cookie::Failed);
             let shared = Atomic::new(false);
             let share = || -> Checked {
                 put_shared(&b, 0, order, place, false, true)?;
@@ -161,7 +161,7 @@ mod tests {
             let (locked, waited) = with_thread_waiting(
                 || {
                     let cookie = poison::lock_folio(folio, &mut InFlight::enter());
-                    cookie != Cookie::FAILED && unlock(folio, cookie)
+                    cookie != Cookie::Failed && unlock(folio, cookie)
                 },
                 || match held {
                     Some(held) if removed => layout::discard(held),
@@ -190,7 +190,7 @@ mod tests {
             let (got, waited) = with_thread_waiting(
                 || tree::lock_present(file.mapping(), at(200)).is_some(),
                 || match by_index {
-                    true => poison::unlock_index(file.mapping(), at(100), cookie),
+                    true => poison::unlock_index(file.mapping(), cookie),
                     false => poison::unlock_folio(file.mapping(), folio, cookie),
                 },
             )?;
@@ -212,10 +212,10 @@ mod tests {
             for index in [0, order.pages() / 3, order.pages() - 1] {
                 let locks = count(Counter::PoisonLocks);
                 let (cookie, page) = poison::lock_index(file.mapping(), at(index));
-                check!(cookie != Cookie::FAILED && cookie != Cookie::NOTHING);
+                check!(cookie != Cookie::Failed && cookie != Cookie::Nothing);
                 let (locks, locked) =
                     (count(Counter::PoisonLocks) - locks, is_locked(&file, index));
-                poison::unlock_index(file.mapping(), at(index), cookie);
+                poison::unlock_index(file.mapping(), cookie);
                 check!(page == Some(world.page(place + index)), "index {index}");
                 check!(locks == 1 && locked);
                 check!(!is_locked(&file, index));
@@ -231,16 +231,16 @@ mod tests {
         let world = world()?;
         let file = world.file(3)?;
         put_zero(&file, 1, Order::PTE)?;
-        drop(grab(&file, 2, Order::PTE)?);
+        drop(lock(&file, 2, Order::PTE)?);
         for index in 0..3 {
             let (cookie, page) = poison::lock_index(file.mapping(), at(index));
-            check!(cookie == Cookie::NOTHING && page.is_none());
+            check!(cookie == Cookie::Nothing && page.is_none());
             check!(!is_locked(&file, index));
-            poison::unlock_index(file.mapping(), at(index), cookie);
+            poison::unlock_index(file.mapping(), cookie);
         }
         file.set_dax(false);
         let (cookie, page) = poison::lock_index(file.mapping(), at(1));
-        check!(cookie == Cookie::FAILED && page.is_none());
+        check!(cookie == Cookie::Failed && page.is_none());
         file.set_dax(true);
         clear(&file);
         Ok(())
@@ -256,11 +256,11 @@ mod tests {
         let (second, waited) = with_thread_waiting(
             || {
                 let (cookie, page) = poison::lock_index(file.mapping(), at(0));
-                poison::unlock_index(file.mapping(), at(0), cookie);
+                poison::unlock_index(file.mapping(), cookie);
                 page.is_some()
             },
             || {
-                poison::unlock_index(file.mapping(), at(0), cookie);
+                poison::unlock_index(file.mapping(), cookie);
             },
         )?;
         check!(waited && second);
@@ -278,7 +278,7 @@ mod tests {
         let cookie = poison::lock_folio(world.page(place).folio(), &mut InFlight::enter());
         check!(unlock(world.page(place).folio(), cookie));
         let (cookie, _) = poison::lock_index(file.mapping(), at(0));
-        poison::unlock_index(file.mapping(), at(0), cookie);
+        poison::unlock_index(file.mapping(), cookie);
         check!(is_marked(&file, 0, Mark::Dirty));
         clear(&file);
         world.check_clean()
@@ -297,7 +297,7 @@ mod tests {
                 while !over.load(Relaxed) {
                     let folio = page.folio();
                     let cookie = poison::lock_folio(folio, &mut InFlight::enter());
-                    if cookie != Cookie::FAILED {
+                    if cookie != Cookie::Failed {
                         locked += 1;
                         // Told about, the file stays.
                         crate::kern::vm::reschedule();
@@ -369,7 +369,7 @@ mod tests {
         for _ in 0..ROUNDS {
             let cookie = lock_while_it_moves(page, &old, || to(&new))?;
             // The new file has no entry for it yet.
-            check!(cookie == Cookie::FAILED);
+            check!(cookie == Cookie::Failed);
             check!(!is_locked(&old, 0));
             check_eq!(to(&old), Ok(()));
         }
@@ -395,7 +395,7 @@ mod tests {
         for _ in 0..ROUNDS {
             let cookie = lock_while_it_moves(page, &file, || move_to(1))?;
             // Who comes in the middle of the move sees that nobody has the folio.
-            if cookie != Cookie::FAILED {
+            if cookie != Cookie::Failed {
                 moved += 1;
                 check_eq!(locked_pages(&file, 2), 1 << 1);
                 check!(unlock(page.folio(), cookie));
@@ -418,7 +418,7 @@ mod tests {
             let folio = world.page(place + number).folio();
             put(&file, 0, Order::PMD, place, false)?;
             check!(
-                poison::lock_folio(folio, &mut InFlight::enter()) == Cookie::FAILED,
+                poison::lock_folio(folio, &mut InFlight::enter()) == Cookie::Failed,
                 "page {number}"
             );
             check!(!is_locked(&file, 0));
@@ -435,7 +435,7 @@ mod tests {
         put(&file, 0, Order::PTE, place, false)?;
         folio::disassociate(world.page(place));
         check!(
-            poison::lock_folio(world.page(place).folio(), &mut InFlight::enter()) == Cookie::FAILED
+            poison::lock_folio(world.page(place).folio(), &mut InFlight::enter()) == Cookie::Failed
         );
         // The entry is made whole again for those who remove it.
         let again = folio::associate(world.page(place), Order::PTE, file.mapping(), at(0), false);
@@ -590,7 +590,7 @@ mod tests {
         let (place, another) = (world.take_many(4, FOUR)?, world.take_many(4, FOUR)?);
         let (old, new) = (world.file(4)?, world.file(8)?);
         put(&old, 0, FOUR, place, false)?;
-        let mut held = Some(grab(&old, 0, FOUR)?);
+        let mut held = Some(lock(&old, 0, FOUR)?);
         let (result, moved) = with_thread(
             || call_notify_failure(&world, place + 1, 1, false),
             |thread| -> Checked<bool> {
@@ -662,7 +662,7 @@ mod tests {
         let again = world.take(Order::PTE)?;
         put(&file, 0, Order::PTE, again, false)?;
         let (cookie, page) = poison::lock_index(file.mapping(), at(0));
-        poison::unlock_index(file.mapping(), at(0), cookie);
+        poison::unlock_index(file.mapping(), cookie);
         check!(page == Some(world.page(again)));
         clear(&file);
         world.check_clean()
@@ -687,7 +687,7 @@ mod tests {
                 until(|| wait::entry_waiters() != 0);
                 redirect::quiesce();
                 ended.store(true, Release);
-                Cookie::FAILED
+                Cookie::Failed
             },
             |threads| {
                 let waited = threads.first().is_some_and(|thread| thread.waits());
@@ -696,8 +696,8 @@ mod tests {
                 (waited, over)
             },
         )?;
-        let cookie = results.first().copied().unwrap_or(Cookie::FAILED);
-        check!(cookie != Cookie::FAILED);
+        let cookie = results.into_iter().next().unwrap_or(Cookie::Failed);
+        check!(cookie != Cookie::Failed);
         poison::unlock_folio(file.mapping(), folio, cookie);
         check!(waited);
         check!(

@@ -10,7 +10,7 @@ mod tests {
         dax::{
             entry::{Entry, Kind},
             layout,
-            tree::{self, After, GrabError, Run, Step, Visitor, Which},
+            tree::{self, Disposition, EntryBatch, Filter, LockError, Visitor, WalkAction},
         },
         kern::{
             fs::{Mapping, PageRange},
@@ -20,7 +20,7 @@ mod tests {
                 pause, until, with_failing_allocation, with_thread_waiting, with_threads,
                 without_memory, Checked, File, Random,
             },
-            xa::{Cursor, Mark},
+            xa::Mark,
         },
         tests::helpers::*,
     };
@@ -49,7 +49,7 @@ mod tests {
 
     /// Puts an entry into the tree that points to no page that anybody could miss.
     fn store(file: &File<'_>, index: usize, entry: Entry) -> Checked {
-        let mut locked = grab(file, index, entry.order())?;
+        let mut locked = lock(file, index, entry.order())?;
         check!(locked.entry() == Entry::empty(entry.order()));
         locked.set(entry);
         Ok(())
@@ -75,7 +75,7 @@ mod tests {
         let world = world()?;
         let file = world.file(Order::PUD.pages())?;
         for order in ORDERS {
-            let locked = grab(&file, 5, order)?;
+            let locked = lock(&file, 5, order)?;
             check!(locked.entry() == Entry::empty(order));
             check_eq!(locked.first(), order.first(at(5)));
             check!(look(&file, 5) == Some((Entry::empty(order), true)));
@@ -89,29 +89,29 @@ mod tests {
     }
 
     /// Grabs what is there in a present entry's range, and compares with the specification.
-    fn grab_over(file: &File<'_>, present: Entry, wanted: Order, locked: bool) -> Checked {
+    fn lock_over(file: &File<'_>, present: Entry, wanted: Order, locked: bool) -> Checked {
         // Neither the first nor the last page of any order but the smallest.
         const INDEX: usize = Order::PUD.pages() + 3 * Order::PMD.pages() + 5;
         store(file, INDEX, present)?;
         let conflict = present.order() < wanted;
-        let grabbed = || match grab_entry(file.mapping(), at(INDEX), wanted, false) {
+        let locked_over = || match lock_entry(file.mapping(), at(INDEX), wanted, false) {
             Ok(locked) => Ok((locked.entry(), locked.first())),
             Err(error) => Err(error),
         };
         let result = if locked && !conflict {
             let held = tree::lock_present(file.mapping(), at(INDEX));
             check!(held.is_some());
-            let (result, waited) = with_thread_waiting(grabbed, || {
+            let (result, waited) = with_thread_waiting(locked_over, || {
                 drop(held);
             })?;
             check!(waited, "the entry was not waited for");
             result
         } else {
-            grabbed()
+            locked_over()
         };
         let keeps = present.order() == wanted || matches!(present.kind(), Kind::Data(_));
         let expected = if conflict {
-            check!(result == Err(GrabError::Conflict));
+            check!(result == Err(LockError::Conflict));
             present
         } else if keeps {
             check!(result == Ok((present, present.order().first(at(INDEX)))));
@@ -129,13 +129,13 @@ mod tests {
     }
 
     #[test]
-    fn grab_of_every_order_over_every_entry() -> Checked {
+    fn lock_of_every_order_over_every_entry() -> Checked {
         let world = world()?;
         let file = world.file(4 * Order::PUD.pages())?;
         for wanted in ORDERS {
             for present in ORDERS {
                 for entry in kinds(present) {
-                    grab_over(&file, entry, wanted, false)?;
+                    lock_over(&file, entry, wanted, false)?;
                 }
             }
         }
@@ -143,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn grab_of_every_order_waits_for_every_locked_entry() -> Checked {
+    fn lock_of_every_order_waits_for_every_locked_entry() -> Checked {
         let world = world()?;
         let file = world.file(4 * Order::PUD.pages())?;
         for wanted in ORDERS {
             for present in ORDERS {
                 for entry in kinds(present) {
-                    grab_over(&file, entry, wanted, true)?;
+                    lock_over(&file, entry, wanted, true)?;
                 }
             }
         }
@@ -165,8 +165,8 @@ mod tests {
                 for entry in kinds(Order::PTE) {
                     store(&file, index, entry)?;
                     for asked in [0, 7, wanted.pages() - 1] {
-                        let result = grab_entry(file.mapping(), at(asked), wanted, false);
-                        check!(matches!(result, Err(GrabError::Conflict)));
+                        let result = lock_entry(file.mapping(), at(asked), wanted, false);
+                        check!(matches!(result, Err(LockError::Conflict)));
                     }
                     check_eq!(file.nrpages(), 1);
                     erase(&file, index)?;
@@ -182,7 +182,7 @@ mod tests {
         let file = world.file(4 * Order::PMD.pages())?;
         store(&file, Order::PMD.pages() - 1, Entry::zero(Order::PTE))?;
         store(&file, 2 * Order::PMD.pages(), Entry::zero(Order::PMD))?;
-        let locked = grab(&file, Order::PMD.pages() + 9, Order::PMD)?;
+        let locked = lock(&file, Order::PMD.pages() + 9, Order::PMD)?;
         check!(locked.entry() == Entry::empty(Order::PMD));
         check_eq!(file.nrpages(), 1 + 2 * Order::PMD.pages());
         drop(locked);
@@ -195,10 +195,10 @@ mod tests {
         const WAITERS: usize = 4;
         let world = world()?;
         let file = world.file(1)?;
-        let held = grab(&file, 0, Order::PTE)?;
+        let held = lock(&file, 0, Order::PTE)?;
         let go = Atomic::new(false);
         let work = |_| -> Checked {
-            let _locked = grab(&file, 0, Order::PTE)?;
+            let _locked = lock(&file, 0, Order::PTE)?;
             // Busy, so that only those who are woken for nothing go to sleep once more.
             while !go.load(Acquire) {
                 crate::kern::vm::reschedule();
@@ -239,7 +239,7 @@ mod tests {
         let world = world()?;
         let file = world.file(Order::PMD.pages())?;
         for order in [Order::PTE, Order::PMD] {
-            let held = grab(&file, 0, order)?;
+            let held = lock(&file, 0, order)?;
             let last = order.pages() - 1;
             let (results, seen) = with_threads(
                 5,
@@ -267,7 +267,7 @@ mod tests {
         let (results, seen) = with_threads(
             4,
             // Each wants a page of its own of what is a large hole now.
-            |number| grab(&file, 100 * number, Order::PTE).map(|locked| locked.entry()),
+            |number| lock(&file, 100 * number, Order::PTE).map(|locked| locked.entry()),
             |threads| -> Checked {
                 let asleep = threads.iter().all(|thread| thread.waits());
                 drop(held);
@@ -302,9 +302,9 @@ mod tests {
                     Order::PTE
                 };
                 let index = random.below(PAGES);
-                let locked = match grab_entry(file.mapping(), at(index), order, false) {
+                let locked = match lock_entry(file.mapping(), at(index), order, false) {
                     Ok(locked) => locked,
-                    Err(GrabError::Conflict) => {
+                    Err(LockError::Conflict) => {
                         conflicts += 1;
                         match tree::lock_present(file.mapping(), at(index)) {
                             Some(locked) => locked,
@@ -315,7 +315,7 @@ mod tests {
                         return Err(crate::kern::testing::failed(
                             file!(),
                             line!(),
-                            fmt!("grab: {error:?}"),
+                            fmt!("lock_or_create: {error:?}"),
                         ))
                     }
                 };
@@ -352,11 +352,10 @@ mod tests {
 
     /// Log2 of the indices that the tree itself has an entry for.
     fn stored_order(mapping: &Mapping, index: usize) -> usize {
-        let tree = mapping.tree();
-        let guard = tree.lock();
-        let mut cursor = Cursor::new(tree, at(index));
-        match cursor.load(&guard) {
-            Some(_) => cursor.stored_order(&guard),
+        let mut guard = mapping.tree().lock();
+        let mut xas = guard.xas(at(index));
+        match xas.load() {
+            Some(_) => xas.stored_order(),
             None => usize::MAX,
         }
     }
@@ -371,13 +370,13 @@ mod tests {
                 let mut nth = 1;
                 loop {
                     let (result, failed) = with_failing_allocation(nth, || {
-                        grab_entry(file.mapping(), at(index), order, false).map(|locked| {
+                        lock_entry(file.mapping(), at(index), order, false).map(|locked| {
                             let stored = stored_order(file.mapping(), index);
                             locked.remove();
                             stored
                         })
                     });
-                    check!(result != Err(GrabError::Conflict));
+                    check!(result != Err(LockError::Conflict));
                     // Also when the memory came at the second try.
                     if let Ok(stored) = result {
                         check_eq!(stored, order.bits());
@@ -395,9 +394,9 @@ mod tests {
             // A tree of one entry at index 0 has no node.
             if index != 0 {
                 let result = without_memory(|| {
-                    grab_entry(file.mapping(), at(index), Order::PTE, false).map(drop)
+                    lock_entry(file.mapping(), at(index), Order::PTE, false).map(drop)
                 });
-                check!(result == Err(GrabError::NoMemory));
+                check!(result == Err(LockError::NoMemory));
                 check_eq!(file.nrpages(), 0);
                 check!(file.mapping().is_empty());
             }
@@ -411,8 +410,8 @@ mod tests {
         let file = world.file(Order::PMD.pages())?;
         store(&file, 0, Entry::zero(Order::PMD))?;
         let result =
-            without_memory(|| grab_entry(file.mapping(), at(5), Order::PTE, false).map(drop));
-        check!(result == Err(GrabError::NoMemory));
+            without_memory(|| lock_entry(file.mapping(), at(5), Order::PTE, false).map(drop));
+        check!(result == Err(LockError::NoMemory));
         // A hole needs no entry.
         check!(look(&file, 5).is_none());
         check_eq!(file.nrpages(), 0);
@@ -439,7 +438,7 @@ mod tests {
                     erase(&file, index)?;
                     expected -= before;
                 }
-            } else if let Ok(mut locked) = grab_entry(file.mapping(), at(index), order, false) {
+            } else if let Ok(mut locked) = lock_entry(file.mapping(), at(index), order, false) {
                 let kind = random.below(2);
                 let entry = kinds(locked.entry().order())[kind];
                 expected = expected + locked.entry().order().pages() - before;
@@ -462,7 +461,7 @@ mod tests {
             for index in others {
                 put(&file, *index, Order::PTE, place + index, false)?;
             }
-            let mut locked = grab(&file, 0, Order::PTE)?;
+            let mut locked = lock(&file, 0, Order::PTE)?;
             for index in others {
                 layout::delete_range(file.mapping(), range(*index, *index));
             }
@@ -485,7 +484,7 @@ mod tests {
         let world = world()?;
         let file = world.file(3)?;
         for (index, entry) in kinds(Order::PTE).into_iter().enumerate() {
-            let mut locked = match grab_entry(file.mapping(), at(index), Order::PTE, true) {
+            let mut locked = match lock_entry(file.mapping(), at(index), Order::PTE, true) {
                 Ok(locked) => locked,
                 Err(_) => continue,
             };
@@ -512,24 +511,24 @@ mod tests {
 
     impl Visitor for Count {
         const ASKS_DIRTY: bool = false;
-        const RUNS: bool = false;
+        const BATCHES: bool = false;
 
-        fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
+        fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
             self.looked += 1;
             self.pages += entry.order().pages();
             match entry.kind() {
-                Kind::Zero => Step::Work,
-                _ => Step::Next,
+                Kind::Zero => WalkAction::Work,
+                _ => WalkAction::Next,
             }
         }
 
-        fn work(&mut self, _run: &Run<'_>) -> After {
+        fn work(&mut self, _run: &EntryBatch<'_>) -> Disposition {
             self.worked += 1;
             if self.worked % 2 == 0 {
                 self.removed += 1;
-                After::Remove
+                Disposition::Remove
             } else {
-                After::Clean(0)
+                Disposition::Clean(0)
             }
         }
     }
@@ -541,7 +540,7 @@ mod tests {
             pages: 0,
             removed: 0,
         };
-        tree::walk(file.mapping(), range, Which::Any, &mut count);
+        tree::walk(file.mapping(), range, Filter::Any, &mut count);
         count
     }
 

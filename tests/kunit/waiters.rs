@@ -11,7 +11,10 @@ mod tests {
         dax::{
             entry::Kind,
             layout,
-            tree::{self, Ahead, Behind, Neighbours, Place, Take, Window},
+            tree::{
+                self, AroundAction, AroundEntries, Backing, Created, Prefault, PrefaultEntries,
+                PrefaultLimits,
+            },
         },
         kern::{
             fs::PageRange,
@@ -46,7 +49,7 @@ mod tests {
             let all = until(|| ended.load(Acquire) == indices.len());
             while ended.load(Acquire) != indices.len() {
                 for index in indices {
-                    if let Ok(locked) = grab(file, *index, Order::PTE) {
+                    if let Ok(locked) = lock(file, *index, Order::PTE) {
                         locked.remove();
                     }
                 }
@@ -159,27 +162,25 @@ mod tests {
         world.check_clean()
     }
 
-    fn window<'f>(file: &'f File<'_>, behind: &mut Behind<'f>) -> Checked {
-        let ahead = || {
-            Some(Ahead {
-                block: range(0, PAGES - 1),
-                order: Order::PTE,
-                room: PAGES,
-            })
+    fn prefault<'f>(file: &'f File<'_>) -> Checked<Prefault<'f>> {
+        let limits = PrefaultLimits {
+            block: range(0, PAGES - 1),
+            order: Order::PTE,
+            room: PAGES,
         };
-        let locked = tree::grab(file.mapping(), at(0), Order::PTE, false, ahead, behind);
+        let Created { locked, prefault } = lock_with_prefault(file, 0, false, limits)?;
         drop(locked);
-        check_eq!(behind.window.as_ref().map(Window::pages), Some(PAGES - 1));
-        Ok(())
+        let pages = prefault.entries.as_ref().map(PrefaultEntries::pages);
+        check_eq!(pages, Some(PAGES - 1));
+        Ok(prefault)
     }
 
     #[test]
     fn what_is_taken_back_behind_an_entry_wakes_all() -> Checked {
         let world = world()?;
         let file = world.file(PAGES)?;
-        let mut behind = Behind::none();
-        window(&file, &mut behind)?;
-        let (waited, all) = all_end(&file, &[5; 4], || behind.window = None)?;
+        let mut prefault = prefault(&file)?;
+        let (waited, all) = all_end(&file, &[5; 4], || prefault.entries = None)?;
         check!(waited);
         check!(all, "somebody waits for what is gone");
         check_eq!(file.nrpages(), 1);
@@ -191,13 +192,12 @@ mod tests {
     fn what_is_filled_behind_an_entry_wakes_who_waits() -> Checked {
         let world = world()?;
         let file = world.file(PAGES)?;
-        let mut behind = Behind::none();
-        window(&file, &mut behind)?;
-        if let Some(window) = behind.window.as_mut() {
-            window.fill(8, Place::Hole, false);
+        let mut prefault = prefault(&file)?;
+        if let Some(entries) = prefault.entries.as_mut() {
+            entries.fill(8, Backing::Hole, false);
         }
         // Of the pages 1 to 15 the first 8 are holes now.
-        let (waited, all) = all_end(&file, &[8, 8, 9], || behind.window = None)?;
+        let (waited, all) = all_end(&file, &[8, 8, 9], || prefault.entries = None)?;
         check!(waited);
         check!(all, "somebody still waits");
         check_eq!(file.nrpages(), 9);
@@ -216,16 +216,16 @@ mod tests {
             put(&file, index, Order::PTE, place + index, false)?;
         }
         let held = tree::lock_present(file.mapping(), at(7));
-        let own = grab(&file, 2, Order::PTE)?;
+        let own = lock(&file, 2, Order::PTE)?;
         let mut asked: usize = 0;
-        let neighbours: Neighbours<'_, '_> = tree::lock_neighbours(
+        let neighbours: AroundEntries<'_, '_> = tree::lock_around(
             &own,
             range(0, Around::MAX.min(PAGES) - 1),
             usize::MAX,
             false,
             |index, _, _| {
                 asked |= 1 << index.get();
-                Take::Have
+                AroundAction::Lock
             },
         );
         check_eq!(asked, 0xffff & !(1 << 7 | 1 << 2));
@@ -266,7 +266,7 @@ mod tests {
             if !fails {
                 put(&file, 3, Order::PTE, place, true)?;
             }
-            let held = grab_entry(file.mapping(), at(3), Order::PTE, true);
+            let held = lock_entry(file.mapping(), at(3), Order::PTE, true);
             let (written, result) = with_threads(
                 number,
                 |_| fsync(&file),

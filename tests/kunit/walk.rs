@@ -10,7 +10,7 @@ mod tests {
     use crate::{
         dax::{
             entry::{Entry, Kind},
-            tree::{self, After, Run, Step, Visitor, Which},
+            tree::{self, Disposition, EntryBatch, Filter, Visitor, WalkAction},
         },
         kern::{
             fs::PageRange,
@@ -32,11 +32,11 @@ mod tests {
     struct Note {
         runs: KVec<(usize, usize, usize)>,
         dirty: usize,
-        after: After,
+        after: Disposition,
     }
 
     impl Note {
-        fn new(after: After) -> Self {
+        fn new(after: Disposition) -> Self {
             Self {
                 runs: KVec::new(),
                 dirty: 0,
@@ -47,16 +47,16 @@ mod tests {
 
     impl Visitor for Note {
         const ASKS_DIRTY: bool = true;
-        const RUNS: bool = true;
+        const BATCHES: bool = true;
 
-        fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
+        fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
             match entry.kind() {
-                Kind::Empty => Step::Next,
-                _ => Step::Work,
+                Kind::Empty => WalkAction::Next,
+                _ => WalkAction::Work,
             }
         }
 
-        fn work(&mut self, run: &Run<'_>) -> After {
+        fn work(&mut self, run: &EntryBatch<'_>) -> Disposition {
             let range = run.range();
             let run_of = (range.first.get(), range.last.get(), run.iter().count());
             // An entry that is missing in a list fails the test anyway.
@@ -66,7 +66,7 @@ mod tests {
         }
     }
 
-    fn walk_runs(file: &File<'_>, which: Which, after: After) -> Note {
+    fn walk_runs(file: &File<'_>, which: Filter, after: Disposition) -> Note {
         let mut note = Note::new(after);
         tree::walk(file.mapping(), PageRange::ALL, which, &mut note);
         note
@@ -90,7 +90,7 @@ mod tests {
         if let Some(mut locked) = tree::lock_present(file.mapping(), at(66)) {
             locked.set(Entry::empty(Order::PTE));
         }
-        let note = walk_runs(&file, Which::Any, After::Clean(0));
+        let note = walk_runs(&file, Filter::Any, Disposition::Clean(0));
         check_eq!(
             note.runs[..],
             [
@@ -120,7 +120,7 @@ mod tests {
         put_zero(&file, 64, Order::from_bits(6))?;
         put_zero(&file, 128, Order::from_bits(6))?;
         put_zero(&file, 512, Order::PMD)?;
-        let note = walk_runs(&file, Which::Any, After::Clean(0));
+        let note = walk_runs(&file, Filter::Any, Disposition::Clean(0));
         check_eq!(
             note.runs[..],
             [
@@ -132,8 +132,8 @@ mod tests {
             ]
         );
         // Beginning in the middle of one.
-        let mut note = Note::new(After::Clean(0));
-        tree::walk(file.mapping(), range(10, 16), Which::Any, &mut note);
+        let mut note = Note::new(Disposition::Clean(0));
+        tree::walk(file.mapping(), range(10, 16), Filter::Any, &mut note);
         check_eq!(note.runs.first().map(|run| run.0), Some(8));
         check_eq!(note.runs.last().map(|run| run.1), Some(31));
         check_eq!(note.runs.iter().map(|run| run.2).sum::<usize>(), 2);
@@ -144,12 +144,12 @@ mod tests {
     #[test]
     fn a_run_ends_before_a_locked_entry_which_is_waited_for() -> Checked {
         let world = world()?;
-        for after in [After::Clean(0), After::Remove] {
+        for after in [Disposition::Clean(0), Disposition::Remove] {
             let file = world.file(NODE)?;
             zeroes(&file, 0, 20)?;
             let held = tree::lock_present(file.mapping(), at(9));
             let (note, (waited, locked)) = with_thread(
-                || walk_runs(&file, Which::Any, after),
+                || walk_runs(&file, Filter::Any, after),
                 |thread| {
                     let waited = thread.waits();
                     let locked = locked_pages(&file, NODE);
@@ -161,7 +161,11 @@ mod tests {
             // Who waits holds nothing.
             check_eq!(locked, bits(9, 9));
             check_eq!(note.runs[..], [(0, 8, 9), (9, 20, 12)]);
-            let left = if after == After::Clean(0) { 21 } else { 0 };
+            let left = if after == Disposition::Clean(0) {
+                21
+            } else {
+                0
+            };
             check_eq!(file.nrpages(), left);
             check_eq!(locked_pages(&file, NODE), 0);
             clear(&file);
@@ -181,7 +185,7 @@ mod tests {
             marked_pages(&file, NODE, Mark::ToWrite),
             bits(0, 14) & !bits(4, 4)
         );
-        let note = walk_runs(&file, Which::ToWrite, After::Clean(0));
+        let note = walk_runs(&file, Filter::ToWrite, Disposition::Clean(0));
         check_eq!(note.runs[..], [(0, 3, 4), (5, 14, 10)]);
         check_eq!(note.dirty, 14);
         check_eq!(marked_pages(&file, NODE, Mark::ToWrite), 0);
@@ -202,13 +206,13 @@ mod tests {
 
     impl Visitor for Pieces {
         const ASKS_DIRTY: bool = true;
-        const RUNS: bool = true;
+        const BATCHES: bool = true;
 
-        fn look(&mut self, _entry: Entry, _dirty: bool) -> Step {
-            Step::Work
+        fn look(&mut self, _entry: Entry, _dirty: bool) -> WalkAction {
+            WalkAction::Work
         }
 
-        fn work(&mut self, run: &Run<'_>) -> After {
+        fn work(&mut self, run: &EntryBatch<'_>) -> Disposition {
             let place = self.place;
             let mut wrong = 0;
             let mut pieces = |dirty_only, digits: &mut usize| {
@@ -225,7 +229,7 @@ mod tests {
             pieces(false, &mut self.all);
             pieces(true, &mut self.dirty);
             self.wrong += wrong;
-            After::Clean(0)
+            Disposition::Clean(0)
         }
     }
 
@@ -250,7 +254,7 @@ mod tests {
             wrong: 0,
             place: world.pfn(place).to_bits(),
         };
-        tree::walk(file.mapping(), PageRange::ALL, Which::Any, &mut pieces);
+        tree::walk(file.mapping(), PageRange::ALL, Filter::Any, &mut pieces);
         check_eq!(pieces.all, 78191);
         check_eq!(pieces.dirty, 1258191);
         check_eq!(pieces.wrong, 0);
@@ -266,25 +270,25 @@ mod tests {
 
     impl Visitor for Drain {
         const ASKS_DIRTY: bool = true;
-        const RUNS: bool = true;
+        const BATCHES: bool = true;
 
-        fn look(&mut self, entry: Entry, _dirty: bool) -> Step {
+        fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
             self.looked += 1;
             match entry.kind() {
-                Kind::Empty => Step::Next,
-                _ if self.at_once => Step::Remove,
-                _ => Step::Work,
+                Kind::Empty => WalkAction::Next,
+                _ if self.at_once => WalkAction::Remove,
+                _ => WalkAction::Work,
             }
         }
 
-        fn work(&mut self, _run: &Run<'_>) -> After {
-            After::Remove
+        fn work(&mut self, _run: &EntryBatch<'_>) -> Disposition {
+            Disposition::Remove
         }
     }
 
     fn drain(file: &File<'_>, range: PageRange, at_once: bool) -> usize {
         let mut visitor = Drain { at_once, looked: 0 };
-        tree::walk(file.mapping(), range, Which::Any, &mut visitor)
+        tree::walk(file.mapping(), range, Filter::Any, &mut visitor)
     }
 
     #[test]
@@ -415,18 +419,18 @@ mod tests {
     struct Slow<'a> {
         go: &'a Atomic<bool>,
         working: &'a Atomic<usize>,
-        after: After,
+        after: Disposition,
     }
 
     impl Visitor for Slow<'_> {
         const ASKS_DIRTY: bool = false;
-        const RUNS: bool = true;
+        const BATCHES: bool = true;
 
-        fn look(&mut self, _entry: Entry, _dirty: bool) -> Step {
-            Step::Work
+        fn look(&mut self, _entry: Entry, _dirty: bool) -> WalkAction {
+            WalkAction::Work
         }
 
-        fn work(&mut self, run: &Run<'_>) -> After {
+        fn work(&mut self, run: &EntryBatch<'_>) -> Disposition {
             self.working.store(run.iter().count(), Release);
             until(|| self.go.load(Acquire));
             self.after
@@ -438,9 +442,9 @@ mod tests {
         const WAITERS: usize = 3;
         let world = world()?;
         for (after, pages) in [
-            (After::Clean(0), 10),
-            (After::Remove, 10),
-            (After::Remove, NODE),
+            (Disposition::Clean(0), 10),
+            (Disposition::Remove, 10),
+            (Disposition::Remove, NODE),
         ] {
             let file = world.file(NODE)?;
             zeroes(&file, 0, pages - 1)?;
@@ -453,7 +457,7 @@ mod tests {
                         working: &working,
                         after,
                     };
-                    return tree::walk(file.mapping(), PageRange::ALL, Which::Any, &mut slow);
+                    return tree::walk(file.mapping(), PageRange::ALL, Filter::Any, &mut slow);
                 }
                 until(|| working.load(Acquire) != 0);
                 let index = at([0, 0, 7, 7][number % (WAITERS + 1)]);
@@ -466,9 +470,16 @@ mod tests {
                 begun && waited
             })?;
             check!(waited, "nobody has waited");
-            let found = usize::from(after == After::Clean(0));
+            let found = usize::from(after == Disposition::Clean(0));
             check_eq!(results[1..], [found; WAITERS]);
-            check_eq!(results[0], if after == After::Remove { pages } else { 0 });
+            check_eq!(
+                results[0],
+                if after == Disposition::Remove {
+                    pages
+                } else {
+                    0
+                }
+            );
             clear(&file);
             check_eq!(file.nrpages(), 0);
         }

@@ -10,7 +10,10 @@ mod tests {
     use crate::{
         dax::{
             entry::{Entry, Kind},
-            tree::{self, Ahead, Behind, GrabError, Locked, Place, Take},
+            tree::{
+                self, AroundAction, Backing, Created, LockError, LockedEntry, Prefault,
+                PrefaultLimits, Wanted,
+            },
         },
         kern::{
             order::Order,
@@ -32,9 +35,9 @@ mod tests {
     }
 
     /// How far a fault of a file that is long enough may go by itself.
-    fn ahead(index: usize, largest: Order) -> Ahead {
+    fn ahead(index: usize, largest: Order) -> PrefaultLimits {
         let block = range(index & !(BLOCK - 1), index | (BLOCK - 1));
-        Ahead {
+        PrefaultLimits {
             block,
             order: largest,
             room: block.last.get() - index + 1,
@@ -68,13 +71,16 @@ mod tests {
         let world = world()?;
         let file = world.file(4 * BLOCK)?;
         for (index, pages) in [(0, 16), (1, 15), (20, 12), (47, 1), (63, 1)] {
-            let mut behind = Behind::none();
-            let locked = grab_ahead(&file, index, false, ahead(index, order(4)), &mut behind)?;
+            let Created { locked, prefault } =
+                lock_with_prefault(&file, index, false, ahead(index, order(4)))?;
             check!(locked.entry() == Entry::empty(Order::PTE));
-            check_eq!(behind.pages, pages);
-            check!(behind.block == Some(ahead(index, Order::PTE).block));
+            check_eq!(prefault.pages, pages);
+            check!(prefault.block == Some(ahead(index, Order::PTE).block));
             check_eq!(
-                behind.window.as_ref().map_or(0, |window| window.pages()),
+                prefault
+                    .entries
+                    .as_ref()
+                    .map_or(0, |entries| entries.pages()),
                 pages - 1
             );
             check_eq!(file.nrpages(), pages);
@@ -85,7 +91,7 @@ mod tests {
             check!((index..index + pages)
                 .all(|page| look(&file, page) == Some((Entry::empty(Order::PTE), true))));
             // Nothing became of them.
-            drop(behind);
+            drop(prefault);
             check_eq!(present_pages(&file, 4 * BLOCK), bits(index, index));
             check_eq!(file.nrpages(), 1);
             locked.remove();
@@ -101,18 +107,21 @@ mod tests {
             for present in [Entry::zero(Order::PTE), Entry::empty(order(1))] {
                 let (file, place) = straight_file(&world, 64)?;
                 write_pages(&file, place, 0, 8)?;
-                grab(&file, 10, present.order())?.set(present);
+                lock(&file, 10, present.order())?.set(present);
                 let before = file.nrpages();
-                let mut behind = Behind::none();
-                let locked = grab_ahead(&file, 8, write, ahead(8, order(2)), &mut behind)?;
+                let Created { locked, prefault } =
+                    lock_with_prefault(&file, 8, write, ahead(8, order(2)))?;
                 // Of the four pages of the largest entry that could be, one is taken.
                 check!(locked.entry() == Entry::empty(Order::PTE));
-                let pages = behind.window.as_ref().map_or(0, |window| window.pages());
+                let pages = prefault
+                    .entries
+                    .as_ref()
+                    .map_or(0, |entries| entries.pages());
                 check_eq!(pages, 1);
                 check!(look(&file, 10) == Some((present, false)));
                 check_eq!(locked_pages(&file, 64), bits(8, 9));
                 check_eq!(file.nrpages(), before + 2);
-                drop(behind);
+                drop(prefault);
                 drop(locked);
                 clear(&file);
                 check_eq!(file.nrpages(), 0);
@@ -128,12 +137,18 @@ mod tests {
             let (file, place) = straight_file(&world, 64)?;
             write_pages(&file, place, 0, 8)?;
             put_zero(&file, 9, Order::PTE)?;
-            let mut behind = Behind::none();
-            let locked = grab_ahead(&file, 8, write, ahead(8, order(2)), &mut behind)?;
+            let Created { locked, prefault } =
+                lock_with_prefault(&file, 8, write, ahead(8, order(2)))?;
             check!(locked.entry() == Entry::empty(Order::PTE));
-            check_eq!(behind.window.as_ref().map_or(0, |window| window.pages()), 0);
+            check_eq!(
+                prefault
+                    .entries
+                    .as_ref()
+                    .map_or(0, |entries| entries.pages()),
+                0
+            );
             check_eq!(locked_pages(&file, 64), bits(8, 8));
-            drop((behind, locked));
+            drop((prefault, locked));
             clear(&file);
         }
         Ok(())
@@ -171,16 +186,13 @@ mod tests {
         ] {
             let (file, place) = straight_file(&world, 256)?;
             write_pages(&file, place, 0, index)?;
-            let mut behind = Behind::none();
-            let locked = grab_ahead(
-                &file,
-                index,
-                true,
-                ahead(index, order(largest)),
-                &mut behind,
-            )?;
+            let Created { locked, prefault } =
+                lock_with_prefault(&file, index, true, ahead(index, order(largest)))?;
             let made = file.nrpages() - index;
-            let window = behind.window.as_ref().map_or(0, |window| window.pages());
+            let window = prefault
+                .entries
+                .as_ref()
+                .map_or(0, |entries| entries.pages());
             check_eq!(made, locked.range().pages() + window);
             check!(made <= index.max(1), "{made} pages after {index}");
             check!(
@@ -200,7 +212,7 @@ mod tests {
                         .is_some_and(|(entry, locked)| locked && entry.kind() == Kind::Empty)
             }));
             check!(look(&file, index + made).is_none());
-            drop(behind);
+            drop(prefault);
             locked.remove();
             check_eq!(file.nrpages(), index);
             clear(&file);
@@ -218,12 +230,12 @@ mod tests {
             write_pages(&file, place, index - written, index)?;
             // Not dirty, so nobody wrote it.
             put(&file, index - written - 1, Order::PTE, place, false)?;
-            let mut behind = Behind::none();
-            let locked = grab_ahead(&file, index, true, ahead(index, order(2)), &mut behind)?;
+            let Created { locked, prefault } =
+                lock_with_prefault(&file, index, true, ahead(index, order(2)))?;
             let made = file.nrpages() - written - 1;
             check!(made <= written, "{made} pages after {written}");
             check!(made * 2 > written, "{made} pages after {written}");
-            drop(behind);
+            drop(prefault);
             locked.remove();
             clear(&file);
         }
@@ -235,10 +247,10 @@ mod tests {
         let world = world()?;
         let place = world.take_many(64, Order::PMD)?;
         let alone = |file: &File<'_>| -> Checked {
-            let mut behind = Behind::none();
-            let locked = grab_ahead(file, 4, true, ahead(4, order(2)), &mut behind)?;
+            let Created { locked, prefault } =
+                lock_with_prefault(file, 4, true, ahead(4, order(2)))?;
             check!(locked.entry() == Entry::empty(Order::PTE));
-            check!(behind.window.is_none());
+            check!(prefault.entries.is_none());
             check_eq!(locked_pages(file, 64), bits(4, 4));
             locked.remove();
             clear(file);
@@ -280,13 +292,13 @@ mod tests {
             let file = world.file(64)?;
             let place = world.take_many(128, Order::PMD)? + shift;
             write_pages(&file, place, 0, 8)?;
-            let mut behind = Behind::none();
-            let locked = grab_ahead(&file, 8, true, ahead(8, order(2)), &mut behind)?;
+            let Created { locked, prefault } =
+                lock_with_prefault(&file, 8, true, ahead(8, order(2)))?;
             check_eq!(locked.entry().order().bits(), largest);
             check!((8..16)
                 .all(|page| look(&file, page)
                     .is_some_and(|(entry, _)| entry.order() <= order(largest))));
-            drop(behind);
+            drop(prefault);
             locked.remove();
             clear(&file);
         }
@@ -303,21 +315,19 @@ mod tests {
             let mut ahead = ahead(pages, order(largest));
             // One that goes beyond the block, as faults ask for when the order is larger than that.
             ahead.room = ahead.room.max(pages);
-            let mut behind = Behind::none();
-            let locked = grab_ahead(&file, pages, true, ahead, &mut behind)?;
+            let Created { locked, prefault } = lock_with_prefault(&file, pages, true, ahead)?;
             check_eq!(locked.entry().order().bits(), largest);
             check!(locked.is_dirty());
             check_eq!(locked.first(), at(pages));
-            drop(behind);
+            drop(prefault);
             locked.remove();
             check_eq!(file.nrpages(), pages);
             // And where one of its pages is taken, none.
             if largest != 0 {
                 put_zero(&file, pages + order(largest).pages() - 1, Order::PTE)?;
-                let mut behind = Behind::none();
-                let locked = grab_ahead(&file, pages, true, ahead, &mut behind)?;
+                let Created { locked, prefault } = lock_with_prefault(&file, pages, true, ahead)?;
                 check!(locked.entry().order() < order(largest));
-                drop(behind);
+                drop(prefault);
                 locked.remove();
                 check_eq!(file.nrpages(), pages + 1);
             }
@@ -333,32 +343,25 @@ mod tests {
             let (file, place) = straight_file(&world, 256)?;
             write_pages(&file, place, 0, 64)?;
             // The next page needs a node.
-            let mut behind = Behind::none();
-            let result = without_memory(|| {
-                tree::grab(
-                    file.mapping(),
-                    at(64),
-                    Order::PTE,
-                    write,
-                    || Some(ahead(64, order(2))),
-                    &mut behind,
-                )
-                .map(drop)
-            });
-            check!(result == Err(GrabError::NoMemory));
-            check!(behind.window.is_none());
+            let wanted = Wanted {
+                index: at(64),
+                order: Order::PTE,
+                dirty: write,
+                prefault: Some(ahead(64, order(2))),
+            };
+            let result = without_memory(|| tree::lock_or_create(file.mapping(), &wanted).map(drop));
+            check!(result == Err(LockError::NoMemory));
             check_eq!(file.nrpages(), 64);
             check!(look(&file, 64).is_none());
             // One that comes when it is asked for with patience serves.
-            let mut behind = Behind::none();
-            let (locked, failed) = with_failing_allocation(1, || {
-                grab_ahead(&file, 64, write, ahead(64, order(2)), &mut behind)
+            let (created, failed) = with_failing_allocation(1, || {
+                lock_with_prefault(&file, 64, write, ahead(64, order(2)))
             });
             check!(failed);
-            let locked = locked?;
+            let Created { locked, prefault } = created?;
             check!(locked.entry() == Entry::empty(Order::PTE));
             check_eq!(locked.is_dirty(), write);
-            check!(behind.window.is_none());
+            check!(prefault.entries.is_none());
             check_eq!(file.nrpages(), 65);
             locked.remove();
             clear(&file);
@@ -372,11 +375,11 @@ mod tests {
         file: &'f File<'_>,
         write: bool,
         largest: Order,
-    ) -> Checked<(Locked<'f>, Behind<'f>)> {
-        let mut behind = Behind::none();
-        let locked = grab_ahead(file, BLOCK, write, ahead(BLOCK, largest), &mut behind)?;
-        check!(behind.window.is_some());
-        Ok((locked, behind))
+    ) -> Checked<(LockedEntry<'f>, Prefault<'f>)> {
+        let Created { locked, prefault } =
+            lock_with_prefault(file, BLOCK, write, ahead(BLOCK, largest))?;
+        check!(prefault.entries.is_some());
+        Ok((locked, prefault))
     }
 
     /// Whether the pages of a file are entries for memory at a place, of one page each.
@@ -416,15 +419,15 @@ mod tests {
                     write_pages(&file, world.take_many(BLOCK, Order::PMD)?, 0, BLOCK)?;
                 }
                 let before = file.nrpages();
-                let (locked, mut behind) = window(&file, write, Order::PTE)?;
-                if let Some(window) = &mut behind.window {
-                    window.fill(pages, Place::Memory(world.pfn(place)), write);
-                    let (first, count, _) = window.filled();
+                let (locked, mut prefault) = window(&file, write, Order::PTE)?;
+                if let Some(entries) = &mut prefault.entries {
+                    entries.fill(pages, Backing::Memory(world.pfn(place)), write);
+                    let (first, count, _) = entries.filled();
                     check_eq!((first, count), (at(BLOCK + 1), filled));
                 }
                 // Nobody sees them before they are unlocked.
                 check_eq!(locked_pages(&file, 64), bits(BLOCK, 2 * BLOCK - 1));
-                drop(behind);
+                drop(prefault);
                 if filled != 0 {
                     check_data(&file, BLOCK + 1, BLOCK + filled, place, write)?;
                 }
@@ -447,11 +450,11 @@ mod tests {
         let world = world()?;
         let file = world.file(64)?;
         for pages in [0, 1, 6, 15] {
-            let (locked, mut behind) = window(&file, false, Order::PTE)?;
-            if let Some(window) = &mut behind.window {
-                window.fill(pages, Place::Hole, false);
+            let (locked, mut prefault) = window(&file, false, Order::PTE)?;
+            if let Some(entries) = &mut prefault.entries {
+                entries.fill(pages, Backing::Hole, false);
             }
-            drop(behind);
+            drop(prefault);
             check!((BLOCK + 1..=BLOCK + pages)
                 .all(|page| look(&file, page) == Some((Entry::zero(Order::PTE), false))));
             check!(look(&file, BLOCK + pages + 1).is_none());
@@ -468,12 +471,12 @@ mod tests {
         let place = world.take_many(BLOCK, Order::PMD)?;
         let (file, other) = (world.file(64)?, world.file(64)?);
         put(&other, 0, Order::PTE, place + 3, false)?;
-        let (locked, mut behind) = window(&file, false, Order::PTE)?;
-        if let Some(window) = &mut behind.window {
-            window.fill(15, Place::Memory(world.pfn(place)), false);
-            check_eq!(window.filled().1, 3);
+        let (locked, mut prefault) = window(&file, false, Order::PTE)?;
+        if let Some(entries) = &mut prefault.entries {
+            entries.fill(15, Backing::Memory(world.pfn(place)), false);
+            check_eq!(entries.filled().1, 3);
         }
-        drop(behind);
+        drop(prefault);
         check_data(&file, BLOCK + 1, BLOCK + 3, place, false)?;
         check_eq!(file.nrpages(), 4);
         // The other file's page is as it was.
@@ -490,12 +493,12 @@ mod tests {
         let region = Region::ORDER.pages();
         let place = world.take_many(2 * region, Region::ORDER)? + region - 5;
         let file = world.file(64)?;
-        let (locked, mut behind) = window(&file, false, Order::PTE)?;
-        if let Some(window) = &mut behind.window {
-            window.fill(15, Place::Memory(world.pfn(place)), false);
-            check_eq!(window.filled().1, 5);
+        let (locked, mut prefault) = window(&file, false, Order::PTE)?;
+        if let Some(entries) = &mut prefault.entries {
+            entries.fill(15, Backing::Memory(world.pfn(place)), false);
+            check_eq!(entries.filled().1, 5);
         }
-        drop(behind);
+        drop(prefault);
         check_data(&file, BLOCK + 1, BLOCK + 5, place, false)?;
         check!((5..15).all(|page| is_free(world.page(place + page))));
         locked.remove();
@@ -512,14 +515,14 @@ mod tests {
         filled: usize,
     ) -> Checked {
         write_pages(file, world.take_many(BLOCK, Order::PMD)?, 0, BLOCK)?;
-        let (locked, mut behind) = window(file, true, order(2))?;
+        let (locked, mut prefault) = window(file, true, order(2))?;
         check!(locked.entry() == Entry::empty(order(2)));
-        if let Some(window) = &mut behind.window {
-            check_eq!(window.pages(), 12);
-            window.fill(pages, Place::Memory(world.pfn(place)), true);
-            check_eq!(window.filled().1, filled);
+        if let Some(entries) = &mut prefault.entries {
+            check_eq!(entries.pages(), 12);
+            entries.fill(pages, Backing::Memory(world.pfn(place)), true);
+            check_eq!(entries.filled().1, filled);
         }
-        drop(behind);
+        drop(prefault);
         check_eq!(file.nrpages(), BLOCK + 4 + filled);
         for first in (0..filled).step_by(4) {
             let entry = Entry::data(world.pfn(place + first), order(2))
@@ -569,17 +572,17 @@ mod tests {
         let file = world.file(64)?;
         // One that is filled, and one that is removed.
         for (index, found) in [(BLOCK + 2, true), (BLOCK + 9, false)] {
-            let (locked, mut behind) = window(&file, false, Order::PTE)?;
+            let (locked, mut prefault) = window(&file, false, Order::PTE)?;
             let (result, waited) = with_thread_waiting(
                 || {
-                    grab_entry(file.mapping(), at(index), Order::PTE, false)
+                    lock_entry(file.mapping(), at(index), Order::PTE, false)
                         .map(|locked| locked.entry())
                 },
                 || {
-                    if let Some(window) = &mut behind.window {
-                        window.fill(5, Place::Memory(world.pfn(place)), false);
+                    if let Some(entries) = &mut prefault.entries {
+                        entries.fill(5, Backing::Memory(world.pfn(place)), false);
                     }
-                    drop(behind);
+                    drop(prefault);
                 },
             )?;
             check!(waited);
@@ -602,7 +605,7 @@ mod tests {
         own: usize,
         wanting: u64,
         asks_dirty: bool,
-        take: impl Fn(usize, bool) -> Take,
+        take: impl Fn(usize, bool) -> AroundAction,
     ) -> Checked<(u64, u64)> {
         let Some(locked) = tree::lock_present(file.mapping(), at(own)) else {
             return Ok((0, 0));
@@ -611,7 +614,7 @@ mod tests {
         let block = range(own & !(BLOCK - 1), own | (BLOCK - 1));
         let wanting = (wanting >> block.first.get()) as usize;
         let before = locked_pages(file, 64);
-        let got = tree::lock_neighbours(&locked, block, wanting, asks_dirty, |first, _, dirty| {
+        let got = tree::lock_around(&locked, block, wanting, asks_dirty, |first, _, dirty| {
             asked |= 1 << first.get();
             take(first.get(), dirty)
         });
@@ -631,7 +634,7 @@ mod tests {
         for index in (0..64).filter(|index| *index != 20) {
             put_zero(&file, index, Order::PTE)?;
         }
-        let have = |_, _| Take::Have;
+        let have = |_, _| AroundAction::Lock;
         let there = bits(16, 31) & !bits(18, 18) & !bits(20, 20);
         check_eq!(
             neighbours(&file, 18, u64::MAX, false, have)?,
@@ -645,7 +648,13 @@ mod tests {
         );
         check_eq!(neighbours(&file, 18, 0, false, have)?, (0, 0));
         // What is left is asked about, and that is all.
-        let left = |index, _| if index < 24 { Take::Leave } else { Take::Have };
+        let left = |index, _| {
+            if index < 24 {
+                AroundAction::Leave
+            } else {
+                AroundAction::Lock
+            }
+        };
         check_eq!(
             neighbours(&file, 18, u64::MAX, false, left)?,
             (there, bits(24, 31))
@@ -663,7 +672,7 @@ mod tests {
         }
         let held = [17, 25].map(|index| tree::lock_present(file.mapping(), at(index)));
         let there = bits(16, 31) & !bits(18, 18) & !bits(17, 17) & !bits(25, 25);
-        let have = |_, _| Take::Have;
+        let have = |_, _| AroundAction::Lock;
         check_eq!(
             neighbours(&file, 18, u64::MAX, false, have)?,
             (there, there)
@@ -683,7 +692,7 @@ mod tests {
         put_zero(&file, 20, order(1))?;
         put_zero(&file, 22, Order::PTE)?;
         put_zero(&file, 24, order(3))?;
-        let have = |_, _| Take::Have;
+        let have = |_, _| AroundAction::Lock;
         let firsts = |pages: &[usize]| pages.iter().fold(0u64, |bits, page| bits | 1 << page);
         let (asked, locked) = neighbours(&file, 22, u64::MAX, false, have)?;
         check_eq!(asked, firsts(&[16, 20, 24]));
@@ -707,18 +716,24 @@ mod tests {
         let even = (16..32).step_by(2).fold(0, |bits, index| bits | 1 << index);
         check_eq!(marked_pages(&file, 64, Mark::Dirty), even);
         // Not asked, nobody is.
-        let wrong = |_, dirty| if dirty { Take::Have } else { Take::Leave };
+        let wrong = |_, dirty| {
+            if dirty {
+                AroundAction::Lock
+            } else {
+                AroundAction::Leave
+            }
+        };
         check_eq!(neighbours(&file, 31, u64::MAX, false, wrong)?.1, 0);
         check_eq!(neighbours(&file, 31, u64::MAX, true, wrong)?.1, even);
         check_eq!(marked_pages(&file, 64, Mark::Dirty), even);
         let Some(locked) = tree::lock_present(file.mapping(), at(31)) else {
             return Ok(());
         };
-        let got = tree::lock_neighbours(&locked, range(16, 31), 0xffff, true, |first, _, dirty| {
+        let got = tree::lock_around(&locked, range(16, 31), 0xffff, true, |first, _, dirty| {
             if dirty || first < at(20) {
-                Take::Mark
+                AroundAction::LockAndMark
             } else {
-                Take::Leave
+                AroundAction::Leave
             }
         });
         check!(got.marked);
@@ -726,7 +741,9 @@ mod tests {
         let now = even | bits(17, 17) | bits(19, 19);
         check_eq!(marked_pages(&file, 64, Mark::Dirty), now);
         drop(got);
-        let got = tree::lock_neighbours(&locked, range(16, 31), 0xffff, true, |_, _, _| Take::Have);
+        let got = tree::lock_around(&locked, range(16, 31), 0xffff, true, |_, _, _| {
+            AroundAction::Lock
+        });
         check!(!got.marked);
         drop(got);
         drop(locked);
@@ -744,8 +761,9 @@ mod tests {
         let Some(locked) = tree::lock_present(file.mapping(), at(20)) else {
             return Ok(());
         };
-        let got =
-            tree::lock_neighbours(&locked, range(16, 31), 0xffff, false, |_, _, _| Take::Have);
+        let got = tree::lock_around(&locked, range(16, 31), 0xffff, false, |_, _, _| {
+            AroundAction::Lock
+        });
         let (found, waited) = with_thread_waiting(
             || tree::lock_present(file.mapping(), at(19)).is_some(),
             || {

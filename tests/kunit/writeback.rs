@@ -252,7 +252,7 @@ mod tests {
         check!(waited);
         check_eq!(written, Ok(2));
         for index in [0, 1] {
-            drop(grab_entry(file.mapping(), at(index), Order::PTE, true));
+            drop(lock_entry(file.mapping(), at(index), Order::PTE, true));
         }
         let held = tree::lock_present(file.mapping(), at(0));
         let (written, waited) = with_thread_waiting(

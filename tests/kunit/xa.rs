@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The cursor's shortcuts within a node, compared with walking down from the root, and the
+//! The shortcuts within a node, compared with walking down from the root; what may be changed; and the
 //! arithmetic of orders.
 
 use kernel::prelude::*;
@@ -8,12 +8,12 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_xa)]
 mod tests {
     use crate::{
-        dax::entry::Entry,
+        dax::{entry::Entry, tree},
         kern::{
             fs::PageIndex,
             order::Order,
             testing::{Checked, File, Random},
-            xa::{Cursor, Mark, RawValue, NODE_ORDER},
+            xa::{InsertError, Mark, RawValue, Reserve, NODE_ORDER},
         },
         tests::helpers::*,
     };
@@ -28,7 +28,7 @@ mod tests {
             let order = Order::from_bits(random.below(largest + 1)).fitting(index, PAGES - index);
             if random.below(3) != 0 {
                 let dirty = random.below(2) == 0;
-                let locked = grab_entry(file.mapping(), at(index), order, dirty);
+                let locked = lock_entry(file.mapping(), at(index), order, dirty);
                 if let Ok(mut locked) = locked {
                     // Data of nobody, which keeps its mark and is only erased.
                     locked.set(Entry::data(
@@ -44,26 +44,24 @@ mod tests {
 
     fn erase_all(file: &File<'_>) {
         while let Some(first) = first_entry(file) {
-            if let Some(locked) = crate::dax::tree::lock_present(file.mapping(), first) {
+            if let Some(locked) = tree::lock_present(file.mapping(), first) {
                 locked.remove();
             }
         }
     }
 
     fn first_entry(file: &File<'_>) -> Option<PageIndex> {
-        let tree = file.mapping().tree();
-        let guard = tree.lock();
-        let mut cursor = Cursor::new(tree, at(0));
-        cursor.find(&guard, PageIndex::MAX).map(|_| cursor.index())
+        let mut guard = file.mapping().tree().lock();
+        let mut xas = guard.xas(at(0));
+        xas.find(PageIndex::MAX).map(|_| xas.index())
     }
 
     /// What a walk from the root finds, and whether it is marked.
     fn load(file: &File<'_>, index: usize) -> Option<(RawValue, bool)> {
-        let tree = file.mapping().tree();
-        let guard = tree.lock();
-        let mut cursor = Cursor::new(tree, at(index));
-        let value = cursor.load(&guard)?;
-        Some((value, cursor.has_mark(&guard, Mark::Dirty)))
+        let mut guard = file.mapping().tree().lock();
+        let mut xas = guard.xas(at(index));
+        let value = xas.load()?;
+        Some((value, xas.has_mark(Mark::Dirty)))
     }
 
     fn with_random_trees(work: impl Fn(&File<'_>, &mut Random) -> Checked) -> Checked {
@@ -81,17 +79,17 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_that_is_moved_finds_what_a_walk_from_the_root_finds() -> Checked {
+    fn a_state_that_is_moved_finds_what_a_walk_from_the_root_finds() -> Checked {
         with_random_trees(|file, random| {
             let tree = file.mapping().tree();
             for _ in 0..300 {
                 let (from, to) = (random.below(PAGES), random.below(PAGES + 8));
                 let wanted = load(file, to);
-                let guard = tree.lock();
-                let mut cursor = Cursor::new(tree, at(from));
-                cursor.load(&guard);
-                let found = cursor.at(&guard, at(to));
-                let marked = found.is_some() && cursor.has_mark(&guard, Mark::Dirty);
+                let mut guard = tree.lock();
+                let mut xas = guard.xas(at(from));
+                xas.load();
+                let found = xas.at(at(to));
+                let marked = found.is_some() && xas.has_mark(Mark::Dirty);
                 drop(guard);
                 check_eq!(found.map(|value| (value, marked)), wanted, "{from} to {to}");
             }
@@ -106,12 +104,12 @@ mod tests {
             for index in 0..PAGES {
                 let wanted = index.checked_sub(1).and_then(|before| load(file, before));
                 let behind = load(file, index + 1);
-                let guard = tree.lock();
-                let mut cursor = Cursor::new(tree, at(index));
-                let here = cursor.load(&guard);
-                let before = cursor.before(&guard, Mark::Dirty);
-                let free = cursor.is_free_behind(&guard);
-                let stays = cursor.load(&guard) == here;
+                let mut guard = tree.lock();
+                let mut xas = guard.xas(at(index));
+                let here = xas.load();
+                let before = xas.before(Mark::Dirty);
+                let free = xas.is_free_behind();
+                let stays = xas.load() == here;
                 drop(guard);
                 check_eq!(before, wanted, "before {index}");
                 // Of another node it does not tell; nor within a larger entry.
@@ -134,17 +132,17 @@ mod tests {
                 let last = first + random.below(PAGES - first);
                 let mut covered = 0;
                 let mut next = first;
-                let guard = tree.lock();
-                let mut cursor = Cursor::new(tree, at(first));
+                let mut guard = tree.lock();
+                let mut xas = guard.xas(at(first));
                 let mut wrong = None;
-                while let Some(raw) = cursor.find(&guard, at(last)) {
+                while let Some(raw) = xas.find(at(last)) {
                     let order = Entry::from_raw(raw).0.order();
-                    let found = order.first(cursor.index()).get();
-                    if found < next && order.last(cursor.index()).get() < next || found > last {
+                    let found = order.first(xas.index()).get();
+                    if found < next && order.last(xas.index()).get() < next || found > last {
                         wrong = Some(found);
                         break;
                     }
-                    next = order.last(cursor.index()).get() + 1;
+                    next = order.last(xas.index()).get() + 1;
                     covered += next.min(last + 1) - found.max(first);
                 }
                 drop(guard);
@@ -159,83 +157,145 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_visited_whole() -> Checked {
-        with_random_trees(|file, _| {
+    fn the_start_of_a_node_is_removed_up_to_what_stays() -> Checked {
+        with_random_trees(|file, random| {
             let tree = file.mapping().tree();
             for node in (0..PAGES).step_by(NODE) {
-                let (mut visited, mut marked, mut entries) = (0u64, 0u64, 0);
-                let guard = tree.lock();
-                let mut cursor = Cursor::new(tree, at(node));
-                cursor.load(&guard);
-                let all = cursor.visit_node(&guard, Mark::Dirty, |index, raw, dirty| {
-                    let order = Entry::from_raw(raw).0.order();
-                    for page in index.get()..=order.last(index).get() {
-                        visited |= 1u64.checked_shl((page - node) as u32).unwrap_or(0);
-                        if dirty {
-                            marked |= 1u64.checked_shl((page - node) as u32).unwrap_or(0);
-                        }
-                    }
-                    entries += 1;
-                    true
-                });
-                // It can be ended.
-                let mut seen = 0;
-                let ended = cursor.visit_node(&guard, Mark::Dirty, |_, _, _| {
-                    seen += 1;
-                    seen < 2
-                });
-                drop(guard);
-                let Some(all) = all else {
-                    // No node of single pages: nothing is there, or one large entry.
-                    let large = load(file, node)
-                        .is_some_and(|(raw, _)| Entry::from_raw(raw).0.order() >= NODE_ORDER);
-                    let empty = (node..node + NODE).all(|page| load(file, page).is_none());
-                    check!(large || empty);
-                    continue;
+                // One stays because it is locked, another because nobody lets it go.
+                let locked = match random.below(2) {
+                    0 => None,
+                    _ => tree::lock_present(file.mapping(), at(node + random.below(NODE))),
                 };
-                check!(all);
-                check_eq!(
-                    visited,
-                    pages_with(NODE, |page| load(file, node + page).is_some())
-                );
-                check_eq!(
-                    marked,
-                    pages_with(NODE, |page| load(file, node + page)
-                        .is_some_and(|(_, dirty)| dirty))
-                );
-                check_eq!(ended, Some(entries < 2));
-                check_eq!(seen, entries.min(2));
+                let stays = node + random.below(2 * NODE);
+                let goes = |first: PageIndex, entry: Entry| {
+                    first > at(stays) || entry.order().last(first) < at(stays)
+                };
+                let there = pages_with(NODE, |page| load(file, node + page).is_some());
+                let dirty = pages_with(NODE, |page| {
+                    load(file, node + page).is_some_and(|(_, dirty)| dirty)
+                });
+                // By a walk from the root, up to the first that stays.
+                let (mut wanted, mut end, mut all) = (0u64, node, true);
+                let mut page = 0;
+                while page < NODE {
+                    let Some((entry, is_locked)) = look(file, node + page) else {
+                        page += 1;
+                        continue;
+                    };
+                    let first = entry.order().first(at(node + page));
+                    if entry.order() >= NODE_ORDER || is_locked || !goes(first, entry) {
+                        all = false;
+                        break;
+                    }
+                    page += entry.order().pages();
+                    end = node + page;
+                    wanted |= bits(first.get() - node, page - 1);
+                }
+                let mut marked = 0;
+                let mut guard = tree.lock();
+                let mut xas = guard.xas(at(node));
+                xas.load();
+                let any = xas.erase_in_node(Mark::Dirty, |first, raw, dirty| {
+                    let (entry, _) = Entry::from_raw(raw);
+                    if dirty && goes(first, entry) {
+                        let last = entry.order().last(first).get();
+                        marked |= bits(first.get() - node, last - node);
+                    }
+                    goes(first, entry)
+                });
+                let index = xas.index();
+                file.mapping()
+                    .sub_pages(&guard, wanted.count_ones() as usize);
+                drop(guard);
+                let left = pages_with(NODE, |page| load(file, node + page).is_some());
+                check_eq!(any, wanted != 0, "node {node}");
+                check_eq!(left, there & !wanted, "node {node}");
+                check_eq!(marked, dirty & wanted, "node {node}");
+                if any {
+                    let end = if all { node + NODE } else { end };
+                    check_eq!(index, at(end), "node {node}");
+                }
+                drop(locked);
             }
             Ok(())
         })
     }
 
     #[test]
-    fn room_for_a_larger_entry_is_where_nothing_is() -> Checked {
+    fn what_is_there_is_not_stored_over() -> Checked {
         with_random_trees(|file, _| {
             let tree = file.mapping().tree();
-            for bits in 0..NODE_ORDER.bits() {
+            for bits in 0..=NODE_ORDER.bits() + 1 {
                 let order = Order::from_bits(bits);
                 for index in (0..PAGES).step_by(order.pages()) {
                     let taken =
                         (index..index + order.pages()).any(|page| load(file, page).is_some());
-                    let guard = tree.lock();
-                    let mut cursor = Cursor::new(tree, at(index));
-                    if cursor.load(&guard).is_some() {
-                        continue;
-                    }
-                    let free = cursor.widen(&guard, order);
-                    cursor.narrow();
-                    drop(guard);
-                    // Nobody knows of a node that is not there; a page alone needs none.
-                    check!(!free || !taken, "order {bits} at {index}");
-                    let node = index & !(NODE - 1);
-                    let whole = (node..node + NODE).all(|page| load(file, page).is_none());
-                    check!(free || taken || whole, "order {bits} at {index}");
+                    let before = load(file, index);
+                    let mut guard = tree.lock();
+                    let mut xas = guard.xas(at(index));
+                    xas.load();
+                    let value = Entry::empty(order).locked();
+                    let result = xas.insert(value, &mut Reserve::none());
+                    let occupied = match result {
+                        Ok(mut slot) => {
+                            let inserted = guard.xas(at(index)).load();
+                            let mut xas = guard.xas(at(0));
+                            let erased = xas.erase_locked(&mut slot);
+                            drop(guard);
+                            check!(erased && inserted == Some(value));
+                            false
+                        }
+                        Err(error) => {
+                            drop(guard);
+                            error == InsertError::Occupied
+                        }
+                    };
+                    check!(!occupied || taken, "order {bits} at {index}");
+                    check!(!taken || occupied, "order {bits} at {index}");
+                    check_eq!(load(file, index), before, "order {bits} at {index}");
                 }
             }
             Ok(())
         })
+    }
+
+    #[test]
+    fn a_locked_value_is_its_tokens_only() -> Checked {
+        let world = world()?;
+        let (file, other) = (world.file(PAGES)?, world.file(PAGES)?);
+        let (tree, others) = (file.mapping().tree(), other.mapping().tree());
+        let empty = Entry::empty(Order::PTE);
+        for index in [0, 1, NODE] {
+            let mut guard = tree.lock();
+            let mut xas = guard.xas(at(index));
+            let Ok(mut slot) = xas.insert(empty.locked(), &mut Reserve::none()) else {
+                // No memory without patience.
+                continue;
+            };
+            let locked_twice = xas.lock().is_some();
+            let erased = xas.erase();
+            drop(guard);
+            check!(!locked_twice && !erased);
+            // Under the lock of another tree it is nothing.
+            let mut guard = others.lock();
+            let unlocked = slot.unlock(&guard, empty.unlocked());
+            let removed = guard.xas(at(index)).erase_locked(&mut slot);
+            let found = slot.xas(&mut guard).is_some();
+            drop(guard);
+            check!(!unlocked && !removed && !found);
+            check!(look(&file, index) == Some((empty, true)));
+            let mut guard = tree.lock();
+            let unlocked = slot.unlock(&guard, empty.unlocked());
+            // It is used up.
+            let again = slot.unlock(&guard, empty.locked());
+            let mut xas = guard.xas(at(index));
+            let removed = xas.erase_locked(&mut slot);
+            let erased = xas.load().is_some() && xas.erase();
+            drop(guard);
+            check!(unlocked && !again && !removed && erased);
+            check!(look(&file, index).is_none());
+        }
+        Ok(())
     }
 
     #[test]

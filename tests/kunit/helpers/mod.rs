@@ -10,7 +10,7 @@ use crate::{
         layout,
         poison,
         stats::Counter,
-        tree::{self, Ahead, Behind, GrabError, Locked},
+        tree::{self, Created, LockError, LockedEntry, PrefaultLimits, Wanted},
         writeback::{self, Request}, //
     },
     kern::{
@@ -162,33 +162,47 @@ pub(crate) fn mapped_file(world: &World, order: Order) -> Checked<Option<(File<'
 }
 
 /// Locks an entry, as a fault does that looks at nothing but its own pages.
-pub(crate) fn grab_entry<'m>(
+pub(crate) fn lock_entry<'m>(
     mapping: &'m Mapping,
     index: PageIndex,
     order: Order,
     dirty: bool,
-) -> Result<Locked<'m>, GrabError> {
-    let mut behind = Behind::none();
-    tree::grab(mapping, index, order, dirty, || None, &mut behind)
+) -> Result<LockedEntry<'m>, LockError> {
+    let wanted = Wanted {
+        index,
+        order,
+        dirty,
+        prefault: None,
+    };
+    tree::lock_or_create(mapping, &wanted).map(|created| created.locked)
 }
 
 /// Locks an entry, as a fault does.
-pub(crate) fn grab<'f>(file: &'f File<'_>, index: usize, order: Order) -> Checked<Locked<'f>> {
-    grab_entry(file.mapping(), at(index), order, false)
-        .map_err(|error| failed(file!(), line!(), fmt!("grab: {error:?}")))
+pub(crate) fn lock<'f>(file: &'f File<'_>, index: usize, order: Order) -> Checked<LockedEntry<'f>> {
+    lock_entry(file.mapping(), at(index), order, false)
+        .map_err(|error| failed(file!(), line!(), fmt!("lock_or_create: {error:?}")))
 }
 
 /// Locks an entry of a page, with what may be had behind it.
-pub(crate) fn grab_ahead<'f>(
+pub(crate) fn lock_with_prefault<'f>(
     file: &'f File<'_>,
     index: usize,
-    write: bool,
-    ahead: Ahead,
-    behind: &mut Behind<'f>,
-) -> Checked<Locked<'f>> {
-    let ahead = || Some(ahead);
-    tree::grab(file.mapping(), at(index), Order::PTE, write, ahead, behind)
-        .map_err(|error| failed(file!(), line!(), fmt!("grab at {index}: {error:?}")))
+    dirty: bool,
+    limits: PrefaultLimits,
+) -> Checked<Created<'f>> {
+    let wanted = Wanted {
+        index: at(index),
+        order: Order::PTE,
+        dirty,
+        prefault: Some(limits),
+    };
+    tree::lock_or_create(file.mapping(), &wanted).map_err(|error| {
+        failed(
+            file!(),
+            line!(),
+            fmt!("lock_or_create at {index}: {error:?}"),
+        )
+    })
 }
 
 /// Makes a data entry, as a fault does.
@@ -211,8 +225,8 @@ pub(crate) fn put_shared(
     dirty: bool,
     shared: bool,
 ) -> Checked {
-    let mut locked = grab_entry(file.mapping(), at(index), order, dirty)
-        .map_err(|error| failed(file!(), line!(), fmt!("grab: {error:?}")))?;
+    let mut locked = lock_entry(file.mapping(), at(index), order, dirty)
+        .map_err(|error| failed(file!(), line!(), fmt!("lock_or_create: {error:?}")))?;
     let world = file.world();
     let page = world.page(place);
     folio::associate(page, order, file.mapping(), locked.first(), shared)
@@ -223,7 +237,7 @@ pub(crate) fn put_shared(
 
 /// Makes an entry for a hole.
 pub(crate) fn put_zero(file: &File<'_>, index: usize, order: Order) -> Checked {
-    grab(file, index, order)?.set(Entry::zero(order));
+    lock(file, index, order)?.set(Entry::zero(order));
     Ok(())
 }
 
@@ -282,19 +296,15 @@ pub(crate) fn clear(file: &File<'_>) {
 
 /// The entry that covers an index, and whether it is locked.
 pub(crate) fn look(file: &File<'_>, index: usize) -> Option<(Entry, bool)> {
-    let tree = file.mapping().tree();
-    let guard = tree.lock();
-    crate::kern::xa::Cursor::new(tree, at(index))
-        .load(&guard)
-        .map(Entry::from_raw)
+    let mut guard = file.mapping().tree().lock();
+    guard.xas(at(index)).load().map(Entry::from_raw)
 }
 
 /// Whether the entry that covers an index has a mark.
 pub(crate) fn is_marked(file: &File<'_>, index: usize, mark: crate::kern::xa::Mark) -> bool {
-    let tree = file.mapping().tree();
-    let guard = tree.lock();
-    let mut cursor = crate::kern::xa::Cursor::new(tree, at(index));
-    cursor.load(&guard).is_some() && cursor.has_mark(&guard, mark)
+    let mut guard = file.mapping().tree().lock();
+    let mut xas = guard.xas(at(index));
+    xas.load().is_some() && xas.has_mark(mark)
 }
 
 /// A file of `pages` pages that lie on the device as they do in the file, up to orders of

@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Locked values: tokens that are kept while the tree's lock is dropped.
+//!
+//! A token stands for locked values that nobody else changes or removes. So their node stays, and the
+//! token can go back to it without walking down again. Each is used under the lock of its own tree
+//! only, which is checked.
+
+use super::{
+    super::{fs::PageIndex, order::Order},
+    bindings,
+    node::{as_sibling, as_value, marks_of, overwrite_slot, slot_of, NODE_MASK, NODE_ORDER},
+    order_of, Mark, RawValue, Tree, TreeGuard, XaState, FLAGS, LOCKED, ORDER_BITS, ORDER_SHIFT,
+};
+use core::{marker::PhantomData, ptr};
+
+/// A value that was locked. When this is dropped and was not used to unlock or remove the value, that
+/// stays locked for ever.
+///
+/// # Invariants
+///
+/// Unless `tree` is `None`, the value of `order` at `first` of the tree is locked, and no other token
+/// stands for it. If the node is not NULL, the value is in the slot at `offset` of it: the node stays
+/// as long as there is a value in it, and no value is moved but the one at index 0.
+#[must_use = "the value stays locked"]
+pub(crate) struct LockedSlot<'t> {
+    pub(super) tree: Option<&'t Tree>,
+    pub(super) first: PageIndex,
+    pub(super) order: Order,
+    pub(super) node: *mut bindings::xa_node,
+    pub(super) offset: u8,
+}
+
+impl<'t> LockedSlot<'t> {
+    /// The first index that the value is for.
+    #[inline(always)]
+    pub(crate) fn first(&self) -> PageIndex {
+        self.first
+    }
+
+    #[inline(always)]
+    fn is_of(&self, guard: &TreeGuard<'_>) -> bool {
+        self.tree.is_some_and(|tree| guard.is_of(tree))
+    }
+
+    /// A state at the value. Walks only where the slot is not known.
+    #[inline(always)]
+    fn state<'g, 'u>(&self, guard: &'g TreeGuard<'u>) -> XaState<'g, 'u> {
+        let mut xas = XaState::new(guard, self.first);
+        if self.node.is_null() {
+            xas.load();
+        } else {
+            // INVARIANT: The callers have checked that the tree is this one; by this type's invariant
+            // the node is in it.
+            xas.xas.xa_node = self.node;
+            xas.xas.xa_offset = self.offset;
+        }
+        xas
+    }
+
+    /// A state at the value. `None` under the lock of another tree, or when the value was unlocked or
+    /// removed by this token.
+    #[inline(always)]
+    pub(crate) fn xas<'g, 'u>(&self, guard: &'g mut TreeGuard<'u>) -> Option<XaState<'g, 'u>> {
+        self.is_of(guard).then(|| self.state(guard))
+    }
+
+    /// Writes a value over the locked one and unlocks it. Marks stay. False, and nothing is done,
+    /// where [`LockedSlot::xas`] gives no state.
+    #[inline(always)]
+    pub(crate) fn unlock(&mut self, guard: &TreeGuard<'_>, value: RawValue) -> bool {
+        debug_assert!(value & 1 != 0 && order_of(value) == self.order);
+        if !self.is_of(guard) {
+            return false;
+        }
+        let value = value & !LOCKED;
+        if self.node.is_null() || order_of(value) != self.order {
+            return self.unlock_slowly(guard, value);
+        }
+        // SAFETY: By the type invariant the node is in the tree, which is locked, and the value there
+        // is this token's and has the order.
+        unsafe { overwrite_slot(self.node, self.offset.into(), value) };
+        self.tree = None;
+        true
+    }
+
+    /// The same for what is at index 0. A value of another order is not stored; what was there is
+    /// unlocked.
+    #[cold]
+    fn unlock_slowly(&mut self, guard: &TreeGuard<'_>, value: RawValue) -> bool {
+        let mut xas = self.state(guard);
+        if let Some(now) = as_value(xas.current()) {
+            let fits = order_of(value) == self.order;
+            let value = if fits { value } else { now & !LOCKED };
+            // SAFETY: By the type invariant this is the token's value, and of the order.
+            unsafe { xas.overwrite(value) };
+        }
+        self.tree = None;
+        true
+    }
+
+    /// Leaves the value locked. A number is enough to unlock it: `value`, which is stored then.
+    pub(crate) fn leave(&mut self, value: RawValue) -> LeftLocked {
+        debug_assert!(order_of(value) == self.order);
+        // INVARIANT: By this type's invariant; this is a token for nothing any more.
+        LeftLocked {
+            tree: self.tree.take().map_or(0, |tree| tree.0.get() as usize),
+            index: self.first,
+            value: value & !LOCKED,
+        }
+    }
+
+    /// Locks other values of the node that this one is in, if each of its slots is of one index: those
+    /// that have the bit of one of their slots in `wanted`, that nobody has locked, and that `choose`
+    /// wants, which is told the first slot, the value, and with `asks_dirty` whether it is dirty. The
+    /// bits of `set` ([`FLAGS`]) are set in those that are locked. Waits for none.
+    #[inline(always)]
+    pub(crate) fn lock_beside<'l>(
+        &'l self,
+        guard: &mut TreeGuard<'_>,
+        wanted: u64,
+        asks_dirty: bool,
+        set: RawValue,
+        mut choose: impl FnMut(usize, RawValue, bool) -> Beside,
+    ) -> LockedSlots<'l, 't> {
+        let mut slots = LockedSlots {
+            tree: None,
+            node: ptr::null_mut(),
+            bits: 0,
+            _own: PhantomData,
+        };
+        if !self.is_of(guard) {
+            return slots;
+        }
+        let xas = self.state(guard);
+        if xas.slot_of_page(0).is_none() {
+            return slots;
+        }
+        let node = xas.xas.xa_node;
+        // INVARIANT: There are no locked values yet.
+        slots.tree = self.tree;
+        slots.node = node;
+        let dirty = match asks_dirty {
+            // SAFETY: The node is in the tree, which is locked, as `slot_of_page` says.
+            true => unsafe { marks_of(node, Mark::Dirty) },
+            false => 0,
+        };
+        let set = set & FLAGS;
+        let mut rest = wanted;
+        while rest != 0 {
+            let mut offset = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            // SAFETY: As above, here and below.
+            let mut slot = unsafe { slot_of(node, offset) };
+            if let Some(canonical) = as_sibling(slot) {
+                offset = canonical;
+                // SAFETY: As above.
+                slot = unsafe { slot_of(node, offset) };
+            }
+            let Some(value) = as_value(slot) else {
+                continue;
+            };
+            if value & ORDER_BITS << ORDER_SHIFT != 0 {
+                // The rest of its slots is done with it.
+                rest &= u64::MAX
+                    .checked_shl((offset + order_of(value).pages()) as u32)
+                    .unwrap_or(0);
+            }
+            // The own one is locked, too.
+            if value & LOCKED != 0 {
+                continue;
+            }
+            match choose(offset, value, dirty >> offset & 1 != 0) {
+                Beside::Leave => continue,
+                Beside::Lock => (),
+                Beside::LockAndMark => {
+                    let mut at = XaState::new(guard, NODE_ORDER.first(self.first));
+                    // INVARIANT: The node is in the tree.
+                    at.xas.xa_node = node;
+                    at.xas.xa_offset = offset as u8;
+                    at.set_mark(Mark::Dirty);
+                }
+            }
+            // SAFETY: The value was not locked. Flags do not change the order.
+            unsafe { overwrite_slot(node, offset, value | set | LOCKED) };
+            // INVARIANT: It is locked now.
+            slots.bits |= 1 << offset;
+        }
+        slots
+    }
+}
+
+impl XaState<'_, '_> {
+    /// Removes a locked value, where the state is moved to. False, and nothing is done, when it is of
+    /// another tree, or was unlocked or removed already.
+    #[inline(always)]
+    pub(crate) fn erase_locked(&mut self, slot: &mut LockedSlot<'_>) -> bool {
+        if !slot.is_of(self.guard) {
+            return false;
+        }
+        self.xas.xa_index = slot.first.get();
+        if slot.node.is_null() {
+            self.set(slot.first);
+            self.load();
+        } else {
+            // INVARIANT: By the slot's invariant the node is in the tree, which is this one.
+            self.xas.xa_node = slot.node;
+            self.xas.xa_offset = slot.offset;
+        }
+        // SAFETY: By the slot's invariant the value is that token's.
+        unsafe { self.erase_current() };
+        slot.tree = None;
+        true
+    }
+}
+
+/// The action on a value beside a locked one: [`LockedSlot::lock_beside`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// Nothing.
+    Leave,
+    /// It is locked.
+    Lock,
+    /// It is marked dirty and locked.
+    LockAndMark,
+}
+
+/// Locked values in the node of a locked one.
+///
+/// # Invariants
+///
+/// Unless `tree` is `None`, the values in the slots of the node that have their bit are locked, and no
+/// other token stands for them. They are not the one at index 0 alone, so the node stays.
+#[must_use = "the values stay locked"]
+pub(crate) struct LockedSlots<'l, 't> {
+    tree: Option<&'t Tree>,
+    node: *mut bindings::xa_node,
+    bits: u64,
+    _own: PhantomData<&'l LockedSlot<'t>>,
+}
+
+impl LockedSlots<'_, '_> {
+    /// Whether there are none.
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bits == 0
+    }
+
+    /// Unlocks the values, and calls `unlocked` with the slot of each. Nothing is done under the lock
+    /// of another tree.
+    #[inline(always)]
+    pub(crate) fn unlock(&mut self, guard: &TreeGuard<'_>, mut unlocked: impl FnMut(usize)) {
+        if !self.tree.is_some_and(|tree| guard.is_of(tree)) {
+            return;
+        }
+        let mut rest = self.bits;
+        self.bits = 0;
+        while rest != 0 {
+            let offset = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            // SAFETY: By the type invariant the node is in the tree, which is locked, and the value is
+            // ours.
+            unsafe {
+                let value = slot_of(self.node, offset) as RawValue;
+                overwrite_slot(self.node, offset, value & !LOCKED);
+            }
+            unlocked(offset);
+        }
+    }
+}
+
+/// Locked values one behind the other.
+///
+/// # Invariants
+///
+/// The indices from `first` on, `pages` of them, are those of locked values, and no other token stands
+/// for these.
+pub(crate) struct LockedRange<'t> {
+    tree: &'t Tree,
+    first: PageIndex,
+    pages: usize,
+}
+
+impl<'t> LockedRange<'t> {
+    /// No values yet.
+    #[inline(always)]
+    pub(crate) fn new(tree: &'t Tree) -> Self {
+        Self {
+            tree,
+            first: PageIndex::new(0),
+            pages: 0,
+        }
+    }
+
+    /// The indices that are left.
+    #[inline(always)]
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Adds a locked value as the first, or behind the others. One that is not there stays locked for
+    /// ever.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, slot: LockedSlot<'t>) {
+        let is_next = self.pages == 0 || slot.first.get() == self.first.get() + self.pages;
+        if !is_next || !slot.tree.is_some_and(|tree| ptr::eq(tree, self.tree)) {
+            debug_assert!(false);
+            return;
+        }
+        if self.pages == 0 {
+            self.first = slot.first;
+        }
+        // INVARIANT: The value is the slot's, which is gone.
+        self.pages += slot.order.pages();
+    }
+
+    /// Takes the first value out. The state is at it then. `None` when there is none left, or under
+    /// the lock of another tree.
+    #[inline(always)]
+    pub(crate) fn pop(&mut self, xas: &mut XaState<'_, '_>) -> Option<LockedSlot<'t>> {
+        if self.pages == 0 || !ptr::eq(self.tree, xas.guard.tree) {
+            return None;
+        }
+        let value = xas.at(self.first)?;
+        let order = order_of(value);
+        // INVARIANT: By this type's invariant the value is the range's, and it is not any more.
+        let slot = LockedSlot {
+            tree: Some(self.tree),
+            ..xas.locked_slot(order)
+        };
+        self.first = PageIndex::new(self.first.get() + order.pages());
+        self.pages = self.pages.saturating_sub(order.pages());
+        Some(slot)
+    }
+
+    /// Removes all values in one step, if they are those of a whole node of the lowest level. False,
+    /// and nothing is done, if not.
+    #[inline]
+    pub(crate) fn erase_node(&mut self, xas: &mut XaState<'_, '_>) -> bool {
+        if self.pages != NODE_ORDER.pages()
+            || self.first.get() & NODE_MASK != 0
+            || !ptr::eq(self.tree, xas.guard.tree)
+        {
+            return false;
+        }
+        // SAFETY: By the type invariant all values there are the range's, and end with it.
+        unsafe { xas.erase_node(self.first) };
+        self.pages = 0;
+        true
+    }
+}
+
+/// A locked value that was left so. A number is enough to unlock it.
+///
+/// # Invariants
+///
+/// The value that covers `index` of the tree at this address is locked, and no token stands for it but
+/// this. The stored value has its order.
+#[must_use = "the value stays locked"]
+#[derive(PartialEq, Eq)]
+pub(crate) struct LeftLocked {
+    tree: usize,
+    index: PageIndex,
+    value: RawValue,
+}
+
+impl LeftLocked {
+    /// The first index that the value is for.
+    pub(crate) fn first(&self) -> PageIndex {
+        order_of(self.value).first(self.index)
+    }
+
+    /// The number.
+    pub(crate) fn into_bits(self) -> usize {
+        self.value
+    }
+
+    /// # Safety
+    ///
+    /// `bits` is the number of one for the value that covers `index` in the tree, and nobody else was
+    /// given it.
+    pub(crate) unsafe fn from_bits(tree: &Tree, index: PageIndex, bits: usize) -> Self {
+        // INVARIANT: By this function's requirements.
+        Self {
+            tree: tree.0.get() as usize,
+            index,
+            value: bits,
+        }
+    }
+
+    /// Stores the value, unlocked. Nothing is done under the lock of another tree.
+    pub(crate) fn unlock(self, guard: &mut TreeGuard<'_>) {
+        if self.tree != guard.tree.0.get() as usize {
+            return;
+        }
+        let mut xas = guard.xas(self.index);
+        if xas.load().is_some() {
+            // SAFETY: By the type invariant the value is this token's, and of the order.
+            unsafe { xas.overwrite(self.value) };
+        }
+    }
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A file's tree of entries: an XArray with multi-index value entries.
+//!
+//! [`XaState`] walks it. A state borrows the guard of the tree's lock, so there is none without the
+//! lock, and one at a time can change the tree. Values have a lock bit. One that is locked is changed
+//! and removed only by the token that locking it gave ([`LockedSlot`], [`LockedRange`],
+//! [`LockedSlots`]), which may be kept while the tree's lock is dropped: the value stays where it is.
+//!
+//! C header: [`include/linux/xarray.h`](srctree/include/linux/xarray.h)
+
+use super::{
+    bindings,
+    fs::PageIndex,
+    order::Order, //
+};
+use core::ptr::{self, NonNull};
+use kernel::types::{NotThreadSafe, Opaque};
+
+mod locked;
+mod node;
+mod state;
+
+use self::node::{BOUNDS, RESTART};
+pub(crate) use self::{
+    locked::{Beside, LeftLocked, LockedRange, LockedSlot, LockedSlots},
+    node::NODE_ORDER,
+    state::XaState,
+};
+
+/// A mark that an entry can carry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// User space may have written to the pages (`PAGECACHE_TAG_DIRTY`).
+    Dirty = 0,
+    /// Write-back has this entry before it (`PAGECACHE_TAG_TOWRITE`).
+    ToWrite = 2,
+}
+
+/// The XArray of an address space.
+#[repr(transparent)]
+pub(crate) struct Tree(Opaque<bindings::xarray>);
+
+impl Tree {
+    /// # Safety
+    ///
+    /// The array stays alive for `'a`, is one whose lock is taken with interrupts off, and holds
+    /// no other entries than values.
+    #[inline]
+    pub(crate) unsafe fn from_raw<'a>(tree: NonNull<bindings::xarray>) -> &'a Self {
+        // SAFETY: The type is transparent; the caller vouches for the lifetime.
+        unsafe { tree.cast::<Self>().as_ref() }
+    }
+
+    /// Takes the tree's lock (`xa_lock_irq`). Does not sleep. Not with interrupts off.
+    #[inline]
+    pub(crate) fn lock(&self) -> TreeGuard<'_> {
+        // SAFETY: The array is alive.
+        unsafe { bindings::rdax_xa_lock_irq(self.0.get()) };
+        TreeGuard {
+            tree: self,
+            _not_send: NotThreadSafe,
+        }
+    }
+}
+
+/// The tree's lock, held with interrupts off.
+///
+/// # Invariants
+///
+/// `Tree::lock` was called for the tree, and the lock has been held since.
+#[must_use = "the lock is dropped at once"]
+pub(crate) struct TreeGuard<'t> {
+    tree: &'t Tree,
+    _not_send: NotThreadSafe,
+}
+
+impl<'t> TreeGuard<'t> {
+    /// A state at `index`. It has to be walked ([`XaState::load`], [`XaState::find`] …) before it
+    /// stands at a value.
+    #[inline(always)]
+    pub(crate) fn xas(&mut self, index: PageIndex) -> XaState<'_, 't> {
+        XaState::new(self, index)
+    }
+
+    /// Whether it is the lock of this tree.
+    #[inline(always)]
+    pub(crate) fn is_of(&self, tree: &Tree) -> bool {
+        ptr::eq(self.tree, tree)
+    }
+
+    /// The state that was paused, to go on behind the value that it stood at.
+    #[inline]
+    pub(crate) fn resume(&mut self, paused: Paused) -> XaState<'_, 't> {
+        let mut state = XaState::new(self, paused.0.unwrap_or(PageIndex::MAX));
+        if paused.0.is_none() {
+            state.xas.xa_node = BOUNDS;
+        }
+        state
+    }
+}
+
+impl Drop for TreeGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the lock is held.
+        unsafe { bindings::rdax_xa_unlock_irq(self.tree.0.get()) };
+    }
+}
+
+/// A value of the tree, odd as every XArray value.
+pub(crate) type RawValue = usize;
+
+/// The bits of a value that the core takes for the number of a NUMA node, in the tree of any file that
+/// is not shmem's: above the XArray's own bit and one more.
+pub(crate) const NODE_BITS: RawValue = ((1 << bindings::NODES_SHIFT) - 1) << 2;
+
+/// The bit of a value that says that it is locked.
+pub(crate) const LOCKED: RawValue = 1 << 1;
+
+/// Where a value has its order.
+pub(crate) const ORDER_SHIFT: usize = 12;
+pub(crate) const ORDER_BITS: usize = 0x1f;
+
+/// The bits of a value that [`LockedSlot::lock_beside`] may set.
+pub(crate) const FLAGS: RawValue = 7 << 19;
+
+/// Log2 of the indices that a value is for.
+#[inline(always)]
+const fn order_of(value: RawValue) -> Order {
+    Order::from_bits(value >> ORDER_SHIFT & ORDER_BITS)
+}
+
+/// Why a value could not be inserted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum InsertError {
+    /// There is a value where it was to be.
+    Occupied,
+    /// There is no memory for a node: see [`Reserve`].
+    NoMemory,
+}
+
+/// Memory for a node of a tree, got without the lock for a value that is inserted under it.
+///
+/// # Invariants
+///
+/// The node is NULL, or one that belongs to no tree.
+pub(crate) struct Reserve(*mut bindings::xa_node);
+
+impl Reserve {
+    /// No memory yet.
+    #[inline(always)]
+    pub(crate) const fn none() -> Self {
+        Self(ptr::null_mut())
+    }
+
+    /// Gets memory for a node of `tree`. False when there is none. Sleeps.
+    #[must_use]
+    pub(crate) fn allocate(&mut self, tree: &Tree) -> bool {
+        /// `XA_ERROR(-ENOMEM)`: what `xas_nomem` has to find to allocate.
+        const NO_MEMORY: usize = (-(bindings::ENOMEM as isize) as usize) << 2 | 2;
+
+        if !self.0.is_null() {
+            return true;
+        }
+        let mut xas = new_state(tree, PageIndex::new(0));
+        xas.xa_node = ptr::without_provenance_mut(NO_MEMORY);
+        // SAFETY: The tree is alive, and of it only the flags are read.
+        let got = unsafe { bindings::xas_nomem(&mut xas, bindings::GFP_KERNEL) };
+        // INVARIANT: `xas_nomem` left NULL or a new node there.
+        self.0 = xas.xa_alloc;
+        got
+    }
+}
+
+impl Drop for Reserve {
+    #[inline]
+    fn drop(&mut self) {
+        if self.0.is_null() {
+            return;
+        }
+        let mut xas = bindings::xa_state {
+            xa_alloc: self.0,
+            ..unused_state()
+        };
+        // SAFETY: By the type invariant the node is nobody's. Nothing else of the state is read.
+        unsafe { bindings::xas_destroy(&mut xas) };
+    }
+}
+
+const fn unused_state() -> bindings::xa_state {
+    bindings::xa_state {
+        xa: ptr::null_mut(),
+        xa_index: 0,
+        xa_shift: 0,
+        xa_sibs: 0,
+        xa_offset: 0,
+        xa_pad: 0,
+        xa_node: RESTART,
+        xa_alloc: ptr::null_mut(),
+        xa_update: None,
+        xa_lru: ptr::null_mut(),
+    }
+}
+
+#[inline(always)]
+fn new_state(tree: &Tree, index: PageIndex) -> bindings::xa_state {
+    bindings::xa_state {
+        xa: tree.0.get(),
+        xa_index: index.get(),
+        ..unused_state()
+    }
+}
+
+/// Where a walk goes on when the lock was dropped meanwhile: [`XaState::pause`],
+/// [`TreeGuard::resume`].
+#[must_use = "the walk does not go on"]
+pub(crate) struct Paused(Option<PageIndex>);

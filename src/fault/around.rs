@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that are mapped along with the one that was accessed.
+
+#[cfg(RDAX_CHECK)]
+use super::super::check;
+use super::{
+    super::{
+        entry::{Entry, Kind},
+        stats::Counter,
+        tree::{self, AroundAction, AroundEntries, Backing, LockedEntry}, //
+    },
+    lock::Target,
+    Fault,
+};
+use crate::kern::{
+    fs::{PageIndex, PageRange},
+    order::Order,
+    page::DevPage,
+    vm::Around, //
+};
+
+impl<const ORDER: usize> Fault<'_, ORDER> {
+    /// Maps pages along with the accessed one, which is mapped already: the prefaulted ones behind it
+    /// if the filesystem was asked; otherwise those around it that can be mapped without asking.
+    pub(super) fn insert_around(&mut self, target: &Target<'_>, asked: bool) {
+        let Target {
+            locked,
+            prefault,
+            size,
+            ..
+        } = target;
+        if self.order() != Order::PTE || asked && prefault.entries.is_none() && *size == Order::PTE
+        {
+            return;
+        }
+        let Some(block) = prefault.block.or_else(|| self.block()) else {
+            return;
+        };
+        let candidates = self.vmf.wanting(block);
+        if candidates == 0 {
+            return;
+        }
+        let mut around = Around::new(block.first);
+        if locked.entry().order() != Order::PTE {
+            Self::add(
+                &mut around,
+                block,
+                candidates,
+                locked.first(),
+                locked.entry(),
+            );
+        }
+        let entries;
+        if !asked {
+            entries = self.lock_around(&mut around, locked, prefault.pages, block, candidates);
+            if entries.marked {
+                self.mapping.host().mark_dirty_pages();
+            }
+        } else if let Some(prefaulted) = &prefault.entries {
+            let (first, pages, backing) = prefaulted.filled();
+            for at in 0..pages {
+                let index = PageIndex::new(first.get() + at);
+                if index > block.last || candidates >> (index.get() - block.first.get()) & 1 == 0 {
+                    continue;
+                }
+                match backing {
+                    Backing::Hole => around.add_zeroes(index),
+                    Backing::Memory(pfn) => around.add(index, DevPage::of(pfn.offset(at))),
+                }
+            }
+        }
+        #[cfg(RDAX_CHECK)]
+        for index in around.iter() {
+            check::about_to_map(self.mapping, index, self.write);
+        }
+        let mapped = self.vmf.map_around(&around, self.write);
+        self.device.add(Counter::AroundPte, mapped as u64);
+    }
+
+    /// Adds the pages of an entry that are candidates in the block.
+    #[inline]
+    fn add(
+        around: &mut Around,
+        block: PageRange,
+        candidates: usize,
+        first: PageIndex,
+        entry: Entry,
+    ) {
+        let Kind::Data(pfn) = entry.kind() else {
+            return;
+        };
+        let begin = first.max(block.first).get();
+        let end = entry.order().last(first).min(block.last).get();
+        for at in begin..=end {
+            if candidates >> (at - block.first.get()) & 1 != 0 {
+                let page = DevPage::of(pfn.offset(at - first.get()));
+                around.add(PageIndex::new(at), page);
+            }
+        }
+    }
+
+    /// Locks the entries around that can be mapped as they are, and adds their pages. For writing, an
+    /// entry is dirty already, or is among the `ahead` pages from the accessed one on and is marked.
+    #[inline]
+    fn lock_around<'l, 'm>(
+        &self,
+        around: &mut Around,
+        locked: &'l LockedEntry<'m>,
+        ahead: usize,
+        block: PageRange,
+        candidates: usize,
+    ) -> AroundEntries<'l, 'm> {
+        let write = self.write;
+        let first = self.index;
+        let end = self.index.get() + ahead;
+        tree::lock_around(locked, block, candidates, write, |at, entry, dirty| {
+            let Some(page) = entry.page().filter(|_| !write || entry.is_writable()) else {
+                return AroundAction::Leave;
+            };
+            let mut action = AroundAction::Lock;
+            if write && !dirty {
+                if at < first || entry.order().last(at).get() >= end {
+                    return AroundAction::Leave;
+                }
+                action = AroundAction::LockAndMark;
+            }
+            if entry.is_of_one_page() {
+                around.add(at, page);
+            } else {
+                Self::add(around, block, candidates, at, entry);
+            }
+            action
+        })
+    }
+}

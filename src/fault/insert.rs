@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Inserting into the page table.
+
+#[cfg(RDAX_CHECK)]
+use super::super::check;
+use super::{
+    super::{stats::Counter, tree::LockedEntry},
+    install::Installed,
+    lock::Target,
+    plan::Wanted,
+    Failure, Fault, Outcome, PTE,
+};
+use crate::kern::{
+    order::Order,
+    page::DevPage,
+    vm::{self, FaultCode}, //
+};
+
+impl<'a, const ORDER: usize> Fault<'a, ORDER> {
+    /// Maps the installed page, and the pages around it; or says that the metadata has to be durable
+    /// first.
+    #[inline(always)]
+    pub(super) fn insert(
+        &mut self,
+        target: &mut Target<'_>,
+        wanted: &Wanted,
+        installed: &Installed,
+    ) -> Result<Outcome, Failure<'a>> {
+        if wanted.entry.dirty {
+            self.mapping.host().mark_dirty_pages();
+        }
+        let mut major = FaultCode::DONE;
+        if installed.new {
+            vm::count_major_fault();
+            major = FaultCode::MAJOR;
+        }
+        if let (true, Some(page)) = (installed.sync, installed.page) {
+            self.device.inc(Counter::SyncFaults);
+            return Ok(Outcome {
+                code: FaultCode::NEED_SYNC.with(major),
+                pfn: Some(page.pfn()),
+                error: None,
+            });
+        }
+        let code = match installed.page {
+            Some(page) => self.insert_memory(&target.locked, page, target.present)?,
+            None => self.insert_zeroes()?,
+        };
+        if !code.is_error() {
+            if ORDER == PTE && self.write && !target.locked.entry().is_of_one_page() {
+                // Its other pages may be mapped ahead.
+                let ahead = target.locked.entry().ahead();
+                target.locked.set(ahead);
+            }
+            if !wanted.alone {
+                self.insert_around(target, installed.asked);
+            }
+        }
+        Ok(code.with(major).into())
+    }
+
+    /// Puts memory into the page table.
+    #[inline]
+    pub(super) fn insert_memory(
+        &mut self,
+        locked: &LockedEntry<'_>,
+        page: DevPage,
+        present: bool,
+    ) -> Result<FaultCode, Failure<'a>> {
+        if self.vmf.wants_copy() {
+            self.device.inc(Counter::PrivatePte);
+            return Ok(self.vmf.give_page(page));
+        }
+        let write = self.write;
+        let counter = self.counter(present);
+        let folio = page.folio();
+        #[cfg(RDAX_CHECK)]
+        check::about_to_map(self.mapping, self.index, write);
+        let inserted = match self.order() {
+            Order::PTE => self.vmf.insert_page(page, write),
+            order if folio.order() != order || locked.entry().order() != order => {
+                // A larger folio, which the core maps whole or page by page only.
+                return Err(Failure::Fallback(Counter::FallbackConflict));
+            }
+            Order::PMD => self.vmf.insert_pmd(folio, write),
+            _ => self.vmf.insert_pud(folio, write),
+        };
+        if inserted.is_done() {
+            self.device.inc(counter);
+        }
+        Ok(inserted.code())
+    }
+
+    fn insert_zeroes(&mut self) -> Result<FaultCode, Failure<'a>> {
+        if self.vmf.wants_copy() {
+            self.device.inc(Counter::PrivatePte);
+            return Ok(self.vmf.give_zero_page());
+        }
+        if self.order() == Order::PTE {
+            self.device.inc(Counter::ZeroPte);
+            return Ok(self.vmf.insert_zero_page().code());
+        }
+        let inserted = self.vmf.insert_zero_pmd();
+        let inserted = inserted.ok_or(Failure::Fallback(Counter::FallbackNomem))?;
+        self.device.inc(Counter::ZeroPmd);
+        Ok(inserted.code())
+    }
+
+    /// The counter of this fault, at an address where an entry was `present` or not.
+    fn counter(&self, present: bool) -> Counter {
+        match (self.order(), self.write, present) {
+            (Order::PTE, false, _) => Counter::ReadPte,
+            (Order::PTE, true, false) => Counter::WritePte,
+            (Order::PTE, true, true) => Counter::MkwritePte,
+            (Order::PMD, false, _) => Counter::ReadPmd,
+            (Order::PMD, true, false) => Counter::WritePmd,
+            (Order::PMD, true, true) => Counter::MkwritePmd,
+            (_, false, _) => Counter::ReadPud,
+            (_, true, false) => Counter::WritePud,
+            (_, true, true) => Counter::MkwritePud,
+        }
+    }
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Installing: the entry becomes what the file has.
+
+use super::{
+    super::{
+        entry::{Entry, Kind},
+        folio::{self, AssociateError},
+        layout,
+        stats::Counter,
+        tree::LockedEntry, //
+    },
+    lock::Target,
+    resolve::{CopyOnWrite, Memory, New, Resolved},
+    Failure, Fault, PMD,
+};
+use crate::kern::{
+    dax::{Access, DaxReadGuard},
+    order::Order,
+    page::DevPage,
+    vm,
+    xa::Mark, //
+};
+use kernel::{
+    pr_err_once,
+    prelude::*, //
+};
+
+/// The result of installing: the page to map, and how.
+pub(super) struct Installed {
+    /// The page to map; zeroes if `None`.
+    pub(super) page: Option<DevPage>,
+    /// The filesystem was asked.
+    pub(super) asked: bool,
+    /// The metadata has to be durable first.
+    pub(super) sync: bool,
+    /// Blocks were allocated for the fault.
+    pub(super) new: bool,
+}
+
+impl<'a, const ORDER: usize> Fault<'a, ORDER> {
+    /// Makes the locked entry what the filesystem said that there is.
+    #[inline(always)]
+    pub(super) fn install(
+        &self,
+        target: &mut Target<'_>,
+        resolved: &Resolved<'_>,
+    ) -> Result<Installed, Failure<'a>> {
+        match resolved {
+            Resolved::Hole(_) => Ok(self.install_zeroes(&mut target.locked)),
+            Resolved::Memory(memory) => self.install_memory(target, memory),
+        }
+    }
+
+    fn install_zeroes(&self, locked: &mut LockedEntry<'_>) -> Installed {
+        let page = match locked.entry().kind() {
+            Kind::Data(_) => self.page_in(locked),
+            Kind::Zero => None,
+            Kind::Empty => {
+                locked.set(Entry::zero(self.order()));
+                None
+            }
+        };
+        Installed {
+            page,
+            asked: true,
+            sync: false,
+            new: false,
+        }
+    }
+
+    #[inline(always)]
+    fn install_memory(
+        &self,
+        target: &mut Target<'_>,
+        memory: &Memory<'_>,
+    ) -> Result<Installed, Failure<'a>> {
+        let sync = self.write && self.vmf.is_sync() && memory.needs_sync;
+        let new = memory.new != New::None;
+        // The memory that the entry has, unless it is to be another.
+        let present = self
+            .page_in(&target.locked)
+            .filter(|_| memory.copy.is_none());
+        // Before the entry changes: on an error the filesystem takes back its unused blocks.
+        let page = present
+            .unwrap_or_else(|| DevPage::of(memory.pfn.offset(self.offset_in(&target.locked))));
+        let page = self.sound(page, memory.new == New::All)?;
+        if present.is_none() {
+            self.replace(target, memory, sync)?;
+            if self.write && (memory.copy.is_some() || new) {
+                let fresh = target.locked.entry().fresh();
+                target.locked.set(fresh);
+            }
+        } else if self.write {
+            let locked = &mut target.locked;
+            // Of an entry that is larger the filesystem was not asked about all.
+            if !memory.shared && locked.entry().order() <= target.size {
+                locked.set(locked.entry().writable());
+            }
+            if !sync {
+                self.set_dirty(locked);
+            }
+        }
+        Ok(Installed {
+            page: Some(page),
+            asked: true,
+            sync,
+            new: new && self.write,
+        })
+    }
+
+    /// Makes the locked entry one of the memory.
+    #[inline(always)]
+    fn replace(
+        &self,
+        target: &mut Target<'_>,
+        memory: &Memory<'_>,
+        sync: bool,
+    ) -> Result<(), Failure<'a>> {
+        let locked = &mut target.locked;
+        let order = target.size;
+        let pfn = memory.pfn;
+        let old = locked.entry().kind();
+        if !self.device.may_map(pfn) {
+            pr_err_once!(
+                "a device was given memory of others since it was adopted; release it and adopt it again\n"
+            );
+            return Err(self.fallback_or(Counter::FallbackExtent, EIO));
+        }
+        if memory.copy.is_some() || old == Kind::Zero {
+            self.clear_way(locked, memory, order)?;
+        }
+        folio::associate(
+            DevPage::of(pfn),
+            order,
+            self.mapping,
+            locked.first(),
+            memory.shared,
+        )
+        .map_err(|error| match error {
+            AssociateError::Smaller => self.fallback_or(Counter::FallbackConflict, EIO),
+            AssociateError::Owned => self.fallback_or(Counter::FallbackConflict, EIO),
+            AssociateError::Held(folio) => self.held_up(order, folio),
+            // The task is about to die; but an access in the kernel is repeated until it is told of
+            // an error.
+            AssociateError::Interrupted => self.fallback_or(Counter::FallbackConflict, EINTR),
+        })?;
+        if matches!(old, Kind::Data(_)) {
+            layout::let_go(locked, self.device);
+        }
+        let mut entry = Entry::data(pfn, order);
+        if self.write {
+            // Blocks of its own, written: a copy was made of those that were not.
+            entry = entry.writable();
+        }
+        locked.set(entry);
+        if self.write && !sync {
+            self.set_dirty(locked);
+            if memory.copy.is_some() {
+                locked.mark(Mark::ToWrite);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that what is about to be mapped for writing is marked.
+    #[inline]
+    pub(super) fn set_dirty(&self, locked: &mut LockedEntry<'_>) {
+        if !locked.is_dirty() {
+            locked.mark(Mark::Dirty);
+        }
+        self.mapping.host().mark_dirty_pages();
+    }
+
+    /// Unmaps the old copy or the zeroes, and makes the copy if there is one to make.
+    #[cold]
+    fn clear_way(
+        &self,
+        locked: &LockedEntry<'_>,
+        memory: &Memory<'_>,
+        order: Order,
+    ) -> Result<(), Failure<'a>> {
+        // Neither zeroes nor the old copy may stay mapped.
+        self.mapping.unmap(locked.range());
+        if let Some(copy) = &memory.copy {
+            self.copy(copy)
+                .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?;
+            // The filesystem puts the copy in the place of the old blocks now, and a sync of any file
+            // may make that durable: data that was safe in the old blocks must be safe in the copy.
+            layout::flush(DevPage::of(memory.pfn), order.pages());
+        }
+        Ok(())
+    }
+
+    /// Copies all of the order to its new place; zeroes where the source has no data.
+    fn copy(&self, copy: &CopyOnWrite<'_>) -> Result {
+        let pages = self.order().pages();
+        let (device, place) = copy.to;
+        if copy.from.is_some() {
+            self.device.add(Counter::CowPages, pages as u64);
+        }
+        self.in_pieces(|offset, bytes| {
+            let alive = DaxReadGuard::new();
+            let to = device.access(&alive, place, pages, Access::Normal)?;
+            match copy.from {
+                Some((device, place)) => {
+                    let from = device.access(&alive, place, pages, Access::Normal)?;
+                    to.copy_within(offset, &from, offset, bytes)
+                }
+                None => to.zero(offset, bytes),
+            }
+        })
+    }
+
+    /// Works on all bytes of the order, but gives way to others now and then (spec, R8). `EINTR`
+    /// when a fatal signal came.
+    fn in_pieces(&self, work: impl Fn(usize, usize) -> Result) -> Result {
+        // The tests have few folios of more than one piece otherwise.
+        const PIECE: Order = Order::from_bits(if cfg!(RDAX_TEST) { 5 } else { PMD });
+
+        let mut done = 0;
+        // Ends: each round is for the bytes behind the last one's.
+        loop {
+            let bytes = (self.order().bytes() - done).min(PIECE.bytes());
+            work(done, bytes)?;
+            done += bytes;
+            if done == self.order().bytes() {
+                return Ok(());
+            }
+            if vm::fatal_signal() {
+                return Err(EINTR);
+            }
+            vm::reschedule();
+        }
+    }
+}

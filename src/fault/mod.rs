@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page faults (spec, section 4), a value handed on from step to step:
+//!
+//! 1. [`Wanted`] (`plan.rs`): what the fault wants, computed before anything is locked;
+//! 2. [`Target`] (`lock.rs`): the locked entry, and what is prefaulted with it;
+//! 3. [`Resolved`](resolve::Resolved) (`resolve.rs`): what the entry, or the filesystem, says of the pages;
+//! 4. [`Installed`] (`install.rs`): what the entry has become, and the page to map;
+//! 5. [`Outcome`] (`insert.rs`, `around.rs`): what was inserted into the page table.
+//!
+//! The caller is a filesystem that holds its `invalidate_lock` shared, which keeps truncate and
+//! hole punch out. All orders take the same way, with the order as a parameter.
+
+mod around;
+mod insert;
+mod install;
+mod lock;
+mod plan;
+mod resolve;
+mod sync;
+
+pub(crate) use self::sync::finish_sync_fault;
+use self::{
+    install::Installed,
+    lock::Target,
+    plan::Wanted, //
+};
+use super::{
+    device::FileDevice,
+    layout,
+    stats::Counter, //
+};
+use crate::kern::{
+    error::is_hwpoison,
+    fs::{Mapping, PageIndex},
+    iomap::{IomapOps, IomapSpace},
+    memory::Stay,
+    order::Order,
+    page::{DevFolio, Pfn},
+    vm::{self, FaultCode, VmFault},
+    wait, //
+};
+use kernel::prelude::*;
+
+const PTE: usize = Order::PTE.bits();
+const PMD: usize = Order::PMD.bits();
+const PUD: usize = Order::PUD.bits();
+
+/// Serves a page fault of `order` (`dax_iomap_fault`). Sleeps.
+///
+/// Held: the filesystem's `invalidate_lock`, shared.
+#[inline(always)]
+pub(crate) fn iomap_fault(vmf: &mut VmFault, order: u32, ops: &IomapOps) -> Outcome {
+    let Some(order) = Order::of_level(order) else {
+        return FaultCode::FALLBACK.into();
+    };
+    match order {
+        Order::PTE => Fault::<PTE>::new(vmf).outcome(ops),
+        Order::PMD => Fault::<PMD>::new(vmf).outcome(ops),
+        _ => Fault::<PUD>::new(vmf).outcome(ops),
+    }
+}
+
+/// A fault of an order, and what follows from its flags. The order is the type's, so that nothing has
+/// to be computed of it while a fault is served.
+struct Fault<'a, const ORDER: usize> {
+    vmf: &'a mut VmFault,
+    device: FileDevice<'a>,
+    mapping: &'a Mapping,
+    index: PageIndex,
+    /// The file is written, not a private copy.
+    write: bool,
+}
+
+impl<'a, const ORDER: usize> Fault<'a, ORDER> {
+    #[inline(always)]
+    fn new(vmf: &'a mut VmFault) -> Self {
+        let mapping = vmf.mapping();
+        Self {
+            index: vmf.index(),
+            write: vmf.is_write() && vmf.is_shared(),
+            vmf,
+            device: FileDevice::of(mapping.host()),
+            mapping,
+        }
+    }
+
+    /// The order to map.
+    #[inline(always)]
+    fn order(&self) -> Order {
+        Order::from_bits(ORDER)
+    }
+
+    #[inline(always)]
+    fn outcome(mut self, ops: &IomapOps) -> Outcome {
+        let device = self.device;
+        let outcome = match self.serve(ops) {
+            Ok(outcome) => outcome,
+            Err(Failure::Fallback(reason)) => {
+                device.inc(reason);
+                FaultCode::FALLBACK.into()
+            }
+            Err(Failure::Code(code)) => code.into(),
+            Err(Failure::Again | Failure::Narrow) => FaultCode::NOPAGE.into(),
+            Err(Failure::Held(folio, stay)) => wait_for_held(folio, stay),
+            Err(Failure::Error(error)) => Outcome::failed(error),
+        };
+        if outcome.code.with(FaultCode::FALLBACK) != outcome.code && outcome.code.is_error() {
+            device.inc(Counter::FaultErrors);
+        }
+        outcome
+    }
+
+    #[inline(always)]
+    fn serve(&mut self, ops: &IomapOps) -> Result<Outcome, Failure<'a>> {
+        self.check()?;
+        let mut wanted = self.wanted(ops);
+        // Ends: to be told to narrow the fault happens once, and for a larger entry in the way it is
+        // tried again a few times only; the core tries again after that.
+        for _ in 0..4 {
+            match self.serve_once(&wanted, ops) {
+                Err(Failure::Narrow) => wanted = self.narrowed(),
+                Err(Failure::Again) => (),
+                other => return other,
+            }
+            vm::reschedule();
+        }
+        if vm::fatal_signal() {
+            return Err(Failure::Error(EINTR));
+        }
+        Err(Failure::Again)
+    }
+
+    fn serve_once(&mut self, wanted: &Wanted, ops: &IomapOps) -> Result<Outcome, Failure<'a>> {
+        let mut target = self.lock(wanted)?;
+        let installed = match self.known(&target)? {
+            Some(installed) => installed,
+            None => match self.ask(&mut target, ops) {
+                Ok(installed) => installed,
+                Err(failure) => {
+                    target.clear_way(&failure);
+                    return Err(failure);
+                }
+            },
+        };
+        self.insert(&mut target, wanted, &installed)
+    }
+
+    /// Asks the filesystem of the pages of the order and of those that are prefaulted, and makes the
+    /// entries what it says.
+    fn ask(&self, target: &mut Target<'_>, ops: &IomapOps) -> Result<Installed, Failure<'a>> {
+        let mut space = IomapSpace::new();
+        let mut query = self.query(target, &mut space, ops)?;
+        let answer = match self.resolve(target, &mut query) {
+            Ok(resolved) => self
+                .install(target, &resolved)
+                .map(|installed| (installed, resolved)),
+            Err(failure) => Err(failure),
+        };
+        let mut iter = query.iter;
+        match answer {
+            Ok((installed, resolved)) => {
+                let end = query.start + target.size.bytes() as u64;
+                iter.advance(end.saturating_sub(iter.position()));
+                match iter.finish() {
+                    Ok(()) => {
+                        self.fill(target, &resolved);
+                        Ok(installed)
+                    }
+                    Err(error) => {
+                        // The filesystem could not take over what was prepared: nothing of it may
+                        // stay.
+                        if installed.page.is_some() {
+                            layout::empty(&mut target.locked);
+                        }
+                        Err(Failure::Error(error))
+                    }
+                }
+            }
+            Err(failure) => {
+                // The filesystem takes back the blocks it has prepared.
+                iter.abandon();
+                Err(failure)
+            }
+        }
+    }
+
+    /// A smaller order when there is one, else an error.
+    fn fallback_or(&self, reason: Counter, error: Error) -> Failure<'a> {
+        if self.order() == Order::PTE {
+            Failure::Error(error)
+        } else {
+            Failure::Fallback(reason)
+        }
+    }
+}
+
+/// The outcome of a fault.
+pub(crate) struct Outcome {
+    /// For the core.
+    pub(crate) code: FaultCode,
+    /// For `dax_finish_sync_fault`, with [`FaultCode::NEED_SYNC`].
+    pub(crate) pfn: Option<Pfn>,
+    /// Why the filesystem or the device could not help.
+    pub(crate) error: Option<Error>,
+}
+
+impl Outcome {
+    fn failed(error: Error) -> Self {
+        Self {
+            code: code_of(error),
+            pfn: None,
+            error: Some(error),
+        }
+    }
+}
+
+impl From<FaultCode> for Outcome {
+    fn from(code: FaultCode) -> Self {
+        Self {
+            code,
+            pfn: None,
+            error: None,
+        }
+    }
+}
+
+/// Why a fault was not served by the order that was asked for.
+enum Failure<'a> {
+    /// A smaller order is to be tried, for a reason that is counted.
+    Fallback(Counter),
+    /// The filesystem or the device had an error.
+    Error(Error),
+    /// Somebody holds this folio, which lost its last entry, or which the file would give up for a copy.
+    /// The fault waits for it when the entry is unlocked; the stay keeps the folio until then.
+    Held(DevFolio, Stay<'a>),
+    /// A larger entry stood in the way of a copy on write and is gone: try again.
+    Again,
+    /// The prefaulted pages cannot be had: try again with the accessed one alone.
+    Narrow,
+    /// With this code.
+    Code(FaultCode),
+}
+
+/// The code by which the core knows an error of the filesystem or the device.
+fn code_of(error: Error) -> FaultCode {
+    if error == ENOMEM {
+        FaultCode::OOM
+    } else if is_hwpoison(error) {
+        FaultCode::HWPOISON
+    } else {
+        FaultCode::SIGBUS
+    }
+}
+
+/// Waits a short time for a folio that somebody holds. Only the caller's locks are held meanwhile; it
+/// drops them before the access is tried again. So the task keeps trying until nobody holds the folio,
+/// or until it is killed.
+#[cold]
+fn wait_for_held(folio: DevFolio, stay: Stay<'_>) -> Outcome {
+    match wait::nap_until_idle(&stay, folio) {
+        Ok(()) => FaultCode::NOPAGE.into(),
+        // With `EINTR` the task is about to die; but an access in the kernel is repeated until it
+        // is told of an error.
+        Err(error) => Outcome::failed(error),
+    }
+}

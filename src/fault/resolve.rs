@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Resolving: the entry, or else the filesystem, says what the file has.
+
+use super::{
+    super::{
+        device,
+        entry::Kind,
+        layout,
+        poison,
+        stats::Counter,
+        tree::{Backing, LockedEntry}, //
+    },
+    install::Installed,
+    lock::Target,
+    Failure, Fault,
+};
+use crate::kern::{
+    dax::{Access, DaxDevice, DaxReadGuard},
+    error::{ehwpoison, is_hwpoison},
+    iomap::{Ask, ExtentKind, IomapIter, IomapOps, IomapSpace},
+    order::Order,
+    page::{DevFolio, DevPage, Pfn},
+    vm, //
+};
+use kernel::prelude::*;
+
+/// The filesystem, asked for pages from byte `start` of the file on.
+pub(super) struct Query<'q> {
+    pub(super) iter: IomapIter<'q>,
+    pub(super) start: u64,
+    /// A write that only asks what is there, for blocks that need no preparation.
+    report_only: bool,
+}
+
+/// How many of the blocks the filesystem has allocated for this fault.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum New {
+    None,
+    Some,
+    All,
+}
+
+/// A place on a device, in pages.
+pub(super) type Place<'i> = (&'i DaxDevice, usize);
+
+/// A copy on write that is to be made.
+pub(super) struct CopyOnWrite<'i> {
+    pub(super) to: Place<'i>,
+    /// Where the data still is; zeroes if `None`.
+    pub(super) from: Option<Place<'i>>,
+}
+
+/// Memory that the file has.
+pub(super) struct Memory<'i> {
+    pub(super) pfn: Pfn,
+    /// The pages from there on that are known to be the file's.
+    pub(super) pages: usize,
+    pub(super) new: New,
+    /// Other files have the blocks, too, or had them until now.
+    pub(super) shared: bool,
+    /// Metadata that is needed to find the data is not durable yet.
+    pub(super) needs_sync: bool,
+    pub(super) copy: Option<CopyOnWrite<'i>>,
+}
+
+/// What the file has at the pages that are wanted.
+pub(super) enum Resolved<'i> {
+    /// A hole of so many pages.
+    Hole(usize),
+    /// Memory.
+    Memory(Memory<'i>),
+}
+
+impl<'a, const ORDER: usize> Fault<'a, ORDER> {
+    /// The answer of the entry itself, if it is enough: for a read of a data entry, and for a write of
+    /// a writable one, unless the store must find its metadata durable.
+    ///
+    /// The entry's lock keeps its memory: a device that goes away takes the entries with it.
+    #[inline]
+    pub(super) fn known(&self, target: &Target<'_>) -> Result<Option<Installed>, Failure<'a>> {
+        let entry = target.locked.entry();
+        if !matches!(entry.kind(), Kind::Data(_))
+            || self.write && (!entry.is_writable() || self.vmf.is_sync())
+            || self.mapping.host().device_has_bad_blocks()
+            || self.is_in_doubt()
+        {
+            return Ok(None);
+        }
+        let Some(page) = self.page_in(&target.locked) else {
+            return Ok(None);
+        };
+        Ok(Some(Installed {
+            page: Some(self.sound(page, false)?),
+            asked: false,
+            sync: false,
+            new: false,
+        }))
+    }
+
+    /// Whether the filesystem's earlier answers may be wrong: it has reported an error, or was shut down.
+    /// XFS does not report every shutdown (an error of its log), so it is asked once in a tick of the
+    /// clock, which costs little.
+    #[inline]
+    fn is_in_doubt(&self) -> bool {
+        let inode = self.mapping.host();
+        if self.device.is_first_in(vm::tick()) && self.vmf.file().is_shut_down() {
+            device::set_error(inode);
+        }
+        device::has_error(inode)
+    }
+
+    /// The page to map, unless it, or another of the order, is known to be bad.
+    #[inline]
+    pub(super) fn sound(&self, page: DevPage, new: bool) -> Result<DevPage, Failure<'a>> {
+        if !page.is_poisoned() && (self.order() == Order::PTE || !poison::was_seen()) {
+            return Ok(page);
+        }
+        // One bad page keeps the others from being mapped together with it.
+        for at in 0..self.order().pages() {
+            let page = DevPage::of(page.pfn().offset(at));
+            if !page.is_poisoned() {
+                continue;
+            }
+            if new {
+                // The filesystem has just overwritten it.
+                page.clear_poison();
+                continue;
+            }
+            self.device.inc(Counter::PoisonFaults);
+            return Err(self.fallback_or(Counter::FallbackPoison, ehwpoison()));
+        }
+        Ok(page)
+    }
+
+    /// The page that was accessed, or the first of the order, in a data entry that may be larger.
+    #[inline]
+    pub(super) fn page_in(&self, locked: &LockedEntry<'_>) -> Option<DevPage> {
+        match locked.entry().kind() {
+            Kind::Data(pfn) => Some(DevPage::of(pfn.offset(self.offset_in(locked)))),
+            _ => None,
+        }
+    }
+
+    /// Where that page is in the entry, in pages.
+    #[inline]
+    pub(super) fn offset_in(&self, locked: &LockedEntry<'_>) -> usize {
+        let index = self.order().first(self.index);
+        index.get().wrapping_sub(locked.first().get())
+    }
+
+    /// Asks the filesystem for what is to be installed and prefaulted. Its answer is about the first
+    /// extent there. The walk has to be finished or abandoned.
+    #[inline(always)]
+    pub(super) fn query<'q>(
+        &self,
+        target: &Target<'_>,
+        space: &'q mut IomapSpace,
+        ops: &'q IomapOps,
+    ) -> Result<Query<'q>, Failure<'a>>
+    where
+        'a: 'q,
+    {
+        let start = target.size.first(self.index).to_byte();
+        let pages = target.pages();
+        // To be asked for writing, a filesystem prepares copies of what is shared, and drops those
+        // that were not made; for pages that nobody has written to, none is made here, but one may
+        // be under way in a write. So for more than was accessed it is only asked what is there,
+        // which is all there is to know of blocks that need nothing.
+        let report_only = self.write && pages > self.order().pages();
+        let ask = if self.write && !report_only {
+            Ask::WRITE
+        } else {
+            Ask::READ
+        }
+        .fault();
+        let ops = match report_only {
+            true => ops
+                .for_looking(self.mapping.host())
+                .ok_or(Failure::Narrow)?,
+            false => ops,
+        };
+        if !self.write {
+            ops.note_reading(self.mapping.host());
+        }
+        let mut iter = IomapIter::new(
+            space,
+            self.mapping.host(),
+            start,
+            (pages << Order::PAGE_SHIFT) as u64,
+            ask,
+            ops,
+        );
+        match iter.next() {
+            Ok(true) => Ok(Query {
+                iter,
+                start,
+                report_only,
+            }),
+            Ok(false) => {
+                iter.abandon();
+                Err(Failure::Error(EIO))
+            }
+            Err(_) if pages > self.order().pages() => Err(Failure::Narrow),
+            Err(error) => Err(self.fallback_or(Counter::FallbackExtent, error)),
+        }
+    }
+
+    /// Reads the filesystem's answer.
+    pub(super) fn resolve<'q>(
+        &self,
+        target: &Target<'_>,
+        query: &mut Query<'q>,
+    ) -> Result<Resolved<'q>, Failure<'a>> {
+        let extent = query.iter.extent();
+        if query.report_only && !extent.is_own() {
+            return Err(Failure::Narrow);
+        }
+        let kind = extent.kind();
+        let copy = self.write && extent.is_shared();
+        match kind {
+            ExtentKind::Mapped => self.resolve_memory(target, query, copy),
+            ExtentKind::Unwritten if copy => self.resolve_memory(target, query, copy),
+            ExtentKind::Hole | ExtentKind::Unwritten if !self.write => {
+                self.resolve_hole(&query.iter)
+            }
+            _ => Err(self.fallback_or(Counter::FallbackExtent, EIO)),
+        }
+    }
+
+    fn resolve_hole<'q>(&self, iter: &IomapIter<'_>) -> Result<Resolved<'q>, Failure<'a>> {
+        if self.order() > Order::PMD {
+            return Err(Failure::Fallback(Counter::FallbackHole));
+        }
+        if iter.available() < self.order().bytes() as u64 {
+            return Err(self.fallback_or(Counter::FallbackExtent, EIO));
+        }
+        let pages = (iter.available() >> Order::PAGE_SHIFT) as usize;
+        Ok(Resolved::Hole(pages))
+    }
+
+    fn resolve_memory<'q>(
+        &self,
+        target: &Target<'_>,
+        query: &mut Query<'q>,
+        copy: bool,
+    ) -> Result<Resolved<'q>, Failure<'a>> {
+        let Query { iter, start, .. } = query;
+        let start = *start;
+        let shared = iter.extent().is_shared();
+        let locked = &target.locked;
+        let size = target.size;
+        if copy && matches!(locked.entry().kind(), Kind::Data(_)) {
+            if let Some(folio) = layout::held(locked) {
+                return Err(self.held_up(size, folio));
+            }
+            if locked.entry().order() > self.order() {
+                return Err(Failure::Again);
+            }
+        }
+        let (device, place) = iter
+            .extent()
+            .place(start)
+            .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?;
+        let mut new = New::None;
+        if iter.extent().is_new() {
+            new = New::All;
+        }
+        let mut needs_sync = iter.extent().needs_sync();
+        let available = iter.available();
+        // For an entry larger than the order, it was seen that nothing is shared.
+        if available < size.bytes() as u64 && (shared || size != self.order()) {
+            return Err(self.short(size));
+        }
+
+        let wanted = size.pages().max((available >> Order::PAGE_SHIFT) as usize);
+        // A device that goes away first waits for this guard, then for the locked entry.
+        let (pfn, found) = device
+            .access(&DaxReadGuard::new(), place, wanted, Access::Normal)
+            .map(|memory| (memory.pfn(), memory.pages()))
+            .map_err(|error| {
+                if self.order() == Order::PTE && wanted > Order::PTE.pages() {
+                    // The error may be about one of the pages ahead.
+                    return Failure::Narrow;
+                }
+                if is_hwpoison(error) {
+                    self.device.inc(Counter::PoisonFaults);
+                }
+                self.fallback_or(Counter::FallbackExtent, error)
+            })?;
+        if found < size.pages() || !pfn.is_aligned(size) {
+            return Err(self.short(size));
+        }
+        let copy = match copy {
+            true => Some(CopyOnWrite {
+                to: (device, place),
+                from: match iter.copy_source() {
+                    Some(source) => Some(
+                        source
+                            .place(start)
+                            .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?,
+                    ),
+                    None => None,
+                },
+            }),
+            false => None,
+        };
+        if available < size.bytes() as u64 {
+            (new, needs_sync) = self.merge(query, size)?;
+        }
+        Ok(Resolved::Memory(Memory {
+            pfn,
+            pages: found.min((available >> Order::PAGE_SHIFT) as usize),
+            new,
+            shared,
+            needs_sync,
+            copy,
+        }))
+    }
+
+    /// The failure when there is less than a new entry needs.
+    fn short(&self, size: Order) -> Failure<'a> {
+        if size != self.order() {
+            Failure::Narrow
+        } else {
+            self.fallback_or(Counter::FallbackExtent, EIO)
+        }
+    }
+
+    /// Asks for the rest of the order: nobody merges a file's extents for us, and the next one may lie
+    /// right behind on the device. Returns whether the blocks of all are new, and whether any needs a sync.
+    ///
+    /// A filesystem that has a transaction open around the fault has room in it for one allocation,
+    /// so no other is asked for then.
+    fn merge(&self, query: &mut Query<'_>, size: Order) -> Result<(New, bool), Failure<'a>> {
+        let Query { iter, start, .. } = query;
+        let start = *start;
+        let (device, address) = (iter.extent().device_key(), iter.extent().address(start));
+        let end = start + size.bytes() as u64;
+        let short = || self.fallback_or(Counter::FallbackExtent, EIO);
+        let mut new = iter.extent().is_new();
+        let mut all_new = new;
+        let mut needs_sync = iter.extent().needs_sync();
+        // Ends: each round is for the extent behind the last one's.
+        while iter.position() + iter.available() < end {
+            if new && vm::in_transaction() {
+                return Err(short());
+            }
+            if vm::fatal_signal() {
+                return Err(short());
+            }
+            let available = iter.available();
+            iter.advance(available);
+            match iter.next() {
+                Ok(true) => (),
+                _ => return Err(short()),
+            }
+            let extent = iter.extent();
+            let position = iter.position();
+            if extent.kind() != ExtentKind::Mapped
+                || extent.is_shared()
+                || extent.device_key() != device
+                || extent.address(position) != address.wrapping_add(position - start)
+            {
+                return Err(short());
+            }
+            all_new &= extent.is_new();
+            new |= extent.is_new();
+            needs_sync |= extent.needs_sync();
+        }
+        let new = match (all_new, new) {
+            (true, _) => New::All,
+            (_, true) => New::Some,
+            _ => New::None,
+        };
+        Ok((new, needs_sync))
+    }
+
+    /// The failure when somebody holds a folio that lost its last entry, or would now. A smaller order
+    /// does without its pages; for a page alone the fault waits, when the entry is unlocked.
+    #[cold]
+    pub(super) fn held_up(&self, size: Order, folio: DevFolio) -> Failure<'a> {
+        if size != self.order() {
+            return Failure::Narrow;
+        }
+        if self.order() == Order::PTE {
+            // The locked entry keeps the device until then.
+            if let Some(stay) = self.device.stay() {
+                return Failure::Held(folio, stay);
+            }
+        }
+        self.fallback_or(Counter::FallbackConflict, EIO)
+    }
+
+    /// Fills the entries that were prefaulted, as far as the answer goes.
+    #[inline(always)]
+    pub(super) fn fill(&self, target: &mut Target<'_>, resolved: &Resolved<'_>) {
+        let size = target.size.pages();
+        let (pages, backing) = match resolved {
+            Resolved::Hole(_) if target.locked.entry().page().is_some() => return,
+            Resolved::Hole(pages) => (pages.saturating_sub(self.order().pages()), Backing::Hole),
+            Resolved::Memory(memory) if memory.shared || self.order() != Order::PTE => return,
+            Resolved::Memory(memory) => (
+                memory.pages.saturating_sub(size),
+                Backing::Memory(memory.pfn.offset(size)),
+            ),
+        };
+        if let Some(entries) = &mut target.prefault.entries {
+            entries.fill(pages, backing, self.write);
+        }
+    }
+}

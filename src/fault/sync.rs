@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The end of a synchronous fault.
+
+use super::{
+    super::{
+        device::FileDevice,
+        stats::Counter,
+        tree, //
+    },
+    code_of, Failure, Fault, PMD, PTE, PUD,
+};
+use crate::kern::{
+    order::Order,
+    page::Pfn,
+    vm::{FaultCode, Present, VmFault}, //
+};
+
+/// Ends a synchronous fault (`dax_finish_sync_fault`): makes the metadata durable, then the entry
+/// dirty and the mapping writable. Sleeps.
+///
+/// Held: the filesystem's `invalidate_lock`, shared.
+pub(crate) fn finish_sync_fault(vmf: &mut VmFault, order: u32, pfn: Pfn) -> FaultCode {
+    match Order::of_level(order) {
+        Some(Order::PTE) => finish_of_order::<PTE>(vmf, pfn),
+        Some(Order::PMD) => finish_of_order::<PMD>(vmf, pfn),
+        Some(_) => finish_of_order::<PUD>(vmf, pfn),
+        None => FaultCode::FALLBACK,
+    }
+}
+
+fn finish_of_order<const ORDER: usize>(vmf: &mut VmFault, pfn: Pfn) -> FaultCode {
+    let order = Order::from_bits(ORDER);
+    let mapping = vmf.mapping();
+    let device = FileDevice::of(mapping.host());
+    let index = vmf.index();
+    let start = order.first(index).to_byte();
+    if vmf
+        .file()
+        .sync_range(start, start + order.bytes() as u64 - 1)
+        .is_err()
+    {
+        device.inc(Counter::FaultErrors);
+        return FaultCode::SIGBUS;
+    }
+    let mut fault = Fault::<ORDER> {
+        vmf,
+        device,
+        mapping,
+        index,
+        write: true,
+    };
+    let mut locked = match tree::lock_present_killable(mapping, index) {
+        Ok(Some(locked)) => locked,
+        Ok(None) => return FaultCode::NOPAGE,
+        // The task is about to die.
+        Err(error) => return code_of(error),
+    };
+    let page = match fault.page_in(&locked) {
+        Some(page) if locked.entry().order() >= order => page,
+        _ => return FaultCode::NOPAGE,
+    };
+    let present = match fault.vmf.present(order) {
+        Present::Smaller | Present::Larger => return FaultCode::NOPAGE,
+        Present::Nothing => false,
+        Present::Mapped => true,
+    };
+    if page.pfn() != pfn {
+        return FaultCode::NOPAGE;
+    }
+    fault.set_dirty(&mut locked);
+    match fault.insert_memory(&locked, page, present) {
+        Ok(code) => code,
+        Err(Failure::Code(code)) => code,
+        Err(Failure::Error(error)) => code_of(error),
+        // The same order would fail again.
+        Err(_) if order > Order::PTE => FaultCode::FALLBACK,
+        Err(_) => FaultCode::NOPAGE,
+    }
+}

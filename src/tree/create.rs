@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Finding an entry and locking it, or creating one.
+
+use super::{
+    super::entry::{Entry, Kind},
+    prefault::scan_dirty_before,
+    LockedEntry, Prefault, PrefaultEntries, PrefaultLimits,
+};
+use crate::kern::{
+    fs::{Mapping, PageIndex, PageRange},
+    order::Order,
+    wait::{self, EntryKey},
+    xa::{InsertError, Reserve}, //
+};
+
+/// Why no entry could be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LockError {
+    /// An entry of a smaller order is in the way.
+    Conflict,
+    /// There is no memory for the tree.
+    NoMemory,
+    /// A fatal signal ended the wait for an entry.
+    Killed,
+}
+
+/// The entry that [`lock_or_create`] finds or creates.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    /// A page that the entry is to cover.
+    pub(crate) index: PageIndex,
+    /// The least order of the entry.
+    pub(crate) order: Order,
+    /// Mark the entry dirty: a fault will map it for writing.
+    pub(crate) dirty: bool,
+    /// How far to prepare what follows, for an order of [`Order::PTE`] only.
+    pub(crate) prefault: Option<PrefaultLimits>,
+}
+
+/// The result of [`lock_or_create`].
+pub(crate) struct Created<'m> {
+    /// The entry.
+    pub(crate) locked: LockedEntry<'m>,
+    /// The entries prepared with it.
+    pub(crate) prefault: Prefault<'m>,
+}
+
+/// Returns a locked entry of at least the wanted order that covers the index; where nothing is, or a
+/// larger entry without memory, it is a new empty entry of that order. Sleeps.
+///
+/// With limits for prefaulting, what follows is prepared as well. For reading, these are locked empty
+/// entries for the pages behind a new entry, as far as there are none. For writing, there are not more
+/// of them than pages were written before, so that what is flushed for nothing, when the writes end
+/// here, is less than what was written; and then they, and the new entry itself, may be larger than a
+/// page.
+#[inline(always)]
+pub(crate) fn lock_or_create<'m>(
+    mapping: &'m Mapping,
+    wanted: &Wanted,
+) -> Result<Created<'m>, LockError> {
+    let Wanted {
+        index,
+        order,
+        dirty,
+        ..
+    } = *wanted;
+    let mut limits = wanted.prefault.filter(|_| order == Order::PTE);
+    let tree = mapping.tree();
+    let mut reserve = Reserve::none();
+    // Ends: the task that has the entry locked unlocks it, and waiters have their turn one by one; an entry
+    // without memory that is too large is removed, and comes again only by faults that wanted it before
+    // this one; memory for the tree is there at the second try, or missing.
+    loop {
+        let mut guard = tree.lock();
+        // A state without an order finds an entry of any order, in fewer steps.
+        let mut xas = guard.xas(index);
+        if let Some(raw) = xas.load() {
+            let (entry, _) = Entry::from_raw(raw);
+            if entry.order() < order {
+                return Err(LockError::Conflict);
+            }
+            let Some(mut locked) = LockedEntry::lock(mapping, &mut xas, entry) else {
+                let key = EntryKey::new(mapping, entry.order().first(index));
+                wait::wait_for_entry_killable(mapping, guard, key)
+                    .map_err(|_| LockError::Killed)?;
+                continue;
+            };
+            if entry.order() == order || matches!(entry.kind(), Kind::Data(_)) {
+                let mut prefault = Prefault::none();
+                if dirty && !locked.is_dirty() {
+                    if let Some(limits) = limits {
+                        if let Some(run) = scan_dirty_before(&xas, index, &limits) {
+                            prefault.pages = run.pages;
+                            prefault.block = Some(limits.block);
+                        }
+                    }
+                    locked.mark_dirty_at(&mut xas);
+                }
+                drop(guard);
+                return Ok(Created { locked, prefault });
+            }
+            // A placeholder, or zeroes, of a larger order than is wanted.
+            drop(guard);
+            if entry.kind() == Kind::Zero {
+                mapping.unmap(locked.range());
+            }
+            locked.remove();
+            continue;
+        }
+        let mut prefault = Prefault::none();
+        let mut largest = Order::PTE;
+        let mut size = order;
+        if let Some(limits) = limits {
+            if !dirty {
+                prefault.pages = limits.block.last.get() - index.get() + 1;
+                prefault.block = Some(limits.block);
+            } else if let Some(run) = xas
+                .is_free_behind()
+                .then(|| scan_dirty_before(&xas, index, &limits))
+                .flatten()
+            {
+                let rest = limits.block.last.get() - index.get() + 1;
+                prefault.pages = run.pages.min(rest);
+                prefault.block = Some(limits.block);
+                largest = run.order.min(limits.order);
+                size = largest.fitting(index.get(), run.pages.min(limits.room));
+            }
+        }
+        let mut inserted = xas.insert(Entry::empty(size).locked(), &mut reserve);
+        if size != order
+            && inserted
+                .as_ref()
+                .is_err_and(|error| *error == InsertError::Occupied)
+        {
+            // The page alone has room.
+            size = order;
+            inserted = xas.insert(Entry::empty(size).locked(), &mut reserve);
+        }
+        match inserted {
+            Ok(slot) => {
+                mapping.add_pages(xas.guard(), size.pages());
+                let mut locked = LockedEntry::new(mapping, slot, Entry::empty(size), false);
+                if dirty {
+                    locked.mark_dirty_at(&mut xas);
+                }
+                if prefault.pages > size.pages() {
+                    let range = PageRange {
+                        first: PageIndex::new(index.get() + size.pages()),
+                        last: PageIndex::new(index.get() + prefault.pages - 1),
+                    };
+                    let entries = PrefaultEntries::new(mapping, &mut xas, range, largest, dirty);
+                    prefault.entries = Some(entries);
+                }
+                return Ok(Created { locked, prefault });
+            }
+            Err(InsertError::Occupied) => return Err(LockError::Conflict),
+            Err(InsertError::NoMemory) => (),
+        }
+        drop(guard);
+        // Without the entries behind it, which may need more.
+        limits = None;
+        if size == order && !reserve.allocate(tree) {
+            return Err(LockError::NoMemory);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The locked entry.
+
+use super::super::entry::{Entry, Kind};
+use crate::kern::{
+    fs::{Mapping, PageIndex, PageRange},
+    wait::{self, EntryKey, Wake},
+    xa::{LeftLocked, LockedSlot, Mark, XaState}, //
+};
+use kernel::prelude::*;
+
+/// An entry that this task has locked. Dropping it unlocks the entry and wakes the next waiter.
+///
+/// The word that says what the entry is, is stored when it is unlocked; until then the tree has the
+/// one that was locked. Its marks are stored at once, because `fsync` looks for them without waiting
+/// for the lock. Only data entries stay dirty.
+#[must_use = "the entry is unlocked at once"]
+pub(crate) struct LockedEntry<'m> {
+    mapping: &'m Mapping,
+    entry: Entry,
+    /// Where it is, which does not change while it is locked.
+    pub(super) slot: LockedSlot<'m>,
+    dirty: bool,
+}
+
+impl<'m> LockedEntry<'m> {
+    /// The entry that was locked as `slot`, dirty or not.
+    #[inline(always)]
+    pub(super) fn new(
+        mapping: &'m Mapping,
+        slot: LockedSlot<'m>,
+        entry: Entry,
+        dirty: bool,
+    ) -> Self {
+        Self {
+            mapping,
+            entry,
+            slot,
+            dirty,
+        }
+    }
+
+    /// Locks the entry that a state was walked to. `None` when it is locked.
+    #[inline(always)]
+    pub(super) fn lock(
+        mapping: &'m Mapping,
+        xas: &mut XaState<'_, 'm>,
+        entry: Entry,
+    ) -> Option<Self> {
+        let dirty = xas.has_mark(Mark::Dirty);
+        Some(Self::new(mapping, xas.lock()?, entry, dirty))
+    }
+
+    /// The entry, as it will be when it is unlocked.
+    #[inline]
+    pub(crate) fn entry(&self) -> Entry {
+        self.entry
+    }
+
+    /// The first page of the file that the entry covers.
+    #[inline]
+    pub(crate) fn first(&self) -> PageIndex {
+        self.slot.first()
+    }
+
+    /// The pages of the file that the entry covers.
+    #[inline]
+    pub(crate) fn range(&self) -> PageRange {
+        PageRange {
+            first: self.first(),
+            last: self.entry.order().last(self.first()),
+        }
+    }
+
+    /// Whether the entry was dirty when it was locked, or has been marked since.
+    #[inline]
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Whether the entry has a mark now.
+    pub(crate) fn has_mark(&self, mark: Mark) -> bool {
+        let mut guard = self.mapping.tree().lock();
+        let xas = self.slot.xas(&mut guard);
+        xas.is_some_and(|xas| xas.has_mark(mark))
+    }
+
+    /// The file's contents.
+    #[inline]
+    pub(crate) fn mapping(&self) -> &'m Mapping {
+        self.mapping
+    }
+
+    #[inline]
+    fn key(&self) -> EntryKey {
+        EntryKey::new(self.mapping, self.first())
+    }
+
+    /// Makes it another entry of the same order.
+    #[inline]
+    pub(crate) fn set(&mut self, entry: Entry) {
+        debug_assert!(entry.order() == self.entry.order());
+        self.entry = entry;
+    }
+
+    /// Marks the entry.
+    pub(crate) fn mark(&mut self, mark: Mark) {
+        let mut guard = self.mapping.tree().lock();
+        if let Some(mut xas) = self.slot.xas(&mut guard) {
+            xas.set_mark(mark);
+            self.dirty |= mark == Mark::Dirty;
+        }
+    }
+
+    /// Marks the entry as dirty, with the state that it was locked by.
+    #[inline(always)]
+    pub(super) fn mark_dirty_at(&mut self, xas: &mut XaState<'_, '_>) {
+        xas.set_mark(Mark::Dirty);
+        self.dirty = true;
+    }
+
+    /// Removes the entry from the tree and wakes all its waiters. The caller has released its backing.
+    pub(crate) fn remove(mut self) {
+        let mut guard = self.mapping.tree().lock();
+        let mut xas = guard.xas(self.first());
+        if xas.erase_locked(&mut self.slot) {
+            self.mapping
+                .sub_pages(xas.guard(), self.entry.order().pages());
+            wait::wake_entry_waiters(self.key(), Wake::All);
+        }
+        core::mem::forget(self);
+    }
+
+    #[inline]
+    fn is_dirty_without_memory(&self) -> bool {
+        self.dirty && !matches!(self.entry.kind(), Kind::Data(_))
+    }
+
+    /// Leaves the entry locked. Its word is enough to unlock it ([`unlock_left`]).
+    pub(crate) fn leave_locked(self) -> LeftLocked {
+        let mut this = core::mem::ManuallyDrop::new(self);
+        let value = this.entry.unlocked();
+        this.slot.leave(value)
+    }
+}
+
+impl Drop for LockedEntry<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let mut guard = self.mapping.tree().lock();
+        if self.is_dirty_without_memory() {
+            if let Some(mut xas) = self.slot.xas(&mut guard) {
+                xas.clear_mark(Mark::Dirty);
+                xas.clear_mark(Mark::ToWrite);
+            }
+        }
+        if self.slot.unlock(&guard, self.entry.unlocked()) {
+            wait::wake_entry_waiters(self.key(), Wake::One);
+        }
+    }
+}
+
+/// Unlocks an entry that was left locked, and wakes the next waiter.
+#[inline]
+pub(crate) fn unlock_left(mapping: &Mapping, left: LeftLocked) {
+    let key = EntryKey::new(mapping, left.first());
+    let mut guard = mapping.tree().lock();
+    left.unlock(&mut guard);
+    drop(guard);
+    wait::wake_entry_waiters(key, Wake::One);
+}
+
+/// As [`lock_present`], but a fatal signal ends the wait (`EINTR`).
+pub(crate) fn lock_present_killable(
+    mapping: &Mapping,
+    index: PageIndex,
+) -> Result<Option<LockedEntry<'_>>> {
+    let tree = mapping.tree();
+    // Ends as the loop of `lock_present`, or with a signal.
+    loop {
+        let mut guard = tree.lock();
+        let mut xas = guard.xas(index);
+        let Some(raw) = xas.load() else {
+            return Ok(None);
+        };
+        let (entry, _) = Entry::from_raw(raw);
+        if let Some(locked) = LockedEntry::lock(mapping, &mut xas, entry) {
+            return Ok(Some(locked));
+        }
+        let key = EntryKey::new(mapping, entry.order().first(index));
+        wait::wait_for_entry_killable(mapping, guard, key)?;
+    }
+}
+
+/// Locks the entry that covers `index`, if there is one. Sleeps.
+pub(crate) fn lock_present(mapping: &Mapping, index: PageIndex) -> Option<LockedEntry<'_>> {
+    let tree = mapping.tree();
+    // Ends: the task that has it locked unlocks it, and waiters have their turn one by one.
+    loop {
+        let mut guard = tree.lock();
+        let mut xas = guard.xas(index);
+        let (entry, _) = Entry::from_raw(xas.load()?);
+        if let Some(locked) = LockedEntry::lock(mapping, &mut xas, entry) {
+            return Some(locked);
+        }
+        let key = EntryKey::new(mapping, entry.order().first(index));
+        wait::wait_for_entry(guard, key);
+    }
+}

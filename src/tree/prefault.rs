@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Entries behind a new one, for the pages that a fault prepares along with its own.
+
+use super::super::{
+    entry::{Entry, Kind},
+    folio,
+};
+use crate::kern::{
+    fs::{Mapping, PageIndex, PageRange},
+    order::Order,
+    page::{DevPage, Pfn, Region},
+    vm::Around,
+    wait::{self, EntryKey, Wake},
+    xa::{LockedRange, Mark, Reserve, XaState}, //
+};
+
+/// How far a fault of a page may go beyond the page that was accessed.
+#[derive(Clone, Copy)]
+pub(crate) struct PrefaultLimits {
+    /// The pages around the accessed one.
+    pub(crate) block: PageRange,
+    /// The largest order of a new entry.
+    pub(crate) order: Order,
+    /// The pages that a new entry may have, from the accessed one on.
+    pub(crate) room: usize,
+}
+
+/// The entries prepared along with an entry.
+pub(crate) struct Prefault<'m> {
+    /// The number of pages, from the accessed one on, that may be mapped now as well; may be 0.
+    pub(crate) pages: usize,
+    /// New entries behind a new one.
+    pub(crate) entries: Option<PrefaultEntries<'m>>,
+    /// The pages around the accessed one, where they were asked for.
+    pub(crate) block: Option<PageRange>,
+}
+
+impl Prefault<'_> {
+    /// Nothing.
+    #[inline(always)]
+    pub(crate) fn none() -> Self {
+        Self {
+            pages: 0,
+            entries: None,
+            block: None,
+        }
+    }
+}
+
+/// Dirty pages right before an index, which tell of a fault that writes there.
+pub(super) struct DirtyRun {
+    /// Their number, at least two: a power of two that is not larger.
+    pub(super) pages: usize,
+    /// The largest order of which pages would lie in memory as they do in the file.
+    pub(super) order: Order,
+}
+
+/// The most entries that are looked at before an index.
+const MOST_ENTRIES_BEFORE: usize = 256;
+
+/// Looks at the pages before the state's index, one entry after the other as long as they are dirty.
+/// A single page before is too little to go by.
+pub(super) fn scan_dirty_before(
+    xas: &XaState<'_, '_>,
+    index: PageIndex,
+    limits: &PrefaultLimits,
+) -> Option<DirtyRun> {
+    let Some((raw, true)) = xas.before(Mark::Dirty) else {
+        return None;
+    };
+    let (entry, _) = Entry::from_raw(raw);
+    let Kind::Data(pfn) = entry.kind() else {
+        return None;
+    };
+    if entry.is_fresh() {
+        return None;
+    }
+    let index = index.get();
+    let mut first = entry.order().first(PageIndex::new(index - 1)).get();
+    let shift = pfn.to_bits() ^ first;
+    let most = limits.room.max(Around::MAX);
+    let mut further = xas.reader(PageIndex::new(first));
+    for _ in 0..MOST_ENTRIES_BEFORE {
+        if index - first >= most || first == 0 {
+            break;
+        }
+        let before = PageIndex::new(first - 1);
+        let Some(raw) = further.at(before) else {
+            break;
+        };
+        if !further.has_mark(Mark::Dirty) {
+            break;
+        }
+        first = Entry::from_raw(raw).0.order().first(before).get();
+    }
+    let pages = (index - first).min(most);
+    (pages > 1).then(|| DirtyRun {
+        pages: 1 << pages.ilog2(),
+        order: Order::PUD.fitting(shift, Order::PUD.pages()),
+    })
+}
+
+/// The memory that entries of a fault point to.
+#[derive(Clone, Copy)]
+pub(crate) enum Backing {
+    /// None: a hole.
+    Hole,
+    /// Pages one behind the other from this frame on.
+    Memory(Pfn),
+}
+
+/// The largest order of the entries behind a new one: that of the block around a fault.
+const LARGEST: Order = Order::from_bits(4);
+
+/// New entries behind a new one, locked: empty until it is known what is there. Dropping it unlocks
+/// them, and removes those that are empty still.
+///
+/// Those for writing are dirty from the start, as every entry is that a write fault has locked.
+#[must_use = "the entries are removed at once"]
+pub(crate) struct PrefaultEntries<'m> {
+    mapping: &'m Mapping,
+    /// The pages for which entries were wanted; the entries' orders follow from that.
+    range: PageRange,
+    largest: Order,
+    /// Those that have one, from the first on.
+    locked: LockedRange<'m>,
+    /// The pages whose entries are filled.
+    filled: usize,
+    backing: Backing,
+    writable: bool,
+}
+
+impl<'m> PrefaultEntries<'m> {
+    /// Entries of up to `largest` order for as many pages of the range as have none, from the first
+    /// on. The state is that of the entry before.
+    pub(super) fn new(
+        mapping: &'m Mapping,
+        xas: &mut XaState<'_, 'm>,
+        range: PageRange,
+        largest: Order,
+        dirty: bool,
+    ) -> Self {
+        let mut entries = Self {
+            mapping,
+            range,
+            largest: largest.min(LARGEST),
+            locked: LockedRange::new(mapping.tree()),
+            filled: 0,
+            backing: Backing::Hole,
+            writable: false,
+        };
+        // Ends: each round is for the pages behind the last one's, in a range.
+        loop {
+            let index = PageIndex::new(range.first.get() + entries.pages());
+            if index > range.last || xas.at(index).is_some() {
+                break;
+            }
+            let entry = Entry::empty(entries.order_at(index));
+            let Ok(slot) = xas.insert(entry.locked(), &mut Reserve::none()) else {
+                break;
+            };
+            if dirty {
+                xas.set_mark(Mark::Dirty);
+            }
+            entries.locked.push(slot);
+        }
+        mapping.add_pages(xas.guard(), entries.pages());
+        entries
+    }
+
+    /// The order of the entry that begins at `index`.
+    #[inline]
+    fn order_at(&self, index: PageIndex) -> Order {
+        let rest = self.range.last.get() - index.get() + 1;
+        self.largest.fitting(index.get(), rest)
+    }
+
+    /// The filled entry at `offset` pages behind the first.
+    #[inline]
+    fn entry_at(&self, offset: usize, order: Order) -> Entry {
+        match self.backing {
+            Backing::Hole => Entry::zero(order),
+            Backing::Memory(pfn) => {
+                let entry = Entry::data(pfn.offset(offset), order);
+                if self.writable {
+                    entry.writable().ahead()
+                } else {
+                    entry
+                }
+            }
+        }
+    }
+
+    /// The pages that the entries cover.
+    #[inline]
+    pub(crate) fn pages(&self) -> usize {
+        self.locked.pages()
+    }
+
+    /// The first page, the pages that were filled, and with what.
+    #[inline]
+    pub(crate) fn filled(&self) -> (PageIndex, usize, Backing) {
+        (self.range.first, self.filled, self.backing)
+    }
+
+    /// Fills the entries of the first `pages` pages with what the filesystem says that is there, up to
+    /// the first that another entry has; with `writable`, entries that may be written to without asking
+    /// it. Called once. Does not sleep.
+    pub(crate) fn fill(&mut self, pages: usize, backing: Backing, writable: bool) {
+        self.backing = backing;
+        self.writable = writable;
+        let pages = pages.min(self.pages());
+        let Backing::Memory(pfn) = backing else {
+            self.filled = pages;
+            return;
+        };
+        if pages == 0 {
+            return;
+        }
+        let region = Region::lock(DevPage::of(pfn));
+        while self.filled < pages {
+            let index = PageIndex::new(self.range.first.get() + self.filled);
+            let order = self.order_at(index);
+            let there = pfn.offset(self.filled);
+            if self.filled + order.pages() > pages
+                || !there.is_aligned(order)
+                || !folio::associate_free(&region, DevPage::of(there), order, self.mapping, index)
+            {
+                break;
+            }
+            self.filled += order.pages();
+        }
+    }
+}
+
+impl Drop for PrefaultEntries<'_> {
+    fn drop(&mut self) {
+        let pages = self.pages();
+        if pages == 0 {
+            return;
+        }
+        let mut guard = self.mapping.tree().lock();
+        let mut xas = guard.xas(self.range.first);
+        let waiters = wait::anybody_waits();
+        let mut offset = 0;
+        while let Some(mut slot) = self.locked.pop(&mut xas) {
+            let index = slot.first();
+            let order = self.order_at(index);
+            let mut wake = Wake::One;
+            if offset < self.filled {
+                slot.unlock(xas.guard(), self.entry_at(offset, order).unlocked());
+            } else {
+                xas.erase_locked(&mut slot);
+                xas.set(index);
+                wake = Wake::All;
+            }
+            if waiters {
+                wait::wake_entry_waiters(EntryKey::new(self.mapping, index), wake);
+            }
+            offset += order.pages();
+        }
+        self.mapping.sub_pages(xas.guard(), pages - self.filled);
+    }
+}

@@ -557,6 +557,23 @@ unsafe extern "C" fn dax_holder_notify_failure(
     }
 }
 
+/// Somebody wants to put a probe into a file. The core reads the instruction through the page cache,
+/// and a filesystem that has one for its other files (erofs) would get a folio in the tree of this one,
+/// in place of an entry. It is refused, as the core refuses it for XFS and ext4.
+///
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+#[cfg(CONFIG_UPROBES)]
+unsafe extern "C" fn uprobe_register(
+    _inode: *mut bindings::inode,
+    _offset: bindings::loff_t,
+    _counter: bindings::loff_t,
+    _consumer: *mut bindings::uprobe_consumer,
+) -> *mut bindings::uprobe {
+    core::ptr::without_provenance_mut(EIO.to_errno() as usize)
+}
+
 /// In the place of what is only watched, for its signature.
 ///
 /// # Safety
@@ -704,7 +721,7 @@ unsafe extern "C" fn change_huge_pud(
 
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
 pub(crate) static TARGETS: [Target;
-    26 + cfg!(CONFIG_UPROBES) as usize
+    26 + 2 * cfg!(CONFIG_UPROBES) as usize
         + cfg!(CONFIG_KSM) as usize
         + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
@@ -754,6 +771,8 @@ pub(crate) static TARGETS: [Target;
     target!(change_huge_pud, Key::UserfaultVma, change_huge_pud),
     #[cfg(CONFIG_KSM)]
     target!(ksm_madvise, Key::Vma, ksm_madvise),
+    #[cfg(CONFIG_UPROBES)]
+    target!(uprobe_register, Key::AnyInode, uprobe_register),
     target!(bdev_mark_dead, Key::BlockDevice, bdev_mark_dead),
     #[cfg(CONFIG_MEMORY_FAILURE)]
     target!(

@@ -109,6 +109,13 @@ pub(super) unsafe extern "C" fn callback(
                 host
             }
             Key::Inode => first as *mut bindings::inode,
+            Key::AnyInode => {
+                let inode = first as *mut bindings::inode;
+                if (*inode).i_flags & bindings::S_DAX == 0 {
+                    return;
+                }
+                inode
+            }
             Key::Evicted => {
                 let inode = first as *mut bindings::inode;
                 if (*inode).i_flags & bindings::S_DAX == 0

@@ -66,6 +66,8 @@ pub(crate) enum Key {
     /// `struct inode *` of any file. The replacement serves those with entries while their
     /// filesystem is in use; it is not being unmounted.
     Evicted,
+    /// `struct inode *`, which may be without DAX.
+    AnyInode,
     /// `struct address_space *`
     Mapping,
     /// `struct vm_area_struct *`, which may have no file, or one without DAX.

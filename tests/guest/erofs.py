@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """A read-only filesystem served from memory: erofs images, uncompressed."""
 
+import errno
 import os
 import shutil
 import subprocess
 
 from lib import device, posix
-from lib.check import check, equal, raises, same_bytes
+from lib.check import Skip, check, equal, raises, same_bytes
 from lib.device import run, some
 from lib.fs import MOUNT
 from lib.mapping import Map
@@ -128,3 +129,26 @@ def executes(t):
                               stdout=subprocess.PIPE, check=False)
         equal(done.returncode, 0, "status")
         same_bytes(done.stdout, b"from erofs\n", "what the program printed")
+
+
+@case(fs=())
+def probes_are_refused(t):
+    """The core reads the instruction for a probe through the page cache, which has no place in a DAX
+    file's tree. For XFS and ext4 it refuses that itself."""
+    events = "/sys/kernel/tracing/uprobe_events"
+    if not os.path.exists(events):
+        raise Skip("the kernel has no uprobe_events")
+    wanted = _Image.content("busybox")
+    with _Image() as image:
+        fd = image.open("busybox")
+        with Map(fd, len(wanted) // PAGE * PAGE, prot=posix.PROT_READ) as m:
+            m.touch()
+            device.write(events, f"p:rdaxtest/probe {MOUNT}/busybox:0x{5 * PAGE:x}")
+            try:
+                raises(errno.EIO, "a probe", device.write,
+                       "/sys/kernel/tracing/events/rdaxtest/probe/enable", "1")
+            finally:
+                device.write(events, "-:rdaxtest/probe")
+            same_bytes(m.read(0, m.length), wanted[:m.length], "the file, mapped")
+        same_bytes(os.pread(fd, len(wanted), 0), wanted, "the file, read")
+        os.close(fd)

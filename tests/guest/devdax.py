@@ -77,6 +77,22 @@ def _namespace(align, *more):
     return bytes_
 
 
+def _recipe():
+    """What docs/devdax.md says how a device is handed over, and how it is taken back, as scripts."""
+    with open("/src/docs/devdax.md", encoding="utf-8") as text:
+        lines = text.read().splitlines()
+    first = lines.index("    cd /sys/bus/dax")
+    parts = [[], []]
+    part = parts[0]
+    for line in lines[first:]:
+        if line and not line.startswith("    "):
+            break
+        if not line:
+            part = parts[1]
+        part.append(line)
+    return "\n".join(parts[0]), "\n".join(parts[0][:1] + parts[1])
+
+
 def _unbinds_at_once(what):
     """Nobody has pages of the device any more; it is bound again afterwards."""
     unbinding = Task(_unbind)
@@ -752,6 +768,25 @@ def _holds(value, what):
     """The device's first byte, through whatever driver it has."""
     with open(NODE, "r+b", buffering=0) as file, Map(file.fileno(), PMD) as m:
         m.load_ok(0, value, what)
+
+
+@case(fs=())
+def the_recipe_works(t):
+    """Handing a device over and taking it back as the documentation says, whether or not the kernel's
+    driver is loaded."""
+    _namespace("2M")
+    hand_over, take_back = _recipe()
+    write(f"{BUS}/drivers/rdax/remove_id", NAME)
+    for loaded in (True, False):
+        _unbind()
+        run("modprobe", *(() if loaded else ("-r",)), "device_dax")
+        for script, driver in ((hand_over, "rdax"), (take_back, "device_dax")):
+            run("sh", "-e", "-c", script)
+            equal(_driver(), driver, f"driver (device_dax loaded before: {loaded})")
+            if driver == "rdax":
+                # The next one is new again.
+                write(f"{BUS}/drivers/rdax/remove_id", NAME)
+    _bind()
 
 
 @case(fs=(), timeout=120)

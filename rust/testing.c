@@ -497,6 +497,13 @@ bool rdax_test_is_asleep(struct task_struct *task)
 	       !READ_ONCE(task->on_cpu);
 }
 
+bool rdax_test_is_over(struct task_struct *task)
+{
+	struct thread *thread = kthread_data(task);
+
+	return READ_ONCE(thread->finished);
+}
+
 unsigned long rdax_test_switches(struct task_struct *task)
 {
 	return READ_ONCE(task->nvcsw);

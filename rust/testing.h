@@ -113,6 +113,7 @@ struct task_struct *rdax_test_thread(int (*fn)(void *data), void *data);
 void rdax_test_thread_join(struct task_struct *task);
 /* Whether the thread's function sleeps, uninterruptible or interruptible. */
 bool rdax_test_is_asleep(struct task_struct *task);
+bool rdax_test_is_over(struct task_struct *task);
 /* How often the task has given the processor away. */
 unsigned long rdax_test_switches(struct task_struct *task);
 /* Send a signal to a thread of the tests; they take SIGKILL and SIGUSR1. */

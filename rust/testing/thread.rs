@@ -25,10 +25,17 @@ impl Thread<'_> {
     /// Whether the thread waits for something and goes on waiting; it may look around now and then.
     /// False when it has finished. Sleeps.
     pub(crate) fn waits(&self) -> bool {
-        until(|| self.is_asleep()) && {
+        self.goes_to_sleep() && {
             pause(50);
-            until(|| self.is_asleep())
+            self.goes_to_sleep()
         }
+    }
+
+    /// Whether the thread comes to sleep, and does not finish before.
+    fn goes_to_sleep(&self) -> bool {
+        // SAFETY: As above.
+        let is_over = || unsafe { bindings::rdax_test_is_over(self.task.as_ptr()) };
+        until(|| self.is_asleep() || is_over()) && !is_over()
     }
 
     /// How often the thread went to sleep.
@@ -50,9 +57,13 @@ pub(crate) fn pause(milliseconds: u32) {
     unsafe { bindings::rdax_test_pause(milliseconds) };
 }
 
+/// How often [`until`] looks, a millisecond apart at least: a machine may be a hundred times slower than
+/// another, and only a failure takes that long.
+const LOOKS: usize = 30_000;
+
 /// Waits for a condition, not forever. Whether it came true.
 pub(crate) fn until(condition: impl Fn() -> bool) -> bool {
-    for _ in 0..2500 {
+    for _ in 0..LOOKS {
         if condition() {
             return true;
         }

@@ -665,7 +665,10 @@ fn zero_extent(
     change.begin(left)?;
     let walk = &mut change.walk;
     while left > 0 {
-        if vm::fatal_signal() {
+        // Parts of pages are zeroed by those who are about to die, too. ext4 zeroes what is behind the
+        // new end of a file before it takes the blocks behind that, also after a write that a signal
+        // has ended; when that fails it leaves the blocks, and the file in its list of orphans.
+        if left >= PAGE as u64 && vm::fatal_signal() {
             return Err(EINTR.into());
         }
         let position = walk.position();

@@ -5,6 +5,7 @@ import hashlib
 import os
 import random
 import resource
+import signal
 import subprocess
 
 from lib import posix
@@ -16,6 +17,7 @@ from lib.posix import PAGE, PMD
 from lib.runner import case
 from lib.space import neighbours, overlap
 from lib.task import Task
+from lib.uffd import Missing
 
 EAGAIN = 11
 
@@ -523,3 +525,30 @@ def new_blocks_are_major_faults(t):
         before = _major_faults()
         m.touch(write=True)
         check(_major_faults()[0] - before[0] <= 6, "blocks that are there are major faults")
+
+
+@case()
+def killed_in_the_middle_of_a_write(t):
+    """Whoever is killed while a write makes the file longer leaves what was written, and a filesystem
+    with which its checker finds nothing wrong."""
+    data = pages("k", 2)
+
+    def write():
+        fd = t.open()
+        with Map(-1, 2 * PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as source, \
+                Missing(source) as missing:
+            missing.give(data[:PAGE])
+            # The rest never comes.
+            posix.pwrite_from(fd, source.address, 2 * PAGE, 100)
+
+    writer = Task(write)
+    writer.blocked_in("pwrite64")
+    writer.kill()
+    equal(writer.signalled(), signal.SIGKILL, "signal")
+    with open(t.path(), "rb") as f:
+        same_bytes(f.read(), bytes(100) + data[:PAGE], "what was written")
+    t.fs.umount()
+    try:
+        t.fs.check()
+    finally:
+        t.fs.mount()

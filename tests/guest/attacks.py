@@ -27,8 +27,8 @@ from lib.task import Task
 from lib.trace import Pages
 from lib.uffd import Protected
 
-# System calls at random: of a quick run, of one on the debug kernel, and otherwise.
-CALLS = (6000, 10000, 30000)
+# System calls at random, if $ATTACKS does not say otherwise.
+CALLS = 3000
 
 BYTES = 2 * PMD
 COUNT = BYTES // PAGE
@@ -47,11 +47,8 @@ def _as_nobody(function, *arguments, **options):
     return Task(without_rights, name=function.__name__, **options)
 
 
-def _calls(settings):
-    if os.environ.get("ATTACKS"):
-        return int(os.environ["ATTACKS"])
-    return CALLS[0] if settings.quick else \
-        CALLS[1] if os.uname().release.endswith("-rdax-debug") else CALLS[2]
+def _calls():
+    return int(os.environ.get("ATTACKS") or CALLS)
 
 
 # ---- files that nobody uses any more, with pages that somebody holds ----
@@ -667,14 +664,15 @@ def reader_who_holds_shared_pages_delays_a_writer_at_most(t):
 
 # ---- everything at random ----
 
-@case(timeout=lambda settings: 300 + _calls(settings) / 100)
+@case(timeout=lambda _settings: 300 + _calls() / 100)
 def calls_at_random(t):
     """Processes without rights issue system calls at random beside a victim; see lib/attack.c.
 
-    $ATTACKS is the number of calls, $ATTACKS_WITHOUT what is left out (a list with commas).
+    $ATTACKS is the number of calls, 3000 in an ordinary run; 30000 or more are worth an hour that is
+    left over. $ATTACKS_WITHOUT is what is left out (a list with commas).
     """
     os.chmod(t.dir, 0o755)
-    command = [native.path("attack"), "-d", t.dir, "-n", str(_calls(t.settings)), "-s",
+    command = [native.path("attack"), "-d", t.dir, "-n", str(_calls()), "-s",
                str(t.settings.seed), "-p", str(task.pace), "-x",
                os.environ.get("ATTACKS_WITHOUT", "")]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

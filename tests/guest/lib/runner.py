@@ -28,7 +28,7 @@ from .task import Task, describe, session_of
 
 GROUPS = ["data", "orders", "around", "insert", "refcounts", "private", "mapsync", "reflink",
           "durability", "gup", "syscalls", "futex", "giant", "sweep", "erofs", "stress", "attacks",
-          "stressng", "poison", "adoption", "devdax"]
+          "stressng", "poison", "adoption", "devdax", "tool"]
 
 # Groups that run only if --only names them.
 UNASKED = ["stressng"]
@@ -449,7 +449,7 @@ def make_plan(settings):
 
     plan = []
     early = [g for g in GROUPS if g not in ("sweep", "erofs", "stress", "attacks", "stressng",
-                                          "poison", "adoption", "devdax")]
+                                          "poison", "adoption", "devdax", "tool")]
     for variant in settings.variants:
         if settings.quick and variant == "xfs-noreflink" and not settings.fs:
             continue

@@ -1,0 +1,411 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The command rdax: what it does, what it says, and what it says to do."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+
+from lib import device, gib, posix
+from lib.check import Skip, check, equal
+from lib.device import CONFIG, Stats, read, run, some
+from lib.fs import VARIANTS, Filesystem
+from lib.mapping import Map
+from lib.pattern import pages
+from lib.posix import GIB, PAGE, PMD
+from lib.runner import case
+
+DEVICE, OTHER, GIANT = "pmem1", "pmem0", "pmem0"
+MOUNT = "/mnt/rdax-tool"
+FILE = "/etc/rdax.d/pmem1.conf"
+
+
+def unfit():
+    return None if shutil.which("rdax") else "the command rdax is not installed"
+
+
+def _rdax(*arguments, prefix=()):
+    done = subprocess.run([*prefix, "rdax", *arguments], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def _succeeds(*arguments, **more):
+    status, out, err = _rdax(*arguments, **more)
+    equal((status, err), (0, ""), f"status and errors of rdax {' '.join(arguments)}\n{out}")
+    return out
+
+
+def _fails(*arguments, says, status=1, **more):
+    """It fails, and what it says on that has all of these parts."""
+    ended, out, err = _rdax(*arguments, **more)
+    equal(ended, status, f"status of rdax {' '.join(arguments)}\n{out}{err}")
+    for part in says:
+        check(part in err, f"rdax {' '.join(arguments)} does not say '{part}', but: {err}")
+    check("os error" not in err and "I/O error" not in err, f"no sentence for people: {err}")
+
+
+def _json(*arguments):
+    return json.loads(_succeeds(*arguments, "--json"))
+
+
+def _entry(name):
+    (entry,) = [entry for entry in _json("list") if entry.get("blockdev") == name]
+    return entry
+
+
+@contextlib.contextmanager
+def _device(adopted, name=DEVICE):
+    """A device that is adopted or not, with switches as they are at first; put back in the end."""
+    if not device.module_loaded():
+        raise Skip("the module is not loaded")
+    if not device.exists(name):
+        raise Skip(f"there is no {name}")
+    there, was = os.path.isdir(f"{CONFIG}/{name}"), device.adopted(name)
+
+    def have(wanted):
+        if os.path.isdir(f"{CONFIG}/{name}"):
+            device.adopt(name, False)
+            os.rmdir(f"{CONFIG}/{name}")
+        if wanted:
+            device.adopt(name, True)
+
+    have(adopted)
+    try:
+        yield
+    finally:
+        have(was)
+        if there and not was:
+            os.mkdir(f"{CONFIG}/{name}")
+
+
+@contextlib.contextmanager
+def _mounted(*mkfs, name=DEVICE, options="dax=always"):
+    run(*mkfs, f"/dev/{name}")
+    os.makedirs(MOUNT, exist_ok=True)
+    run("mount", "-o", options, f"/dev/{name}", MOUNT)
+    try:
+        yield MOUNT
+    finally:
+        posix.umount(MOUNT)
+
+
+XFS = VARIANTS["xfs"].mkfs
+
+
+@case(fs=())
+def adopts_and_releases(t):
+    with _device(False):
+        equal(_entry(DEVICE)["adopted"], False, "adopted, as rdax list has it")
+        equal(_succeeds("adopt", f"/dev/{DEVICE}"), f"{DEVICE}: adopted\n", "what rdax says")
+        check(device.adopted(DEVICE), "it is not adopted")
+        equal(_succeeds("adopt", DEVICE), f"{DEVICE}: adopted already\n", "what rdax says")
+        equal(_entry(DEVICE)["adopted"], True, "adopted, as rdax list has it")
+        equal(_succeeds("release", DEVICE), f"{DEVICE}: released\n", "what rdax says")
+        check(not os.path.isdir(f"{CONFIG}/{DEVICE}"), "the directory is left")
+        equal(_succeeds("release", DEVICE), f"{DEVICE}: not adopted\n", "what rdax says")
+
+
+@case(fs=())
+def lists_as_ndctl_does(t):
+    """What ndctl says of a namespace, in its words, and what is mounted where."""
+    with _device(True), _mounted(*XFS):
+        entry = _entry(DEVICE)
+        listed = json.loads(run("ndctl", "list", "-N"))
+        listed = listed if isinstance(listed, list) else [listed]
+        (theirs,) = [each for each in listed if each.get("blockdev") == DEVICE]
+        for key in ("dev", "mode", "map", "size", "uuid", "align", "blockdev"):
+            equal(entry.get(key), theirs.get(key), key)
+        equal([entry[key] for key in ("filesystem", "dax", "mountpoints", "max_order")],
+              ["xfs", "always", [MOUNT], "pud"], "filesystem, dax, mountpoints, max_order")
+        equal(entry["resource"], device.data_start(DEVICE), "physical address")
+        table = _succeeds("list", DEVICE)
+        check(MOUNT in table and OTHER not in table, f"the table: {table}")
+    equal(_entry(DEVICE)["filesystem"], "xfs", "filesystem that is not mounted")
+
+
+@case(fs=())
+def switches_are_sizes(t):
+    with _device(False):
+        _succeeds("adopt", "--max-order", "2M", "--fault-around=16k", "--write-order=5", DEVICE)
+        equal([read(f"{CONFIG}/{DEVICE}/{name}")
+               for name in ("max_order", "fault_around", "write_order")],
+              ["pmd", "16384", "5"], "switches")
+        # Also of a device that is adopted already.
+        _succeeds("adopt", "--max-order=1G", DEVICE)
+        equal(read(f"{CONFIG}/{DEVICE}/max_order"), "pud", "max_order")
+
+
+@case(fs=())
+def what_is_in_use_is_told(t):
+    with _device(False), _mounted(*XFS):
+        _fails("adopt", DEVICE, says=[f"mounted on {MOUNT}", f"umount {MOUNT}"])
+        check(not os.path.isdir(f"{CONFIG}/{DEVICE}"), "a directory is left")
+    with _device(True), _mounted(*XFS):
+        _fails("release", DEVICE, says=[f"mounted on {MOUNT}", f"umount {MOUNT}"])
+        check(device.adopted(DEVICE), "it was released")
+    # What only the module knows comes from the log.
+    with _device(False):
+        fd = os.open(f"/dev/{DEVICE}", os.O_RDWR | os.O_EXCL)
+        _fails("adopt", DEVICE, says=["in use; unmount it first", "has it for itself"])
+        os.close(fd)
+        _succeeds("adopt", DEVICE)
+        fd = os.open(f"/dev/{DEVICE}", os.O_RDWR | os.O_EXCL)
+        _fails("release", DEVICE, says=["in use; unmount it first"])
+        os.close(fd)
+
+
+@case(fs=())
+def what_is_no_pmem_device_is_told(t):
+    with _device(False):
+        _fails("adopt", "pmem77", says=["pmem77", "no such device", OTHER, DEVICE])
+        _fails("release", "pmem77", says=["no such device"])
+        run("modprobe", "loop")
+        path = "/tmp/rdax-tool-loop"
+        with open(path, "wb") as f:
+            f.truncate(1 << 20)
+        loop = run("losetup", "--find", "--show", path).strip()
+        try:
+            _fails("adopt", loop, says=["not capable of DAX", "ndctl create-namespace"])
+        finally:
+            run("losetup", "--detach", loop)
+        # One failure does not keep the others from being adopted.
+        status, out, _ = _rdax("adopt", "pmem77", DEVICE)
+        equal((status, out), (1, f"{DEVICE}: adopted\n"), "status and output")
+
+
+@case(fs=())
+def who_may_not_is_told(t):
+    nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    with _device(False):
+        _fails("adopt", DEVICE, says=["permission denied", "as root"], prefix=nobody)
+    with _device(True):
+        _fails("stat", DEVICE, says=["permission denied", "as root"], prefix=nobody)
+        _fails("release", DEVICE, says=["permission denied", "as root"], prefix=nobody)
+        check(f"{DEVICE} " in _succeeds("list", prefix=nobody), "rdax list without rights")
+
+
+@case(fs=(), quick=False)
+def what_is_missing_is_told_or_made(t):
+    """configfs that is not mounted, a module that is not loaded."""
+    alone = ("unshare", "--mount", "sh", "-c", 'umount /sys/kernel/config && exec "$@"', "sh")
+    module = "/run/lab/rdax.ko"
+    with _device(False):
+        _fails("adopt", DEVICE, says=["configfs is not mounted", "mount -t configfs", "--load"],
+               prefix=alone)
+        equal(_succeeds("adopt", "--load", DEVICE, prefix=alone), f"{DEVICE}: adopted\n",
+              "what rdax says")
+        check(device.adopted(DEVICE), "it is not adopted")
+        _succeeds("release", DEVICE)
+        was = {name: device.adopted(name) for name in os.listdir(CONFIG)}
+        if not os.path.exists(module):
+            raise Skip(f"{module} is not there to be loaded again")
+        for name in was:
+            device.adopt(name, False)
+            os.rmdir(f"{CONFIG}/{name}")
+        try:
+            device.unload_module()
+            _fails("adopt", DEVICE, says=["module rdax is not loaded", "not installed"])
+            # The lab's module is not where modprobe looks.
+            _fails("adopt", "--load", DEVICE, says=["cannot be loaded", "rdax not found"])
+            _fails("stat", says=["module rdax is not loaded"])
+            status, out, _ = _rdax("doctor", DEVICE)
+            equal(status, 1, "status of rdax doctor")
+            check("PROBLEM  module: rdax is not installed" in out, f"the doctor: {out}")
+        finally:
+            if not device.module_loaded():
+                run("insmod", module)
+            for name, adopted in was.items():
+                os.mkdir(f"{CONFIG}/{name}")
+                device.adopt(name, adopted)
+
+
+@case(fs=())
+def boot_adopts_what_is_persistent(t):
+    """By the namespace's identity, whatever the name was."""
+    with _device(False):
+        out = _succeeds("adopt", "--persist", "--max-order=2M", DEVICE)
+        try:
+            check(FILE in out, f"rdax says {out}")
+            equal(_entry(DEVICE)["persistent"], True, "persistent, as rdax list has it")
+            _succeeds("release", DEVICE)
+            # As if it had been called pmem7 then; and the name pmem1 were another's.
+            with open(FILE, encoding="ascii") as f:
+                kept = f.read()
+            check(f"uuid={_entry(DEVICE)['uuid']}" in kept, f"what was kept: {kept}")
+            os.unlink(FILE)
+            with open("/etc/rdax.d/pmem7.conf", "w", encoding="ascii") as f:
+                f.write(kept.replace(f"device={DEVICE}", "device=pmem7"))
+            equal(_succeeds("boot", OTHER), "", "what rdax says of a device that is not meant")
+            equal(_succeeds("boot", DEVICE), f"{DEVICE}: adopted\n", "what rdax says")
+            equal(read(f"{CONFIG}/{DEVICE}/max_order"), "pmd", "max_order")
+            _succeeds("release", "--persist", DEVICE)
+            equal(os.listdir("/etc/rdax.d"), [], "files in /etc/rdax.d")
+            check(not device.adopted(DEVICE), "it is adopted still")
+            # What failed is told later.
+            with _mounted(*XFS):
+                status, _, err = _rdax("adopt", "--persist", DEVICE)
+                check(status == 1 and "mounted" in err, f"status {status}: {err}")
+                _fails("boot", DEVICE, says=["at boot", f"mounted on {MOUNT}"])
+                check(f"mounted on {MOUNT}" in _succeeds("list"), "rdax list does not tell of it")
+            equal(_succeeds("boot", DEVICE), f"{DEVICE}: adopted\n", "what rdax says")
+            check("note" not in _entry(DEVICE), "rdax list tells of it still")
+        finally:
+            _rdax("release", "--persist", DEVICE)
+            shutil.rmtree("/etc/rdax.d", ignore_errors=True)
+
+
+@case(fs=())
+def counters_are_shown(t):
+    with _device(True), _mounted(*XFS) as mount:
+        stats = Stats(DEVICE)
+        fd = os.open(f"{mount}/file", os.O_RDWR | os.O_CREAT)
+        os.pwrite(fd, pages("c", 1024), 0)
+        os.fsync(fd)
+        with Map(fd, 2 * PMD) as m:
+            m.touch()
+        os.close(fd)
+        moved = stats.since()
+        (shown,) = _json("stat", DEVICE)["devices"]
+        equal({name: shown["counters"][name] for name in ("write_bytes", "read_pmd")},
+              {name: moved[name] for name in ("write_bytes", "read_pmd")}, "counters")
+        table = dict(line.split(None, 1) for line in _succeeds("stat", DEVICE).splitlines())
+        equal(table["write_bytes"], "4 MiB", "write_bytes")
+        check("poison_faults" not in table, "a counter of 0 is shown")
+        check("poison_faults" in _succeeds("stat", "--all", DEVICE), "it is not shown when asked for")
+        lines = _succeeds("stat", "-j", "-i", "1", "-c", "2", DEVICE).splitlines()
+        equal([json.loads(line)["devices"][0]["per_second"]["write_bytes"] for line in lines],
+              [0, 0], "rates while nothing is done")
+    with _device(False):
+        _fails("stat", DEVICE, says=[f"rdax adopt {DEVICE}"])
+
+
+def _findings(*arguments, status=0):
+    ended, out, err = _rdax("doctor", "--json", *arguments)
+    equal((ended, err), (status, ""), f"status and errors of rdax doctor {' '.join(arguments)}\n{out}")
+    return json.loads(out)
+
+
+def _has(findings, status, *parts):
+    """Whether a line of that status says all of it, with the fix where it is no good news."""
+    def says(finding):
+        text = f"{finding['text']} {finding.get('fix', '')}"
+        return finding["status"] == status and all(part in text for part in parts)
+
+    found = [finding for finding in findings if says(finding)]
+    check(found, f"no {status} of {parts} in {json.dumps(findings, indent=1)}")
+    check(status != "problem" or found[0].get("fix"), f"no fix: {found[0]}")
+
+
+@case(fs=())
+def the_doctor_knows_how_a_file_is_mapped(t):
+    """What it says of a file is what faults find."""
+    with _device(True), _mounted(*XFS) as mount:
+        def make(name, *parts):
+            """A file; a part is (length, whether it has blocks)."""
+            fd, at = os.open(f"{mount}/{name}", os.O_RDWR | os.O_CREAT), 0
+            for length, has_blocks in parts:
+                if has_blocks:
+                    os.pwrite(fd, pages("d", length // PAGE), at)
+                at += length
+            os.ftruncate(fd, at)
+            os.fsync(fd)
+            return fd
+
+        good = make("good", (4 * PMD, True))
+        _has(_findings(f"{mount}/good"), "ok", "all of its 4 ranges of 2 MiB")
+        stats = Stats(DEVICE)
+        with Map(good, 4 * PMD) as m:
+            m.touch()
+        stats.expect(read_pmd=4, read_pte=0)
+        os.close(good)
+
+        holes = make("holes", (PMD, True), (PMD, False), (PMD, True))
+        _has(_findings(f"{mount}/holes", status=1), "problem", "2 of its 3 ranges of 2 MiB",
+             "1 holes", "fallocate")
+        stats = Stats(DEVICE)
+        with Map(holes, 3 * PMD) as m:
+            m.touch()
+        stats.expect(read_pmd=2)
+        os.close(holes)
+
+        # Moved by a page against what it was allocated for.
+        moved = make("moved", (4 * PMD, True))
+        posix.fallocate(moved, posix.COLLAPSE_RANGE, 0, PAGE)
+        os.fsync(moved)
+        _has(_findings(f"{mount}/moved", status=1), "problem",
+             "0 of its 3 ranges of 2 MiB", "not aligned on the device", "extsize 2m")
+        stats = Stats(DEVICE)
+        with Map(moved, 3 * PMD) as m:
+            m.touch()
+        stats.expect(read_pmd=0, fallback_extent=some)
+        os.close(moved)
+
+
+@case(fs=())
+def the_doctor_says_what_is_in_the_way(t):
+    with _device(False):
+        with _mounted("mkfs.xfs", "-q", "-f", "-K", "-d", "noalign", options="dax=never") as mount:
+            found = _findings(mount, status=1)
+            _has(found, "ok", "of a series that rdax supports")
+            _has(found, "problem", "is not adopted", f"umount {mount}")
+            _has(found, "problem", "dax=never", "dax=always")
+            _has(found, "note", "not told to align files", "su=2m")
+            _has(found, "note", "is not adopted at boot", "--persist")
+            fd = os.open(f"{mount}/file", os.O_RDWR | os.O_CREAT)
+            os.close(fd)
+            _has(_findings(f"{mount}/file", status=1), "problem", "is not a DAX file")
+        run("mkfs.ext4", "-q", "-F", "-b", "1024", f"/dev/{DEVICE}")
+        _has(_findings(DEVICE, status=1), "problem", "1 KiB", "mkfs.ext4 -b 4096")
+        run(*VARIANTS["ext4"].mkfs, f"/dev/{DEVICE}")
+        _has(_findings(DEVICE, status=1), "ok", "ext4 aligns files to 2 MiB")
+    _fails("doctor", "/tmp", says=["tmpfs", "no block device"], status=2)
+    _fails("doctor", "/nowhere", says=["no such device, directory or file"], status=2)
+
+
+@case(fs=())
+def layouts_are_refused_before_anything_is_written(t):
+    """On a filesystem that is not mounted for it, and where there is no room."""
+    with _device(True):
+        with _mounted(*XFS, options="dax=never") as mount:
+            _fails("layout", "create", f"{mount}/file", "1G", status=2, says=["dax=always"])
+            equal(os.listdir(mount), [], "files that are left")
+        with _mounted(*XFS) as mount:
+            _fails("layout", "create", f"{mount}/file", "64G", status=2, says=["there is room for"])
+            equal(os.listdir(mount), [], "files that are left")
+            fd = os.open(f"{mount}/file", os.O_RDWR | os.O_CREAT)
+            posix.fallocate(fd, 0, 0, 8 * PMD)
+            os.close(fd)
+            status, out, _ = _rdax("layout", "check", f"{mount}/file")
+            equal(status, 1, "status of rdax layout check")
+            check("16 MiB: no: the file ends before 1 GiB" in out, f"rdax layout check: {out}")
+    _fails("layout", "check", "/tmp", status=2, says=["no block device"])
+
+
+@case(fs=(), giant=True, timeout=400)
+def layouts_are_mapped_by_one_entry(t):
+    """A file of 2 GiB that was laid out, on each filesystem, is mapped by two faults."""
+    why = gib.unfit(GIANT)
+    if why:
+        raise Skip(why)
+    for name in ("xfs-1g", "ext4-1g"):
+        with _device(True, GIANT):
+            fs = Filesystem(VARIANTS[name], GIANT, MOUNT)
+            fs.make()
+            fs.mount()
+            try:
+                path = f"{MOUNT}/file"
+                out = _succeeds("layout", "create", path, "2G")
+                check("GiB 1: yes" in out, f"rdax layout create: {out}")
+                equal(_json("layout", "check", path)["mappable"], True, "mappable")
+                _has(_findings(path), "ok", "all of its 2 ranges of 1 GiB")
+                stats = Stats(GIANT)
+                fd = os.open(path, os.O_RDWR)
+                with Map(fd, 2 * GIB, align=GIB) as m:
+                    for at in range(0, 2 * GIB, GIB // 4):
+                        m.write(at, b"x")
+                os.close(fd)
+                stats.expect(write_pud=2, write_pmd=0, write_pte=0)
+            finally:
+                fs.umount()

@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Adopting and releasing devices.
+
+use crate::{
+    cli,
+    device::{
+        self,
+        Block,
+        Dax,
+        Mode,
+        DAX_BUS, //
+    },
+    module::{
+        self,
+        Log, //
+    },
+    mounts,
+    persist::{
+        self,
+        Adoption,
+        Switches, //
+    },
+    system::{
+        System,
+        CONFIG,
+        FAILED, //
+    }, //
+};
+use anyhow::{
+    anyhow,
+    bail,
+    Context,
+    Result, //
+};
+use std::{
+    fs,
+    io::{
+        self,
+        ErrorKind, //
+    },
+    process::{
+        Command,
+        ExitCode,
+        Stdio, //
+    }, //
+};
+
+/// Whether something had to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Was {
+    Done,
+    Already,
+}
+
+/// Does something with each device, and tells of those with which it failed.
+fn each(devices: &[String], mut what: impl FnMut(&str) -> Result<()>) -> ExitCode {
+    let mut status = ExitCode::SUCCESS;
+    for device in devices {
+        if let Err(error) = what(device) {
+            eprintln!("rdax: {error:#}");
+            status = ExitCode::FAILURE;
+        }
+    }
+    status
+}
+
+/// `rdax adopt`
+pub fn adopt(system: &System, arguments: &cli::Adopt) -> Result<ExitCode> {
+    let switches = arguments.switches.values();
+    // Without the module, there is nothing else to say of any device.
+    module::require(system, arguments.load)?;
+    Ok(each(&arguments.devices, |given| {
+        let name = device::kernel_name(system, given);
+        if arguments.persist {
+            let kept = note(system, &name, &switches)?;
+            println!("{name}: will be adopted at every boot ({kept})");
+        }
+        let was = if Dax::find(system, &name).is_some() {
+            if !arguments.switches.is_empty() {
+                bail!("{name}: a device on the dax bus has no switches");
+            }
+            adopt_dax(system, &name)?
+        } else {
+            adopt_block(system, &name, &switches)?
+        };
+        match was {
+            Was::Done => println!("{name}: adopted"),
+            Was::Already => println!("{name}: adopted already"),
+        }
+        Ok(())
+    }))
+}
+
+/// `rdax release`
+pub fn release(system: &System, arguments: &cli::Release) -> Result<ExitCode> {
+    Ok(each(&arguments.devices, |given| {
+        let name = device::kernel_name(system, given);
+        let mut forgotten = false;
+        if arguments.persist {
+            if let Some((path, _)) = persist::of(system, &name) {
+                fs::remove_file(&path)
+                    .with_context(|| format!("{} cannot be removed", path.display()))?;
+                println!("{name}: will not be adopted at boot any more");
+                forgotten = true;
+            }
+        }
+        let was = if Dax::find(system, &name).is_some() {
+            release_dax(system, &name)?
+        } else {
+            release_block(system, &name, forgotten)?
+        };
+        match was {
+            Was::Done => println!("{name}: released"),
+            Was::Already => println!("{name}: not adopted"),
+        }
+        Ok(())
+    }))
+}
+
+/// Notes that a device is to be adopted at every boot; where.
+fn note(system: &System, name: &str, switches: &Switches) -> Result<String> {
+    let adoption = if Dax::find(system, name).is_some() {
+        Adoption::of_name(name)
+    } else {
+        let block = find(system, name)?;
+        if block.namespace.is_none() {
+            bail!("{name}: only pmem devices and their partitions can be adopted at every boot");
+        }
+        Adoption::of_block(&block, switches)
+    };
+    // Under another name, perhaps.
+    if let Some((path, _)) = persist::of(system, name) {
+        fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
+    }
+    Ok(adoption.keep(system)?.display().to_string())
+}
+
+/// The block device of this name, or what there is instead.
+fn find(system: &System, name: &str) -> Result<Block> {
+    if let Some(block) = Block::find(system, name) {
+        return Ok(block);
+    }
+    let mut names: Vec<String> = device::blocks(system)
+        .0
+        .into_iter()
+        .map(|block| block.name)
+        .collect();
+    names.extend(device::dax_devices(system).into_iter().map(|dax| dax.name));
+    if names.is_empty() {
+        bail!(
+            "{name}: there is no such device, nor any pmem or dax device; ndctl list -N -i tells of \
+             namespaces that are there but not enabled"
+        );
+    }
+    bail!(
+        "{name}: there is no such device; those that can be adopted are among {} (rdax list)",
+        names.join(", ")
+    );
+}
+
+/// Why a device cannot be adopted, as far as that can be seen before.
+fn obstacle(system: &System, block: &Block) -> Option<String> {
+    let mounts = mounts::of(system, &block.number);
+    if let Some(mount) = mounts.first() {
+        let point = mount.point.display();
+        return Some(format!(
+            "it is mounted on {point}; a device is adopted before: umount {point}, adopt it, and \
+             mount it again"
+        ));
+    }
+    if !block.holders.is_empty() {
+        return Some(format!(
+            "it is part of {}; adopt that instead, or take it apart first",
+            block.holders.join(", ")
+        ));
+    }
+    match block.mode {
+        Mode::Sector | Mode::Raw => Some(format!(
+            "it is in mode {}, in which memory cannot be mapped; ndctl create-namespace -f -e {} -m \
+             fsdax makes it fsdax, and erases it",
+            block.mode.name(),
+            block.namespace.as_deref().unwrap_or("NAMESPACE"),
+        )),
+        _ => None,
+    }
+}
+
+/// An attribute could not be written: what the module said, what errno means, and what to do.
+fn failure(name: &str, deed: &str, error: &io::Error, lines: &[String]) -> anyhow::Error {
+    if error.kind() == ErrorKind::PermissionDenied {
+        return anyhow!("{name}: not {deed}: permission denied; run rdax as root");
+    }
+    if lines.is_empty() {
+        return anyhow!("{name}: not {deed}: {}", reason(error));
+    }
+    let prefix = format!("{name}: ");
+    let said: Vec<&str> = lines
+        .iter()
+        .map(|line| line.strip_prefix(&prefix).unwrap_or(line))
+        .collect();
+    let advice = lines.iter().find_map(|line| module::advice(line));
+    let advice = advice.map_or(String::new(), |advice| format!(" ({advice})"));
+    anyhow!("{name}: not {deed}: {}{advice}", said.join("; "))
+}
+
+/// An error of the system, without its number.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+fn adopt_block(system: &System, name: &str, switches: &Switches) -> Result<Was> {
+    let block = find(system, name)?;
+    let dir = block.config();
+    let was = device::is_adopted(system, name).unwrap_or(false);
+    if !was {
+        if let Some(why) = obstacle(system, &block) {
+            bail!("{name}: not adopted: {why}");
+        }
+    }
+    let made = match fs::create_dir(system.path(&dir)) {
+        Ok(()) => true,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(failure(name, "adopted", &error, &[])),
+    };
+    let mut log = Log::begin(system);
+    let mut attempt = || -> Result<()> {
+        for (switch, value) in switches.set() {
+            system
+                .write(dir.join(switch), value)
+                .map_err(|error| failure(name, "adopted", &error, &log.lines()))
+                .with_context(|| format!("{switch} cannot be set to {value}"))?;
+        }
+        if !was {
+            system
+                .write(dir.join("adopt"), "1")
+                .map_err(|error| failure(name, "adopted", &error, &log.lines()))?;
+        }
+        Ok(())
+    };
+    let result = attempt();
+    if result.is_err() && made {
+        // Nothing can be done if it stays, and nothing is lost.
+        let _ = fs::remove_dir(system.path(&dir));
+    }
+    result.map(|()| if was { Was::Already } else { Was::Done })
+}
+
+fn release_block(system: &System, name: &str, forgotten: bool) -> Result<Was> {
+    let dir = device::config(name);
+    if !system.is_dir(&dir) {
+        if !forgotten {
+            // To tell a device that is not adopted from a name that is wrong.
+            find(system, name)?;
+        }
+        return Ok(Was::Already);
+    }
+    let was = device::is_adopted(system, name).unwrap_or(true);
+    if was {
+        if let Some(block) = Block::find(system, name) {
+            if let Some(mount) = mounts::of(system, &block.number).first() {
+                let point = mount.point.display();
+                bail!("{name}: not released: it is mounted on {point}; umount {point} first");
+            }
+        }
+    }
+    let mut log = Log::begin(system);
+    system
+        .write(dir.join("adopt"), "0")
+        .map_err(|error| failure(name, "released", &error, &log.lines()))?;
+    fs::remove_dir(system.path(&dir))
+        .with_context(|| format!("{name}: released, but {CONFIG}/{name} cannot be removed"))?;
+    Ok(if was { Was::Done } else { Was::Already })
+}
+
+/// Who has a device file open or mapped, as `name (pid)`.
+fn users(system: &System, node: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for pid in system.names("/proc") {
+        if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let has_open = fs::read_dir(system.path(format!("/proc/{pid}/fd")))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == node));
+        let has_mapped = || {
+            let maps = system.read(format!("/proc/{pid}/maps"));
+            maps.is_ok_and(|maps| maps.lines().any(|line| line.ends_with(node)))
+        };
+        if has_open || has_mapped() {
+            let comm = system.read(format!("/proc/{pid}/comm")).unwrap_or_default();
+            found.push(format!("{comm} ({pid})"));
+        }
+    }
+    found
+}
+
+fn adopt_dax(system: &System, name: &str) -> Result<Was> {
+    let dax = Dax::find(system, name).ok_or_else(|| anyhow!("{name}: there is no such device"))?;
+    if dax.is_adopted() {
+        return Ok(Was::Already);
+    }
+    if dax.driver.as_deref() == Some("kmem") {
+        bail!(
+            "{name}: not adopted: it is ordinary memory; daxctl reconfigure-device -m devdax {name} \
+             takes it out of use if nobody needs it"
+        );
+    }
+    let users = users(system, &format!("/dev/{name}"));
+    if !users.is_empty() {
+        bail!(
+            "{name}: not adopted: it is in use by {}; end them first",
+            users.join(", ")
+        );
+    }
+    let mut log = Log::begin(system);
+    if let Some(driver) = &dax.driver {
+        system
+            .write(format!("{DAX_BUS}/drivers/{driver}/unbind"), name)
+            .map_err(|error| failure(name, "adopted", &error, &log.lines()))?;
+    }
+    // A name that the driver was told before is refused.
+    let _ = system.write(format!("{DAX_BUS}/drivers/rdax/remove_id"), name);
+    let asked = system.write(format!("{DAX_BUS}/drivers/rdax/new_id"), name);
+    // The bus takes the name whether the driver takes the device or not.
+    if asked.is_ok() && Dax::find(system, name).is_some_and(|dax| dax.is_adopted()) {
+        return Ok(Was::Done);
+    }
+    let lines = log.lines();
+    let _ = system.write(format!("{DAX_BUS}/drivers/rdax/remove_id"), name);
+    if let Some(driver) = &dax.driver {
+        let _ = system.write(format!("{DAX_BUS}/drivers/{driver}/bind"), name);
+    }
+    let error = asked
+        .err()
+        .unwrap_or_else(|| io::Error::other("the driver did not take it; dmesg may say why"));
+    Err(failure(name, "adopted", &error, &lines))
+}
+
+fn release_dax(system: &System, name: &str) -> Result<Was> {
+    let dax = Dax::find(system, name).ok_or_else(|| anyhow!("{name}: there is no such device"))?;
+    if !dax.is_adopted() {
+        return Ok(Was::Already);
+    }
+    let users = users(system, &format!("/dev/{name}"));
+    if !users.is_empty() {
+        bail!(
+            "{name}: not released: it is in use by {}; end them first",
+            users.join(", ")
+        );
+    }
+    let mut log = Log::begin(system);
+    system
+        .write(format!("{DAX_BUS}/drivers/rdax/unbind"), name)
+        .map_err(|error| failure(name, "released", &error, &log.lines()))?;
+    // Or it would come back by itself.
+    let _ = system.write(format!("{DAX_BUS}/drivers/rdax/remove_id"), name);
+    let kernels_own = format!("{DAX_BUS}/drivers/device_dax");
+    if system.is_dir(&kernels_own) {
+        system
+            .write(format!("{kernels_own}/bind"), name)
+            .with_context(|| format!("{name}: released, but device_dax does not take it"))?;
+    } else {
+        println!("{name}: no driver has it now; modprobe device_dax gives it to the kernel's own");
+    }
+    Ok(Was::Done)
+}
+
+/// `rdax boot`: adopts a device that has appeared, if that is wanted.
+pub fn boot(system: &System, arguments: &cli::Boot) -> Result<ExitCode> {
+    let name = device::kernel_name(system, &arguments.device);
+    for line in persist::all(system).1 {
+        eprintln!("rdax: {line}");
+    }
+    let Some((_, adoption)) = persist::of(system, &name) else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    if arguments.udev && system.is_dir("/run/systemd/system") {
+        // udev tells of the device when this has returned, so no mount is begun before. The
+        // service ends by itself, in time.
+        let status = Command::new("systemctl")
+            .arg("start")
+            .arg(format!("rdax-adopt@{name}.service"))
+            .stdin(Stdio::null())
+            .status()
+            .context("systemctl cannot be run")?;
+        return Ok(if status.success() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
+    }
+    let failed = format!("{FAILED}/{name}.failed");
+    let result = module::require(system, true).and_then(|()| {
+        if Dax::find(system, &name).is_some() {
+            adopt_dax(system, &name)
+        } else {
+            adopt_block(system, &name, &adoption.switches)
+        }
+    });
+    match result {
+        Ok(_) => {
+            let _ = fs::remove_file(system.path(&failed));
+            println!("{name}: adopted");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            // For rdax list. The message below is in the journal, too.
+            let _ = fs::create_dir_all(system.path(FAILED));
+            let _ = fs::write(system.path(&failed), format!("{error:#}\n"));
+            Err(error.context("at boot"))
+        }
+    }
+}

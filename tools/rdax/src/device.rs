@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Block devices on persistent memory, and devices on the dax bus, as sysfs tells of them.
+
+use crate::system::{
+    name_of,
+    System,
+    CONFIG, //
+};
+use serde::Serialize;
+use std::path::{
+    Path,
+    PathBuf, //
+};
+
+/// What a namespace is used as; the names are those of ndctl.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    Fsdax,
+    Devdax,
+    Sector,
+    Raw,
+    /// Not a namespace's own device: one that is made of others.
+    #[serde(rename = "dm")]
+    Mapped,
+    #[serde(rename = "unknown")]
+    Other,
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fsdax => "fsdax",
+            Self::Devdax => "devdax",
+            Self::Sector => "sector",
+            Self::Raw => "raw",
+            Self::Mapped => "dm",
+            Self::Other => "unknown",
+        }
+    }
+}
+
+/// A block device.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// The kernel's name, as in `/dev`.
+    pub name: String,
+    /// `major:minor`.
+    pub number: String,
+    pub mode: Mode,
+    /// In bytes.
+    pub size: u64,
+    /// The name of the namespace, as ndctl has it.
+    pub namespace: Option<String>,
+    /// What identifies the namespace across reboots.
+    pub uuid: Option<String>,
+    /// The alignment that the namespace was made with, in bytes.
+    pub align: Option<u64>,
+    /// Where the page map is, as ndctl calls it: `mem` or `dev`.
+    pub map: Option<&'static str>,
+    /// The physical address of the first byte; only root is told.
+    pub start: Option<u64>,
+    /// Whether it was given to others, such as device mapper; their names.
+    pub holders: Vec<String>,
+    /// Its number, if it is a partition.
+    pub partition: Option<u64>,
+}
+
+impl Block {
+    /// The device of this name, if there is one.
+    pub fn find(system: &System, name: &str) -> Option<Self> {
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            return None;
+        }
+        Self::at(system, &system.resolve(format!("/sys/class/block/{name}"))?)
+    }
+
+    /// The device of this number (`major:minor`), if it is a block device.
+    pub fn by_number(system: &System, number: &str) -> Option<Self> {
+        Self::at(system, &system.resolve(format!("/sys/dev/block/{number}"))?)
+    }
+
+    fn at(system: &System, dir: &Path) -> Option<Self> {
+        let name = name_of(dir);
+        let number = system.read(dir.join("dev")).ok()?;
+        let size = system.number(dir.join("size"))? * 512;
+        let partition = system.number(dir.join("partition"));
+        let (disk, offset) = if partition.is_some() {
+            let start = system.number(dir.join("start"))?;
+            (dir.parent()?.to_path_buf(), start * 512)
+        } else {
+            (dir.to_path_buf(), 0)
+        };
+        let mut block = Self {
+            name,
+            number,
+            mode: Mode::Other,
+            size,
+            namespace: None,
+            uuid: None,
+            align: None,
+            map: None,
+            start: None,
+            holders: system.names(dir.join("holders")),
+            partition,
+        };
+        if system.is_dir(dir.join("dm")) {
+            block.mode = Mode::Mapped;
+        } else if let Some(parent) = system.resolve(disk.join("device")) {
+            block.ask_namespace(system, &parent, offset);
+        }
+        Some(block)
+    }
+
+    /// `dir` is what the disk's driver is bound to, `offset` where on the disk it begins, in bytes.
+    fn ask_namespace(&mut self, system: &System, dir: &Path, offset: u64) {
+        let kind = system.read(dir.join("devtype")).unwrap_or_default();
+        let text = |name: &str| {
+            system
+                .read(dir.join(name))
+                .ok()
+                .filter(|text| !text.is_empty())
+        };
+        self.mode = match kind.as_str() {
+            "nd_pfn" => Mode::Fsdax,
+            "nd_btt" => Mode::Sector,
+            kind if kind.starts_with("nd_namespace") => match text("mode").as_deref() {
+                // With a page map that the kernel makes by itself.
+                Some("memory") => Mode::Fsdax,
+                Some("safe") => Mode::Sector,
+                Some("dax") => Mode::Devdax,
+                _ => Mode::Raw,
+            },
+            _ => return,
+        };
+        self.namespace = text("namespace").or_else(|| Some(name_of(dir)));
+        self.uuid = text("uuid");
+        self.align = system.number(dir.join("align"));
+        self.map = match (kind.as_str(), text("mode").as_deref()) {
+            ("nd_pfn", Some("ram")) => Some("mem"),
+            ("nd_pfn", Some("pmem")) => Some("dev"),
+            (_, Some("memory")) => Some("mem"),
+            _ => None,
+        };
+        // 0 is what those are told who may not know.
+        self.start = system
+            .number(dir.join("resource"))
+            .filter(|&start| start != 0)
+            .and_then(|start| start.checked_add(offset));
+    }
+
+    /// Whether the kernel says that it can be used for DAX.
+    pub fn is_dax_capable(&self, system: &System) -> Option<bool> {
+        let disk = system.resolve(format!("/sys/class/block/{}", self.name))?;
+        let disk = if self.partition.is_some() {
+            disk.parent()?
+        } else {
+            &disk
+        };
+        Some(system.number(disk.join("queue/dax"))? == 1)
+    }
+
+    /// Its directory in configfs.
+    pub fn config(&self) -> PathBuf {
+        config(&self.name)
+    }
+}
+
+/// The directory in configfs of a block device's name.
+pub fn config(name: &str) -> PathBuf {
+    Path::new(CONFIG).join(name)
+}
+
+/// Whether the block device of this name is adopted; `None` if it cannot be said.
+pub fn is_adopted(system: &System, name: &str) -> Option<bool> {
+    if !system.is_dir(config(name)) {
+        return Some(false);
+    }
+    Some(system.number(config(name).join("adopt"))? == 1)
+}
+
+/// All block devices of namespaces, their partitions, and whatever else has a directory in configfs;
+/// and the names of directories for which there is no device.
+pub fn blocks(system: &System) -> (Vec<Block>, Vec<String>) {
+    let mut found = Vec::new();
+    for name in system.names("/sys/class/block") {
+        if let Some(block) = Block::find(system, &name) {
+            if block.namespace.is_some() || system.is_dir(block.config()) {
+                found.push(block);
+            }
+        }
+    }
+    let mut lost = system.names(CONFIG);
+    lost.retain(|name| {
+        system.is_dir(config(name)) && found.iter().all(|block| &block.name != name)
+    });
+    (found, lost)
+}
+
+/// A device on the dax bus.
+#[derive(Debug, Clone)]
+pub struct Dax {
+    pub name: String,
+    /// In bytes.
+    pub size: u64,
+    pub align: Option<u64>,
+    pub start: Option<u64>,
+    pub target_node: Option<u64>,
+    /// The namespace, unless the memory is of another kind.
+    pub namespace: Option<String>,
+    /// The driver that it is bound to.
+    pub driver: Option<String>,
+}
+
+/// The directory of the dax bus.
+pub const DAX_BUS: &str = "/sys/bus/dax";
+
+impl Dax {
+    pub fn find(system: &System, name: &str) -> Option<Self> {
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            return None;
+        }
+        let dir = system.resolve(format!("{DAX_BUS}/devices/{name}"))?;
+        let above = dir.parent()?;
+        Some(Self {
+            name: name.to_owned(),
+            size: system.number(dir.join("size"))?,
+            align: system.number(dir.join("align")),
+            start: system
+                .number(dir.join("resource"))
+                .filter(|&start| start != 0),
+            target_node: system.number(dir.join("target_node")),
+            namespace: system.read(above.join("namespace")).ok(),
+            driver: system
+                .resolve(dir.join("driver"))
+                .map(|driver| name_of(&driver)),
+        })
+    }
+
+    pub fn is_adopted(&self) -> bool {
+        self.driver.as_deref() == Some("rdax")
+    }
+
+    /// `devdax`, or `system-ram` where the memory is ordinary memory, as daxctl has it.
+    pub fn mode(&self) -> &'static str {
+        match self.driver.as_deref() {
+            Some("kmem") => "system-ram",
+            _ => "devdax",
+        }
+    }
+}
+
+/// All devices on the dax bus.
+pub fn dax_devices(system: &System) -> Vec<Dax> {
+    system
+        .names(format!("{DAX_BUS}/devices"))
+        .iter()
+        .filter_map(|name| Dax::find(system, name))
+        .collect()
+}
+
+/// The kernel's name of the device that somebody calls `given`: a name, a path in `/dev`, a link.
+pub fn kernel_name(system: &System, given: &str) -> String {
+    let path = if given.contains('/') {
+        PathBuf::from(given)
+    } else {
+        Path::new("/dev").join(given)
+    };
+    // A link such as /dev/disk/by-uuid/… leads to the device's own name.
+    match system.resolve(&path) {
+        Some(real) if real.starts_with("/dev") => name_of(&real),
+        _ => name_of(Path::new(given)),
+    }
+}

@@ -1,0 +1,525 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `rdax layout`: files that can be mapped by 1 GiB.
+//!
+//! A page-table entry for 1 GiB needs 1 GiB of contiguous memory that begins at a physical address, a
+//! file offset and a virtual address that are multiples of 1 GiB. This is about the first two; the
+//! address is for the program that maps the file to choose.
+
+use crate::{
+    cli::LayoutCommand,
+    device::{
+        self,
+        Block, //
+    },
+    extents::{
+        self,
+        Extent, //
+    },
+    module,
+    mounts,
+    size::{
+        amount,
+        GIB,
+        MIB,
+        PAGE, //
+    },
+    superblock::{
+        self,
+        Superblock, //
+    },
+    system::System, //
+};
+use anyhow::{
+    anyhow,
+    bail,
+    Context,
+    Result, //
+};
+use rustix::{
+    fs::{
+        fallocate,
+        FallocateFlags, //
+    },
+    io::Errno, //
+};
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    fs::{
+        self,
+        File,
+        OpenOptions, //
+    },
+    io::{
+        self,
+        IsTerminal,
+        Write, //
+    },
+    os::{
+        linux::fs::MetadataExt,
+        unix::fs::FileExt, //
+    },
+    path::Path,
+    process::ExitCode, //
+};
+
+/// The filesystem that a file is on, and where its device's first byte lies in memory.
+pub struct Place {
+    pub block: Block,
+    pub kind: String,
+    pub start: u64,
+}
+
+impl Place {
+    pub fn of(system: &System, file: &File) -> Result<Self> {
+        let number = file.metadata()?.st_dev();
+        let number = format!(
+            "{}:{}",
+            rustix::fs::major(number),
+            rustix::fs::minor(number)
+        );
+        let block = Block::by_number(system, &number)
+            .ok_or_else(|| anyhow!("the file is on no block device"))?;
+        let mounts = mounts::of(system, &number);
+        let kind = mounts
+            .first()
+            .map_or("unknown", |mount| &mount.kind)
+            .to_owned();
+        if block.namespace.is_none() {
+            bail!(
+                "{} is not a pmem device or a partition of one: where its blocks lie in memory is not \
+                 known here",
+                block.name
+            );
+        }
+        let start = block.start.ok_or_else(|| {
+            anyhow!(
+                "the kernel does not tell where {} lies in memory: are you root?",
+                block.name
+            )
+        })?;
+        Ok(Self { block, kind, start })
+    }
+
+    /// How to get a filesystem with places for pieces of 1 GiB.
+    fn advice(&self, system: &System) -> String {
+        let past = self.start % GIB;
+        if past != 0 {
+            return format!(
+                "The device's first byte is {} past a physical multiple of 1 GiB: make the namespace \
+                 with ndctl create-namespace -f -e {} -m fsdax -a 1G -M mem, which erases it, and \
+                 have a partition begin on a multiple of 1 GiB.",
+                amount(past),
+                self.block.namespace.as_deref().unwrap_or("NAMESPACE"),
+            );
+        }
+        let superblock = superblock::read(system, &self.block.name);
+        match (self.kind.as_str(), superblock) {
+            ("ext4", _) => "mkfs.ext4 -b 4096 -m 0 -O sparse_super2,^resize_inode -E num_backup_sb=0 \
+                            -G 4096 keeps metadata out of the way."
+                .to_owned(),
+            ("xfs", Some(Superblock::Xfs(xfs))) if xfs.group_size < 2 * GIB => format!(
+                "Its {} allocation groups of {} are too small: mkfs.xfs -d su=1g,sw=1,agcount=N, with \
+                 N so that each has 2 GiB or more, makes XFS choose such places by itself.",
+                xfs.groups,
+                amount(xfs.group_size)
+            ),
+            ("xfs", _) => "mkfs.xfs -d su=1g,sw=1,agcount=N, with N so that an allocation group has \
+                           2 GiB or more, makes XFS choose such places by itself."
+                .to_owned(),
+            _ => String::new(),
+        }
+    }
+}
+
+/// A piece of a file and where it is in memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Piece {
+    logical: u64,
+    address: u64,
+    length: u64,
+}
+
+/// The pieces of a file, in order, that together are one physical GiB at its place; a list for each
+/// GiB of which the file has all, in order. GiBs that the file has in another order are of no use
+/// and left out.
+fn whole_gibs(extents: &[Extent], start: u64) -> Vec<Vec<Piece>> {
+    let mut parts: BTreeMap<u64, Vec<Piece>> = BTreeMap::new();
+    for extent in extents.iter().filter(|extent| extent.has_blocks()) {
+        let mut address = start.wrapping_add(extent.physical);
+        let end = address.saturating_add(extent.length);
+        let mut logical = extent.logical;
+        while address < end {
+            let length = end.min((address / GIB + 1).saturating_mul(GIB)) - address;
+            parts.entry(address / GIB).or_default().push(Piece {
+                logical,
+                address,
+                length,
+            });
+            address += length;
+            logical += length;
+        }
+    }
+    let mut candidates: Vec<Vec<Piece>> = parts.into_values().collect();
+    candidates.sort_by_key(|pieces| pieces.first().map(|piece| piece.logical));
+    let mut found: Vec<Vec<Piece>> = Vec::new();
+    for pieces in candidates {
+        let in_order = pieces.windows(2).all(|pair| {
+            let [one, two] = pair else { return true };
+            one.address + one.length == two.address
+        });
+        let whole = pieces.iter().map(|piece| piece.length).sum::<u64>() == GIB;
+        let last = found.last().and_then(|pieces| pieces.last());
+        let behind = last.is_none_or(|last| {
+            pieces
+                .first()
+                .is_some_and(|first| last.logical < first.logical)
+        });
+        if in_order && whole && behind {
+            found.push(pieces);
+        }
+    }
+    found
+}
+
+/// What has to be cut out of a file so that only these pieces are left: ranges, the last one first;
+/// and where it ends before that.
+fn cuts(gibs: &[Vec<Piece>]) -> (Vec<(u64, u64)>, u64) {
+    let mut kept: Vec<Piece> = gibs.iter().flatten().copied().collect();
+    kept.sort_by_key(|piece| piece.logical);
+    let mut gaps = Vec::new();
+    let mut end = 0;
+    for piece in kept {
+        if end < piece.logical {
+            gaps.push((end, piece.logical - end));
+        }
+        end = piece.logical + piece.length;
+    }
+    gaps.reverse();
+    (gaps, end)
+}
+
+/// Allocates `size` bytes for an empty file, each GiB on a physical multiple of one.
+///
+/// The file is given more than it needs until enough of it is in place, and then everything else is
+/// cut out of it, which moves no data.
+fn lay_out(system: &System, file: &File, place: &Place, size: u64) -> Result<()> {
+    let count = (size / GIB) as usize;
+    let mut step = size;
+    // Ends: each turn takes some of what is free, which gets less, or halves the step, which is
+    // given up when it is small.
+    let gibs = loop {
+        match grow(file, place, step) {
+            Ok(()) => step = step.min(GIB.max(size / 8)),
+            // Some of it may have been allocated.
+            Err(Errno::NOSPC) => step /= 2,
+            Err(error) => return Err(error).context("blocks cannot be allocated"),
+        }
+        let gibs = whole_gibs(&extents::of(file)?, place.start);
+        if gibs.len() >= count {
+            break gibs;
+        }
+        if step < 16 * MIB {
+            bail!(
+                "there is room for {} GiB on physical multiples of 1 GiB. {}",
+                gibs.len(),
+                place.advice(system)
+            );
+        }
+    };
+    let (gaps, end) = cuts(&gibs[..count]);
+    file.set_len(end)?;
+    for (offset, length) in gaps {
+        fallocate(file, FallocateFlags::COLLAPSE_RANGE, offset, length)
+            .context("what is not in place cannot be cut out")?;
+    }
+    Ok(())
+}
+
+fn grow(file: &File, place: &Place, step: u64) -> rustix::io::Result<()> {
+    let begin = rustix::fs::fstat(file)?.st_size as u64;
+    // ext4 allocates the most blocks it can in one piece, an odd number that leaves gaps.
+    let part = if place.kind == "ext4" {
+        step.min(64 * MIB)
+    } else {
+        step
+    };
+    let mut offset = begin;
+    while offset < begin + step {
+        fallocate(file, FallocateFlags::empty(), offset, part)?;
+        offset += part;
+    }
+    Ok(())
+}
+
+/// Without data, blocks read as holes, and a filesystem may not turn all of them into written ones
+/// within one page fault.
+fn write_zeroes(file: &File, size: u64) -> Result<()> {
+    let zeroes = vec![0; 16 * MIB as usize];
+    let show = io::stderr().is_terminal();
+    let mut offset = 0;
+    while offset < size {
+        file.write_all_at(&zeroes, offset)?;
+        offset += zeroes.len() as u64;
+        if show {
+            eprint!("\rwriting zeroes: {} % ", offset * 100 / size);
+        }
+    }
+    if show {
+        eprint!("\r\x1b[K");
+    }
+    file.sync_all()?;
+    Ok(())
+}
+
+fn refuse_realtime(file: &File) -> Result<()> {
+    if extents::attributes(file).realtime {
+        bail!("the file is on XFS's realtime device: where that lies is not known here");
+    }
+    Ok(())
+}
+
+/// Makes the file; it is removed again if that fails.
+fn create(system: &System, path: &Path, size: u64) -> Result<bool> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .with_context(|| path.display().to_string())?;
+    let made = || -> Result<Place> {
+        let place = Place::of(system, &file)?;
+        if !["ext4", "xfs"].contains(&place.kind.as_str()) {
+            bail!(
+                "{} is on {}; ext4 and XFS are understood",
+                path.display(),
+                place.kind
+            );
+        }
+        refuse_realtime(&file)?;
+        // Before anything is allocated and written.
+        if extents::is_dax(&file) == Some(false) {
+            bail!(
+                "{} would not be a DAX file: mount the filesystem with -o dax=always, or give the \
+                 directory the attribute with xfs_io -c 'chattr +x'",
+                path.display()
+            );
+        }
+        lay_out(system, &file, &place, size)?;
+        write_zeroes(&file, size)?;
+        Ok(place)
+    };
+    match made() {
+        Ok(place) => report(system, path, &file, &place, false),
+        Err(error) => {
+            fs::remove_file(path)
+                .with_context(|| format!("{} cannot be removed", path.display()))?;
+            Err(error)
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Gib {
+    offset: u64,
+    mappable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    path: String,
+    size: u64,
+    filesystem: String,
+    blockdev: String,
+    /// The physical address of the device's first byte.
+    resource: u64,
+    mappable: bool,
+    notes: Vec<String>,
+    gibs: Vec<Gib>,
+}
+
+/// What is said of a file apart from its GiBs, and whether it is in the way.
+fn notes(system: &System, file: &File, place: &Place, size: u64) -> Vec<(String, bool)> {
+    let mut notes = Vec::new();
+    let mut note = |text: String, is_bad: bool| notes.push((text, is_bad));
+    if extents::is_dax(file) == Some(false) {
+        note(
+            "not a DAX file: mount with -o dax=always, or give it the attribute with xfs_io -c \
+             'chattr +x'"
+                .to_owned(),
+            true,
+        );
+    }
+    let name = &place.block.name;
+    let alone = "the kernel's own code maps files by 2 MiB at most";
+    if !module::has_config(system) {
+        note(format!("the module rdax is not loaded: {alone}"), false);
+    } else if device::is_adopted(system, name) != Some(true) {
+        note(format!("{name} is not adopted: {alone}"), false);
+    } else {
+        let max_order = system
+            .read(place.block.config().join("max_order"))
+            .unwrap_or_default();
+        if max_order != "pud" {
+            note(format!("max_order of {name} forbids it: {max_order}"), true);
+        }
+    }
+    if size == 0 {
+        note("the file is empty".to_owned(), true);
+    }
+    notes
+}
+
+/// Prints what is to be said of each GiB; whether all is well.
+fn report(system: &System, path: &Path, file: &File, place: &Place, json: bool) -> Result<bool> {
+    let size = file.metadata()?.len();
+    let extents = extents::of(file)?;
+    let notes = notes(system, file, place, size);
+    let whole = size.div_ceil(PAGE) * PAGE / GIB;
+    let gibs: Vec<Gib> = (0..whole)
+        .map(|number| {
+            let (result, address) = extents::examine(&extents, place.start, number * GIB, GIB);
+            Gib {
+                offset: number * GIB,
+                mappable: result.is_ok(),
+                reason: result.err().map(|obstacle| obstacle.to_string()),
+                resource: address,
+            }
+        })
+        .collect();
+    let good = notes.iter().all(|(_, is_bad)| !is_bad)
+        && gibs.iter().all(|gib| gib.mappable)
+        && whole * GIB >= size;
+    if json {
+        let report = Report {
+            path: path.display().to_string(),
+            size,
+            filesystem: place.kind.clone(),
+            blockdev: place.block.name.clone(),
+            resource: place.start,
+            mappable: good,
+            notes: notes.into_iter().map(|(text, _)| text).collect(),
+            gibs,
+        };
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(good);
+    }
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "{}: {}, {} on {}, whose first byte is at physical {:#x}",
+        path.display(),
+        amount(size),
+        place.kind,
+        place.block.name,
+        place.start
+    )?;
+    for (text, _) in notes {
+        writeln!(out, "{text}")?;
+    }
+    for (number, gib) in gibs.iter().enumerate() {
+        let answer = match &gib.reason {
+            Some(reason) => format!("no: {reason}"),
+            None => "yes".to_owned(),
+        };
+        let at = gib
+            .resource
+            .map_or(String::new(), |address| format!(" (physical {address:#x})"));
+        writeln!(out, "GiB {number}: {answer}{at}")?;
+    }
+    if whole * GIB < size {
+        let rest = amount(size - whole * GIB);
+        writeln!(out, "the last {rest}: no: the file ends before 1 GiB")?;
+    }
+    Ok(good)
+}
+
+/// `rdax layout`
+pub fn run(system: &System, command: &LayoutCommand) -> Result<ExitCode> {
+    let good = match command {
+        LayoutCommand::Create { path, size } => create(system, path, *size)?,
+        LayoutCommand::Check { path, json } => {
+            let file = File::open(path).with_context(|| path.display().to_string())?;
+            refuse_realtime(&file)?;
+            report(system, path, &file, &Place::of(system, &file)?, *json)?
+        }
+    };
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extent(logical: u64, physical: u64, length: u64) -> Extent {
+        Extent {
+            logical,
+            physical,
+            length,
+            flags: 0,
+        }
+    }
+
+    #[test]
+    fn an_extent_has_whole_gibs_and_rests() {
+        // From half a GiB on, three GiB: two of them whole.
+        let extents = [extent(0, GIB / 2, 3 * GIB)];
+        let gibs = whole_gibs(&extents, 0);
+        assert_eq!(gibs.len(), 2);
+        assert_eq!(gibs[0][0].logical, GIB / 2);
+        let (gaps, end) = cuts(&gibs);
+        assert_eq!(gaps, [(0, GIB / 2)]);
+        assert_eq!(end, 2 * GIB + GIB / 2);
+    }
+
+    #[test]
+    fn a_gib_of_several_extents() {
+        let part = 128 * MIB;
+        // Each on the device behind the one before, with something else between them in the file.
+        let extents: Vec<Extent> = (0..8)
+            .map(|number| extent(number * 2 * part, GIB + number * part, part))
+            .collect();
+        let gibs = whole_gibs(&extents, 4 * GIB);
+        assert_eq!(gibs.len(), 1);
+        let (gaps, end) = cuts(&gibs);
+        assert_eq!(gaps.len(), 7);
+        assert_eq!(gaps[0], (13 * part, part));
+        assert_eq!(end, 15 * part);
+    }
+
+    #[test]
+    fn gibs_in_another_order_are_left_out() {
+        let half = GIB / 2;
+        // The second half comes first.
+        assert!(whole_gibs(&[extent(0, half, half), extent(half, 0, half)], 0).is_empty());
+        // Two GiB, the later one first: one of them can be kept.
+        let swapped = [extent(0, 2 * GIB, GIB), extent(GIB, GIB, GIB)];
+        assert_eq!(whole_gibs(&swapped, 0).len(), 2);
+        // Interleaved: only one of them.
+        let mixed = [
+            extent(0, 2 * GIB, half),
+            extent(half, GIB, half),
+            extent(GIB, 2 * GIB + half, half),
+            extent(GIB + half, GIB + half, half),
+        ];
+        assert_eq!(whole_gibs(&mixed, 0).len(), 1);
+    }
+
+    #[test]
+    fn what_has_no_blocks_is_no_use() {
+        let delayed = Extent {
+            flags: 0x4,
+            ..extent(0, 0, GIB)
+        };
+        assert!(whole_gibs(&[delayed], 0).is_empty());
+    }
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is mounted.
+
+use crate::system::System;
+use std::path::PathBuf;
+
+/// A mount, from a line of `mountinfo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// `major:minor` of what the filesystem is on.
+    pub device: String,
+    pub point: PathBuf,
+    pub kind: String,
+    pub source: String,
+    /// The filesystem's options.
+    pub options: Vec<String>,
+}
+
+impl Mount {
+    fn parse(line: &str) -> Option<Self> {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let mut words = mount.split(' ');
+        let device = words.nth(2)?.to_owned();
+        let point = unescape(words.nth(1)?);
+        let mut words = filesystem.split(' ');
+        Some(Self {
+            device,
+            point: PathBuf::from(point),
+            kind: words.next()?.to_owned(),
+            source: unescape(words.next()?),
+            options: words.next()?.split(',').map(str::to_owned).collect(),
+        })
+    }
+
+    /// `always`, `inode`, `never`, or nothing where the option was not given.
+    pub fn dax(&self) -> Option<&str> {
+        self.options.iter().find_map(|option| {
+            if option == "dax" {
+                Some("always")
+            } else {
+                option.strip_prefix("dax=")
+            }
+        })
+    }
+}
+
+/// Spaces and the like are written as octal numbers.
+fn unescape(text: &str) -> String {
+    let mut out = Vec::new();
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let digits = text.get(at + 1..at + 4).filter(|_| byte == b'\\');
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(number) => {
+                out.push(number);
+                at += 4;
+            }
+            None => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// All mounts that this process sees.
+pub fn all(system: &System) -> Vec<Mount> {
+    let text = system.read("/proc/self/mountinfo").unwrap_or_default();
+    text.lines().filter_map(Mount::parse).collect()
+}
+
+/// Where the filesystem on a block device (`major:minor`) is mounted.
+pub fn of(system: &System, device: &str) -> Vec<Mount> {
+    let mut mounts = all(system);
+    mounts.retain(|mount| mount.device == device);
+    mounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line() {
+        let line = "36 25 259:0 / /mnt/a\\040b rw,relatime shared:1 master:2 - xfs /dev/pmem0 \
+                    rw,attr2,dax=always,inode64";
+        let mount = Mount::parse(line).unwrap();
+        assert_eq!(mount.device, "259:0");
+        assert_eq!(mount.point, PathBuf::from("/mnt/a b"));
+        assert_eq!(mount.kind, "xfs");
+        assert_eq!(mount.source, "/dev/pmem0");
+        assert_eq!(mount.dax(), Some("always"));
+    }
+
+    #[test]
+    fn kinds_of_the_option() {
+        let with = |options: &str| {
+            Mount::parse(&format!("1 1 259:0 / /mnt rw - ext4 /dev/pmem0 {options}"))
+                .unwrap()
+                .dax()
+                .map(str::to_owned)
+        };
+        assert_eq!(with("rw,dax").as_deref(), Some("always"));
+        assert_eq!(with("rw,dax=inode").as_deref(), Some("inode"));
+        assert_eq!(with("rw,dax=never").as_deref(), Some("never"));
+        assert_eq!(with("rw"), None);
+    }
+
+    #[test]
+    fn lines_that_are_none() {
+        assert_eq!(Mount::parse(""), None);
+        assert_eq!(Mount::parse("36 25 259:0 / /mnt - xfs"), None);
+    }
+}

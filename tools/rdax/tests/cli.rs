@@ -1,0 +1,668 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command as its users see it, on a system that is laid out in a directory.
+
+use std::{
+    fs,
+    os::unix::fs::{
+        symlink,
+        PermissionsExt, //
+    },
+    path::{
+        Path,
+        PathBuf, //
+    },
+    process::Command, //
+};
+use tempfile::TempDir;
+
+/// A system with two pmem devices: pmem0 in mode fsdax, pmem1 in mode raw.
+struct System(TempDir);
+
+/// What a command did.
+struct Did {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+impl Did {
+    fn succeeded(self) -> String {
+        assert_eq!(self.status, 0, "{}{}", self.out, self.err);
+        self.out
+    }
+
+    /// What it said when it failed, and that it says all of these.
+    fn failed(self, status: i32, parts: &[&str]) {
+        assert_eq!(self.status, status, "{}{}", self.out, self.err);
+        for part in parts {
+            assert!(self.err.contains(part), "no '{part}' in: {}", self.err);
+        }
+    }
+}
+
+const UUID: &str = "fd65c71f-299d-4b11-9a9f-92d92a164afb";
+const REGION: &str = "sys/devices/platform/ndbus0";
+
+impl System {
+    fn new() -> Self {
+        let system = Self(TempDir::new().unwrap());
+        system.put("proc/sys/kernel/osrelease", "7.3.4+deb13-amd64\n");
+        system.put("proc/cpuinfo", "processor : 0\nflags : fpu pdpe1gb\n");
+        system.put(
+            "proc/self/mountinfo",
+            "22 1 0:1 / / rw - overlay overlay rw\n",
+        );
+        system.dir("sys/kernel/mm/ksm");
+        system.dir("dev");
+        system.put("dev/kmsg", "");
+        system.dir("etc");
+        system.dir("sys/bus/dax/devices");
+        let pfn = format!("{REGION}/region0/pfn0.0");
+        for (name, value) in [
+            ("devtype", "nd_pfn"),
+            ("mode", "pmem"),
+            ("align", "2097152"),
+            ("resource", "0x101200000"),
+            ("namespace", "namespace0.0"),
+            ("uuid", UUID),
+        ] {
+            system.put(&format!("{pfn}/{name}"), &format!("{value}\n"));
+        }
+        system.disk(&pfn, "pmem0", "259:0", 4 << 30);
+        let raw = format!("{REGION}/region1/namespace1.0");
+        for (name, value) in [("devtype", "nd_namespace_io"), ("mode", "raw")] {
+            system.put(&format!("{raw}/{name}"), &format!("{value}\n"));
+        }
+        system.disk(&raw, "pmem1", "259:1", 1 << 30);
+        system
+    }
+
+    /// One on which the module is loaded and has a directory for each of these.
+    fn with_module(names: &[&str]) -> Self {
+        let system = Self::new();
+        system.put("sys/module/rdax/version", "0.1.0\n");
+        system.dir("sys/kernel/config/rdax");
+        for name in names {
+            let config = format!("sys/kernel/config/rdax/{name}");
+            system.put(&format!("{config}/adopt"), "0\n");
+            system.put(&format!("{config}/max_order"), "pud\n");
+            system.put(&format!("{config}/fault_around"), "65536\n");
+            system.put(&format!("{config}/write_order"), "2\n");
+            system.put(
+                &format!("{config}/stats"),
+                "read_pte 0\nread_pmd 7\nread_bytes 4096\n",
+            );
+        }
+        system
+    }
+
+    fn disk(&self, above: &str, name: &str, number: &str, bytes: u64) {
+        let dir = format!("{above}/block/{name}");
+        self.put(&format!("{dir}/dev"), number);
+        self.put(&format!("{dir}/size"), &(bytes / 512).to_string());
+        self.put(&format!("{dir}/queue/dax"), "1\n");
+        self.dir(&format!("{dir}/holders"));
+        self.link("../..", &format!("{dir}/device"));
+        let to = dir.strip_prefix("sys/").unwrap();
+        self.link(&format!("../../{to}"), &format!("sys/class/block/{name}"));
+        self.link(&format!("../../{to}"), &format!("sys/dev/block/{number}"));
+        self.put(&format!("dev/{name}"), "");
+    }
+
+    /// A device on the dax bus, with its driver's directory.
+    fn dax(&self, name: &str, driver: &str) {
+        let dir = format!("{REGION}/region2/dax2.0/{name}");
+        self.put(&format!("{dir}/size"), "1054867456\n");
+        self.put(&format!("{dir}/align"), "2097152\n");
+        self.put(&format!("sys/bus/dax/drivers/{driver}/unbind"), "");
+        let up = "../../../../../..";
+        self.link(
+            &format!("{up}/bus/dax/drivers/{driver}"),
+            &format!("{dir}/driver"),
+        );
+        let to = dir.strip_prefix("sys/").unwrap();
+        self.link(
+            &format!("../../../{to}"),
+            &format!("sys/bus/dax/devices/{name}"),
+        );
+    }
+
+    fn mount(&self, number: &str, point: &str, kind: &str, options: &str) {
+        self.dir(point.trim_start_matches('/'));
+        let line = format!("40 22 {number} / {point} rw - {kind} /dev/pmem0 {options}\n");
+        let file = self.path("proc/self/mountinfo");
+        let before = fs::read_to_string(&file).unwrap();
+        fs::write(file, before + &line).unwrap();
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn dir(&self, path: &str) {
+        fs::create_dir_all(self.path(path)).unwrap();
+    }
+
+    fn link(&self, to: &str, path: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(to, path).unwrap();
+    }
+
+    fn get(&self, path: &str) -> String {
+        fs::read_to_string(self.path(path)).unwrap()
+    }
+
+    /// Programs that stand for those of the system, found first.
+    fn program(&self, name: &str, script: &str) {
+        let path = self.path("bin").join(name);
+        self.put(&format!("bin/{name}"), &format!("#!/bin/sh\n{script}\n"));
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn run(&self, arguments: &[&str]) -> Did {
+        let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
+        let output = Command::new(env!("CARGO_BIN_EXE_rdax"))
+            .args(arguments)
+            .env("RDAX_ROOT", self.0.path())
+            .env("PATH", path)
+            .env("ROOT", self.0.path())
+            .output()
+            .unwrap();
+        Did {
+            status: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        serde_json::from_str(&self.run(arguments).succeeded()).unwrap()
+    }
+}
+
+#[test]
+fn list_shows_modes_and_adoption() {
+    let system = System::with_module(&["pmem0"]);
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "1\n");
+    system.mount("259:0", "/mnt/a", "xfs", "rw,dax=always");
+    system.dax("dax2.0", "device_dax");
+    let out = system.run(&["list"]).succeeded();
+    let words: Vec<Vec<&str>> = out
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        words[1],
+        ["pmem0", "fsdax", "4", "GiB", "2", "MiB", "yes", "no", "pud", "xfs", "always", "/mnt/a"]
+    );
+    assert_eq!(
+        words[2],
+        ["pmem1", "raw", "1", "GiB", "-", "no", "no", "-", "-", "-", "-"]
+    );
+    assert_eq!(words[3][..2], ["dax2.0", "devdax"]);
+}
+
+#[test]
+fn list_has_the_keys_of_ndctl() {
+    let system = System::with_module(&["pmem0"]);
+    system.dax("dax2.0", "rdax");
+    let list = system.json(&["list", "--json"]);
+    let pmem = &list[0];
+    assert_eq!(pmem["dev"], "namespace0.0");
+    assert_eq!(pmem["blockdev"], "pmem0");
+    assert_eq!(pmem["mode"], "fsdax");
+    assert_eq!(pmem["map"], "dev");
+    assert_eq!(pmem["uuid"], UUID);
+    assert_eq!(pmem["size"], 4u64 << 30);
+    assert_eq!(pmem["align"], 2 << 20);
+    assert_eq!(pmem["adopted"], false);
+    assert_eq!(pmem["max_order"], "pud");
+    let dax = &list[2];
+    assert_eq!(dax["chardev"], "dax2.0");
+    assert_eq!(dax["adopted"], true);
+    assert_eq!(dax["driver"], "rdax");
+}
+
+#[test]
+fn list_tells_of_what_is_not_there() {
+    let system = System::with_module(&["pmem7"]);
+    system.put("etc/rdax.d/pmem9.conf", "device=pmem9\n");
+    system.put("run/rdax/pmem0.failed", "pmem0: not adopted: no luck\n");
+    let out = system.run(&["list"]).succeeded();
+    assert!(out.contains("pmem7: there is no such device"), "{out}");
+    assert!(out.contains("pmem9: there is no such device"), "{out}");
+    assert!(out.contains("pmem0: pmem0: not adopted: no luck"), "{out}");
+    system
+        .run(&["list", "pmem5"])
+        .failed(1, &["pmem5", "no such"]);
+}
+
+#[test]
+fn adopting_writes_switches_first() {
+    let system = System::with_module(&["pmem0"]);
+    let out = system
+        .run(&[
+            "adopt",
+            "--max-order=2M",
+            "--fault-around",
+            "4k",
+            "/dev/pmem0",
+        ])
+        .succeeded();
+    assert_eq!(out, "pmem0: adopted\n");
+    let config = "sys/kernel/config/rdax/pmem0";
+    assert_eq!(system.get(&format!("{config}/adopt")), "1");
+    assert_eq!(system.get(&format!("{config}/max_order")), "pmd");
+    assert_eq!(system.get(&format!("{config}/fault_around")), "4096");
+    assert_eq!(system.get(&format!("{config}/write_order")), "2\n");
+    let again = system.run(&["adopt", "pmem0"]).succeeded();
+    assert_eq!(again, "pmem0: adopted already\n");
+}
+
+#[test]
+fn links_lead_to_the_kernels_name() {
+    let system = System::with_module(&["pmem0"]);
+    system.link("../../pmem0", "dev/disk/by-label/data");
+    let out = system
+        .run(&["adopt", "/dev/disk/by-label/data"])
+        .succeeded();
+    assert_eq!(out, "pmem0: adopted\n");
+}
+
+#[test]
+fn adopting_says_what_to_do() {
+    let system = System::new();
+    system.run(&["adopt", "pmem0"]).failed(
+        1,
+        &["module rdax is not loaded", "not installed", "make kdir"],
+    );
+    system.put(
+        "lib/modules/7.3.4+deb13-amd64/modules.dep",
+        "updates/dkms/rdax.ko.xz: kernel/fs/configfs/configfs.ko.xz\n",
+    );
+    system
+        .run(&["adopt", "pmem0"])
+        .failed(1, &["modprobe rdax", "--load"]);
+    system.put("sys/module/rdax/version", "0.1.0\n");
+    system
+        .run(&["adopt", "pmem0"])
+        .failed(1, &["mount -t configfs"]);
+
+    let system = System::new();
+    system.put("proc/sys/kernel/osrelease", "6.12.48+deb13-amd64\n");
+    for more in [&["adopt", "pmem0"][..], &["adopt", "--load", "pmem0"]] {
+        system
+            .run(more)
+            .failed(1, &["6.12.48", "7.2 and 7.3", "trixie-backports"]);
+    }
+
+    let system = System::with_module(&["pmem0"]);
+    system
+        .run(&["adopt", "pmem4"])
+        .failed(1, &["pmem4", "pmem0, pmem1"]);
+    system.run(&["adopt", "pmem1"]).failed(
+        1,
+        &[
+            "mode raw",
+            "ndctl create-namespace -f -e namespace1.0 -m fsdax",
+        ],
+    );
+    system.mount("259:0", "/mnt/a", "xfs", "rw");
+    // The others are adopted all the same.
+    let did = system.run(&["adopt", "pmem0"]);
+    did.failed(1, &["mounted on /mnt/a", "umount /mnt/a"]);
+}
+
+#[test]
+fn adopting_what_is_part_of_something() {
+    let system = System::with_module(&["pmem0"]);
+    system.dir(&format!("{REGION}/region0/pfn0.0/block/pmem0/holders/dm-0"));
+    system.run(&["adopt", "pmem0"]).failed(1, &["part of dm-0"]);
+}
+
+#[test]
+fn the_module_can_be_loaded_first() {
+    let system = System::new();
+    system.program(
+        "modprobe",
+        "echo \"$@\" >$ROOT/modprobe; mkdir -p $ROOT/sys/module/rdax $ROOT/sys/kernel/config/rdax/pmem0; \
+         echo 0 >$ROOT/sys/kernel/config/rdax/pmem0/adopt",
+    );
+    let out = system.run(&["adopt", "--load", "pmem0"]).succeeded();
+    assert_eq!(out, "pmem0: adopted\n");
+    assert_eq!(system.get("modprobe"), "rdax\n");
+    let system = System::new();
+    system.program(
+        "modprobe",
+        "echo 'modprobe: ERROR: Key was rejected by service' >&2; exit 1",
+    );
+    system
+        .run(&["adopt", "--load", "pmem0"])
+        .failed(1, &["Key was rejected", "mokutil --import"]);
+}
+
+#[test]
+fn what_is_persistent_is_found_by_the_namespace() {
+    let system = System::with_module(&["pmem0"]);
+    let out = system
+        .run(&["adopt", "--persist", "--max-order=1G", "pmem0"])
+        .succeeded();
+    assert!(out.contains("at every boot"), "{out}");
+    let kept = system.get("etc/rdax.d/pmem0.conf");
+    assert!(
+        kept.contains(&format!("device=pmem0\nuuid={UUID}\nmax_order=pud\n")),
+        "{kept}"
+    );
+
+    // The next boot numbers the devices in another way.
+    let system = System::with_module(&["pmem0"]);
+    system.put(
+        "etc/rdax.d/pmem3.conf",
+        &format!("device=pmem3\nuuid={UUID}\nmax_order=pmd\n"),
+    );
+    assert_eq!(system.json(&["list", "-j"])[0]["persistent"], true);
+    assert_eq!(system.run(&["boot", "pmem1"]).succeeded(), "");
+    assert_eq!(
+        system.run(&["boot", "pmem0"]).succeeded(),
+        "pmem0: adopted\n"
+    );
+    assert_eq!(system.get("sys/kernel/config/rdax/pmem0/max_order"), "pmd");
+    // Asked for again it has one file.
+    system.run(&["adopt", "--persist", "pmem0"]).succeeded();
+    assert!(!system.path("etc/rdax.d/pmem3.conf").exists());
+    assert!(system.path("etc/rdax.d/pmem0.conf").exists());
+}
+
+#[test]
+fn boot_notes_why_it_failed() {
+    let system = System::new();
+    system.put("etc/rdax.d/pmem0.conf", "device=pmem0\n");
+    system.put("proc/sys/kernel/osrelease", "6.12.48+deb13-amd64\n");
+    system
+        .run(&["boot", "pmem0"])
+        .failed(1, &["at boot", "6.12.48"]);
+    let out = system.run(&["list"]).succeeded();
+    assert!(out.contains("6.12.48"), "{out}");
+
+    let system = System::with_module(&["pmem0"]);
+    system.put("etc/rdax.d/pmem0.conf", "device=pmem0\n");
+    system.put("etc/rdax.d/broken.conf", "colour=red\n");
+    system.put("run/rdax/pmem0.failed", "no luck\n");
+    let did = system.run(&["boot", "pmem0"]);
+    assert!(
+        did.err.contains("broken.conf: 'colour' is not known"),
+        "{}",
+        did.err
+    );
+    did.succeeded();
+    assert!(!system.path("run/rdax/pmem0.failed").exists());
+}
+
+#[test]
+fn udev_hands_over_to_systemd() {
+    let system = System::with_module(&["pmem0"]);
+    system.dir("run/systemd/system");
+    system.program("systemctl", "echo \"$@\" >$ROOT/systemctl");
+    // Nothing is asked for.
+    system.run(&["boot", "--udev", "pmem0"]).succeeded();
+    assert!(!system.path("systemctl").exists());
+    system.put("etc/rdax.d/pmem0.conf", "device=pmem0\n");
+    system.run(&["boot", "--udev", "pmem0"]).succeeded();
+    assert_eq!(system.get("systemctl"), "start rdax-adopt@pmem0.service\n");
+    assert_eq!(system.get("sys/kernel/config/rdax/pmem0/adopt"), "0\n");
+    // Without systemd it is done at once.
+    fs::remove_dir(system.path("run/systemd/system")).unwrap();
+    system.run(&["boot", "--udev", "pmem0"]).succeeded();
+    assert_eq!(system.get("sys/kernel/config/rdax/pmem0/adopt"), "1");
+}
+
+#[test]
+fn releasing_forgets_what_was_persistent() {
+    let system = System::with_module(&[]);
+    system.put(
+        "etc/rdax.d/pmem0.conf",
+        &format!("device=pmem0\nuuid={UUID}\n"),
+    );
+    let out = system.run(&["release", "--persist", "pmem0"]).succeeded();
+    assert!(out.contains("not be adopted at boot"), "{out}");
+    assert!(!system.path("etc/rdax.d/pmem0.conf").exists());
+    // Also when the device is there no more.
+    system.put("etc/rdax.d/pmem8.conf", "device=pmem8\n");
+    system.run(&["release", "--persist", "pmem8"]).succeeded();
+    system
+        .run(&["release", "pmem8"])
+        .failed(1, &["no such device"]);
+    assert_eq!(
+        system.run(&["release", "pmem0"]).succeeded(),
+        "pmem0: not adopted\n"
+    );
+}
+
+#[test]
+fn a_mounted_device_is_not_released() {
+    let system = System::with_module(&["pmem0"]);
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "1\n");
+    system.mount("259:0", "/mnt/a", "ext4", "rw,dax=always");
+    system
+        .run(&["release", "pmem0"])
+        .failed(1, &["umount /mnt/a"]);
+    assert_eq!(system.get("sys/kernel/config/rdax/pmem0/adopt"), "1\n");
+}
+
+#[test]
+fn a_dax_device_that_is_in_use_is_left() {
+    let system = System::with_module(&[]);
+    system.dax("dax2.0", "device_dax");
+    system.put("sys/bus/dax/drivers/rdax/new_id", "");
+    system.put("sys/bus/dax/drivers/rdax/remove_id", "");
+    system.put("sys/bus/dax/drivers/device_dax/bind", "");
+    system.put("proc/77/comm", "qemu\n");
+    system.link("/dev/dax2.0", "proc/77/fd/5");
+    system
+        .run(&["adopt", "dax2.0"])
+        .failed(1, &["in use by qemu (77)"]);
+    fs::remove_file(system.path("proc/77/fd/5")).unwrap();
+    // Whether the driver took it is looked at: the bus says nothing.
+    system
+        .run(&["adopt", "dax2.0"])
+        .failed(1, &["did not take it"]);
+    assert_eq!(
+        system.get("sys/bus/dax/drivers/device_dax/unbind"),
+        "dax2.0"
+    );
+    assert_eq!(system.get("sys/bus/dax/drivers/rdax/remove_id"), "dax2.0");
+    assert_eq!(system.get("sys/bus/dax/drivers/device_dax/bind"), "dax2.0");
+}
+
+#[test]
+fn stat_shows_what_was_counted() {
+    let system = System::with_module(&["pmem0"]);
+    system.run(&["stat"]).failed(1, &["no device is adopted"]);
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "1\n");
+    assert_eq!(
+        system.run(&["stat"]).succeeded(),
+        "COUNTER     pmem0\nread_pmd        7\nread_bytes  4 KiB\n"
+    );
+    assert!(system
+        .run(&["stat", "-a", "pmem0"])
+        .succeeded()
+        .contains("read_pte"));
+    let json = system.json(&["stat", "--json"]);
+    assert_eq!(json["devices"][0]["blockdev"], "pmem0");
+    assert_eq!(json["devices"][0]["counters"]["read_bytes"], 4096);
+    system
+        .run(&["stat", "pmem1"])
+        .failed(1, &["rdax adopt pmem1"]);
+    let lines = system
+        .run(&["stat", "-j", "-i", "1", "-c", "2"])
+        .succeeded();
+    assert_eq!(lines.lines().count(), 2);
+    for line in lines.lines() {
+        let json: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(json["devices"][0]["per_second"]["read_pmd"], 0.0);
+    }
+}
+
+/// What the doctor says, by status.
+fn doctor(system: &System, arguments: &[&str]) -> (i32, Vec<(String, String)>) {
+    let all: Vec<&str> = ["doctor", "--json"]
+        .iter()
+        .chain(arguments)
+        .copied()
+        .collect();
+    let did = system.run(&all);
+    let json: serde_json::Value = serde_json::from_str(&did.out).expect(&did.err);
+    let text =
+        |finding: &serde_json::Value, key: &str| finding[key].as_str().unwrap_or("").to_owned();
+    let findings = json
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| {
+            let what = ["subject", "text", "fix"]
+                .map(|key| text(finding, key))
+                .join(" | ");
+            (text(finding, "status"), what)
+        })
+        .collect();
+    (did.status, findings)
+}
+
+fn xfs(block_size: u32, unit: u32) -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    bytes[..4].copy_from_slice(b"XFSB");
+    bytes[4..8].copy_from_slice(&block_size.to_be_bytes());
+    bytes[84..88].copy_from_slice(&(1u32 << 20).to_be_bytes());
+    bytes[88..92].copy_from_slice(&1u32.to_be_bytes());
+    bytes[184..188].copy_from_slice(&unit.to_be_bytes());
+    bytes
+}
+
+#[test]
+fn doctor_finds_nothing_where_all_is_well() {
+    let system = System::with_module(&["pmem0"]);
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "1\n");
+    system.put(
+        &format!("{REGION}/region0/pfn0.0/resource"),
+        "0x140000000\n",
+    );
+    system.put("etc/rdax.d/pmem0.conf", "device=pmem0\n");
+    fs::write(system.path("dev/pmem0"), xfs(4096, 512)).unwrap();
+    system.mount("259:0", "/mnt/a", "xfs", "rw,dax=always");
+    for target in ["pmem0", "/dev/pmem0", "/mnt/a"] {
+        let (status, found) = doctor(&system, &[target]);
+        assert_eq!(status, 0, "{found:?}");
+        assert!(found.iter().all(|(status, _)| status == "ok"), "{found:?}");
+    }
+    let text = system.run(&["doctor", "pmem0"]).succeeded();
+    assert!(text.ends_with("Nothing is in the way.\n"), "{text}");
+}
+
+#[test]
+fn doctor_has_a_fix_for_each_problem() {
+    let system = System::new();
+    system.put("proc/sys/kernel/osrelease", "6.12.48+deb13-amd64\n");
+    system.put(
+        "sys/kernel/security/lockdown",
+        "none [integrity] confidentiality\n",
+    );
+    system.put("sys/module/module/parameters/sig_enforce", "N\n");
+    system.put(
+        &format!("{REGION}/region0/pfn0.0/resource"),
+        "0x101201000\n",
+    );
+    fs::write(system.path("dev/pmem0"), xfs(1024, 0)).unwrap();
+    system.mount("259:0", "/mnt/a", "xfs", "rw,dax=never");
+    let (status, found) = doctor(&system, &[]);
+    assert_eq!(status, 1);
+    for (status, parts) in [
+        ("problem", "kernel | 6.12.48"),
+        ("problem", "module | rdax is not installed"),
+        ("note", "signature | the kernel is locked down"),
+        (
+            "problem",
+            "4 KiB past a multiple of 2 MiB | ndctl create-namespace -f -e namespace0.0",
+        ),
+        ("problem", "pmem0 | is not adopted | umount /mnt/a"),
+        ("problem", "pmem0 | the blocks of its xfs have 1 KiB"),
+        ("problem", "/mnt/a | mounted with dax=never"),
+        (
+            "problem",
+            "pmem1 | namespace1.0 is in mode raw, not fsdax | ndctl",
+        ),
+    ] {
+        assert!(
+            found
+                .iter()
+                .any(|(is, what)| is == status && what.contains(parts)),
+            "no {parts} in {found:#?}"
+        );
+    }
+    for (status, what) in &found {
+        assert!(
+            status != "problem" || !what.ends_with("| "),
+            "no fix: {what}"
+        );
+    }
+}
+
+#[test]
+fn doctor_notes_what_is_in_the_way_of_the_largest() {
+    let system = System::with_module(&["pmem0"]);
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "1\n");
+    system.put("sys/kernel/config/rdax/pmem0/max_order", "pmd\n");
+    fs::remove_dir(system.path("sys/kernel/mm/ksm")).unwrap();
+    fs::write(system.path("dev/pmem0"), xfs(4096, 0)).unwrap();
+    system.mount("259:0", "/mnt/a", "xfs", "rw");
+    let (status, found) = doctor(&system, &["/mnt/a"]);
+    assert_eq!(status, 0, "{found:?}");
+    for part in [
+        "CONFIG_KSM",
+        "18 MiB past a multiple of 1 GiB",
+        "rdax adopt --max-order 1G pmem0",
+        "rdax adopt --persist pmem0",
+        "su: no stripe unit",
+        "mounted without dax=always",
+    ] {
+        assert!(
+            found
+                .iter()
+                .any(|(is, what)| is == "note" && what.contains(part)),
+            "no {part} in {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn doctor_says_what_it_does_not_know() {
+    let system = System::with_module(&[]);
+    system.run(&["doctor", "/nowhere"]).failed(2, &["/nowhere"]);
+    system.dir("root");
+    system
+        .run(&["doctor", "/root"])
+        .failed(2, &["overlay", "no block device"]);
+}
+
+#[test]
+fn completions_and_manual_pages_are_made() {
+    let system = System::new();
+    let script = system.run(&["completions", "bash"]).succeeded();
+    assert!(script.contains("rdax") && !script.contains("man-pages DIR"));
+    let dir = system.path("man");
+    fs::create_dir(&dir).unwrap();
+    system
+        .run(&["man-pages", dir.to_str().unwrap()])
+        .succeeded();
+    for page in ["rdax.8", "rdax-adopt.8", "rdax-layout-create.8"] {
+        assert!(Path::new(&dir).join(page).exists(), "{page}");
+    }
+    assert!(!dir.join("rdax-boot.8").exists());
+}

@@ -15,16 +15,40 @@ tools := $(if $(clang),LLVM=1,$(if $(cc),CC=$(cc)))
 # What `make bench`, `make check` and others hand on, as in `make check ARGS=--help`.
 ARGS ?=
 
-.PHONY: all install clean demo check powercut coverage mutants bench profile pictures shell kdir help
+# The version that the module and the packages of dkms have: that of the commit.
+version := $(shell scripts/version)
+
+# Where the command and what adopts at boot go.
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+.PHONY: all install uninstall tool install-tool install-dkms clean demo check powercut coverage mutants bench
+.PHONY: profile pictures shell kdir help
 
 all: metadata ## build rdax.ko for the running kernel (or KDIR=tree)
-	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) modules
+	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) RDAX_VERSION=$(version) modules
 
-install: all ## install rdax.ko for that kernel
-	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) CONFIG_MODULE_SIG_ALL= modules_install
+install: all ## install rdax.ko for that kernel (or, for every kernel, install-dkms: one of them)
+	@! dkms status rdax 2>/dev/null | grep -q . || { \
+	echo "rdax is installed by dkms already: make install-dkms for a newer one, or first make uninstall"; \
+	exit 1; } >&2
+	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) RDAX_VERSION=$(version) CONFIG_MODULE_SIG_ALL= modules_install
 	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $$(cat $(KDIR)/include/config/kernel.release)
 
+install-dkms: ## have dkms build the module for this kernel and all later ones, signed with its key
+	scripts/install-dkms
+
+tool: ## build the command rdax (tools/rdax), with cargo
+	cargo build --release --locked --manifest-path tools/rdax/Cargo.toml
+
+install-tool: ## install the command, its manual pages, and what adopts at boot, to PREFIX=/usr/local
+	scripts/install-tool "$(DESTDIR)" "$(PREFIX)"
+
+uninstall: ## remove what the three of them have installed, and say what is left
+	scripts/uninstall "$(DESTDIR)" "$(PREFIX)"
+
 kdir: ## on Debian 13, as root: the tree with Rust metadata that `all` needs
+	@scripts/requirements $(release) kdir
 	scripts/prepare-kernel $(prepared) $(release)
 
 demo: ## see it work, in a virtual machine
@@ -64,15 +88,13 @@ clean: ## remove what `make` made here
 		-o -name bindings_options \) -print -exec rm -f {} +
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
-		awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
+		awk -F'|' '{ printf "%-19s %s\n", $$1, $$2 }'
 
+# A tree that somebody names is that one's; else, what the running kernel needs is said at once.
 .PHONY: metadata
 metadata:
 	@test -f $(KDIR)/rust/libkernel.rmeta || { \
-	echo "$(KDIR) has no Rust metadata (rust/libkernel.rmeta), which Debian's headers package lacks."; \
-	echo "On Debian 13 with the kernel from backports, as root:"; \
-	echo "    apt-get install linux-headers-$(release) linux-source-$(shell echo $(release) | cut -d. -f1-2) and what scripts/packages names"; \
-	echo "    make kdir && make"; \
-	echo "Or build and try it in a virtual machine, without touching this system: scripts/build, make shell"; \
-	exit 1; } >&2
+	$(if $(filter file,$(origin KDIR)),scripts/requirements $(release) build, \
+	echo "$(KDIR) has no Rust metadata (rust/libkernel.rmeta): docs/kernels.md says what a tree must have" >&2); \
+	exit 1; }

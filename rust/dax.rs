@@ -23,9 +23,9 @@ pub(crate) struct DaxDevice(Opaque<bindings::dax_device>);
 /// Keeps devices from being torn down (`dax_read_lock`, SRCU).
 ///
 /// There is one such lock for all DAX devices of the machine, and the removal of any waits for all
-/// holders. So nothing is waited for while this lives, but what the driver does itself and what a
-/// user's buffer takes that is copied from or to. A debug kernel complains of all else, if the module
-/// was built with its checks.
+/// holders. So nothing is waited for while this lives but what the driver does itself; least of all a
+/// user's buffer, which he can have take for ever (userfaultfd, FUSE). A debug kernel complains of all
+/// else, if the module was built with its checks.
 #[must_use = "the lock is dropped at once"]
 pub(crate) struct DaxReadGuard(i32);
 
@@ -342,45 +342,59 @@ impl<'a> Piece<'a> {
         }
     }
 
-    /// Copies from `iter` to here, past the cache where the device has one to care about. Returns
-    /// the bytes copied, fewer when the source faults.
+    /// Copies from `iter` to here, past the cache where the device has one to care about, with page
+    /// faults disabled. Returns the bytes copied: fewer when the source is not there, none when a fatal
+    /// signal waits.
     #[inline]
     pub(crate) fn copy_from(&self, iter: &mut IovIter) -> usize {
-        let (address, bytes) = (self.address().cast(), self.bytes as usize);
         // SAFETY: By the type invariant the range is the device's memory, which is there while the
         // read lock is held. Others may map and change it: it is only ever copied.
-        sleeping(|| unsafe {
-            if bindings::dax_write_cache_enabled(self.memory.device.as_ptr()) {
-                bindings::_copy_from_iter_flushcache(address, bytes, iter.as_ptr()) as usize
-            } else {
-                bindings::_copy_from_iter(address, bytes, iter.as_ptr()) as usize
-            }
-        })
+        unsafe {
+            bindings::rdax_copy_from_iter(
+                self.address().cast(),
+                self.bytes as usize,
+                iter.as_ptr(),
+                bindings::dax_write_cache_enabled(self.memory.device.as_ptr()),
+            ) as usize
+        }
     }
 
-    /// Copies from here to `iter`, stopping at memory errors. Returns the bytes copied.
+    /// Copies from here to `iter`, stopping at memory errors, with page faults disabled. Returns the
+    /// bytes copied: fewer when the target is not there, none when a fatal signal waits.
     #[inline]
     pub(crate) fn copy_to(&self, iter: &mut IovIter) -> usize {
         // SAFETY: As in `copy_from`.
-        sleeping(|| unsafe {
-            bindings::_copy_mc_to_iter(self.address().cast(), self.bytes as usize, iter.as_ptr())
+        unsafe {
+            bindings::rdax_copy_to_iter(self.address().cast(), self.bytes as usize, iter.as_ptr())
                 as usize
-        })
+        }
+    }
+
+    /// Copies from here to memory of ours, stopping at memory errors. Returns the bytes copied.
+    pub(crate) fn read(&self, to: &mut [u8]) -> usize {
+        let bytes = self.bytes.min(to.len());
+        let to = to.as_mut_ptr().cast();
+        // SAFETY: As in `copy_from`, for the source; the slice has room for so much.
+        let left =
+            unsafe { bindings::copy_mc_to_kernel(to, self.address().cast(), bytes as u32) };
+        bytes - left as usize
     }
 
     /// Overwrites poisoned memory with what `iter` gives, if the driver can. Returns the bytes
     /// copied.
     pub(crate) fn recover(&self, iter: &mut IovIter) -> usize {
         let page = self.memory.page_offset + (self.offset >> Order::PAGE_SHIFT);
-        // SAFETY: As in `copy_from`; `page` is the page on the device that the first byte is in.
-        sleeping(|| unsafe {
-            bindings::dax_recovery_write(
-                self.memory.device.as_ptr(),
-                page as usize,
-                self.address().cast(),
-                self.bytes as usize,
-                iter.as_ptr(),
-            ) as usize
+        sleeping(|| {
+            // SAFETY: As in `copy_from`; `page` is the page on the device that the first byte is in.
+            iter.without_faults(|iter| unsafe {
+                bindings::dax_recovery_write(
+                    self.memory.device.as_ptr(),
+                    page as usize,
+                    self.address().cast(),
+                    self.bytes as usize,
+                    iter.as_ptr(),
+                ) as usize
+            })
         })
     }
 

@@ -37,6 +37,9 @@
 #if !defined(CONFIG_KPROBES)
 #error "rdax looks up the functions it replaces through kprobes and needs CONFIG_KPROBES"
 #endif
+#if defined(CONFIG_LTO)
+#error "rdax replaces functions where they are called, and needs a kernel without CONFIG_LTO"
+#endif
 #if !IS_ENABLED(CONFIG_CONFIGFS_FS)
 #error "rdax is controlled through configfs and needs CONFIG_CONFIGFS_FS"
 #endif
@@ -101,6 +104,33 @@ bool rdax_iter_holds(const struct iov_iter *iter, size_t done, struct folio *fol
 				return true;
 	}
 	return false;
+}
+
+size_t rdax_copy_from_iter(void *to, size_t bytes, struct iov_iter *iter, bool flush)
+{
+	size_t done;
+
+	if (unlikely(fatal_signal_pending(current)))
+		return 0;
+	pagefault_disable();
+	if (flush)
+		done = _copy_from_iter_flushcache(to, bytes, iter);
+	else
+		done = _copy_from_iter(to, bytes, iter);
+	pagefault_enable();
+	return done;
+}
+
+size_t rdax_copy_to_iter(const void *from, size_t bytes, struct iov_iter *iter)
+{
+	size_t done;
+
+	if (unlikely(fatal_signal_pending(current)))
+		return 0;
+	pagefault_disable();
+	done = _copy_mc_to_iter(from, bytes, iter);
+	pagefault_enable();
+	return done;
 }
 
 void rdax_pagefault_disable(void)

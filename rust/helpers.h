@@ -11,12 +11,14 @@
 #include "compat.h"
 #include <linux/badblocks.h>
 #include <linux/blkdev.h>
+#include <linux/dax.h>
 #include <linux/fs.h>
 #include <linux/ftrace.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/percpu-rwsem.h>
 #include <linux/poison.h>
+#include <linux/uio.h>
 #include <linux/wait.h>
 #include <linux/xarray.h>
 
@@ -34,6 +36,14 @@ void rdax_wait_with_faults(struct inode *inode);
  * them, belong to @folio in part.
  */
 bool rdax_iter_holds(const struct iov_iter *iter, size_t done, struct folio *folio);
+
+/*
+ * Copying between a device's memory and what a user gave, with page faults disabled: as far as the
+ * user's is there. Nothing is copied when a fatal signal waits. With @flush, the copy is not left in
+ * the processor's caches.
+ */
+size_t rdax_copy_from_iter(void *to, size_t bytes, struct iov_iter *iter, bool flush);
+size_t rdax_copy_to_iter(const void *from, size_t bytes, struct iov_iter *iter);
 
 /* Accesses to user memory that is not there fail instead of faulting. */
 void rdax_pagefault_disable(void);
@@ -79,6 +89,9 @@ void rdax_revive(struct inode *inode);
 bool rdax_park(struct inode *inode, bool (*held)(struct inode *inode));
 void rdax_unpark(struct inode *inode);
 void rdax_parking_end(void);
+
+/* A new inode that nobody knows and that is evicted when it is put, or NULL. */
+struct inode *rdax_some_inode(void);
 
 /* Faults. */
 bool rdax_vmf_pmd_is_huge(struct vm_fault *vmf);
@@ -177,6 +190,30 @@ void rdax_zero_folio_find(void);
 unsigned long rdax_zero_folio_pfn(struct vm_fault *vmf);
 
 /* Stores to pages that were mapped ahead. */
+
+/*
+ * A bit of an entry that the core has no use for, and leaves as it is but when it changes the
+ * protection: the page was mapped ahead for writing.
+ */
+#define RDAX_PAGE_BIT_AHEAD	_PAGE_BIT_SOFTW4
+#ifdef _PAGE_BIT_DEVMAP
+#error "rdax needs a bit of page-table entries that this kernel uses"
+#endif
+
+static inline bool rdax_pte_ahead(pte_t pte)
+{
+	return pte_val(pte) & BIT(RDAX_PAGE_BIT_AHEAD);
+}
+
+static inline pte_t rdax_pte_mkahead(pte_t pte)
+{
+	return __pte(pte_val(pte) | BIT(RDAX_PAGE_BIT_AHEAD));
+}
+
+static inline pte_t rdax_pte_clear_ahead(pte_t pte)
+{
+	return __pte(pte_val(pte) & ~BIT(RDAX_PAGE_BIT_AHEAD));
+}
 
 /* What there are: pages that were stored to, and such that a store to would not be noticed. */
 static const unsigned int RDAX_CONST_RDAX_STORED = 1;

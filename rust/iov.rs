@@ -58,12 +58,18 @@ impl IovIter {
         unsafe { bindings::iov_iter_zero(bytes as usize, self.as_ptr()) as usize }
     }
 
-    /// Has the first of `bytes` bytes of the buffers there, as far as it can. False if not even the
-    /// very first is. Sleeps.
-    pub(crate) fn fault_in(&mut self, bytes: usize) -> bool {
+    /// Has `bytes` bytes of the buffers there, as far as it can, and says of how many, from the first on.
+    /// They may be gone again. Sleeps.
+    pub(crate) fn fault_in(&mut self, bytes: usize) -> usize {
         // SAFETY: The iterator is valid.
-        let missing = unsafe { bindings::fault_in_iov_iter_readable(self.as_ptr(), bytes) };
-        missing != bytes
+        let missing = unsafe {
+            if self.is_source() {
+                bindings::fault_in_iov_iter_readable(self.as_ptr(), bytes as usize)
+            } else {
+                bindings::fault_in_iov_iter_writeable(self.as_ptr(), bytes as usize)
+            }
+        };
+        bytes - missing as usize
     }
 
     /// Whether the buffers of a write are pages, one of which is in the folio. `done` bytes of the write
@@ -82,6 +88,19 @@ impl IovIter {
         // SAFETY: The iterator is valid, and the slice is ours to write to.
         unsafe {
             bindings::_copy_from_iter(to.as_mut_ptr().cast(), to.len() as usize, self.as_ptr())
+                as usize
+        }
+    }
+
+    /// Copies bytes of ours to the buffers of a read. Returns how many, fewer when a buffer ends or
+    /// faults. Sleeps.
+    pub(crate) fn copy_from(&mut self, from: &[u8]) -> usize {
+        if self.is_source() {
+            return 0;
+        }
+        // SAFETY: The iterator is valid, and the slice is only read.
+        unsafe {
+            bindings::_copy_to_iter(from.as_ptr().cast(), from.len() as usize, self.as_ptr())
                 as usize
         }
     }

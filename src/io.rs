@@ -249,10 +249,8 @@ fn read_file(
 fn read_extent(walk: &mut IomapIter<'_>, iter: &mut IovIter) -> Result {
     let kind = walk.extent().kind();
     let mut left = walk.available();
+    // Ends: each round reads at least a byte, or returns.
     while left > 0 {
-        if vm::fatal_signal() {
-            return Err(EINTR);
-        }
         let (wanted, done) = match kind {
             ExtentKind::Mapped => {
                 let alive = DaxReadGuard::new();
@@ -265,24 +263,75 @@ fn read_extent(walk: &mut IomapIter<'_>, iter: &mut IovIter) -> Result {
             }
             ExtentKind::Hole | ExtentKind::Unwritten => {
                 let wanted = left.min(CHUNK as u64) as usize;
-                (wanted, iter.zero(wanted))
+                let done = zero_buffer(iter, wanted)?;
+                (done, done)
             }
             ExtentKind::Other => return Err(EIO),
         };
         walk.advance(done as u64);
         left -= done as u64;
-        if done == 0 {
-            return Err(EFAULT);
+        if left == 0 {
+            break;
         }
         if done < wanted {
-            // The rest of the buffer is bad; what was done counts.
-            return Ok(());
+            let rest = (wanted - done) as u64;
+            let more = read_to_missing(walk.extent(), walk.position(), rest, iter)?;
+            walk.advance(more as u64);
+            left -= more as u64;
         }
-        if left > 0 {
-            vm::reschedule();
-        }
+        vm::reschedule();
     }
     Ok(())
+}
+
+/// Writes up to `bytes` zeroes to the buffers, at least one.
+#[inline(never)]
+fn zero_buffer(iter: &mut IovIter, bytes: usize) -> Result<usize> {
+    if vm::fatal_signal() {
+        return Err(EINTR);
+    }
+    match iter.zero(bytes) {
+        0 => Err(EFAULT),
+        done => Ok(done),
+    }
+}
+
+/// Goes on with a read of `bytes` bytes where the buffer is not there: has it there, which a user can
+/// make take for ever, with nothing held. Returns how many bytes were read, at least one.
+///
+/// Whatever becomes of the buffer meanwhile, a page of the file is copied to memory of ours, and from
+/// there to the buffer with page faults.
+#[cold]
+#[inline(never)]
+fn read_to_missing(
+    extent: Extent<'_, '_>,
+    position: u64,
+    bytes: u64,
+    iter: &mut IovIter,
+) -> Result<usize> {
+    if vm::fatal_signal() {
+        return Err(EINTR);
+    }
+    let wanted = bytes.min((PAGE - in_page(position)) as u64) as usize;
+    let mut page = KVVec::from_elem(0u8, wanted, GFP_KERNEL)?;
+    let there = {
+        let alive = DaxReadGuard::new();
+        let piece = piece_at(&extent, &alive, position, wanted as u64, Access::Normal)?;
+        if !piece.is_sound() {
+            return Err(EIO);
+        }
+        piece.read(&mut page)
+    };
+    if there == 0 {
+        return Err(EIO);
+    }
+    match iter.copy_from(&page[..there]) {
+        0 => Err(EFAULT),
+        done => {
+            iter.fault_in(bytes as usize - done);
+            Ok(done)
+        }
+    }
 }
 
 /// Writes from `position` on. Returns where it ended, and why, if that was an error.
@@ -307,7 +356,7 @@ fn write_file(
             if let Err(error) = write_shared(&mut change.walk, inode, position, iter, ask, ops) {
                 break Err(error);
             }
-        } else if let Err(error) = write_extent(&mut change, iter, u64::MAX) {
+        } else if let Err(error) = write_extent(&mut change, iter, u64::MAX, Missing::Awaited) {
             change.walk.fail(of_block(error));
         }
     };
@@ -378,7 +427,7 @@ fn write_pieces(
         // Not while a user's buffer is faulted in: a device that goes away waits for this.
         let stay;
         let (done, result) = if bounce.is_empty() {
-            if !iter.fault_in(bytes) {
+            if iter.fault_in(bytes) == 0 {
                 return Err(EFAULT);
             }
             stay = FileDevice::of(inode).stay().ok_or(EIO)?;
@@ -457,7 +506,9 @@ fn write_piece(
             change.walk.abandon();
             break Err(Stop::Held(folio));
         }
-        match iter.without_faults(|iter| write_extent(&mut change, iter, wanted)) {
+        match iter.without_faults(|iter| {
+            write_extent(&mut change, iter, wanted, Missing::Refused)
+        }) {
             Ok(()) => {
                 let at = change.walk.position();
                 // There may be more to write, but not in this piece; or less than there was to write
@@ -472,43 +523,116 @@ fn write_piece(
     ((change.walk.position() - position) as usize, result)
 }
 
-/// Writes to the present extent, at most `bytes` bytes.
+/// What becomes of a write where its buffer is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// It is had there, and the write goes on.
+    Awaited,
+    /// The write ends: faults are kept out.
+    Refused,
+}
+
+/// Writes to the present extent, at most `bytes` bytes. One whose buffer is awaited is the file's own.
 #[inline(always)]
-fn write_extent(change: &mut Change<'_>, iter: &mut IovIter, bytes: u64) -> Result {
+fn write_extent(
+    change: &mut Change<'_>,
+    iter: &mut IovIter,
+    bytes: u64,
+    missing: Missing,
+) -> Result {
     match change.walk.extent().kind() {
         ExtentKind::Mapped => (),
-        ExtentKind::Unwritten if change.walk.extent().is_shared() => (),
+        // For those that keep faults out.
+        ExtentKind::Unwritten
+            if missing == Missing::Refused && change.walk.extent().is_shared() => {}
         _ => return Err(EIO),
     }
     let mut left = change.walk.available().min(bytes);
     change.begin(left)?;
     let walk = &mut change.walk;
+    // Ends: each round writes at least a byte, or returns.
     while left > 0 {
-        if vm::fatal_signal() {
-            return Err(EINTR);
-        }
         let (extent, position) = (walk.extent(), walk.position());
-        let (wanted, done) = match overwrite(extent, position, left, iter) {
+        let own = missing == Missing::Awaited || !extent.is_shared();
+        let piece = match own {
+            true => overwrite(extent, position, left, iter),
+            false => None,
+        };
+        let (wanted, done) = match piece {
             Some(piece) => piece,
+            None if missing == Missing::Awaited => (left.min(PAGE as u64) as usize, 0),
             None => write_with_care(extent, walk.copy_source(), position, left, iter)?,
         };
         walk.advance(done as u64);
         left -= done as u64;
-        if done == 0 {
-            return Err(EFAULT);
+        if left == 0 {
+            break;
         }
         if done < wanted {
-            return Ok(());
+            if missing == Missing::Refused {
+                return if done == 0 { Err(why_nothing()) } else { Ok(()) };
+            }
+            let rest = (wanted - done) as u64;
+            let more = write_from_missing(walk.extent(), walk.position(), rest, iter)?;
+            walk.advance(more as u64);
+            left -= more as u64;
         }
-        if left > 0 {
-            vm::reschedule();
-        }
+        vm::reschedule();
     }
     Ok(())
 }
 
-/// Writes a piece of up to `left` bytes to memory that is sound and the file's own. Returns the bytes
-/// that were to be done and those that were, or nothing when that takes [`write_with_care`].
+/// Why nothing was copied.
+#[cold]
+fn why_nothing() -> Error {
+    if vm::fatal_signal() {
+        EINTR
+    } else {
+        EFAULT
+    }
+}
+
+/// Goes on with a write of `bytes` bytes to an extent that is the file's own where the buffer is not
+/// there, or the memory is bad: has the buffer there, which a user can make take for ever, with nothing
+/// held. Returns how many bytes were written, at least one.
+///
+/// Whatever becomes of the buffer meanwhile, up to the end of a page is copied to memory of ours, with
+/// page faults, and from there to the file.
+#[cold]
+#[inline(never)]
+fn write_from_missing(
+    extent: Extent<'_, '_>,
+    position: u64,
+    bytes: u64,
+    iter: &mut IovIter,
+) -> Result<usize> {
+    if vm::fatal_signal() {
+        return Err(EINTR);
+    }
+    let wanted = bytes.min((PAGE - in_page(position)) as u64) as usize;
+    let mut page = KVVec::from_elem(0u8, wanted, GFP_KERNEL)?;
+    let there = iter.copy_to(&mut page);
+    if there == 0 {
+        return Err(EFAULT);
+    }
+    let result = IovIter::over(&page[..there], |page| {
+        write_with_care(extent, None, position, there as u64, page)
+    });
+    let done = result.map_or(0, |(_, done)| done);
+    iter.revert(there - done);
+    match result {
+        Err(error) => Err(error),
+        Ok((_, 0)) => Err(why_nothing()),
+        Ok((_, done)) => {
+            iter.fault_in(bytes as usize - done);
+            Ok(done)
+        }
+    }
+}
+
+/// Writes a piece of up to `left` bytes to memory that is sound and the file's own, as far as the
+/// buffer is there. Returns the bytes that were to be done and those that were, or nothing when that
+/// takes [`write_with_care`].
 #[inline(always)]
 fn overwrite(
     extent: Extent<'_, '_>,
@@ -516,9 +640,6 @@ fn overwrite(
     left: u64,
     iter: &mut IovIter,
 ) -> Option<(usize, usize)> {
-    if extent.is_shared() {
-        return None;
-    }
     let alive = DaxReadGuard::new();
     let piece = piece_at(&extent, &alive, position, left, Access::Normal).ok()?;
     piece

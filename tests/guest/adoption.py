@@ -9,6 +9,7 @@ import re
 import signal
 import struct
 import subprocess
+import threading
 
 from lib import bpf, device, posix
 from lib.check import Failure, Skip, check, equal, raises, same_bytes
@@ -20,6 +21,7 @@ from lib.posix import PAGE, PMD
 from lib.runner import Log, case
 from lib.space import held_clone
 from lib.task import Task
+from lib.uffd import Missing
 
 EIO, EBUSY, ENODEV, EINVAL, EOPNOTSUPP = 5, 16, 19, 22, 95
 DEVICE, OTHER = "pmem1", "pmem0"
@@ -1154,6 +1156,48 @@ def _fault_that_waits(name):
         fs.umount()
 
 
+@contextlib.contextmanager
+def _transfer_that_waits(name, transfer):
+    """A file on a device is read or written, and the buffer is memory that is missing."""
+    fs = _fs("xfs", name)
+    fs.make()
+    fs.mount()
+    (reader, writer), (missed, missing_now) = os.pipe(), os.pipe()
+    fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, pages("f", 4), 0)
+
+    def work():
+        done = []
+        with Map(-1, 4 * PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as buffer, \
+                Missing(buffer) as missing:
+            thread = threading.Thread(
+                target=lambda: done.append(transfer(fd, buffer.address, 4 * PAGE, 0)))
+            thread.start()
+            equal(missing.wait(), buffer.address, "address that is wanted")
+            os.write(missing_now, b"m")
+            os.read(reader, 1)
+            missing.give(pages("b", 4))
+            thread.join()
+            equal(done, [4 * PAGE], "bytes that were transferred")
+            return buffer.read(0, 4 * PAGE).hex()
+
+    try:
+        task = Task(work)
+        equal(os.read(missed, 1), b"m", "the sign that the buffer is waited for")
+        try:
+            yield
+            check(not task.done(), "the buffer was not waited for")
+        finally:
+            os.write(writer, b"g")
+        same_bytes(bytes.fromhex(task.result()), os.pread(fd, 4 * PAGE, 0), "the buffer")
+        same_bytes(os.pread(fd, 4 * PAGE, 0),
+                   pages("f" if transfer == posix.pread_to else "b", 4), "the file")
+    finally:
+        for end in (fd, reader, writer, missed, missing_now):
+            os.close(end)
+        fs.umount()
+
+
 def _goes_beside():
     """The driver lets go of a mounted device that nobody holds a page of, and comes back."""
     was = device.adopted(DEVICE)
@@ -1186,6 +1230,16 @@ def device_goes_while_a_fault_waits_on_another(t):
     _need(DEVICE, OTHER)
     with _Item(DEVICE, adopt=True), _Item(OTHER, adopt=True), _fault_that_waits(OTHER):
         _goes_beside()
+
+
+@case(fs=())
+def device_goes_while_a_buffer_is_waited_for(t):
+    """A user who can have his memory take as long as he likes has no device wait for that."""
+    _need(DEVICE, OTHER)
+    for transfer in (posix.pread_to, posix.pwrite_from):
+        with _Item(DEVICE, adopt=True), _Item(OTHER, adopt=True), \
+                _transfer_that_waits(OTHER, transfer):
+            _goes_beside()
 
 
 @case(fs=())

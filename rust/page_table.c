@@ -143,7 +143,7 @@ unsigned int rdax_pte_look(struct vm_area_struct *vma, const pte_t *ptep, unsign
 /* As after a store. */
 static pte_t stored_to(struct vm_area_struct *vma, pte_t pte)
 {
-	pte = pte_mkyoung(pte);
+	pte = pte_mkyoung(rdax_pte_clear_ahead(pte));
 	if (is_writable(vma))
 		pte = pte_mkwrite_novma(pte);
 	pte = pte_mkdirty(pte);
@@ -159,7 +159,8 @@ static pte_t opened(struct vm_area_struct *vma, pte_t pte)
 {
 	if (!is_writable(vma))
 		return pte;
-	return pte_clear_saveddirty(pte_mkwrite_novma(pte_clear_soft_dirty(pte)));
+	pte = rdax_pte_mkahead(pte_clear_soft_dirty(pte));
+	return pte_clear_saveddirty(pte_mkwrite_novma(pte));
 }
 
 static pte_t allowed(struct vm_area_struct *vma, pte_t pte, unsigned int how)
@@ -300,13 +301,23 @@ void rdax_level_unlock(spinlock_t *lock)
  */
 #define WHOLE	0x800000
 
+/* For a folio that becomes mapped: who has used it by another mapping is of no interest. */
+static void forget_use(struct folio *folio)
+{
+	if (folio_test_referenced(folio))
+		folio_clear_referenced(folio);
+}
+
 unsigned long rdax_map_small(struct page *page, unsigned long n, unsigned long *mapped)
 {
 	struct page *first = page;
 
 	for (; n && !PageCompound(page); n--, page++) {
 		page_ref_inc(page);
-		*mapped += atomic_inc_and_test(&page->_mapcount);
+		if (atomic_inc_and_test(&page->_mapcount)) {
+			forget_use((struct folio *)page);
+			(*mapped)++;
+		}
 	}
 	return page - first;
 }
@@ -316,11 +327,16 @@ unsigned long rdax_folio_map_some(struct folio *folio, struct page *page, unsign
 {
 #ifdef CONFIG_NO_PAGE_MAPCOUNT
 	/* Counted as mapped all of it, from the first entry to the last. */
-	return folio_add_return_large_mapcount(folio, n, vma) == n ? folio_nr_pages(folio) : 0;
+	if (folio_add_return_large_mapcount(folio, n, vma) != n)
+		return 0;
+	forget_use(folio);
+	return folio_nr_pages(folio);
 #else
 	unsigned long first = 0;
 
 	folio_add_large_mapcount(folio, n, vma);
+	if (folio_large_mapcount(folio) == n)
+		forget_use(folio);
 	for (; n; n--, page++)
 		first += atomic_inc_and_test(&page->_mapcount);
 	/* Those that an entry for the whole folio maps are counted. */

@@ -4,7 +4,17 @@
  *
  * An entry of a page table that a store has led to is soft-dirty as well as dirty (page_table.c). One
  * that was made ahead is neither, and of the two the processor sets dirty only: a page that is dirty
- * and not soft-dirty was stored to without a fault.
+ * and not soft-dirty was stored to without a fault that the filesystem has seen.
+ *
+ * The core sets both when it finds that it need not ask the filesystem: a processor may fault by what
+ * it knew of the entry before that was made writable, or because another thread was faster. So such
+ * entries are marked. The core does not know the mark and takes it off when the protection changes; of
+ * a page that was stored to in no other way the times do not tell then.
+ *
+ * Whoever writes to memory by its physical address (a direct read, a debugger, a hypervisor) leaves no
+ * trace in the entry, but has got the page by it, which the core notes in the folio (PG_referenced). It
+ * does for those who read as well, and for pages that were accessed and are unmapped elsewhere. They
+ * count as stores: a time that moves late is better than one that stays.
  */
 
 #include <linux/fs.h>
@@ -22,11 +32,11 @@
 #include "testing.h"
 #endif
 
-/* Whether an entry maps a page, and no store has led to it; it may be writable, or dirty. */
+/* Whether an entry maps a page that the filesystem was told of no store to; it may be writable, or dirty. */
 static bool is_silent(pte_t pte)
 {
-	return (pte_flags(pte) & (_PAGE_PRESENT | _PAGE_SPECIAL | _PAGE_SOFT_DIRTY)) ==
-	       _PAGE_PRESENT;
+	return pte_present(pte) && !pte_special(pte) &&
+	       (rdax_pte_ahead(pte) || !pte_soft_dirty(pte));
 }
 
 static unsigned int what_is(pte_t pte)
@@ -35,25 +45,48 @@ static unsigned int what_is(pte_t pte)
 	       (pte_dirty(pte) ? RDAX_CONST_RDAX_STORED : 0);
 }
 
-/* Makes those entries of a table soft-dirty that were stored to. */
-static void note_stores(struct vm_area_struct *vma, pmd_t *pmdp, pmd_t pmd, pte_t *ptes,
-			unsigned long n)
+/* Whether somebody may have written to the page, whom the entry's lock keeps it for. */
+static bool note_use(pte_t pte)
+{
+	struct folio *folio = pfn_folio(pte_pfn(pte));
+
+	if (!folio_test_referenced(folio))
+		return false;
+	folio_clear_referenced(folio);
+	return true;
+}
+
+/* Has what was stored to not found again. The processor may be changing the entries, too. */
+static unsigned int note_stores(struct vm_area_struct *vma, pmd_t *pmdp, pmd_t pmd, pte_t *ptes,
+				unsigned long n)
 {
 	spinlock_t *lock = pte_lockptr(vma->vm_mm, &pmd);
+	unsigned int found = 0;
 	unsigned long i;
 
 	spin_lock(lock);
 	/* Whoever takes the table away holds this lock. */
-	if (likely(pmd_same(pmd, pmdp_get_lockless(pmdp)))) {
-		for (i = 0; i < n; i++) {
-			pte_t pte = ptep_get(ptes + i);
+	if (unlikely(!pmd_same(pmd, pmdp_get_lockless(pmdp))))
+		n = 0;
+	for (i = 0; i < n; i++) {
+		unsigned long *entry = (unsigned long *)(ptes + i);
+		pte_t pte = ptep_get(ptes + i);
 
-			/* The processor may be changing the entry, too. */
-			if (is_silent(pte) && pte_dirty(pte))
-				set_bit(_PAGE_BIT_SOFT_DIRTY, (unsigned long *)(ptes + i));
+		if (!is_silent(pte))
+			continue;
+		if (rdax_pte_ahead(pte)) {
+			if (note_use(pte))
+				found |= RDAX_CONST_RDAX_STORED;
+			/* One that can still be stored to is as it was. */
+			if (pte_dirty(pte) || !pte_write(pte))
+				clear_bit(RDAX_PAGE_BIT_AHEAD, entry);
 		}
+		/* Where stores are told from one another, it has to be seen that these were before. */
+		if (pte_dirty(pte) && (vma->vm_flags & VM_SOFTDIRTY))
+			set_bit(_PAGE_BIT_SOFT_DIRTY, entry);
 	}
 	spin_unlock(lock);
+	return found;
 }
 
 static unsigned int look_at_table(struct vm_area_struct *vma, pmd_t *pmdp, unsigned long addr,
@@ -61,6 +94,7 @@ static unsigned int look_at_table(struct vm_area_struct *vma, pmd_t *pmdp, unsig
 {
 	unsigned long n = (end - addr) >> PAGE_SHIFT;
 	unsigned int found = 0;
+	bool ahead = false;
 	unsigned long i;
 	pte_t *ptes;
 	pmd_t pmd;
@@ -73,12 +107,13 @@ static unsigned int look_at_table(struct vm_area_struct *vma, pmd_t *pmdp, unsig
 		for (i = 0; i < n; i++) {
 			pte_t pte = ptep_get(ptes + i);
 
-			if (is_silent(pte))
-				found |= what_is(pte);
+			if (!is_silent(pte))
+				continue;
+			found |= what_is(pte);
+			ahead |= rdax_pte_ahead(pte);
 		}
-		/* Where stores are told from one another, it has to be seen that these were before. */
-		if (note && (found & RDAX_CONST_RDAX_STORED) && (vma->vm_flags & VM_SOFTDIRTY))
-			note_stores(vma, pmdp, pmd, ptes, n);
+		if (note && (ahead || (found & RDAX_CONST_RDAX_STORED)))
+			found |= note_stores(vma, pmdp, pmd, ptes, n);
 	}
 	rcu_read_unlock();
 	return found;
@@ -165,33 +200,35 @@ void rdax_update_times(struct inode *inode)
 struct later {
 	union {
 		struct callback_head in_task;
-		struct work_struct elsewhere;
+		struct delayed_work elsewhere;
 	};
 	struct file *file;
 	void (*done)(void);
 };
 
-static void update_now(struct later *later)
+/* False, and nothing happens, while the filesystem is frozen, or is about to be for page faults. */
+static bool update_now(struct later *later)
 {
 	struct super_block *sb = file_inode(later->file)->i_sb;
 	void (*done)(void) = later->done;
 
-	/*
-	 * While the filesystem is being frozen nothing is waited for. Pages that are mapped then are
-	 * looked at by the write-back that belongs to it.
-	 */
-	if (sb_start_write_trylock(sb)) {
-		file_update_time(later->file);
-		sb_end_write(sb);
-	}
+	/* As a store that faults; one that has a write(2) before it in its way does not wait for it. */
+	if (!__sb_start_write_trylock(sb, SB_FREEZE_PAGEFAULT))
+		return false;
+	file_update_time(later->file);
+	sb_end_pagefault(sb);
 	fput(later->file);
 	kfree(later);
 	done();
+	return true;
 }
 
-static void update_in_task(struct callback_head *work)
+static void update_elsewhere(struct work_struct *work);
+
+static void hand_over(struct later *later, unsigned long delay)
 {
-	update_now(container_of(work, struct later, in_task));
+	INIT_DELAYED_WORK(&later->elsewhere, update_elsewhere);
+	queue_delayed_work(system_dfl_wq, &later->elsewhere, delay);
 }
 
 #ifdef RDAX_TEST
@@ -202,15 +239,37 @@ void rdax_test_wait_for_times(void)
 	/* Ends: each of them is queued, and waits for no test. */
 	wait_var_event(&elsewhere, !atomic_read(&elsewhere));
 }
+
+static void count_elsewhere(int by)
+{
+	if (!atomic_add_return(by, &elsewhere))
+		wake_up_var(&elsewhere);
+}
+#else
+static void count_elsewhere(int by)
+{
+}
 #endif
+
+static void update_in_task(struct callback_head *work)
+{
+	struct later *later = container_of(work, struct later, in_task);
+
+	if (!update_now(later)) {
+		count_elsewhere(1);
+		hand_over(later, HZ / 10);
+	}
+}
 
 static void update_elsewhere(struct work_struct *work)
 {
-	update_now(container_of(work, struct later, elsewhere));
-#ifdef RDAX_TEST
-	if (atomic_dec_and_test(&elsewhere))
-		wake_up_var(&elsewhere);
-#endif
+	struct later *later = container_of(work, struct later, elsewhere.work);
+
+	/* Ends with the freeze. Nobody waits for it but who unmounts, who is told that it is in use. */
+	if (update_now(later))
+		count_elsewhere(-1);
+	else
+		hand_over(later, HZ / 10);
 }
 
 bool rdax_update_times_later(struct file *file, void (*done)(void))
@@ -232,11 +291,8 @@ bool rdax_update_times_later(struct file *file, void (*done)(void))
 		if (!task_work_add(current, &later->in_task, TWA_RESUME))
 			return true;
 	}
-#ifdef RDAX_TEST
-	atomic_inc(&elsewhere);
-#endif
-	INIT_WORK(&later->elsewhere, update_elsewhere);
-	queue_work(system_dfl_wq, &later->elsewhere);
+	count_elsewhere(1);
+	hand_over(later, 0);
 	return true;
 }
 

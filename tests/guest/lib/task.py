@@ -13,7 +13,8 @@ from .check import Failure, Skip, check
 
 # Numbers of the system calls that tasks are watched in.
 SYSCALLS = {"write": 1, "pread64": 17, "pwrite64": 18, "truncate": 76, "ftruncate": 77, "unlink": 87,
-            "umount2": 166, "fallocate": 285, "unlinkat": 263, "close": 3, "munmap": 11, "futex": 202}
+            "umount2": 166, "fallocate": 285, "unlinkat": 263, "close": 3, "munmap": 11, "futex": 202,
+            "ioctl": 16}
 
 # What stands in place of a number when a task sleeps in a page fault of its own.
 NO_CALL = -1

@@ -19,7 +19,15 @@ use core::{
     marker::PhantomData,
     ptr::NonNull, //
 };
-use kernel::types::NotThreadSafe;
+use kernel::{
+    sync::atomic::{
+        Atomic,
+        Full,
+        Relaxed,
+        Release, //
+    },
+    types::NotThreadSafe, //
+};
 
 /// What became of an insertion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,17 +41,20 @@ pub(crate) enum Insertion {
     /// Something else is there: another page, a marker, a table of smaller entries, or no table any
     /// more. Nothing was changed.
     Occupied,
+    /// Somebody makes a table of smaller entries there. Nothing was changed.
+    Yielded,
     /// There is no memory for a table. Nothing was changed.
     NoMemory,
 }
 
 impl Insertion {
     /// For the core. The access is tried again whatever was found: it succeeds, or leads to what was
-    /// in the way.
+    /// in the way. A table that is being made serves at once: its maker may have to wait for memory.
     #[inline]
     pub(crate) fn code(self) -> FaultCode {
         match self {
             Self::NoMemory => FaultCode::OOM,
+            Self::Yielded => FaultCode::FALLBACK,
             _ => FaultCode::NOPAGE,
         }
     }
@@ -259,6 +270,25 @@ impl Drop for Table<'_> {
     }
 }
 
+/// The faults of a device that make a table just now, for those who would enter a page of the second
+/// level in its place. What makes tables for modules (`apply_to_page_range`) complains of such an entry,
+/// and there is no entry of a file here whose lock excludes one of the two.
+pub(crate) struct TableMakers([Atomic<u32>; Self::SLOTS]);
+
+impl TableMakers {
+    const SLOTS: usize = 64;
+
+    pub(crate) const fn new() -> Self {
+        Self([const { Atomic::new(0) }; Self::SLOTS])
+    }
+
+    /// How many there are where a fault happened; those of other places may be among them.
+    #[inline]
+    fn at(&self, fault: &VmFault) -> &Atomic<u32> {
+        &self.0[(fault.address() / Order::PMD.bytes()) % Self::SLOTS]
+    }
+}
+
 impl VmFault {
     /// Whether it matters which pages the VMA maps besides the one that is accessed: userfaultfd waits
     /// for accesses, or stores to it are to be told from one another (soft-dirty).
@@ -291,6 +321,25 @@ impl VmFault {
             // SAFETY: Nothing is mapped there, and the caller vouches for the page.
             unsafe { table.map(0, page, 1, how, protect) };
         })
+    }
+
+    /// The same where others may map the range by a larger entry meanwhile, but for those that use
+    /// [`VmFault::insert_pmd_unless_made`] with the same `makers`.
+    pub(crate) fn insert_page_by_table(
+        &mut self,
+        makers: &TableMakers,
+        page: DevPage,
+        write: bool,
+    ) -> Insertion {
+        let count = makers.at(self);
+        count.fetch_add(1, Full);
+        // Whoever had the lock before has entered what he would, and it is found; who gets it from now
+        // on sees the count.
+        // SAFETY: The fault is valid, and the core has filled in this level.
+        unsafe { bindings::rdax_level_unlock(bindings::rdax_pmd_lock(self.raw())) };
+        let inserted = self.insert_page(page, write);
+        count.fetch_sub(1, Release);
+        inserted
     }
 
     /// Maps the zero page, for reading. Sleeps.
@@ -412,8 +461,31 @@ impl VmFault {
     /// reason.
     #[inline]
     pub(crate) fn insert_pmd(&mut self, folio: DevFolio, write: bool) -> Insertion {
+        self.insert_pmd_if(folio, write, |_| true)
+    }
+
+    /// The same, but for where one of the `makers` is at work.
+    #[inline]
+    pub(crate) fn insert_pmd_unless_made(
+        &mut self,
+        makers: &TableMakers,
+        folio: DevFolio,
+        write: bool,
+    ) -> Insertion {
+        self.insert_pmd_if(folio, write, |fault| {
+            makers.at(fault).load(Relaxed) == 0
+        })
+    }
+
+    #[inline(always)]
+    fn insert_pmd_if(
+        &mut self,
+        folio: DevFolio,
+        write: bool,
+        may_enter: impl FnOnce(&Self) -> bool,
+    ) -> Insertion {
         let pfn = folio.head().pfn();
-        self.insert_large::<Pmd>(pfn, How::of(write), |vma, tally| {
+        self.insert_large::<Pmd>(pfn, How::of(write), may_enter, |vma, tally| {
             // SAFETY: The caller vouches for the folio, and its reference is the entry's.
             unsafe { folio.map_whole(vma, tally) };
         })
@@ -423,7 +495,7 @@ impl VmFault {
     #[inline]
     pub(crate) fn insert_pud(&mut self, folio: DevFolio, write: bool) -> Insertion {
         let pfn = folio.head().pfn();
-        self.insert_large::<Pud>(pfn, How::of(write), |vma, tally| {
+        self.insert_large::<Pud>(pfn, How::of(write), |_| true, |vma, tally| {
             // SAFETY: The caller vouches for the folio, and its reference is the entry's.
             unsafe { folio.map_whole(vma, tally) };
             tally.mapped_by_pmd = 0;
@@ -439,15 +511,18 @@ impl VmFault {
         if zero == 0 {
             return None;
         }
-        Some(self.insert_large::<Pmd>(Pfn::from_bits(zero), How::ZERO, |_, _| ()))
+        let zero = Pfn::from_bits(zero);
+        Some(self.insert_large::<Pmd>(zero, How::ZERO, |_| true, |_, _| ()))
     }
 
-    /// Has one entry of a higher level, which `enter` counts if it is new.
+    /// Has one entry of a higher level, which `enter` counts if it is new, and `may_enter`, asked under
+    /// the lock, allows that.
     #[inline(always)]
     fn insert_large<L: Level>(
         &mut self,
         pfn: Pfn,
         how: How,
+        may_enter: impl FnOnce(&Self) -> bool,
         enter: impl FnOnce(*mut bindings::vm_area_struct, &mut Tally),
     ) -> Insertion {
         let fault = self.raw();
@@ -458,6 +533,7 @@ impl VmFault {
         unsafe {
             let lock = L::lock(fault);
             let result = match Slot::of(L::look(fault, bits)) {
+                Slot::Empty if !may_enter(self) => Insertion::Yielded,
                 Slot::Empty => {
                     let mut tally = Tally::default();
                     enter(self.vma(), &mut tally);

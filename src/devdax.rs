@@ -18,6 +18,7 @@ use crate::kern::{
     once::Once,
     order::Order,
     page::{DevPage, Pfn},
+    page_table::{Insertion, TableMakers},
     vm::{self, FaultCode, Present, VmFault}, //
 };
 use core::ffi::CStr;
@@ -37,6 +38,8 @@ pub(crate) struct Device {
     /// Of all folios.
     order: Order,
     stats: Stats,
+    /// Large entries are not made where a table is.
+    makers: TableMakers,
     any_poisoned: Atomic<bool>,
     #[pin]
     poisoned: Mutex<KVec<Pfn>>,
@@ -64,6 +67,7 @@ impl Device {
             name,
             extents,
             stats: Stats::new()?,
+            makers: TableMakers::new(),
             any_poisoned: Atomic::new(false),
             poisoned <- new_mutex!(KVec::new()),
         })
@@ -462,16 +466,19 @@ pub(crate) fn fault(
             Counter::WritePud,
         ),
         Order::PMD => (
-            vmf.insert_pmd(folio, write),
+            vmf.insert_pmd_unless_made(&device.makers, folio, write),
             Counter::ReadPmd,
             Counter::WritePmd,
         ),
         _ => (
-            vmf.insert_page(page, write),
+            vmf.insert_page_by_table(&device.makers, page, write),
             Counter::ReadPte,
             Counter::WritePte,
         ),
     };
+    if inserted == Insertion::Yielded {
+        return refused(Counter::FallbackConflict);
+    }
     let code = inserted.code();
     let counter = if code.is_error() {
         Counter::FaultErrors

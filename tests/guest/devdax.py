@@ -145,6 +145,23 @@ def pages(t):
     os.close(fd)
 
 
+@case(fs=(), timeout=120)
+def pages_and_huge_pages_at_once(t):
+    """A fault for a page makes a table where another enters 2 MiB: one gives way, without a word."""
+    _namespace("2M")
+    fd, stats = _open(), _Stats()
+    rounds = 0
+    # Which of the two comes first is chance.
+    while not (stats.moved("write_pte") and stats.moved("write_pmd")) or rounds < 5000:
+        more = probe().table_race(fd, 32 * PMD, 2000)
+        check(more > 0, "no mapping")
+        rounds += more
+    t.note(f"{rounds} rounds, {stats.moved('write_pte')} pages, {stats.moved('write_pmd')} entries of "
+           f"2 MiB, {stats.moved('fallback_conflict')} times one gave way")
+    equal(stats.moved("fault_errors"), 0, "faults that failed")
+    os.close(fd)
+
+
 @case(fs=())
 def processes_meet_at_pages(t):
     """Futexes and mutexes that processes share, on a device that is mapped by pages."""

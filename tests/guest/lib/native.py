@@ -19,12 +19,11 @@ _SELFTEST = ["-w", f"-I{BUILD}", f"-I{KERNEL}", "-I..", "-isystem", f"{KERNEL}/i
 # Options and sources for the compiler, and where the sources are if not here.
 PARTS = {
     "probe.so": ["-shared", "-fPIC", "probe.c"],
-    "stress": ["stress.c", "random.c"],
-    "attack": ["attack.c", "attack-process.c", "attack-memory.c", "attack-io.c", "attack-kernel.c",
-               "attack-victim.c", "random.c", "-luring"],
+    "stress": ["stress.c"],
+    "attack": ["attack.c", "-luring"],
     "sweep.so": ["-shared", "-fPIC", "sweep.c"],
     "gib.so": ["-shared", "-fPIC", "gib.c"],
-    "gib-stress": ["gib-stress.c", "random.c"],
+    "gib-stress": ["gib-stress.c"],
     "uring.so": ["-shared", "-fPIC", "uring.c", "-luring"],
     "gup_test": [*_SELFTEST, "gup_test.c"],
     "gup_longterm": [*_SELFTEST, "gup_longterm.c", "-luring"],
@@ -90,6 +89,8 @@ def probe():
         lib.touch.restype = None
         lib.guard_race.argtypes = [void, size, size, size, size, ctypes.c_int,
                                    ctypes.POINTER(ctypes.c_long)]
+        lib.table_race.argtypes = [ctypes.c_int, size, ctypes.c_int]
+        lib.table_race.restype = ctypes.c_long
         lib.writer_start.argtypes = [void, void, size]
         lib.writer_stop.argtypes = [void]
         lib.writer_size.restype = size

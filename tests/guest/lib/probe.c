@@ -6,11 +6,13 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -261,4 +263,69 @@ int guard_race(uint8_t *at, size_t length, size_t step, size_t guarded, size_t g
 	guard.stop = 1;
 	pthread_join(guard.thread, NULL);
 	return 0;
+}
+
+/* A thread that stores to where it is told, once each time. */
+struct storer {
+	pthread_t thread;
+	uint8_t *volatile at;
+	volatile long wanted, begun, done;
+	volatile int stop;
+};
+
+static void *store_loop(void *arg)
+{
+	struct storer *storer = arg;
+
+	while (!storer->stop) {
+		if (storer->done == storer->wanted) {
+			sched_yield();
+			continue;
+		}
+		storer->begun++;
+		*storer->at = 1;
+		storer->done++;
+	}
+	return NULL;
+}
+
+/*
+ * Two threads store to the same 2 MiB of a new mapping of @fd at once, one of them while the process does
+ * without huge pages, for @milliseconds. Returns how often, or -1.
+ */
+long table_race(int fd, size_t length, int milliseconds)
+{
+	struct storer storer = { .stop = 0 };
+	uint64_t end = now() + milliseconds * 1000000ULL;
+	long rounds = 0;
+
+	if (pthread_create(&storer.thread, NULL, store_loop, &storer))
+		return -1;
+	while (now() < end || rounds < 1000) {
+		uint8_t *m = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+		if (m == MAP_FAILED) {
+			rounds = -1;
+			break;
+		}
+		for (size_t i = 0; i < length; i += 2 << 20) {
+			prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+			storer.at = m + i + 4096;
+			storer.wanted++;
+			while (storer.begun != storer.wanted)
+				sched_yield();
+			/* Some time until the other is where it has found no table. */
+			for (volatile long wait = rounds % 64 * 32; wait > 0; wait--)
+				;
+			prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
+			*(volatile uint8_t *)(m + i) = 1;
+			while (storer.done != storer.wanted)
+				sched_yield();
+			rounds++;
+		}
+		munmap(m, length);
+	}
+	storer.stop = 1;
+	pthread_join(storer.thread, NULL);
+	return rounds;
 }

@@ -574,6 +574,42 @@ unsafe extern "C" fn uprobe_register(
     core::ptr::without_provenance_mut(EIO.to_errno() as usize)
 }
 
+/// Called when pages are cut off a file's cache. Filesystems mostly have broken the layout before, and
+/// there is nothing then. XFS has not when it exchanges what two files have (`XFS_IOC_SWAPEXT`): it looks
+/// whether something is left, and refuses then. The core would warn of each entry, and remove it.
+///
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn truncate_pagecache_range(
+    inode: *mut bindings::inode,
+    start: bindings::loff_t,
+    end: bindings::loff_t,
+) {
+    // SAFETY: By this function's safety requirements.
+    let inode = unsafe { Inode::from_raw(NonNull::new_unchecked(inode)) };
+    if let Some(range) = PageRange::within_bytes(start, end) {
+        layout::cut(inode.mapping(), range, range == PageRange::ALL);
+    }
+}
+
+/// As [`truncate_pagecache_range`]; ext4 calls this when it exchanges a file with its boot loader's
+/// (`EXT4_IOC_SWAP_BOOT`), and does not look.
+///
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn truncate_inode_pages(
+    mapping: *mut bindings::address_space,
+    start: bindings::loff_t,
+) {
+    // SAFETY: By this function's safety requirements.
+    let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
+    if let Some(range) = PageRange::within_bytes(start, -1) {
+        layout::cut(mapping, range, false);
+    }
+}
+
 /// In the place of what is only watched, for its signature.
 ///
 /// # Safety
@@ -721,7 +757,7 @@ unsafe extern "C" fn change_huge_pud(
 
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
 pub(crate) static TARGETS: [Target;
-    26 + 2 * cfg!(CONFIG_UPROBES) as usize
+    28 + 2 * cfg!(CONFIG_UPROBES) as usize
         + cfg!(CONFIG_KSM) as usize
         + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
@@ -737,6 +773,12 @@ pub(crate) static TARGETS: [Target;
     target!(dax_break_layout, Key::Inode, dax_break_layout),
     target!(dax_break_layout_final, Key::Inode, dax_break_layout_final),
     target!(evict, Key::Evicted, evict),
+    target!(
+        truncate_pagecache_range,
+        Key::Evicted,
+        truncate_pagecache_range
+    ),
+    target!(truncate_inode_pages, Key::Truncated, truncate_inode_pages),
     target!(
         dax_layout_busy_page_range,
         Key::Mapping,

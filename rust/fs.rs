@@ -77,6 +77,23 @@ impl PageRange {
         Self { first, last }
     }
 
+    /// The whole pages from byte `start` up to `end`, included; -1 means all the rest.
+    pub(crate) fn within_bytes(start: i64, end: i64) -> Option<Self> {
+        let start = (start.max(0) as u64).next_multiple_of(Order::PTE.bytes() as u64);
+        let first = PageIndex::of_byte(start);
+        if end < 0 {
+            return Some(Self {
+                first,
+                last: PageIndex::MAX,
+            });
+        }
+        let end = PageIndex::of_byte(end as u64 + 1).get();
+        (end > first.get()).then(|| Self {
+            first,
+            last: PageIndex::new(end - 1),
+        })
+    }
+
     /// The pages that `len` bytes (at least one) from `pos` on are in.
     pub(crate) fn of_len(pos: u64, len: u64) -> Self {
         Self {

@@ -249,6 +249,15 @@ pub(crate) fn delete_range(mapping: &Mapping, range: PageRange) {
     remove_range(mapping, range, false, false);
 }
 
+/// Removes what a file has in the range, as the filesystem takes for done: unmaps it, and writes back
+/// what is dirty. With `may_stay`, nothing is removed if somebody holds a page of it: to be waited for he
+/// would have to be let fault on the next, and the caller looks whether there is something left. Sleeps.
+pub(crate) fn cut(mapping: &Mapping, range: PageRange, may_stay: bool) {
+    if !may_stay || busy_folio(mapping, range).is_none() {
+        remove_range(mapping, range, false, false);
+    }
+}
+
 /// The folio of a locked entry that the file is about to give up, if somebody uses it other than by a
 /// mapping. The entry is unmapped first, and as long as it is locked nobody maps it.
 pub(crate) fn held(locked: &LockedEntry<'_>) -> Option<DevFolio> {

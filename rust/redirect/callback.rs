@@ -7,6 +7,7 @@ use super::{
         answer,
         ANSWER, //
     },
+    eviction,
     original::is_calling_original,
     Key,
     Redirection,
@@ -116,9 +117,16 @@ pub(super) unsafe extern "C" fn callback(
                 }
                 inode
             }
-            Key::Evicted => {
-                let inode = first as *mut bindings::inode;
-                if (*inode).i_flags & bindings::S_DAX == 0
+            Key::Evicted | Key::Truncated => {
+                let inode = match route.key {
+                    Key::Truncated => (*(first as *const bindings::address_space)).host,
+                    _ => first as *mut bindings::inode,
+                };
+                if route.key == Key::Evicted {
+                    eviction::note(inode);
+                }
+                if inode.is_null()
+                    || (*inode).i_flags & bindings::S_DAX == 0
                     || (*inode).i_data.i_pages.xa_head.is_null()
                     || (*(*inode).i_sb).s_flags & bindings::SB_ACTIVE as c_ulong == 0
                 {

@@ -16,12 +16,14 @@
 
 mod answer;
 mod callback;
+mod eviction;
 mod in_flight;
 mod original;
 
 pub(crate) use answer::{prepare_answers, with_answer};
 #[cfg(RDAX_TEST)]
 pub(crate) use callback::Destination;
+pub(crate) use eviction::sees_evictions;
 pub(crate) use in_flight::{quiesce, settle, InFlight};
 pub(crate) use original::{call_original, call_original_for, is_sought, CALLERS};
 
@@ -29,6 +31,7 @@ use super::{
     bdev::Members,
     bindings,
     compat::this_module,
+    error::eopnotsupp,
     once::Once, //
 };
 use callback::callback;
@@ -70,6 +73,8 @@ pub(crate) enum Key {
     AnyInode,
     /// `struct address_space *`
     Mapping,
+    /// `struct address_space *` of any file. As for `Evicted`.
+    Truncated,
     /// `struct vm_area_struct *`, which may have no file, or one without DAX.
     Vma,
     /// As for `Vma`, but the mapped area is the sixth argument.
@@ -379,7 +384,7 @@ impl Redirection {
 
     #[cfg(not(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS))]
     unsafe fn register_direct(&'static self, _entries: &mut [c_ulong]) -> Result {
-        Err(super::error::eopnotsupp())
+        Err(eopnotsupp())
     }
 
     #[cfg(not(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS))]
@@ -425,7 +430,8 @@ impl Handle {
     /// Sleeps.
     ///
     /// Errors, each with a line in the log that says what to do: `ENOENT` for a function that this
-    /// kernel does not have, `EBUSY` if somebody else holds one, `ENODEV` if ftrace is broken.
+    /// kernel does not have, `EOPNOTSUPP` for one that is not called, `EBUSY` if somebody else holds one,
+    /// `ENODEV` if ftrace is broken; and `ENOMEM`.
     pub(crate) fn register(&mut self) -> Result {
         match self.state {
             State::On => return Ok(()),
@@ -437,7 +443,7 @@ impl Handle {
         }
         let this = self.redirection;
         this.find_entries()?;
-        let _switch = SWITCH.lock();
+        let switch = SWITCH.lock();
 
         let mut entries: [c_ulong; Redirection::MAX_TARGETS] = [0; Redirection::MAX_TARGETS];
         for (entry, route) in entries.iter_mut().zip(&this.routes) {
@@ -457,7 +463,8 @@ impl Handle {
         let result = unsafe { this.register(this.ops.get(), callback, flags as c_ulong, entries) };
         let Err(error) = result else {
             self.state = State::On;
-            return result;
+            drop(switch);
+            return self.check_evictions();
         };
         self.unregister_direct();
         if error == EBUSY && self.state == State::Off {
@@ -466,6 +473,22 @@ impl Handle {
         } else {
             pr_err!("ftrace did not take the functions: {}\n", error.to_errno());
         }
+        result
+    }
+
+    /// Gives all back if `evict` is not called where a file ends.
+    fn check_evictions(&mut self) -> Result {
+        let result = match sees_evictions() {
+            Ok(true) => return Ok(()),
+            Ok(false) => {
+                pr_err!(
+                    "this kernel was built with evict() as a part of its callers, so files that are in use could not be kept from their end: rdax cannot serve here\n"
+                );
+                Err(eopnotsupp())
+            }
+            Err(error) => Err(error),
+        };
+        self.unregister();
         result
     }
 

@@ -5,6 +5,8 @@ A transfer is kept waiting on a slow disk for as long as a case wants: the disk 
 requests until it is told to go on.
 """
 
+import errno
+import fcntl
 import os
 import signal
 import threading
@@ -572,3 +574,60 @@ def transfer_from_pages_not_faulted(t):
                        "read into a hole")
             os.ftruncate(fd, 3 * PMD)
             os.ftruncate(fd, 4 * PMD)
+
+
+@case(fs=("xfs", "xfs-noreflink"))
+def files_that_are_exchanged_give_up_no_page_that_is_held(t):
+    """XFS_IOC_SWAPEXT, which breaks no layout: with entries it works, without a word, and with a page
+    that somebody holds it is refused."""
+    t.need_adopted()
+    names, count = ("one", "two"), 1024
+    fds = [t.open(name, allocate=count * PAGE) for name in names]
+    for name, fd in zip(names, fds, strict=True):
+        os.pwrite(fd, pages(name[0], count), 0)
+    reader, writer = os.pipe()
+    expected = [bytearray(pages(name[0], count)) for name in names]
+    for skew in (0, PAGE):
+        with Map(fds[0], count * PAGE, skew=skew) as one, \
+                Map(fds[1], count * PAGE, skew=skew) as two:
+
+            def are_right(when, maps=(one, two)):
+                for m, fd, content in zip(maps, fds, expected, strict=True):
+                    same_bytes(m.read(0, count * PAGE), content, f"mapping {when}")
+                    same_bytes(os.pread(fd, count * PAGE, 0), content, f"file {when}")
+
+            one.write(3 * PAGE, page("d", skew))
+            expected[0][3 * PAGE:4 * PAGE] = page("d", skew)
+            are_right("before")
+            os.fsync(fds[0])
+            one.write(3 * PAGE, page("d", skew))
+            posix.swap_extents(*fds)
+            expected.reverse()
+            are_right("afterwards")
+            for held in (one, two):
+                equal(posix.vmsplice(writer, held.address + 5 * PAGE, PAGE), PAGE, "bytes in the pipe")
+                raises(errno.EINVAL, "an exchange of what somebody holds", posix.swap_extents, *fds)
+                are_right("when it was refused")
+                same_bytes(os.read(reader, PAGE), held.read(5 * PAGE, PAGE), "what was in the pipe")
+            posix.swap_extents(*fds)
+            expected.reverse()
+            are_right("when nobody holds any more")
+    for fd in (*fds, reader, writer):
+        os.close(fd)
+
+
+@case(fs=("ext4",))
+def exchange_with_the_boot_loader(t):
+    """EXT4_IOC_SWAP_BOOT breaks no layout either: no word of the entries, and nothing is lost."""
+    t.need_adopted()
+    fd = t.open("file", allocate=1024 * PAGE)
+    os.pwrite(fd, pages("b", 1024), 0)
+    with Map(fd, 1024 * PAGE) as m:
+        m.touch()
+        m.write(5 * PAGE, page("s"))
+        fcntl.ioctl(fd, posix.EXT4_IOC_SWAP_BOOT)
+        equal(m.mapped(), 0, "bytes mapped of what the file has no more")
+        fcntl.ioctl(fd, posix.EXT4_IOC_SWAP_BOOT)
+        same_bytes(m.read(0, 1024 * PAGE), pages("b", 5) + page("s") + pages("b", 1018, 6),
+                   "the mapping when it is back")
+    os.close(fd)

@@ -67,6 +67,18 @@ mod tests {
     }
 
     #[test]
+    fn a_function_that_is_not_called_is_noticed() -> Checked {
+        {
+            let _world = world()?;
+            check_eq!(redirect::sees_evictions(), Ok(true));
+        }
+        // Nothing is redirected, so nothing comes by.
+        release()?;
+        check_eq!(redirect::sees_evictions(), Ok(false));
+        Ok(())
+    }
+
+    #[test]
     fn every_function_is_ours_for_a_file_on_an_adopted_device() -> Checked {
         let world = world()?;
         let file = world.file(1)?;

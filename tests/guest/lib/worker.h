@@ -8,15 +8,15 @@
 #define WORKER_H
 
 #include <errno.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "random.h"
 
 static const char *dir, *disk_path;
 static int seconds, workers = 4;
@@ -24,32 +24,12 @@ static uint64_t seed = 1;
 static bool reflink;
 
 static int me;			/* number of this worker */
-static uint64_t rng;
-static sigjmp_buf fault_out;
-static volatile bool fault_ok;
 
 static struct {
 	const char *what;
 	uint64_t a, b, c;
 } history[24];
 static unsigned int history_at;
-
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000ull + t.tv_nsec / 1000000;
-}
-
-/* A number below n; 0 if that is 0. */
-static uint64_t below(uint64_t n)
-{
-	rng ^= rng << 13;
-	rng ^= rng >> 7;
-	rng ^= rng << 17;
-	return n ? (rng >> 8) % n : 0;
-}
 
 /* Remember what is done next, with whatever tells most of it. */
 static void did(const char *what, uint64_t a, uint64_t b, uint64_t c)
@@ -88,17 +68,6 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
 		fail("SIGBUS at %p where the file has data", info->si_addr);
 	siglongjmp(fault_out, 1);
 }
-
-/* Run the statements; true if they came to their end, false if the file was cut meanwhile. */
-#define MAY_FAULT(statements) ({				\
-	volatile bool through_ = false;				\
-	fault_ok = true;					\
-	if (!sigsetjmp(fault_out, 1)) {				\
-		statements;					\
-		through_ = true;				\
-	}							\
-	fault_ok = false;					\
-	through_; })
 
 /* What a worker does first. */
 static void become_worker(int number)

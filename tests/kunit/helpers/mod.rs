@@ -16,7 +16,8 @@ use crate::{
     kern::{
         fs::{Mapping, PageIndex, PageRange},
         order::Order,
-        testing::{self, failed, Checked, File, Stretch, World}, //
+        testing::{self, failed, Checked, File, Stretch, View, World},
+        vm::FaultCode, //
     },
 };
 use core::ffi::CStr;
@@ -370,4 +371,47 @@ pub(crate) fn release_now() -> Result {
 /// Whether the device is adopted.
 pub(crate) fn is_adopted() -> Checked<bool> {
     Ok(adopted()?.lock().is_some())
+}
+
+/// Whether a page of a file is mapped by an entry of this order, at this place.
+pub(crate) fn check_mapped(
+    world: &World,
+    view: &View<'_>,
+    page: usize,
+    order: Order,
+    place: usize,
+    writable: bool,
+) -> Checked {
+    let Some(mapped) = view.mapped(page) else {
+        return Err(failed(file!(), line!(), fmt!("page {page} is not mapped")));
+    };
+    check_eq!(mapped.order, order.bits());
+    check_eq!(mapped.pfn, world.pfn(place).to_bits());
+    check_eq!(mapped.writable, writable);
+    Ok(())
+}
+
+/// Has one access fall back from [`Order::PMD`] and be served by a page, and returns how often
+/// the reason was counted. 1 GiB is not tried.
+pub(crate) fn fallback(
+    file: &File<'_>,
+    view: &View<'_>,
+    page: usize,
+    write: bool,
+    reason: Counter,
+) -> Checked<u64> {
+    set_max_order(Order::PMD)?;
+    let before = count(reason);
+    file.forget_faults();
+    if write {
+        view.store(page, 1)?;
+    } else {
+        view.load(page)?;
+    }
+    let fell = (0..file.faults())
+        .filter_map(|number| file.fault(number))
+        .any(|fault| fault.order == 9 && fault.code == FaultCode::FALLBACK);
+    check!(fell, "no fault of 2 MiB fell back");
+    check!(view.mapped(page).is_some_and(|mapped| mapped.order == 0));
+    Ok(count(reason) - before)
 }

@@ -20,6 +20,7 @@ use crate::{
         self,
         Mount, //
     },
+    output,
     persist,
     size::{
         amount,
@@ -43,10 +44,6 @@ use anyhow::{
 use serde::Serialize;
 use std::{
     fs::File,
-    io::{
-        self,
-        Write, //
-    },
     path::{
         Path,
         PathBuf, //
@@ -177,7 +174,7 @@ pub fn run(system: &System, arguments: &cli::Doctor) -> Result<ExitCode> {
         .filter(|finding| finding.status == Status::Problem);
     let problems = problems.count();
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&found.0)?);
+        output::json(&found.0)?;
     } else {
         print(&found, problems)?;
     }
@@ -189,23 +186,24 @@ pub fn run(system: &System, arguments: &cli::Doctor) -> Result<ExitCode> {
 }
 
 fn print(found: &Findings, problems: usize) -> Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = String::new();
     for finding in &found.0 {
         let status = match finding.status {
             Status::Ok => "ok",
             Status::Note => "note",
             Status::Problem => "PROBLEM",
         };
-        writeln!(out, "{status:<8} {}: {}", finding.subject, finding.text)?;
+        out += &format!("{status:<8} {}: {}\n", finding.subject, finding.text);
         if let Some(fix) = &finding.fix {
-            writeln!(out, "{:<8}   {fix}", "")?;
+            out += &format!("{:<8}   {fix}\n", "");
         }
     }
-    match problems {
-        0 => writeln!(out, "Nothing is in the way.")?,
-        1 => writeln!(out, "There is 1 problem.")?,
-        more => writeln!(out, "There are {more} problems.")?,
-    }
+    out += &match problems {
+        0 => "Nothing is in the way.\n".to_owned(),
+        1 => "There is 1 problem.\n".to_owned(),
+        more => format!("There are {more} problems.\n"),
+    };
+    output::print(&out)?;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use crate::{
     },
     module,
     mounts,
+    output,
     size::{
         amount,
         GIB,
@@ -53,8 +54,7 @@ use std::{
     },
     io::{
         self,
-        IsTerminal,
-        Write, //
+        IsTerminal, //
     },
     os::{
         linux::fs::MetadataExt,
@@ -406,21 +406,19 @@ fn report(system: &System, path: &Path, file: &File, place: &Place, json: bool) 
             notes: notes.into_iter().map(|(text, _)| text).collect(),
             gibs,
         };
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        output::json(&report)?;
         return Ok(good);
     }
-    let mut out = io::stdout().lock();
-    writeln!(
-        out,
-        "{}: {}, {} on {}, whose first byte is at physical {:#x}",
+    let mut out = format!(
+        "{}: {}, {} on {}, whose first byte is at physical {:#x}\n",
         path.display(),
         amount(size),
         place.kind,
         place.block.name,
         place.start
-    )?;
+    );
     for (text, _) in notes {
-        writeln!(out, "{text}")?;
+        out += &format!("{text}\n");
     }
     for (number, gib) in gibs.iter().enumerate() {
         let answer = match &gib.reason {
@@ -430,12 +428,13 @@ fn report(system: &System, path: &Path, file: &File, place: &Place, json: bool) 
         let at = gib
             .resource
             .map_or(String::new(), |address| format!(" (physical {address:#x})"));
-        writeln!(out, "GiB {number}: {answer}{at}")?;
+        out += &format!("GiB {number}: {answer}{at}\n");
     }
     if whole * GIB < size {
         let rest = amount(size - whole * GIB);
-        writeln!(out, "the last {rest}: no: the file ends before 1 GiB")?;
+        out += &format!("the last {rest}: no: the file ends before 1 GiB\n");
     }
+    output::print(&out)?;
     Ok(good)
 }
 

@@ -11,6 +11,7 @@ use crate::{
         Mode, //
     },
     mounts,
+    output,
     persist,
     size,
     superblock,
@@ -188,14 +189,14 @@ pub fn run(system: &System, arguments: &cli::List) -> Result<ExitCode> {
         entries.retain(|entry| wanted.iter().any(|name| name == entry.name()));
     }
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&entries)?);
+        output::json(&entries)?;
         return Ok(ExitCode::SUCCESS);
     }
     if entries.is_empty() {
-        println!(
+        output::print(
             "There are no pmem and no dax devices. ndctl list -N -i tells of namespaces that are not \
-             enabled; docs/guide.md says how to try rdax without pmem."
-        );
+             enabled; docs/guide.md says how to try rdax without pmem.\n",
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     let header = [
@@ -211,12 +212,13 @@ pub fn run(system: &System, arguments: &cli::List) -> Result<ExitCode> {
         "MOUNTED",
     ];
     let rows = entries.iter().map(Entry::row).collect();
-    print!("{}", table::plain(&header, &[2, 3], rows));
+    let mut text = table::plain(&header, &[2, 3], rows);
     for entry in &entries {
         if let Some(note) = &entry.note {
-            println!("{}: {note}", entry.name());
+            text += &format!("{}: {note}\n", entry.name());
         }
     }
+    output::print(&text)?;
     for line in persist::all(system).1 {
         eprintln!("rdax: {line}");
     }

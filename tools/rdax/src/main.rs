@@ -11,6 +11,7 @@ mod layout;
 mod list;
 mod module;
 mod mounts;
+mod output;
 mod persist;
 mod size;
 mod stat;
@@ -60,7 +61,9 @@ fn run(system: &System, command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(arguments) => doctor::run(system, &arguments),
         Command::Boot(arguments) => adopt::boot(system, &arguments),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "rdax", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "rdax", &mut script);
+            output::print(&String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::ManPages { dir } => {

@@ -10,6 +10,7 @@ use crate::{
         DAX_BUS, //
     },
     module,
+    output,
     size,
     system::{
         System,
@@ -27,8 +28,7 @@ use std::{
     io::{
         self,
         ErrorKind,
-        IsTerminal,
-        Write, //
+        IsTerminal, //
     },
     process::ExitCode,
     thread,
@@ -241,16 +241,6 @@ fn report(sources: &[Source], now: &[Counters], since: Option<&Interval<'_>>) ->
     }
 }
 
-/// Prints; an end of the reader is no error.
-fn print(text: &str) -> Result<bool> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error).context("what was counted cannot be printed"),
-    }
-}
-
 /// Shows counters, once or again and again.
 pub fn run(system: &System, arguments: &cli::Stat) -> Result<ExitCode> {
     let sources = sources(system, &arguments.devices)?;
@@ -263,7 +253,7 @@ pub fn run(system: &System, arguments: &cli::Stat) -> Result<ExitCode> {
         } else {
             table(&sources, &before, None, arguments.all)
         };
-        print(&text)?;
+        output::print(&text)?;
         return Ok(ExitCode::SUCCESS);
     };
     let refresh = !arguments.json && io::stdout().is_terminal();
@@ -286,7 +276,7 @@ pub fn run(system: &System, arguments: &cli::Stat) -> Result<ExitCode> {
             let end = if refresh { "(^C ends this)\n" } else { "\n" };
             format!("{clear}{table}{end}")
         };
-        if !print(&text)? {
+        if !output::print(&text)? {
             break;
         }
         before = now;

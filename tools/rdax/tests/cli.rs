@@ -4,9 +4,15 @@
 
 use std::{
     fs,
-    os::unix::fs::{
-        symlink,
-        PermissionsExt, //
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{
+                symlink,
+                PermissionsExt, //
+            },
+            net::UnixStream, //
+        }, //
     },
     path::{
         Path,
@@ -208,6 +214,22 @@ fn list_shows_modes_and_adoption() {
         ["pmem1", "raw", "1", "GiB", "-", "no", "no", "-", "-", "-", "-"]
     );
     assert_eq!(words[3][..2], ["dax2.0", "devdax"]);
+}
+
+#[test]
+fn who_reads_no_further_is_no_error() {
+    let system = System::with_module(&["pmem0"]);
+    for command in ["list", "doctor", "completions bash"] {
+        let (reader, writer) = UnixStream::pair().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_rdax"))
+            .args(command.split(' '))
+            .env("RDAX_ROOT", system.0.path())
+            .stdout(OwnedFd::from(writer))
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{command}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ The namespace of pmem0 is made anew for every alignment, and at the end as it wa
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -649,6 +650,42 @@ def bad_memory(t):
     with Map(fd, PMD) as m:
         equal(m.load(5 * PAGE)[1].signal, 0, "signal after binding anew")
     os.close(fd)
+
+
+@case(fs=())
+def command_hands_devices_over(t):
+    """The command rdax takes the device from the kernel's driver and gives it back, unless it is in use."""
+    if not shutil.which("rdax"):
+        raise Skip("the command rdax is not installed")
+    if subprocess.run(["modprobe", "device_dax"], check=False).returncode:
+        raise Skip("there is no module device_dax")
+
+    def rdax(*arguments, ok=0):
+        return run("rdax", *arguments, ok=(ok,))
+
+    _namespace("2M")
+    _bind("device_dax")
+    fd = _open()
+    said = rdax("adopt", NAME, ok=1)
+    check(f"({os.getpid()})" in said and "in use by" in said, f"rdax says: {said}")
+    equal(_driver(), "device_dax", "driver")
+    os.close(fd)
+    equal(rdax("adopt", NODE), f"{NAME}: adopted\n", "what rdax says")
+    equal(_driver(), "rdax", "driver")
+    equal(rdax("adopt", NAME), f"{NAME}: adopted already\n", "what rdax says")
+    (listed,) = [each for each in json.loads(rdax("list", "--json")) if each.get("chardev") == NAME]
+    equal([listed[key] for key in ("dev", "mode", "align", "adopted", "driver")],
+          [NAMESPACE, "devdax", PMD, True, "rdax"], "what rdax list says")
+    fd = _open()
+    with Map(fd, PMD) as m:
+        m.touch(step=PMD)
+        os.close(fd)
+        # It is mapped still.
+        check("in use by" in rdax("release", NAME, ok=1), "it was released")
+    check("read_pmd" in rdax("stat", NAME), "the counters have no fault")
+    equal(rdax("release", NAME), f"{NAME}: released\n", "what rdax says")
+    equal(_driver(), "device_dax", "driver")
+    check("no such device" in rdax("adopt", "dax77.0", ok=1), "a device that is not there")
 
 
 @case(fs=())

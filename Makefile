@@ -22,8 +22,8 @@ version := $(shell scripts/version)
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all install uninstall tool install-tool install-dkms clean demo check powercut coverage mutants bench
-.PHONY: profile pictures shell kdir help
+.PHONY: all install uninstall tool install-tool install-dkms clean demo check boot powercut coverage mutants bench
+.PHONY: profile pictures shell kdir deb help
 
 all: metadata ## build rdax.ko for the running kernel (or KDIR=tree)
 	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) RDAX_VERSION=$(version) modules
@@ -51,11 +51,17 @@ kdir: ## on Debian 13, as root: the tree with Rust metadata that `all` needs
 	@scripts/requirements $(release) kdir
 	scripts/prepare-kernel $(prepared) $(release)
 
+deb: ## build the Debian packages rdax-dkms and rdax-tools, in deb/
+	scripts/make-deb
+
 demo: ## see it work, in a virtual machine
 	scripts/demo
 
 check: ## run all tests
 	scripts/check $(ARGS)
+
+boot: ## boot a virtual machine with systemd that adopts at boot
+	tests/boot/run $(ARGS)
 
 powercut: ## cut the power of a virtual machine, again and again (ARGS='--cuts 1000 --fs xfs')
 	tests/powercut/run $(ARGS)

@@ -28,12 +28,15 @@ DESTDIR ?=
 all: metadata ## build rdax.ko for the running kernel (or KDIR=tree)
 	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) RDAX_VERSION=$(version) modules
 
-install: all ## install rdax.ko for that kernel (or, for every kernel, install-dkms: one of them)
+install: not-by-dkms all ## install rdax.ko for that kernel (or, for every kernel, install-dkms: one of them)
+	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) RDAX_VERSION=$(version) CONFIG_MODULE_SIG_ALL= modules_install
+	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $$(cat $(KDIR)/include/config/kernel.release)
+
+.PHONY: not-by-dkms
+not-by-dkms:
 	@! dkms status rdax 2>/dev/null | grep -q . || { \
 	echo "rdax is installed by dkms already: make install-dkms for a newer one, or first make uninstall"; \
 	exit 1; } >&2
-	$(MAKE) -C $(KDIR) M=$(CURDIR) $(tools) RDAX_VERSION=$(version) CONFIG_MODULE_SIG_ALL= modules_install
-	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $$(cat $(KDIR)/include/config/kernel.release)
 
 install-dkms: ## have dkms build the module for this kernel and all later ones, signed with its key
 	scripts/install-dkms

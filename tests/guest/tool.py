@@ -210,6 +210,11 @@ def what_is_missing_is_told_or_made(t):
             # The lab's module is not where modprobe looks.
             _fails("adopt", "--load", DEVICE, says=["cannot be loaded", "rdax not found"])
             _fails("stat", says=["module rdax is not loaded"])
+            with open("/tmp/rdax-release", "w", encoding="ascii") as f:
+                f.write("6.12.48+deb13-amd64\n")
+            _fails("adopt", "--load", DEVICE, says=["6.12.48", "7.2 and 7.3", "trixie-backports"],
+                   prefix=("unshare", "--mount", "sh", "-c", "mount --bind /tmp/rdax-release "
+                           '/proc/sys/kernel/osrelease && exec "$@"', "sh"))
             status, out, _ = _rdax("doctor", DEVICE)
             equal(status, 1, "status of rdax doctor")
             check("PROBLEM  module: rdax is not installed" in out, f"the doctor: {out}")

@@ -9,20 +9,13 @@ from lib.check import Skip, check, equal, raises, same_bytes
 from lib.device import some
 from lib.mapping import SIGSEGV, Map
 from lib.pattern import ZERO, page, pages
+from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
 from lib.uffd import Protected
 
 BLOCK = 16                      # pages
 MADV_RANDOM = 1
-
-
-def _file(t, count, name="file"):
-    """A file whose blocks are written already."""
-    fd = t.open(name, allocate=count * PAGE)
-    os.pwrite(fd, pages("f", count), 0)
-    os.fsync(fd)
-    return fd
 
 
 class _Switched:
@@ -52,7 +45,7 @@ def _mapped(m, count):
 @case()
 def reads_map_their_block(t):
     t.need_adopted()
-    fd = _file(t, 64)
+    fd = _file(t, 64 * PAGE)
     stats = t.stats()
     with Map(fd, 64 * PAGE, align=PMD) as m:
         same_bytes(m.read(20 * PAGE, PAGE), page("f", 20), "the page")
@@ -95,7 +88,7 @@ def holes_are_mapped_by_blocks_and_filled_singly(t):
 @case()
 def blocks_end_at_mapping_and_file(t):
     """What the user has not mapped, or is behind the end of the file, is not touched."""
-    fd = _file(t, 21)
+    fd = _file(t, 21 * PAGE)
     os.ftruncate(fd, 20 * PAGE + 1)
     with Map(fd, 6 * PAGE, offset=3 * PAGE, align=PMD, skew=3 * PAGE) as m:
         m.load(2 * PAGE)
@@ -116,7 +109,7 @@ def blocks_end_at_mapping_and_file(t):
 @case()
 def each_page_alone_when_told_so(t):
     t.need_adopted()
-    fd = _file(t, 64)
+    fd = _file(t, 64 * PAGE)
     with Map(fd, 64 * PAGE) as m:
         m.advise(MADV_RANDOM)
         stats = t.stats()
@@ -139,7 +132,7 @@ def each_page_alone_when_told_so(t):
 @case()
 def guarded_pages_stay_guarded(t):
     """A guard page in the middle of a block survives that the others are mapped."""
-    fd = _file(t, 32)
+    fd = _file(t, 32 * PAGE)
     with Map(fd, 32 * PAGE) as m:
         try:
             m.advise(posix.MADV_GUARD_INSTALL, 5 * PAGE, PAGE)
@@ -157,7 +150,7 @@ def guarded_pages_stay_guarded(t):
 @case()
 def stores_to_write_protected_pages_are_noted(t):
     """A fault makes no page writable beside its own that userfaultfd has write-protected."""
-    fd = _file(t, 32)
+    fd = _file(t, 32 * PAGE)
     with Map(fd, 32 * PAGE) as m:
         m.touch(0, 32 * PAGE, write=True)
         with Protected(m) as protected:
@@ -176,7 +169,7 @@ def pages_are_write_protected_before_they_are_mapped(t):
     """The page table has marks then, where faults expect nothing. The kernel's own code loops."""
     t.need_adopted()
     for name in ("file", "hole"):
-        fd = _file(t, 64) if name == "file" else t.open(name, size=64 * PAGE)
+        fd = _file(t, 64 * PAGE) if name == "file" else t.open(name, size=64 * PAGE)
         with Map(fd, 64 * PAGE) as m, Protected(m) as protected:
             for stored in ([], [3], [3, 20], [3, 20, 21], [3, 20, 21, 40]):
                 if stored:
@@ -200,7 +193,7 @@ def pages_are_write_protected_before_they_are_mapped(t):
 @case()
 def stores_to_pages_mapped_with_others_are_soft_dirty(t):
     """What a fault makes writable beside its own page was stored to, for all that is known."""
-    fd = _file(t, 64)
+    fd = _file(t, 64 * PAGE)
     with Map(fd, 64 * PAGE) as m:
         # Entries that are dirty, so that faults map them writable.
         m.touch(0, 64 * PAGE, write=True)
@@ -220,7 +213,7 @@ def stores_to_pages_mapped_with_others_are_soft_dirty(t):
 @case()
 def copies_stay_private(t):
     """A page that was copied is not covered again by the block of another."""
-    fd = _file(t, 32)
+    fd = _file(t, 32 * PAGE)
     with Map(fd, 32 * PAGE, flags=posix.MAP_PRIVATE) as m:
         m.write(5 * PAGE, page("p", 5))
         m.touch(0, 32 * PAGE)
@@ -238,7 +231,7 @@ def _write_in_order(m, tag, count):
 @case()
 def sequential_writes_take_few_faults(t):
     t.need_adopted()
-    fd = _file(t, 512)
+    fd = _file(t, 512 * PAGE)
     stats = t.stats()
     with Map(fd, 512 * PAGE, skew=PAGE) as m:
         _write_in_order(m, "s", 512)
@@ -259,7 +252,7 @@ def sequential_writes_take_few_faults(t):
 def _flushed(t, spots):
     """Pages that fsync flushes after these were written to."""
     count = 2048
-    fd = _file(t, count, f"file{len(spots)}-{spots[-1]}")
+    fd = _file(t, count * PAGE, f"file{len(spots)}-{spots[-1]}")
     with Map(fd, count * PAGE, skew=PAGE) as m:
         stats = t.stats()
         for spot in spots:
@@ -303,7 +296,7 @@ def fsync_flushes_little_more_than_was_written(t):
 def random_writes_after_sequential_ones(t):
     """Entries that a sequence of writes has made are not so large that fsync pays for it."""
     t.need_adopted()
-    fd = _file(t, 2048)
+    fd = _file(t, 2048 * PAGE)
     spots = [(s * 619) % 2048 for s in range(100)]
     with Map(fd, 2048 * PAGE, skew=PAGE) as m:
         _write_in_order(m, "s", 2048)
@@ -322,7 +315,7 @@ def larger_folios_serve_and_come_apart(t):
     """Every value of write_order gives the same contents, and what it makes goes away."""
     t.need_adopted()
     for order in range(9):
-        fd = _file(t, 1024, f"order{order}")
+        fd = _file(t, 1024 * PAGE, f"order{order}")
         with _Switched(t, "write_order", order, 2), Map(fd, 1024 * PAGE, skew=PAGE) as m:
             stats = t.stats()
             _write_in_order(m, "o", 1024)
@@ -345,7 +338,7 @@ def larger_folios_serve_and_come_apart(t):
 @case(fs=("xfs",))
 def sequences_over_shared_blocks(t):
     """A clone that is written from its begin to its end leaves the file alone, and the other way."""
-    fd, clone = _file(t, 256), t.open("clone")
+    fd, clone = _file(t, 256 * PAGE), t.open("clone")
     posix.clone(fd, clone)
     with Map(fd, 256 * PAGE, skew=PAGE) as one, Map(clone, 256 * PAGE, skew=PAGE) as two:
         one.touch()
@@ -366,7 +359,7 @@ def sequences_over_shared_blocks(t):
 @case(fs=("xfs",))
 def sequences_leave_shared_neighbours_alone(t):
     """Ahead of a store, pages that another file has too are not made writable."""
-    fd, other = _file(t, 16), _file(t, 16, "other")
+    fd, other = _file(t, 16 * PAGE), _file(t, 16 * PAGE, "other")
     posix.clone_range(other, 5 * PAGE, 3 * PAGE, fd, 5 * PAGE)
     with Map(fd, 16 * PAGE, skew=PAGE) as m:
         _write_in_order(m, "s", 5)

@@ -16,7 +16,10 @@ mod tests {
         kern::{
             fs::PageRange,
             order::Order,
-            testing::{hold, until, with_thread, with_threads, Checked, Share, Stretch, View},
+            page::FolioRef,
+            testing::{
+                hold, until, with_thread, with_threads, Checked, File, Share, Stretch, View, World,
+            },
             vm::FaultCode,
             xa::Mark,
         },
@@ -193,15 +196,22 @@ mod tests {
         world.check_clean()
     }
 
-    #[test]
-    fn a_fatal_signal_ends_an_access_of_the_kernel_that_waits_for_a_page() -> Checked {
-        let world = world()?;
+    /// A folio of 2 MiB that somebody holds: the file that has lost it, another that has a page of it
+    /// now, the folio's place and the reference.
+    fn on_a_held_folio(world: &World) -> Checked<(File<'_>, File<'_>, usize, FolioRef)> {
         let place = world.take(Order::PMD)?;
         let (large, small) = (world.file(PMD)?, world.file(1)?);
         put(&large, 0, Order::PMD, place, false)?;
         let held = hold(world.page(place).folio());
         clear(&large);
         small.set_extents(&[Stretch::mapped(0, 1, place + 5)])?;
+        Ok((large, small, place, held))
+    }
+
+    #[test]
+    fn a_fatal_signal_ends_an_access_of_the_kernel_that_waits_for_a_page() -> Checked {
+        let world = world()?;
+        let (large, small, place, held) = on_a_held_folio(&world)?;
         let ended = Atomic::new(false);
         let (result, (waited, over)) = with_thread(
             || -> Checked<Result> {
@@ -284,12 +294,7 @@ mod tests {
     #[test]
     fn who_waits_for_a_page_keeps_nobody_from_the_file() -> Checked {
         let world = world()?;
-        let place = world.take(Order::PMD)?;
-        let (large, small) = (world.file(PMD)?, world.file(1)?);
-        put(&large, 0, Order::PMD, place, false)?;
-        let held = hold(world.page(place).folio());
-        clear(&large);
-        small.set_extents(&[Stretch::mapped(0, 1, place + 5)])?;
+        let (_, small, _, held) = on_a_held_folio(&world)?;
         let (stored, ended) = (Atomic::new(false), Atomic::new(false));
         // One stores to the page, the other wants the file for himself as a truncate does.
         let (results, (waited, got)) = with_threads(
@@ -338,12 +343,7 @@ mod tests {
     fn who_waits_for_a_page_of_a_device_that_goes_gets_an_error() -> Checked {
         let result = (|| {
             let world = world()?;
-            let place = world.take(Order::PMD)?;
-            let (large, small) = (world.file(PMD)?, world.file(1)?);
-            put(&large, 0, Order::PMD, place, false)?;
-            let held = hold(world.page(place).folio());
-            clear(&large);
-            small.set_extents(&[Stretch::mapped(0, 1, place + 5)])?;
+            let (large, small, place, held) = on_a_held_folio(&world)?;
             let ended = Atomic::new(false);
             let (result, (waited, retired, over)) = with_thread(
                 || -> Checked<Result> {

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "chance.h"
 #include "emulator.h"
 #include "powercut.h"
 
@@ -159,20 +160,6 @@ static uint64_t fences_left, accesses_left;
 static uint64_t plugin;
 /* Held for whatever the recording is made of. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-
-static uint64_t random_state;
-static uint64_t draw(void)
-{
-	uint64_t x = random_state += 0x9e3779b97f4a7c15ULL;
-
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ULL;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebULL;
-	return x ^ x >> 31;
-}
-static uint64_t below(uint64_t n)
-{
-	return draw() % n;
-}
 
 static void cut(enum powercut_kind kind, enum powercut_moment moment)
 {

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "chance.h"
 #include "workload.h"
 
 #ifndef MAP_SYNC
@@ -105,22 +106,6 @@ void workload_ops_are(const void *from, size_t bytes)
 		abort();
 	memcpy(ops, from, bytes);
 	op_count = bytes / sizeof(*ops);
-}
-
-static uint64_t random_state;
-
-static uint64_t draw(void)
-{
-	uint64_t x = random_state += 0x9e3779b97f4a7c15ULL;
-
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ULL;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebULL;
-	return x ^ x >> 31;
-}
-
-static uint64_t below(uint64_t n)
-{
-	return n ? draw() % n : 0;
 }
 
 struct mapped {

@@ -375,8 +375,7 @@ impl<'a> Piece<'a> {
         let bytes = self.bytes.min(to.len());
         let to = to.as_mut_ptr().cast();
         // SAFETY: As in `copy_from`, for the source; the slice has room for so much.
-        let left =
-            unsafe { bindings::copy_mc_to_kernel(to, self.address().cast(), bytes as u32) };
+        let left = unsafe { bindings::copy_mc_to_kernel(to, self.address().cast(), bytes as u32) };
         bytes - left as usize
     }
 

@@ -472,9 +472,7 @@ impl VmFault {
         folio: DevFolio,
         write: bool,
     ) -> Insertion {
-        self.insert_pmd_if(folio, write, |fault| {
-            makers.at(fault).load(Relaxed) == 0
-        })
+        self.insert_pmd_if(folio, write, |fault| makers.at(fault).load(Relaxed) == 0)
     }
 
     #[inline(always)]
@@ -495,11 +493,16 @@ impl VmFault {
     #[inline]
     pub(crate) fn insert_pud(&mut self, folio: DevFolio, write: bool) -> Insertion {
         let pfn = folio.head().pfn();
-        self.insert_large::<Pud>(pfn, How::of(write), |_| true, |vma, tally| {
-            // SAFETY: The caller vouches for the folio, and its reference is the entry's.
-            unsafe { folio.map_whole(vma, tally) };
-            tally.mapped_by_pmd = 0;
-        })
+        self.insert_large::<Pud>(
+            pfn,
+            How::of(write),
+            |_| true,
+            |vma, tally| {
+                // SAFETY: The caller vouches for the folio, and its reference is the entry's.
+                unsafe { folio.map_whole(vma, tally) };
+                tally.mapped_by_pmd = 0;
+            },
+        )
     }
 
     /// Maps zeroes by an entry of the second level, for reading. `None` if there is no memory for

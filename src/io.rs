@@ -506,9 +506,9 @@ fn write_piece(
             change.walk.abandon();
             break Err(Stop::Held(folio));
         }
-        match iter.without_faults(|iter| {
-            write_extent(&mut change, iter, wanted, Missing::Refused)
-        }) {
+        let written =
+            iter.without_faults(|iter| write_extent(&mut change, iter, wanted, Missing::Refused));
+        match written {
             Ok(()) => {
                 let at = change.walk.position();
                 // There may be more to write, but not in this piece; or less than there was to write
@@ -569,8 +569,10 @@ fn write_extent(
             break;
         }
         if done < wanted {
-            if missing == Missing::Refused {
-                return if done == 0 { Err(why_nothing()) } else { Ok(()) };
+            match missing {
+                Missing::Refused if done == 0 => return Err(why_nothing()),
+                Missing::Refused => return Ok(()),
+                Missing::Awaited => (),
             }
             let rest = (wanted - done) as u64;
             let more = write_from_missing(walk.extent(), walk.position(), rest, iter)?;

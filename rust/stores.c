@@ -274,7 +274,7 @@ static void update_elsewhere(struct work_struct *work)
 
 bool rdax_update_times_later(struct file *file, void (*done)(void))
 {
-	struct later *later = kmalloc_obj(*later, GFP_NOWAIT | __GFP_NOWARN);
+	struct later *later = kmalloc_obj(*later, GFP_ATOMIC | __GFP_NOWARN);
 
 	if (!later)
 		return false;

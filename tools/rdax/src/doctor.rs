@@ -400,11 +400,11 @@ fn block_device(system: &System, block: &Block, found: &mut Findings) -> bool {
             "see dmesg for nd_pmem",
         );
     }
-    alignment(block, namespace, found);
+    alignment(system, block, namespace, found);
     true
 }
 
-fn alignment(block: &Block, namespace: &str, found: &mut Findings) {
+fn alignment(system: &System, block: &Block, namespace: &str, found: &mut Findings) {
     let name = &block.name;
     let Some(start) = block.start else {
         found.note(name, "where it lies in memory is told to root only");
@@ -422,8 +422,14 @@ fn alignment(block: &Block, namespace: &str, found: &mut Findings) {
             format!("have the partition begin on a multiple of {align} (parted -a none, unit b)")
         } else {
             let map = if align == "1G" { " -M mem" } else { "" };
+            // Or it would stay adopted while it is taken apart.
+            let first = match device::is_adopted(system, name) {
+                Some(false) => String::new(),
+                _ => format!("rdax release {name}, then "),
+            };
             format!(
-                "ndctl create-namespace -f -e {namespace} -m fsdax -a {align}{map} (this erases it)"
+                "{first}ndctl create-namespace -f -e {namespace} -m fsdax -a {align}{map} (this \
+                 erases it)"
             )
         }
     };

@@ -107,9 +107,9 @@ impl Place {
         let past = self.start % GIB;
         if past != 0 {
             return format!(
-                "The device's first byte is {} past a physical multiple of 1 GiB: make the namespace \
-                 with ndctl create-namespace -f -e {} -m fsdax -a 1G -M mem, which erases it, and \
-                 have a partition begin on a multiple of 1 GiB.",
+                "The device's first byte is {} past a physical multiple of 1 GiB: unmount and \
+                 release it, make the namespace with ndctl create-namespace -f -e {} -m fsdax -a 1G \
+                 -M mem, which erases it, and have a partition begin on a multiple of 1 GiB.",
                 amount(past),
                 self.block.namespace.as_deref().unwrap_or("NAMESPACE"),
             );

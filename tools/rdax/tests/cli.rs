@@ -649,6 +649,7 @@ fn doctor_notes_what_is_in_the_way_of_the_largest() {
     for part in [
         "CONFIG_KSM",
         "18 MiB past a multiple of 1 GiB",
+        "rdax release pmem0, then ndctl create-namespace",
         "rdax adopt --max-order 1G pmem0",
         "rdax adopt --persist pmem0",
         "su: no stripe unit",

@@ -287,8 +287,9 @@ pub(crate) enum Sleep<'a> {
 const FIRST_NAP: u32 = 10;
 const LONGEST_NAP: u32 = 160;
 
-/// Waits until the folio has no reference, or a signal that the way of sleeping allows. Where it
-/// can be mapped meanwhile, the wait ends, too, when all references are those of mappings.
+/// Waits until the folio has no reference, for `at_most` milliseconds, or until a signal comes that the
+/// way of sleeping allows. Where it can be mapped meanwhile, the wait ends, too, when all references are
+/// those of mappings.
 ///
 /// The core wakes the waiters on the folio's address when the last reference is dropped (spec,
 /// section 2). A folio that several files share can stay mapped by the others without end; and the
@@ -298,7 +299,12 @@ const LONGEST_NAP: u32 = 160;
 ///
 /// Errors: `EIO` when the device goes away, else what the signal is answered with. The folio was found
 /// under `stay`.
-pub(crate) fn wait_until_idle(stay: &Stay<'_>, folio: DevFolio, how: Sleep<'_>) -> Result {
+pub(crate) fn wait_until_idle(
+    stay: &Stay<'_>,
+    folio: DevFolio,
+    how: Sleep<'_>,
+    at_most: Option<u32>,
+) -> Result {
     let state = match how {
         Sleep::Callback(..) | Sleep::Interruptible => bindings::TASK_INTERRUPTIBLE,
         Sleep::Uninterruptible => bindings::TASK_UNINTERRUPTIBLE,
@@ -308,21 +314,62 @@ pub(crate) fn wait_until_idle(stay: &Stay<'_>, folio: DevFolio, how: Sleep<'_>) 
             || folio.owner() == 0 && folio.share() != 0;
         folio.refcount() == 0 || mappable && folio.refcount() <= folio.mapcount()
     };
-    let mut nap = FIRST_NAP;
-    // Ends when nobody uses the folio any more, when its device goes, or by a signal.
-    loop {
+    let mut nap = at_most.map_or(FIRST_NAP, |time| (time / 4).clamp(FIRST_NAP, LONGEST_NAP));
+    let mut left = at_most.unwrap_or(u32::MAX);
+    // Ends when nobody uses the folio any more, when its device goes, by a signal, or when the time is
+    // over.
+    while left > 0 {
         let (callback, inode) = match how {
             Sleep::Callback(inode, callback) => (Some(callback), inode.as_ptr()),
             Sleep::Interruptible | Sleep::Uninterruptible => (None, ptr::null_mut()),
         };
         let sleep = || {
             // SAFETY: The task may sleep: no lock of ours is held here. The inode is alive.
-            unsafe { bindings::rdax_nap(callback, inode, nap) }
+            unsafe { bindings::rdax_nap(callback, inode, nap.min(left)) }
         };
         if sleep_on_folio(stay, folio, state as c_int, &is_done, sleep)? {
             return Ok(());
         }
+        if at_most.is_some() {
+            left = left.saturating_sub(nap);
+        }
         nap = (nap * 2).min(LONGEST_NAP);
+    }
+    Ok(())
+}
+
+/// Waits until the folio has no references but those of mappings, for at most `*left` milliseconds, from
+/// which the time is taken; looks every `nap` of them. Returns whether it has none. The caller keeps faults
+/// out, so the time is to be short.
+///
+/// Errors: what a signal is answered with, or `EIO` when the device goes away. The folio was found under
+/// `stay`.
+pub(crate) fn is_soon_idle(
+    stay: &Stay<'_>,
+    folio: DevFolio,
+    left: &mut u32,
+    nap: u32,
+) -> Result<bool> {
+    let is_done = || folio.refcount() <= folio.mapcount();
+    // Ends when the time is over: each turn takes some of it.
+    loop {
+        let nap = nap.min(*left);
+        let sleep = || {
+            if nap > 0 {
+                // SAFETY: The task may sleep: the caller's locks are such that are slept with.
+                unsafe { bindings::rdax_nap(None, ptr::null_mut(), nap) }
+            }
+        };
+        let state = bindings::TASK_INTERRUPTIBLE as c_int;
+        if sleep_on_folio(stay, folio, state, &is_done, sleep)? {
+            // Who finds the next one has a little less, so that there is an end.
+            *left = left.saturating_sub(1);
+            return Ok(true);
+        }
+        if nap == 0 {
+            return Ok(false);
+        }
+        *left -= nap;
     }
 }
 

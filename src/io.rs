@@ -9,7 +9,7 @@
 
 use super::{
     device::FileDevice,
-    layout,
+    layout::{self, Turns},
     poison,
     stats::Counter, //
 };
@@ -19,6 +19,7 @@ use crate::kern::{
     fs::{Inode, PageRange},
     iomap::{Ask, Extent, ExtentKind, IomapIter, IomapOps, IomapSpace},
     iov::{IovIter, Kiocb},
+    memory::Stay,
     order::Order,
     page::DevFolio,
     vm,
@@ -103,6 +104,12 @@ impl From<Error> for Stop {
     }
 }
 
+/// What it takes to wait for those who hold pages.
+struct Others<'a> {
+    stay: &'a Stay<'a>,
+    turns: &'a Turns,
+}
+
 /// A walk over a file that changes it. What page tables and entries say of an extent is removed
 /// before the extent is touched. Where that is shared, faults are kept out until the filesystem has put
 /// the copy in its place: by the caller of those who zero and unshare.
@@ -129,15 +136,18 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Somebody who holds what the first `bytes` bytes of the present extent are copied from, which the
+    /// Sees that nobody holds what the first `bytes` bytes of the present extent are copied from, which the
     /// file gives up then. Whoever holds a page of it would go on to hold what the blocks are used for
-    /// afterwards (spec, R2). Faults are kept out.
-    fn held(&self, bytes: u64) -> Option<DevFolio> {
+    /// afterwards (spec, R2). Faults are kept out. Waits for a moment.
+    fn let_nobody_hold(&self, others: &Others<'_>, bytes: u64) -> Result<(), Stop> {
         if !self.walk.extent().is_shared() {
-            return None;
+            return Ok(());
         }
         let range = PageRange::of_len(self.walk.position(), bytes);
-        layout::busy_folio(self.inode.mapping(), range)
+        match others.turns.busy_folio(others.stay, self.inode, range)? {
+            Some(folio) => Err(Stop::Held(folio)),
+            None => Ok(()),
+        }
     }
 
     /// To be called before the memory of the first `bytes` bytes of the present extent is touched,
@@ -414,6 +424,7 @@ fn write_pieces(
         return Err(EAGAIN);
     }
     let mut bounce = KVVec::new();
+    let mut turns = Turns::new();
     let mut left = walk.available();
     // Ends: each round writes at least a byte or returns, but for one, from which on the source is
     // memory of ours, of which at least a byte can be had and written; and for those that waited for
@@ -424,6 +435,7 @@ fn write_pieces(
         }
         let position = walk.position();
         let bytes = left.min((CHUNK - in_page(position)) as u64) as usize;
+        let mut space = IomapSpace::new();
         // Not while a user's buffer is faulted in: a device that goes away waits for this.
         let stay;
         let (done, result) = if bounce.is_empty() {
@@ -431,7 +443,12 @@ fn write_pieces(
                 return Err(EFAULT);
             }
             stay = FileDevice::of(inode).stay().ok_or(EIO)?;
-            write_piece(inode, position, left, bytes, iter, ask, ops)
+            let others = Others {
+                stay: &stay,
+                turns: &turns,
+            };
+            let mut change = Change::new(&mut space, inode, position, left, ask, ops);
+            write_piece(&mut change, &others, bytes, iter)
         } else {
             // Up to the end of a page, as all pieces but the last.
             let wanted = bytes.min(bounce.len() - in_page(position));
@@ -440,8 +457,13 @@ fn write_pieces(
                 return Err(EFAULT);
             }
             stay = FileDevice::of(inode).stay().ok_or(EIO)?;
+            let others = Others {
+                stay: &stay,
+                turns: &turns,
+            };
             let (done, result) = IovIter::over(&bounce[..bytes], |iter| {
-                write_piece(inode, position, left, bytes, iter, ask, ops)
+                let mut change = Change::new(&mut space, inode, position, left, ask, ops);
+                write_piece(&mut change, &others, bytes, iter)
             });
             iter.revert(bytes - done);
             (done, result)
@@ -461,7 +483,7 @@ fn write_pieces(
                 return Err(edeadlk());
             }
             Err(Stop::Held(folio)) => {
-                layout::wait_for(&stay, folio, Sleep::Interruptible, FileDevice::of(inode))?;
+                turns.let_others(&stay, folio, Sleep::Interruptible, FileDevice::of(inode))?;
             }
             // There is something to write.
             Ok(()) => return Err(EIO),
@@ -473,27 +495,23 @@ fn write_pieces(
     Ok(())
 }
 
-/// Writes up to `bytes` of the `len` bytes from `position` on, with the file's faults kept out.
-/// Buffers that are not there are not faulted in. Returns how many it has written, and why there are
-/// no more, if that was an error.
+/// Writes up to `bytes` bytes where a walk begins, with the file's faults kept out. Buffers that are not
+/// there are not faulted in. Returns how many it has written, and why there are no more, if that was an
+/// error. The walk is over then.
 ///
-/// The filesystem is asked for all that will be written, so that it lays the blocks out for that.
+/// The walk is one for all that will be written, so that the filesystem lays the blocks out for that.
 fn write_piece(
-    inode: &Inode,
-    position: u64,
-    len: u64,
+    change: &mut Change<'_>,
+    others: &Others<'_>,
     bytes: usize,
     iter: &mut IovIter,
-    ask: Ask,
-    ops: &IomapOps,
 ) -> (usize, Result<(), Stop>) {
+    let position = change.walk.position();
     let end = position + bytes as u64;
-    let _out = match inode.mapping().keep_faults_out() {
+    let _out = match change.inode.mapping().keep_faults_out() {
         Ok(out) => out,
         Err(error) => return (0, Err(error.into())),
     };
-    let mut space = IomapSpace::new();
-    let mut change = Change::new(&mut space, inode, position, len, ask, ops);
     let result = loop {
         match change.walk.next() {
             Ok(true) => (),
@@ -502,12 +520,12 @@ fn write_piece(
         }
         let from = change.walk.position();
         let wanted = change.walk.available().min(end - from);
-        if let Some(folio) = change.held(wanted) {
+        if let Err(stop) = change.let_nobody_hold(others, wanted) {
             change.walk.abandon();
-            break Err(Stop::Held(folio));
+            break Err(stop);
         }
         let written =
-            iter.without_faults(|iter| write_extent(&mut change, iter, wanted, Missing::Refused));
+            iter.without_faults(|iter| write_extent(change, iter, wanted, Missing::Refused));
         match written {
             Ok(()) => {
                 let at = change.walk.position();
@@ -722,8 +740,8 @@ pub(crate) fn zero_range(
     did_zero: &mut bool,
 ) -> Result {
     let device = FileDevice::of(inode);
-    change_range(inode, position, len, Ask::ZERO, ops, |change| {
-        zero_extent(change, device, did_zero)
+    change_range(inode, position, len, Ask::ZERO, ops, |change, others| {
+        zero_extent(change, others, device, did_zero)
     })
 }
 
@@ -740,9 +758,10 @@ fn change_range(
     len: u64,
     ask: Ask,
     ops: &IomapOps,
-    mut work: impl FnMut(&mut Change<'_>) -> Result<u64, Stop>,
+    mut work: impl FnMut(&mut Change<'_>, &Others<'_>) -> Result<u64, Stop>,
 ) -> Result {
     let end = position.saturating_add(len);
+    let mut turns = Turns::new();
     let mut at = position;
     // Ends with the range, with an error, or with the signal that ends the wait.
     while at < end {
@@ -753,7 +772,11 @@ fn change_range(
             if !change.walk.next()? {
                 return Ok(());
             }
-            match work(&mut change) {
+            let others = Others {
+                stay: &stay,
+                turns: &turns,
+            };
+            match work(&mut change, &others) {
                 Ok(0) => (),
                 Ok(nothing) => break (nothing, None),
                 Err(Stop::Error(error)) => change.walk.fail(of_block(error)),
@@ -763,7 +786,7 @@ fn change_range(
         at = change.walk.position() + nothing;
         change.walk.abandon();
         match folio {
-            Some(folio) => layout::wait_with_faults(&stay, folio, inode)?,
+            Some(folio) => turns.let_faults_in(&stay, folio, inode)?,
             None => vm::reschedule(),
         }
     }
@@ -772,6 +795,7 @@ fn change_range(
 
 fn zero_extent(
     change: &mut Change<'_>,
+    others: &Others<'_>,
     device: FileDevice<'_>,
     did_zero: &mut bool,
 ) -> Result<u64, Stop> {
@@ -782,9 +806,7 @@ fn zero_extent(
         ExtentKind::Other => return Err(EIO.into()),
     }
     let copy = change.walk.extent().is_shared();
-    if let Some(folio) = change.held(left) {
-        return Err(Stop::Held(folio));
-    }
+    change.let_nobody_hold(others, left)?;
     change.begin(left)?;
     let walk = &mut change.walk;
     while left > 0 {
@@ -868,20 +890,23 @@ pub(crate) fn file_unshare(inode: &Inode, position: u64, len: u64, ops: &IomapOp
         .min(size)
         .next_multiple_of(PAGE as u64);
     let device = FileDevice::of(inode);
-    change_range(inode, first, end - first, Ask::UNSHARE, ops, |change| {
-        unshare_extent(change, device)
+    let len = end - first;
+    change_range(inode, first, len, Ask::UNSHARE, ops, |change, others| {
+        unshare_extent(change, others, device)
     })
 }
 
-fn unshare_extent(change: &mut Change<'_>, device: FileDevice<'_>) -> Result<u64, Stop> {
+fn unshare_extent(
+    change: &mut Change<'_>,
+    others: &Others<'_>,
+    device: FileDevice<'_>,
+) -> Result<u64, Stop> {
     let mut left = change.walk.available();
     if !change.walk.extent().is_shared() || change.walk.copy_source().is_none() {
         // Its own already, or without data to copy.
         return Ok(left);
     }
-    if let Some(folio) = change.held(left) {
-        return Err(Stop::Held(folio));
-    }
+    change.let_nobody_hold(others, left)?;
     change.begin(left)?;
     let walk = &mut change.walk;
     while left > 0 {

@@ -267,16 +267,27 @@ pub(crate) fn held(locked: &LockedEntry<'_>) -> Option<DevFolio> {
     (folio.refcount() > folio.mapcount()).then_some(folio)
 }
 
-/// Waits for a folio, which was found under `stay`, and counts how long. Sleeps.
-pub(crate) fn wait_for(
-    stay: &Stay<'_>,
-    folio: DevFolio,
-    how: Sleep<'_>,
-    stats: FileDevice<'_>,
-) -> Result {
-    stats.inc(Counter::LayoutWaits);
+/// As [`held`], but who holds the folio for a moment only is waited for, with the entry locked, so that he is
+/// the last. Sleeps.
+pub(crate) fn held_for_long(locked: &LockedEntry<'_>, device: FileDevice<'_>) -> Option<DevFolio> {
+    let folio = held(locked)?;
+    if let Some(stay) = device.stay() {
+        let mut left = Turns::OF_FAULT;
+        device.inc(Counter::LayoutWaits);
+        let idle = timed(device, || {
+            wait::is_soon_idle(&stay, folio, &mut left, Turns::OF_FAULT / 4)
+        });
+        if idle == Ok(true) {
+            return held(locked);
+        }
+    }
+    Some(folio)
+}
+
+/// Calls `wait`, which waits for a folio, and counts how long. Sleeps.
+fn timed<T>(stats: FileDevice<'_>, wait: impl FnOnce() -> T) -> T {
     let since = Instant::<Monotonic>::now();
-    let waited = wait::wait_until_idle(stay, folio, how);
+    let waited = wait();
     stats.add(
         Counter::LayoutWaitNs,
         since.elapsed().as_nanos().max(0) as u64,
@@ -284,13 +295,97 @@ pub(crate) fn wait_for(
     waited
 }
 
-/// Waits for a folio, for those whose caller holds the `invalidate_lock` exclusively, if anybody: it is
-/// let go meanwhile, because whoever holds a page may be about to fault on the next one. Sleeps.
+/// How those who want a file's pages idle take turns with those who use them.
 ///
-/// Errors: `ERESTARTSYS` when a signal came.
-pub(crate) fn wait_with_faults(stay: &Stay<'_>, folio: DevFolio, inode: &Inode) -> Result {
-    let how = Sleep::Callback(inode, wait::let_faults_in());
-    wait_for(stay, folio, how, FileDevice::of(inode))
+/// Who looks once, finds somebody, and lets faults in while he sleeps finds somebody the next time, too,
+/// where pages are taken and let go of all the time. So at first he waits for a moment with faults kept
+/// out: nobody takes another page then, and those who have one need it for a transfer, or a copy, which is
+/// over soon. Then it is the turn of the others: whoever holds a page may be about to fault on the next one,
+/// which he needs before he lets go of the first. Each turn is longer than the one before, up to a bound, so
+/// that a moment is long enough on a machine that is slow or busy.
+pub(crate) struct Turns {
+    /// How long the turn of the others is, in milliseconds.
+    theirs: u32,
+    /// There was somebody to wait for.
+    waited: Cell<bool>,
+}
+
+impl Turns {
+    const FIRST: u32 = 20;
+    const LONGEST: u32 = 2560;
+    /// How long faults are kept out at most.
+    const LONGEST_MOMENT: u32 = 320;
+    /// For a fault, which does not know how often it was tried before.
+    const OF_FAULT: u32 = 40;
+
+    pub(crate) fn new() -> Self {
+        Self {
+            theirs: Self::FIRST,
+            waited: Cell::new(false),
+        }
+    }
+
+    /// As [`busy_folio`], but who holds a page for a moment only is waited for. The caller keeps faults
+    /// out, and has the `stay`. Sleeps.
+    ///
+    /// Errors: `ERESTARTSYS` when a signal came, `EIO` when the device goes away.
+    pub(crate) fn busy_folio(
+        &self,
+        stay: &Stay<'_>,
+        inode: &Inode,
+        range: PageRange,
+    ) -> Result<Option<DevFolio>> {
+        let mapping = inode.mapping();
+        let Some(mut folio) = busy_folio(mapping, range) else {
+            return Ok(None);
+        };
+        let stats = FileDevice::of(inode);
+        if !self.waited.replace(true) {
+            stats.inc(Counter::LayoutWaits);
+        }
+        timed(stats, || {
+            let moment = (self.theirs / 2).min(Self::LONGEST_MOMENT);
+            let mut left = moment;
+            // Ends with the moment, of which each turn takes a part.
+            while wait::is_soon_idle(stay, folio, &mut left, moment / 4)? {
+                match busy_folio(mapping, range) {
+                    Some(next) => folio = next,
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some(folio))
+        })
+    }
+
+    /// The turn of the others: sleeps as `how` says until they are done with the folio, but not for
+    /// longer than their turn.
+    ///
+    /// Errors: `ERESTARTSYS` when a signal came, `EIO` when the device goes away.
+    pub(crate) fn let_others(
+        &mut self,
+        stay: &Stay<'_>,
+        folio: DevFolio,
+        how: Sleep<'_>,
+        stats: FileDevice<'_>,
+    ) -> Result {
+        let theirs = self.theirs;
+        self.theirs = (theirs * 2).min(Self::LONGEST);
+        timed(stats, || {
+            wait::wait_until_idle(stay, folio, how, Some(theirs))
+        })
+    }
+
+    /// The same, for those whose caller holds the `invalidate_lock` exclusively, if anybody: it is let go
+    /// meanwhile.
+    pub(crate) fn let_faults_in(
+        &mut self,
+        stay: &Stay<'_>,
+        folio: DevFolio,
+        inode: &Inode,
+    ) -> Result {
+        let how = Sleep::Callback(inode, wait::let_faults_in());
+        self.let_others(stay, folio, how, FileDevice::of(inode))
+    }
 }
 
 /// Waits until nobody uses the range's pages, then removes its entries (`dax_break_layout`).
@@ -315,15 +410,15 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     stats.inc(Counter::LayoutBreaks);
     // While the task sleeps, the entries may be removed, and the device may go.
     let stay = stats.stay().ok_or(EIO)?;
-    // Ends when nobody holds a page, or with a signal. Whoever holds one can take others meanwhile; but
-    // each needs the lock that the callback gives back for a fault that maps them again.
-    while let Some(folio) = busy_folio(mapping, range) {
+    let mut turns = Turns::new();
+    // Ends when nobody holds a page, or with a signal. Whoever holds one can take others meanwhile, but not
+    // in our turns.
+    while let Some(folio) = turns.busy_folio(&stay, inode, range)? {
         let Patience::Callback(callback) = patience else {
-            // Not at once: the caller lets go of its locks and tries again.
-            let _ = wait::nap_until_idle(&stay, folio);
+            // The caller lets go of its locks and tries again.
             return Err(ERESTARTSYS);
         };
-        wait_for(&stay, folio, Sleep::Callback(inode, callback), stats)?;
+        turns.let_others(&stay, folio, Sleep::Callback(inode, callback), stats)?;
     }
     drop(stay);
     remove_range(mapping, tree::whole_entries(mapping, range), true, false);
@@ -349,7 +444,10 @@ pub(crate) fn break_layout_final(inode: &Inode) {
         // of a device that goes away are waited for by that ([`folio::wait_until_unused`]).
         while let Some(folio) = find_busy(mapping, PageRange::ALL, Some(stats)) {
             // Fails when the device goes, and then the folio is not found again.
-            let _ = wait_for(&stay, folio, Sleep::Uninterruptible, stats);
+            stats.inc(Counter::LayoutWaits);
+            let _ = timed(stats, || {
+                wait::wait_until_idle(&stay, folio, Sleep::Uninterruptible, None)
+            });
         }
     }
     remove_range(mapping, PageRange::ALL, true, inode.is_unlinked());

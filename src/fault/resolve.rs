@@ -251,7 +251,12 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         let locked = &target.locked;
         let size = target.size;
         if copy && matches!(locked.entry().kind(), Kind::Data(_)) {
-            if let Some(folio) = layout::held(locked) {
+            // Larger orders do without.
+            let held = match self.order() {
+                Order::PTE => layout::held_for_long(locked, self.device),
+                _ => layout::held(locked),
+            };
+            if let Some(folio) = held {
                 return Err(self.held_up(size, folio));
             }
             if locked.entry().order() > self.order() {

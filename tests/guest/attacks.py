@@ -615,6 +615,87 @@ def stream_of_faults_holds_nobody_up(t):
     same_bytes(os.pread(fd, BYTES, 0), data, "the file")
 
 
+def _stream_of_pins(path, length, started):
+    """Short references to pages of a file, taken and dropped again and again, for ever."""
+    fd = os.open(path, os.O_RDONLY)
+    m = Map(fd, length, prot=posix.PROT_READ)
+    target = posix.mmap(None, length, posix.PROT_RW, posix.MAP_PRIVATE | posix.MAP_ANONYMOUS)
+    local = (ctypes.c_uint64 * 2)(target, length)
+    remote = (ctypes.c_uint64 * 2)(m.address, length)
+    os.write(started, b"s")
+    while True:
+        try:
+            posix.syscall(310, os.getpid(), ctypes.addressof(local), 1, ctypes.addressof(remote),
+                          1, 0)
+        except OSError:
+            pass        # The file is cut just now.
+
+
+def _among_pins(t, length, victim):
+    """The victim does it while others take and drop references to the file."""
+    reading, writing = os.pipe()
+    readers = [_as_nobody(_stream_of_pins, t.path(), length, writing) for _ in range(3)]
+    for _ in readers:
+        os.read(reading, 1)
+    Task(victim).result(timeout=60)
+    for reader in readers:
+        reader.kill()
+        equal(reader.signalled(), signal.SIGKILL, "signal")
+
+
+@case(timeout=180)
+def stream_of_references_holds_no_truncate_up(t):
+    """Readers who pin the file's pages all the time, each time for a moment: whoever wants nobody
+    to hold a page gets there."""
+    fd = t.open(allocate=BYTES)
+    os.fchmod(fd, 0o644)
+    data = pages("v", COUNT)
+    os.pwrite(fd, data, 0)
+
+    def victim():
+        for number in range(8):
+            os.ftruncate(fd, (number + 1) * 50 * PAGE)
+            posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 0, 9 * PAGE)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, data, 0)
+        os.fsync(fd)
+
+    _among_pins(t, BYTES, victim)
+    same_bytes(os.pread(fd, BYTES, 0), data, "the file")
+
+
+@case(fs=("xfs",), timeout=180)
+def stream_of_references_holds_no_copy_up(t):
+    """The same, and whoever writes to blocks that another file has, too, or stores to them, or zeroes
+    or unshares them, gets copies of them."""
+    fd = t.open(allocate=PMD)
+    os.fchmod(fd, 0o644)
+    before, data = pages("b", 512), pages("v", 512)
+    clones = []
+
+    def share():
+        os.pwrite(fd, before, 0)
+        clones.append(t.open(f"clone{len(clones)}"))
+        posix.clone(fd, clones[-1])
+
+    def victim():
+        for write in (lambda: os.pwrite(fd, data, 0),
+                      lambda: [m.write(at, page("s")) for at in (0, 7 * PAGE, PMD - PAGE)],
+                      lambda: posix.fallocate(fd, posix.ZERO_RANGE, 7 * PAGE, 5 * PAGE),
+                      lambda: posix.fallocate(fd, posix.UNSHARE_RANGE, 0, PMD)):
+            share()
+            with Map(fd, PMD) as m:
+                write()
+        os.pwrite(fd, data, 0)
+        os.fsync(fd)
+        for clone in clones:
+            same_bytes(os.pread(clone, PMD, 0), before, "a clone")
+
+    share()
+    _among_pins(t, PMD, victim)
+    same_bytes(os.pread(fd, PMD, 0), data, "the file")
+
+
 @case(fs=("xfs",))
 def reader_who_holds_shared_pages_delays_a_writer_at_most(t):
     """He clones a file that he may read, and has pages of it in a pipe: who writes there waits for him

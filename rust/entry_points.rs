@@ -25,7 +25,7 @@ use super::{
         Key,
         Target, //
     },
-    vm::{LockedVma, VmFault},
+    vm::{FaultCode, LockedVma, VmFault},
     wait::WaitCallback,
     xa::LeftLocked, //
 };
@@ -87,13 +87,13 @@ pub(super) unsafe extern "C" fn dax_iomap_fault(
     ops: *const bindings::iomap_ops,
 ) -> bindings::vm_fault_t {
     // SAFETY: By this function's safety requirements.
-    let (vmf, ops) = unsafe {
+    let (fault, ops) = unsafe {
         (
             VmFault::from_raw(NonNull::new_unchecked(vmf)),
             IomapOps::from_raw(NonNull::new_unchecked(ops.cast_mut())),
         )
     };
-    let outcome = fault::iomap_fault(vmf, order, ops);
+    let outcome = fault::iomap_fault(fault, order, ops);
     if let (Some(pfn), false) = (outcome.pfn, pfnp.is_null()) {
         // SAFETY: By this function's safety requirements.
         unsafe { pfnp.write(pfn.to_bits() as c_ulong) };
@@ -102,7 +102,28 @@ pub(super) unsafe extern "C" fn dax_iomap_fault(
         // SAFETY: By this function's safety requirements.
         unsafe { errp.write(error.to_errno()) };
     }
+    if outcome.code == FaultCode::LATER {
+        // SAFETY: By this function's safety requirements; nobody uses the fault any more.
+        return unsafe {
+            bindings::rdax_fault_later(vmf, Some(begin_in_flight), Some(end_in_flight))
+        };
+    }
     outcome.code.0
+}
+
+/// # Safety
+///
+/// [`end_in_flight`] is called afterwards.
+unsafe extern "C" fn begin_in_flight() {
+    core::mem::forget(InFlight::enter());
+}
+
+/// # Safety
+///
+/// A value was forgotten for the call that ends here.
+unsafe extern "C" fn end_in_flight() {
+    // SAFETY: By this function's safety requirements.
+    drop(unsafe { InFlight::resume() });
 }
 
 /// # Safety
@@ -693,13 +714,6 @@ unsafe extern "C" fn uprobe_munmap(
     start: c_ulong,
     end: c_ulong,
 ) {
-    /// # Safety
-    ///
-    /// A value was forgotten for the call that ends here.
-    unsafe extern "C" fn done() {
-        // SAFETY: The value that was made below.
-        drop(unsafe { InFlight::resume() });
-    }
     // SAFETY: By this function's safety requirements; the VMA keeps the file open.
     unsafe {
         bindings::rdax_recalc_uprobes((*vma).vm_mm);
@@ -710,8 +724,8 @@ unsafe extern "C" fn uprobe_munmap(
             return;
         }
         let in_flight = InFlight::enter();
-        if bindings::rdax_update_times_later((*vma).vm_file, Some(done)) {
-            // Until `done`.
+        if bindings::rdax_update_times_later((*vma).vm_file, Some(end_in_flight)) {
+            // Until `end_in_flight`.
             core::mem::forget(in_flight);
         }
     }

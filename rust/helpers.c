@@ -133,6 +133,11 @@ size_t rdax_copy_to_iter(const void *from, size_t bytes, struct iov_iter *iter)
 	return done;
 }
 
+bool rdax_fault_is_nowait(const struct vm_fault *vmf)
+{
+	return vmf->flags & FAULT_FLAG_RETRY_NOWAIT;
+}
+
 void rdax_pagefault_disable(void)
 {
 	pagefault_disable();

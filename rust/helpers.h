@@ -49,6 +49,16 @@ size_t rdax_copy_to_iter(const void *from, size_t bytes, struct iov_iter *iter);
 void rdax_pagefault_disable(void);
 void rdax_pagefault_enable(void);
 
+/*
+ * What a fault handler returns for an access that is to be tried again later; the lock of the address
+ * space may have been given back then, and with it the VMA. The file is kept until the task leaves the
+ * kernel, where @begin and then @end is called.
+ */
+vm_fault_t rdax_fault_later(struct vm_fault *vmf, void (*begin)(void), void (*end)(void));
+
+/* Whether the fault's caller does not want it to sleep. */
+bool rdax_fault_is_nowait(const struct vm_fault *vmf);
+
 /* The fault being handled needed I/O or allocation: counted as PGMAJFAULT. */
 void rdax_count_major_fault(void);
 

@@ -23,6 +23,9 @@ impl FaultCode {
     pub(crate) const DONE: Self = Self(0);
     /// The page table is as it should be; the access is tried again.
     pub(crate) const NOPAGE: Self = Self(bindings::vm_fault_reason_VM_FAULT_NOPAGE);
+    /// The access is to be tried again, but others come first: those who wait for the address space.
+    pub(crate) const LATER: Self =
+        Self(bindings::vm_fault_reason_VM_FAULT_NOPAGE | bindings::vm_fault_reason_VM_FAULT_RETRY);
     /// A smaller order is to be tried.
     pub(crate) const FALLBACK: Self = Self(bindings::vm_fault_reason_VM_FAULT_FALLBACK);
     /// The process gets SIGBUS.
@@ -156,6 +159,12 @@ impl VmFault {
     #[inline]
     pub(crate) fn is_sync(&self) -> bool {
         self.vma_flags() & bindings::VM_SYNC != 0
+    }
+
+    /// Whether nobody is to be waited for.
+    pub(crate) fn is_nowait(&self) -> bool {
+        // SAFETY: The fault is valid.
+        unsafe { bindings::rdax_fault_is_nowait(self.raw()) }
     }
 
     /// Whether the user has said that accesses are in no order (`MADV_RANDOM`).

@@ -1124,6 +1124,10 @@ unsafe extern "C" fn huge_fault(
         }
     };
     note(code);
+    if code == FaultCode::LATER {
+        // As of those to whom the lock of the address space is not given back.
+        code = FaultCode::NOPAGE;
+    }
     if code.0 & FaultCode::NEED_SYNC.0 != 0 {
         let other = core::mem::take(&mut model.state.lock().other_memory);
         let pfn = pfn + (usize::from(other) << order);

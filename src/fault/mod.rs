@@ -102,7 +102,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             }
             Err(Failure::Code(code)) => code.into(),
             Err(Failure::Again | Failure::Narrow) => FaultCode::NOPAGE.into(),
-            Err(Failure::Held(folio, stay)) => wait_for_held(folio, stay),
+            Err(Failure::Held(folio, stay)) => wait_for_held(self.vmf.is_nowait(), folio, stay),
             Err(Failure::Error(error)) => Outcome::failed(error),
         };
         if outcome.code.with(FaultCode::FALLBACK) != outcome.code && outcome.code.is_error() {
@@ -253,13 +253,17 @@ fn code_of(error: Error) -> FaultCode {
     }
 }
 
-/// Waits a short time for a folio that somebody holds. Only the caller's locks are held meanwhile; it
-/// drops them before the access is tried again. So the task keeps trying until nobody holds the folio,
-/// or until it is killed.
+/// Waits a short time for a folio that somebody holds, if the fault may wait. Only the callers' locks are
+/// held meanwhile; they drop them before the access is tried again. So the task keeps trying until nobody
+/// holds the folio, or until it is killed.
 #[cold]
-fn wait_for_held(folio: DevFolio, stay: Stay<'_>) -> Outcome {
-    match wait::nap_until_idle(&stay, folio) {
-        Ok(()) => FaultCode::NOPAGE.into(),
+fn wait_for_held(nowait: bool, folio: DevFolio, stay: Stay<'_>) -> Outcome {
+    let waited = match nowait {
+        true => Ok(()),
+        false => wait::nap_until_idle(&stay, folio),
+    };
+    match waited {
+        Ok(()) => FaultCode::LATER.into(),
         // With `EINTR` the task is about to die; but an access in the kernel is repeated until it
         // is told of an error.
         Err(error) => Outcome::failed(error),

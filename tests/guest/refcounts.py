@@ -8,6 +8,7 @@ requests until it is told to go on.
 import errno
 import fcntl
 import os
+import select
 import signal
 import threading
 
@@ -376,6 +377,75 @@ def fault_that_waits_for_a_page_stops_nobody(t):
     # The page has come out of the pipe.
     for task_ in (victim, third):
         task_.result()
+    same_bytes(os.pread(fd, 2 * PAGE, at - PAGE), page("l", 99) + page("s"), "the file")
+    os.close(fd)
+
+
+def _use_address_space():
+    for _ in range(20):
+        posix.munmap(posix.mmap(None, PAGE, posix.PROT_RW,
+                                posix.MAP_PRIVATE | posix.MAP_ANONYMOUS), PAGE)
+
+
+@case(fs=("xfs",))
+def kernel_access_that_waits_for_a_page_leaves_the_address_space_to_others(t):
+    """A thread writes to a page that somebody holds by process_vm_writev; others of its process map
+    and unmap memory meanwhile."""
+    at = 100 * PAGE
+    done, others = os.pipe()
+
+    def threads():
+        with Map(fd, 2 * PMD) as m, \
+                Map(-1, PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as source:
+            source.write(0, page("s"))
+            writer = threading.Thread(target=posix.process_vm_write, args=(
+                os.getpid(), source.address, m.address + at, PAGE))
+            writer.start()
+            wait_for(lambda: task.syscall(writer.native_id) == 311, "the writer in its call")
+            for _ in range(5):
+                _use_address_space()
+                wait_for(lambda: task.syscall(writer.native_id) == 311, "the writer in its call")
+            os.write(others, b"d")
+            writer.join()
+
+    with held_clone(t.dir) as fd:
+        process = Task(threads)
+        wait_for(lambda: process.done() or select.select([done], [], [], 0)[0], "other threads")
+        check(not process.done(), "the page was not waited for")
+    # The page has come out of the pipe.
+    process.result()
+    same_bytes(os.pread(fd, 2 * PAGE, at - PAGE), page("l", 99) + page("s"), "the file")
+    os.close(fd)
+
+
+@case(fs=("xfs",))
+def kernel_access_that_keeps_the_address_space_gives_up(t):
+    """One that is made with the address space locked, such as a debugger's, fails when the page is
+    held for long, and works later."""
+    at = 100 * PAGE
+
+    def debugger():
+        with Map(fd, 2 * PMD) as m:
+            memory = os.open("/proc/self/mem", os.O_RDWR)
+            thread = threading.Thread(target=lambda: errors.append(
+                raises((5,), "a write to memory that is held", os.pwrite, memory, page("s"),
+                       m.address + at)))
+            errors = []
+            thread.start()
+            thread.join()
+            _use_address_space()
+            equal(len(errors), 1, "errors")
+            os.write(others, b"d")
+            os.read(go_on, 1)
+            equal(os.pwrite(memory, page("s"), m.address + at), PAGE, "bytes written")
+
+    done, others = os.pipe()
+    go_on, going = os.pipe()
+    with held_clone(t.dir) as fd:
+        process = Task(debugger)
+        wait_for(lambda: process.done() or select.select([done], [], [], 0)[0], "the error")
+    os.write(going, b"g")
+    process.result()
     same_bytes(os.pread(fd, 2 * PAGE, at - PAGE), page("l", 99) + page("s"), "the file")
     os.close(fd)
 

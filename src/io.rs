@@ -16,7 +16,7 @@ use super::{
 use crate::kern::{
     dax::{Access, DaxReadGuard, Memory, Piece},
     error::{edeadlk, is_hwpoison},
-    fs::{Inode, PageRange},
+    fs::{Inode, PageIndex, PageRange},
     iomap::{Ask, Extent, ExtentKind, IomapIter, IomapOps, IomapSpace},
     iov::{IovIter, Kiocb},
     memory::Stay,
@@ -148,6 +148,27 @@ impl<'a> Change<'a> {
             Some(folio) => Err(Stop::Held(folio)),
             None => Ok(()),
         }
+    }
+
+    /// How many of the first `bytes` bytes of the present extent come before the first page that somebody
+    /// holds, or is in one entry with that. Faults are kept out.
+    fn free_bytes(&self, bytes: u64) -> u64 {
+        let position = self.walk.position();
+        let all = PageRange::of_len(position, bytes);
+        let (mut free, mut busy) = (all.first, all.last);
+        // Ends: each turn halves what is between the two.
+        while free < busy {
+            let middle = PageIndex::new(free.get() + (busy.get() - free.get()) / 2);
+            let range = PageRange {
+                first: all.first,
+                last: middle,
+            };
+            match layout::busy_folio(self.inode.mapping(), range) {
+                Some(_) => busy = middle,
+                None => free = PageIndex::new(middle.get() + 1),
+            }
+        }
+        busy.to_byte().saturating_sub(position).min(bytes)
     }
 
     /// To be called before the memory of the first `bytes` bytes of the present extent is touched,
@@ -519,10 +540,17 @@ fn write_piece(
             Err(error) => break Err(error.into()),
         }
         let from = change.walk.position();
-        let wanted = change.walk.available().min(end - from);
-        if let Err(stop) = change.let_nobody_hold(others, wanted) {
+        let mut wanted = change.walk.available().min(end - from);
+        let held = change.let_nobody_hold(others, wanted);
+        match held {
+            Ok(()) => (),
+            // What comes before that page need not wait.
+            Err(Stop::Held(_)) => wanted = change.free_bytes(wanted),
+            Err(_) => wanted = 0,
+        }
+        if wanted == 0 {
             change.walk.abandon();
-            break Err(stop);
+            break held;
         }
         let written =
             iter.without_faults(|iter| write_extent(change, iter, wanted, Missing::Refused));
@@ -531,8 +559,8 @@ fn write_piece(
                 let at = change.walk.position();
                 // There may be more to write, but not in this piece; or less than there was to write
                 // is there, and the next would be nothing.
-                if at == end || at != from + wanted {
-                    break change.walk.finish().map_err(Stop::from);
+                if at == end || at != from + wanted || held.is_err() {
+                    break change.walk.finish().map_err(Stop::from).and(held);
                 }
             }
             Err(error) => change.walk.fail(of_block(error)),
@@ -708,6 +736,10 @@ fn write_with_care(
         piece.make_writable();
         let done = piece.recover(iter);
         if done == 0 {
+            if iter.copy_to(&mut [0]) == 0 {
+                return Err(EFAULT);
+            }
+            iter.revert(1);
             // Not whole pages, or the driver could not clear it.
             return Err(EIO);
         }

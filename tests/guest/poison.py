@@ -427,6 +427,11 @@ def bad_block_written(t):
             equal(written, PAGE, "bytes written")
             equal(bad.list(), [], "bad blocks after the write")
             same_bytes(os.pread(fd, PAGE, 20 * PAGE), page("w", 20), "the page")
+            bad = _BadBlock(fd, 20 * PAGE)
+        nothing = posix.mmap(None, PAGE, posix.PROT_NONE, posix.MAP_PRIVATE | posix.MAP_ANONYMOUS)
+        raises(EFAULT, "write from memory that is not there", posix.pwrite_from, fd, nothing, PAGE,
+               20 * PAGE)
+        posix.munmap(nothing, PAGE)
         os.pwrite(fd, pages("w", 20), 0)
         same_bytes(os.pread(fd, 20 * PAGE, 0), pages("w", 20), "pages before")
     finally:

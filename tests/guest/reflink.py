@@ -902,6 +902,27 @@ def a_page_held_beside_keeps_its_blocks(t):
         os.close(two)
 
 
+@case(fs=XFS)
+def what_comes_before_a_held_page_is_written(t):
+    """A page that somebody holds keeps a long write from its own place on, and from there only."""
+    one, two = _clones(t, PMD)
+    at = 300 * PAGE
+    reader = _in_a_pipe(one, PMD, PAGE, at, PAGE)
+    old, data = os.pread(two, PMD, 0), pages("n", 512)
+    writing = Task(os.pwrite, one, data, 0)
+    with Map(one, PMD, skew=PAGE) as m:
+        device.wait_for(lambda: m.read(at - PAGE, PAGE) == data[at - PAGE:at], "data before the page")
+        writing.blocked_in("pwrite64")
+        same_bytes(m.read(0, at), data[:at], "what comes before the page")
+        same_bytes(m.read(at, PMD - at), old[at:], "the rest")
+        same_bytes(os.read(reader, PAGE), old[at:at + PAGE], "what is in the pipe")
+        equal(writing.result(), PMD, "bytes written")
+        same_bytes(m.read(0, PMD), data, "the file")
+    same_bytes(os.pread(two, PMD, 0), old, "the clone")
+    for fd in (one, two, reader):
+        os.close(fd)
+
+
 def _ended_by(t, number, overwrite, catch, call):
     """The wait for somebody who holds the old page ends with a signal, and nothing was done."""
     one, two = _file(t, PMD, "one"), t.open("two")

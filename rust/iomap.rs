@@ -80,6 +80,11 @@ impl IomapOps {
         if unsafe { !bindings::rdax_can_share_blocks(inode.as_ptr()) } {
             return Some(self);
         }
+        self.for_reading(inode)
+    }
+
+    /// Those for reading a file whose filesystem can share blocks, if they are known.
+    fn for_reading<'a>(&'a self, inode: &Inode) -> Option<&'a Self> {
         // Pairs with `keep_reading`.
         let reading = NonNull::new(READING.load_acquire())?;
         // The filesystem is noted before its callbacks are.
@@ -400,6 +405,68 @@ impl<'a> IomapIter<'a> {
         }
     }
 
+    /// As [`IomapIter::next`], for who has written to a present extent that is shared: sees that the
+    /// filesystem has put the copy in the place of the old blocks. It tells of no error in doing so when
+    /// the walk was advanced; the file still has the old blocks then, and the new ones, which are nobody's,
+    /// must not be used any more.
+    ///
+    /// `EIO` if it has not; the walk is where it was before the present extent then, and over.
+    pub(crate) fn next_copied(&mut self) -> Result<bool> {
+        let start = self.raw.iter_start_pos;
+        let done = self.raw.pos.wrapping_sub(start);
+        let copied = (done > 0 && self.is_change() && self.extent().is_shared()).then(|| {
+            let extent = self.extent();
+            (extent.device_key(), extent.address(start as u64))
+        });
+        let more = self.next()?;
+        let Some((device, address)) = copied else {
+            return Ok(more);
+        };
+        if self.is_in_place(start as u64, done as u64, device, address) {
+            return Ok(more);
+        }
+        if more {
+            self.fail(EIO);
+            let _ = self.next();
+        }
+        self.raw.pos = start;
+        Err(EIO)
+    }
+
+    fn is_change(&self) -> bool {
+        let changes = bindings::IOMAP_WRITE | bindings::IOMAP_ZERO | bindings::IOMAP_UNSHARE;
+        self.raw.flags & changes != 0
+    }
+
+    /// Whether the file has data there at this address of the device, as far as that can be asked.
+    fn is_in_place(&self, position: u64, bytes: u64, device: usize, address: u64) -> bool {
+        // SAFETY: The caller of [`IomapIter::new`] has shown the inode.
+        let inode: &Inode = unsafe { Inode::from_raw(NonNull::new_unchecked(self.raw.inode)) };
+        let Some(ops) = self.ops.for_reading(inode) else {
+            return true;
+        };
+        let mut space = IomapSpace::new();
+        let mut walk = IomapIter::new(&mut space, inode, position, bytes, Ask::READ, ops);
+        // Ends: each turn comes to the end of an extent.
+        loop {
+            match walk.next() {
+                Ok(true) => (),
+                Ok(false) => return true,
+                Err(_) => return false,
+            }
+            let (extent, at) = (walk.extent(), walk.position());
+            if extent.kind() != ExtentKind::Mapped
+                || extent.device_key() != device
+                || extent.address(at) != address.wrapping_add(at - position)
+            {
+                walk.abandon();
+                return false;
+            }
+            let available = walk.available();
+            walk.advance(available);
+        }
+    }
+
     /// The position in the file, in bytes.
     #[inline]
     pub(crate) fn position(&self) -> u64 {
@@ -460,6 +527,12 @@ impl<'a> IomapIter<'a> {
     pub(crate) fn finish(&mut self) -> Result {
         self.raw.len = 0;
         self.next().map(|_| ())
+    }
+
+    /// The same, after a present extent that is shared was written to ([`IomapIter::next_copied`]).
+    pub(crate) fn finish_copied(&mut self) -> Result {
+        self.raw.len = 0;
+        self.next_copied().map(|_| ())
     }
 
     /// Ends the walk where it is: the filesystem takes back what it has prepared of the present

@@ -199,6 +199,22 @@ void rdax_test_set_dax(struct inode *inode, bool dax)
 	inode_set_flags(inode, dax ? S_DAX : 0, S_DAX);
 }
 
+static loff_t remap(struct file *from, loff_t at, struct file *to, loff_t start, loff_t len,
+		    unsigned int flags)
+{
+	return -EOPNOTSUPP;
+}
+
+/* What says of the inode's filesystem whether it can share blocks. */
+static const struct file_operations sharing = {
+	.remap_file_range = remap,
+};
+
+void rdax_test_can_share_blocks(struct inode *inode)
+{
+	inode->i_fop = &sharing;
+}
+
 void rdax_test_set_block_bits(struct inode *inode, unsigned int bits)
 {
 	inode->i_blkbits = bits;

@@ -533,8 +533,9 @@ fn write_piece(
         Ok(out) => out,
         Err(error) => return (0, Err(error.into())),
     };
+    let buffered = iter.len();
     let result = loop {
-        match change.walk.next() {
+        match change.walk.next_copied() {
             Ok(true) => (),
             Ok(false) => break Ok(()),
             Err(error) => break Err(error.into()),
@@ -560,13 +561,16 @@ fn write_piece(
                 // There may be more to write, but not in this piece; or less than there was to write
                 // is there, and the next would be nothing.
                 if at == end || at != from + wanted || held.is_err() {
-                    break change.walk.finish().map_err(Stop::from).and(held);
+                    break change.walk.finish_copied().map_err(Stop::from).and(held);
                 }
             }
             Err(error) => change.walk.fail(of_block(error)),
         }
     };
-    ((change.walk.position() - position) as usize, result)
+    let done = (change.walk.position() - position) as usize;
+    // What was written in vain is still to be written.
+    iter.revert((buffered - iter.len()).saturating_sub(done));
+    (done, result)
 }
 
 /// What becomes of a write where its buffer is not there.
@@ -801,7 +805,7 @@ fn change_range(
         let mut space = IomapSpace::new();
         let mut change = Change::new(&mut space, inode, at, end - at, ask, ops);
         let (nothing, folio) = loop {
-            if !change.walk.next()? {
+            if !change.walk.next_copied()? {
                 return Ok(());
             }
             let others = Others {

@@ -626,6 +626,18 @@ impl<'w> File<'w> {
         state.fail_end = failing;
     }
 
+    /// Makes the file one of a filesystem that can share blocks.
+    pub(crate) fn can_share_blocks(&self) {
+        // SAFETY: The inode is alive.
+        unsafe { bindings::rdax_test_can_share_blocks(self.inode().as_ptr()) };
+    }
+
+    /// Has it forgotten how files of this filesystem are read, when no test uses one that can share blocks.
+    pub(crate) fn forget_reading() {
+        // SAFETY: Nothing that belongs to the filesystem is under way.
+        unsafe { IomapOps::release() };
+    }
+
     /// Has an address of the test's be read from in the next call of `iomap_begin`, as if another thread
     /// did.
     pub(crate) fn access_at_begin(&self, address: usize) {

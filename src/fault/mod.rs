@@ -162,7 +162,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             Ok((installed, resolved)) => {
                 let end = query.start + target.size.bytes() as u64;
                 iter.advance(end.saturating_sub(iter.position()));
-                match iter.finish() {
+                match iter.finish_copied() {
                     Ok(()) => {
                         self.fill(target, &resolved);
                         Ok(installed)

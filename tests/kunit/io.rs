@@ -380,6 +380,43 @@ mod tests {
         world.check_clean()
     }
 
+    /// The filesystem leaves the old blocks in their place, and tells nobody.
+    #[test]
+    fn a_copy_that_is_not_put_in_the_place_of_the_old_blocks_is_an_error() -> Checked {
+        let result = (|| {
+            let world = world()?;
+            let (old, new) = (world.take(Order::PMD)?, world.take(Order::PMD)?);
+            let file = world.file(PMD)?;
+            set_shared(&file, PMD, old, new)?;
+            file.can_share_blocks();
+            world.fill(old, PMD, 0x11);
+            // From now on it is known how to ask.
+            let mut byte = [0];
+            check_eq!(read(&file, 0, &mut byte).0, Ok(1));
+            for len in [16, 7 * PAGE] {
+                check_eq!(write(&file, 5, &filled(len, 0x22)?), (Err(EIO), 5));
+            }
+            let mut zeroed = false;
+            let result = io::zero_range(file.inode(), 50, 60, file.ops(), &mut zeroed);
+            check_eq!(result, Err(EIO));
+            let result = io::file_unshare(file.inode(), 0, PAGE as u64, file.ops());
+            check_eq!(result, Err(EIO));
+            check_eq!(file.begins(), file.ends());
+            // Nobody maps what is not the file's.
+            let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+            check_eq!(view.store(3, 1), Err(EFAULT));
+            check!(view.mapped(3).is_none());
+            check!(look(&file, 3).is_none_or(|(entry, _)| entry.page().is_none()));
+            check_eq!(view.load(3)?, 0x1111_1111_1111_1111);
+            check!(world.is_filled(old, 0, PMD * PAGE, 0x11));
+            drop(view);
+            clear(&file);
+            world.check_clean()
+        })();
+        File::forget_reading();
+        result
+    }
+
     #[test]
     fn what_was_set_aside_for_a_copy_is_written_to() -> Checked {
         let world = world()?;

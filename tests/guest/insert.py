@@ -15,6 +15,7 @@ from lib.device import SlowDisk, wait_for
 from lib.mapping import Map
 from lib.native import probe
 from lib.pattern import page, pages
+from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
 from lib.task import Task
@@ -28,14 +29,6 @@ def _resident():
     """Bytes of files that the process has mapped, as it is counted."""
     with open("/proc/self/status", encoding="ascii") as status:
         return next(int(line.split()[1]) << 10 for line in status if line.startswith("RssFile:"))
-
-
-def _file(t, count, name="file"):
-    """A file whose blocks are written already."""
-    fd = t.open(name, allocate=count * PAGE)
-    os.pwrite(fd, pages("f", count), 0)
-    os.fsync(fd)
-    return fd
 
 
 # ---- zeroes ----
@@ -99,7 +92,7 @@ def _forget_stores():
 
 @case()
 def soft_dirty_is_what_was_stored_to(t):
-    fd = _file(t, 64)
+    fd = _file(t, 64 * PAGE)
     with Map(fd, 64 * PAGE) as m:
         m.touch(write=True)
         _forget_stores()
@@ -128,7 +121,7 @@ def soft_dirty_is_what_was_stored_to(t):
 
 @case()
 def large_entries_are_soft_dirty_when_stored_to(t):
-    fd = _file(t, 1536)
+    fd = _file(t, 1536 * PAGE)
     with Map(fd, 3 * PMD, align=PMD) as m:
         m.touch(write=True, step=PMD)
         check(m.mapped_huge() == 3 * PMD, "the file is not mapped by 2 MiB")
@@ -161,7 +154,7 @@ def _guards_or_skip(m):
 @case(timeout=120)
 def guard_pages_come_and_go_among_faults(t):
     """A marker that comes while a fault is served is nothing that a fault fails for."""
-    fd = _file(t, 1024)
+    fd = _file(t, 1024 * PAGE)
     with Map(fd, 64 * PAGE, align=PMD, skew=PAGE) as m:
         _guards_or_skip(m)
         _race(m, PAGE, 5 * PAGE, PAGE)
@@ -180,7 +173,7 @@ def guard_pages_come_and_go_among_faults(t):
 @case()
 def only_what_is_accessed_is_mapped_where_accesses_count(t):
     t.need_adopted()
-    fd = _file(t, 64)
+    fd = _file(t, 64 * PAGE)
     with Map(fd, 64 * PAGE, align=PMD, skew=PAGE) as m:
         with Protected(m, protect=False):
             m.touch(20 * PAGE, PAGE)
@@ -225,7 +218,7 @@ def _told(fd, since, what):
 @case()
 def times_tell_of_every_store(t):
     """Whatever was mapped ahead, the file's times move when somebody has stored to it."""
-    fd = _file(t, 64)
+    fd = _file(t, 64 * PAGE)
 
     def end_by_unmap(m):
         m.unmap()
@@ -293,7 +286,7 @@ def times_tell_of_every_store(t):
 
 @case()
 def times_tell_of_stores_of_who_is_killed(t):
-    fd = _file(t, 64)
+    fd = _file(t, 64 * PAGE)
     reader, writer = os.pipe()
 
     def child():
@@ -325,7 +318,7 @@ def _opened(t, fd, m):
 @case()
 def times_tell_of_what_the_kernel_writes(t):
     """It needs no fault of the processor for a page that is mapped for writing."""
-    fd = _file(t, 64)
+    fd = _file(t, 64 * PAGE)
     disk = SlowDisk().open()
     memory = os.open("/proc/self/mem", os.O_RDWR)
     with Map(-1, PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as source:
@@ -353,7 +346,7 @@ def times_tell_of_what_the_kernel_writes(t):
 @case()
 def times_tell_of_stores_that_fault_for_nothing(t):
     """A page that is mapped for writing already is nothing that a fault asks the filesystem for."""
-    fd, other = _file(t, 64), _file(t, 2, "other")
+    fd, other = _file(t, 64 * PAGE), _file(t, 2 * PAGE, "other")
     for end in (lambda m: os.fsync(fd), lambda m: m.unmap()):
         with Map(fd, 64 * PAGE) as m, \
                 Map(-1, PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as missing:
@@ -375,7 +368,7 @@ FREEZE, THAW = 0xC0045877, 0xC0045878
 @case()
 def times_tell_of_stores_before_a_freeze(t):
     """Also of those that become known while a filesystem waits until it can be frozen."""
-    fd, other = _file(t, 64), t.open("other")
+    fd, other = _file(t, 64 * PAGE), t.open("other")
     with Map(-1, PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as buffer, \
             Missing(buffer) as missing:
         m = Map(fd, 64 * PAGE)
@@ -400,7 +393,7 @@ def times_tell_of_stores_before_a_freeze(t):
 @case()
 def times_do_not_move_without_a_store(t):
     """What was mapped ahead and left alone is not taken for written to."""
-    fd = _file(t, 64)
+    fd = _file(t, 64 * PAGE)
     for end in (lambda m: os.fsync(fd), lambda m: m.unmap(), lambda m: m.protect(posix.PROT_READ)):
         with Map(fd, 64 * PAGE) as m:
             m.write(0, pages("t", 6))
@@ -421,7 +414,7 @@ def times_do_not_move_without_a_store(t):
 @case()
 def sequences_are_still_cheap(t):
     t.need_adopted()
-    fd = _file(t, 512)
+    fd = _file(t, 512 * PAGE)
     with Map(fd, 512 * PAGE, align=PMD, skew=PAGE) as m:
         stats = t.stats()
         m.touch(write=True)

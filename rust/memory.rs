@@ -98,6 +98,12 @@ impl DeviceMemory {
             .filter(move |stretch| stretch.owner == owner)
     }
 
+    /// Whether the owner has memory here that is not gone. Owners are told apart by numbers, and that of
+    /// one that is gone may be given to another.
+    pub(crate) fn is_owned_by(&self, owner: MemoryOwner) -> bool {
+        self.of(owner).any(|stretch| !stretch.is_gone())
+    }
+
     /// Says that the memory of one owner goes away, and waits until nobody is left who does not know
     /// and stays. Sleeps, and cannot be interrupted.
     ///

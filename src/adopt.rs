@@ -86,7 +86,7 @@ pub(crate) fn evacuate(bdev: &BlockDevice, in_flight: &mut InFlight) {
         let Some((member, device)) = DEVICES.at(place, in_flight) else {
             continue;
         };
-        let goes = !stays && device.memory().of(owner).next().is_some();
+        let goes = !stays && device.memory().is_owned_by(owner);
         if !goes && !member.is(bdev) {
             continue;
         }

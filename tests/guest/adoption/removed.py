@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Devices that go away under a filesystem."""
 
+import json
 import os
 
 from lib import device, posix
@@ -50,6 +51,28 @@ def device_is_removed_and_comes_again(t):
             equal(redirected(), [], "functions redirected after both are gone")
         finally:
             run("dmsetup", "remove", "rdax-again")
+
+
+@case(fs=(), timeout=300)
+def namespace_of_an_adopted_device_is_made_anew(t):
+    """The driver takes the memory several times, each time without the pages of the time before."""
+    need(DEVICE)
+    known = [n for n in json.loads(run("ndctl", "list", "-N"))
+             if n.get("blockdev") == DEVICE and n["mode"] == "fsdax"]
+    if not known:
+        raise Skip(f"{DEVICE} is not a namespace in mode fsdax")
+    name, align, pages_in = known[0]["dev"], known[0]["align"], known[0]["map"]
+    with Item(DEVICE, adopt=True) as item:
+        for _ in range(2):
+            run("ndctl", "create-namespace", "-f", "-e", name, "-m", "fsdax", "-a", str(align),
+                "-M", pages_in)
+            equal(item.adopted(), False, "adopt when the namespace was made anew")
+            item.set(True)
+        with mounted_on(DEVICE) as directory:
+            stats = Stats(DEVICE)
+            with open(f"{directory}/file", "wb") as f:
+                f.write(pages("n", 8))
+            stats.expect(write_bytes=8 * PAGE)
 
 
 def _file_of_last_group(fs):

@@ -55,7 +55,8 @@ impl kernel::InPlaceModule for Rdax {
             adopted: tests::helpers::GivesBack,
             #[cfg(RDAX_CHECK)]
             check: dax::check::Shown::new()?,
-            runtime: Runtime::new(),
+            // SAFETY: Once in a module's life, and nothing of src/ is called before.
+            runtime: unsafe { Runtime::new() },
             config <- adopt::subsystem(),
             devices: entry_points::DaxDriver::new()?,
             _: {

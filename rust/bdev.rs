@@ -16,7 +16,7 @@ use super::{
         Stretch, //
     },
     once::Once,
-    page::Pfn,
+    page::{PageRun, Pfn},
     redirect, //
 };
 use core::{
@@ -88,9 +88,9 @@ impl BlockDevice {
         hashed.load(Relaxed).is_null()
     }
 
-    /// The frame of page `at` of a device that is capable of DAX, and how many pages from there on are
-    /// contiguous, at least. `None` behind its end, and when it was removed.
-    pub(crate) fn memory(&self, at: usize) -> Option<(Pfn, usize)> {
+    /// The pages of a device that is capable of DAX that are contiguous from page `at` of it on, or some
+    /// of them. `None` behind its end, and when it was removed.
+    pub(crate) fn memory(&self, at: usize) -> Option<PageRun> {
         let mut pages = 0;
         // SAFETY: The device is valid.
         let first =
@@ -98,28 +98,28 @@ impl BlockDevice {
         // The tests' device is of one piece; they see it as one of several.
         #[cfg(RDAX_TEST)]
         let pages = pages.min(1 << 15);
-        // The frame is one of the device's page map: the driver made both.
-        (pages != 0).then(|| (Pfn::from_bits(first as usize), pages as usize))
+        // SAFETY: The frames are of the device's page map: the driver made both.
+        (pages != 0).then(|| unsafe { PageRun::from_frames(Pfn::from_bits(first), pages) })
     }
 
-    /// All of its memory: the first frame and the number of pages of each stretch that is contiguous.
-    pub(crate) fn stretches(&self) -> impl Iterator<Item = (Pfn, usize)> + '_ {
+    /// All of its memory, in contiguous pieces.
+    pub(crate) fn stretches(&self) -> impl Iterator<Item = PageRun> + '_ {
         let mut at = 0;
         core::iter::from_fn(move || {
             let stretch = self.memory(at)?;
-            at += stretch.1;
+            at += stretch.pages();
             Some(stretch)
         })
     }
 
-    /// The stretch of a page map that a frame is in which [`memory`](Self::memory) gave.
-    pub(crate) fn page_map(&self, frame: Pfn) -> Stretch {
+    /// The stretch of a page map that the first page of a run is in.
+    pub(crate) fn page_map(&self, run: PageRun) -> Stretch {
         let mut map: bindings::rdax_page_map = pin_init::zeroed();
-        // SAFETY: The frame is one of a page map that is there: the caller has just been given it.
-        unsafe { bindings::rdax_page_map(frame.to_bits(), &mut map) };
-        // The frames are the page map's.
-        let first = Pfn::from_bits(map.first as usize);
-        Stretch::new(first, map.pages as usize, MemoryOwner(map.owner as usize))
+        // SAFETY: By the invariant of `PageRun` the frame is one of a page map.
+        unsafe { bindings::rdax_page_map(run.pfn().to_bits(), &mut map) };
+        // SAFETY: These are the frames of that page map, among them the run's first.
+        let all = unsafe { PageRun::from_frames(Pfn::from_bits(map.first), map.pages) };
+        Stretch::new(all, MemoryOwner(map.owner as usize))
     }
 
     /// Who owns the page maps that go away with the device. One that is made of others has none.

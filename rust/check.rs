@@ -6,7 +6,7 @@ use super::{
     bdev::BlockDevice,
     bindings,
     fs::{Inode, Mapping, PageIndex},
-    page::Pfn, //
+    page::{DevPage, PageRun}, //
 };
 use core::{
     ffi::c_void,
@@ -42,26 +42,23 @@ pub(crate) fn restore_memory(pfn: usize) -> Result {
     to_result(unsafe { bindings::rdax_restore_memory(pfn) })
 }
 
-/// What `struct page` says of the folio that the page of a frame is part of.
-pub(crate) fn folio_state(pfn: Pfn) -> FolioState {
+/// What `struct page` says of the folio that a page is part of.
+pub(crate) fn folio_state(page: DevPage) -> FolioState {
     let mut state = FolioState::default();
-    // SAFETY: The frame is one of device memory, by the invariant of `Pfn`.
-    unsafe { bindings::rdax_folio_state(pfn.to_bits() as usize, &mut state) };
+    // SAFETY: By the invariant of `DevPage` the frame is one of device memory.
+    unsafe { bindings::rdax_folio_state(page.pfn().to_bits(), &mut state) };
     state
 }
 
-/// The first frame from `first` on, up to `end`, whose page is not a page of its own that nobody
-/// uses, or `end`; and how many folios there are before it that are whole but idle.
-///
-/// The frames are of one stretch of [`device_memory`].
-pub(crate) fn find_used(first: usize, end: usize) -> (usize, usize) {
-    if first >= end {
-        return (end, 0);
-    }
+/// The number of the first page of the run that is not one of its own that nobody uses; and how many
+/// folios there are before it that are whole but idle.
+pub(crate) fn find_used(run: PageRun) -> (Option<usize>, usize) {
+    let first = run.pfn().to_bits();
     let mut whole = 0;
-    // SAFETY: The frames are of device memory.
-    let found = unsafe { bindings::rdax_find_used(first as usize, end as usize, &mut whole) };
-    (found as usize, whole as usize)
+    // SAFETY: By the invariant of `PageRun` the frames are of device memory.
+    let found = unsafe { bindings::rdax_find_used(first, first + run.pages(), &mut whole) };
+    let at = found - first;
+    ((at < run.pages()).then_some(at), whole)
 }
 
 /// Calls `f` for every inode of the filesystem that is mounted on the device. Sleeps.

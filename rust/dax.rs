@@ -8,7 +8,7 @@ use super::{
     bindings,
     iov::IovIter,
     order::Order,
-    page::{DevPage, Pfn}, //
+    page::{DevPage, PageRun, Pfn}, //
 };
 use core::ptr::NonNull;
 use kernel::{
@@ -84,13 +84,17 @@ pub(crate) enum Access {
 }
 
 /// A stretch of a device's memory, whole pages of it, while a [`DaxReadGuard`] is held.
+///
+/// # Invariants
+///
+/// `run` is the device's memory from page `page_offset` of it on, which the kernel has at `address`. It is
+/// there for `'a`, for which the lock is held.
 #[derive(Clone, Copy)]
 pub(crate) struct Memory<'a> {
     device: &'a DaxDevice,
     page_offset: usize,
     address: NonNull<u8>,
-    pfn: Pfn,
-    pages: usize,
+    run: PageRun,
 }
 
 impl DaxDevice {
@@ -144,13 +148,16 @@ impl DaxDevice {
             });
         }
         let address = NonNull::new(address.cast::<u8>()).ok_or(EIO)?;
+        let pages = pages.clamp(1, got as usize);
+        // SAFETY: The frames are of the device's page map: the driver made both. Whoever keeps them longer
+        // than the lock has a locked entry with them, or stays.
+        let run = unsafe { PageRun::from_frames(Pfn::from_bits(pfn), pages) };
+        // INVARIANT: This is what the driver says.
         Ok(Memory {
             device: self,
             page_offset,
             address,
-            // The frame is one of the device's page map: the driver made both.
-            pfn: Pfn::from_bits(pfn as usize),
-            pages: pages.min(got as usize),
+            run,
         })
     }
 
@@ -164,38 +171,28 @@ impl DaxDevice {
         })
     }
 
-    /// Writes the cache lines of a page's memory, `bytes` from `offset` on, back to the device.
+    /// Writes the cache lines of the pages' memory, `bytes` from `offset` on, as far as they have them,
+    /// back to the device.
     #[inline]
-    pub(crate) fn flush(&self, page: DevPage, offset: usize, bytes: usize) {
-        // SAFETY: The device is alive; the memory is the page's and those that follow it in its
-        // folio or extent. Writing back cache lines changes nothing.
-        unsafe {
-            bindings::dax_flush(
-                self.as_ptr(),
-                page.address().as_ptr().wrapping_add(offset).cast(),
-                bytes as usize,
-            )
-        };
+    pub(crate) fn flush(&self, run: PageRun, offset: usize, bytes: usize) {
+        let (address, bytes) = run.range(offset, bytes);
+        // SAFETY: The device is alive, and by the invariant of `PageRun` the memory is there. Writing
+        // back cache lines changes nothing.
+        unsafe { bindings::dax_flush(self.as_ptr(), address.cast(), bytes) };
     }
 }
 
 impl<'a> Memory<'a> {
-    /// The first page's frame.
+    /// The pages.
     #[inline]
-    pub(crate) fn pfn(&self) -> Pfn {
-        self.pfn
-    }
-
-    /// Contiguous pages, at least one.
-    #[inline]
-    pub(crate) fn pages(&self) -> usize {
-        self.pages
+    pub(crate) fn run(&self) -> PageRun {
+        self.run
     }
 
     /// Contiguous bytes.
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        self.pages << Order::PAGE_SHIFT
+        self.run.bytes()
     }
 
     /// The bytes from `offset` on, as many of `bytes` as there are.
@@ -260,7 +257,8 @@ impl<'a> Memory<'a> {
 ///
 /// # Invariants
 ///
-/// `offset` is in the stretch, and `bytes` bytes from there on are.
+/// `offset` is in the stretch, and `bytes` bytes from there on are. So all of it is there for `'a`, by the
+/// invariant of [`Memory`].
 #[derive(Clone, Copy)]
 pub(crate) struct Piece<'a> {
     memory: Memory<'a>,
@@ -295,15 +293,21 @@ impl<'a> Piece<'a> {
         self.memory.address.as_ptr().wrapping_add(self.offset)
     }
 
+    /// # Safety
+    ///
+    /// The offset, from the begin of the stretch, is one of the piece's.
     #[inline]
-    fn page_of(&self, offset: usize) -> DevPage {
-        DevPage::of(self.memory.pfn.offset(offset >> Order::PAGE_SHIFT))
+    unsafe fn page_of(&self, offset: usize) -> DevPage {
+        let pfn = self.memory.run.pfn().offset(offset >> Order::PAGE_SHIFT);
+        // SAFETY: By the type invariant the offset, which is in the piece, is in the memory's run.
+        unsafe { DevPage::of(pfn) }
     }
 
     /// The page that the first byte is in.
     #[inline]
     pub(crate) fn page(&self) -> DevPage {
-        self.page_of(self.offset)
+        // SAFETY: The first byte is in the stretch, also when the piece has none.
+        unsafe { self.page_of(self.offset) }
     }
 
     /// Whether no page of it is marked as bad.
@@ -320,7 +324,8 @@ impl<'a> Piece<'a> {
     pub(crate) fn sound_bytes(&self) -> usize {
         let mut at = self.offset;
         while at < self.offset + self.bytes {
-            if self.page_of(at).is_poisoned() {
+            // SAFETY: The offset is the piece's.
+            if unsafe { self.page_of(at) }.is_poisoned() {
                 return at - self.offset;
             }
             at = (at | (Order::PTE.bytes() - 1)) + 1;
@@ -336,7 +341,8 @@ impl<'a> Piece<'a> {
             // The kernel's locks of its direct map, which nobody holds who waits for others.
             sleeping(|| {
                 for at in (self.offset..self.offset + self.bytes).step_by(page) {
-                    self.page_of(at).make_writable();
+                    // SAFETY: The offset is the piece's.
+                    unsafe { self.page_of(at) }.make_writable();
                 }
             });
         }

@@ -173,12 +173,14 @@ unsafe extern "C" fn dax_break_layout(
     inode: *mut bindings::inode,
     start: bindings::loff_t,
     end: bindings::loff_t,
-    callback: Option<WaitCallback>,
+    callback: Option<unsafe extern "C" fn(*mut bindings::inode)>,
 ) -> c_int {
     // SAFETY: By this function's safety requirements.
     let inode = unsafe { Inode::from_raw(NonNull::new_unchecked(inode)) };
     let patience = match callback {
-        Some(callback) => Patience::Callback(callback),
+        // SAFETY: By this function's safety requirements the filesystem's callback is as the kernel wants
+        // it, and called in this task only.
+        Some(callback) => Patience::Callback(unsafe { WaitCallback::from_raw(callback) }),
         None => Patience::None,
     };
     errno(layout::break_layout(

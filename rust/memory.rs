@@ -14,7 +14,7 @@ use super::{
         SrcuGuard, //
     },
     once::Once,
-    page::Pfn, //
+    page::{PageRun, Pfn}, //
 };
 use kernel::{
     prelude::*,
@@ -25,26 +25,24 @@ use kernel::{
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MemoryOwner(pub(super) usize);
 
-/// Frames of one page map that follow each other.
+/// Pages of one page map that follow each other.
 pub(crate) struct Stretch {
-    pub(crate) first: Pfn,
-    pub(crate) pages: usize,
+    pub(crate) run: PageRun,
     pub(crate) owner: MemoryOwner,
     gone: Atomic<bool>,
 }
 
 impl Stretch {
-    pub(crate) fn new(first: Pfn, pages: usize, owner: MemoryOwner) -> Self {
+    pub(crate) fn new(run: PageRun, owner: MemoryOwner) -> Self {
         Self {
-            first,
-            pages,
+            run,
             owner,
             gone: Atomic::new(false),
         }
     }
 
     pub(crate) fn has(&self, pfn: Pfn) -> bool {
-        pfn.to_bits().wrapping_sub(self.first.to_bits()) < self.pages
+        pfn.to_bits().wrapping_sub(self.run.pfn().to_bits()) < self.run.pages()
     }
 
     fn is_gone(&self) -> bool {
@@ -128,8 +126,9 @@ pub(crate) struct Stay<'a> {
 }
 
 impl Stay<'_> {
-    /// Whether the frame is going away, so that this has to end soon.
+    /// Whether the frame is going away, so that this has to end soon; or is not of the memory at all. If
+    /// not, its page stays as long as this: the device says first that it goes, and waits then.
     pub(crate) fn is_over(&self, pfn: Pfn) -> bool {
-        self.memory.is_gone(pfn)
+        !self.memory.has(pfn)
     }
 }

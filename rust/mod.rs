@@ -37,12 +37,20 @@ pub(crate) mod bindings {
 
 /// What the other files need for as long as the module is loaded: locks and queues that have to be
 /// made ready, and memory that has to be given back.
+///
+/// # Invariants
+///
+/// Everything is ready. There is one at most.
 pub(crate) struct Runtime(());
 
 impl Runtime {
-    /// Makes everything ready. There is one, and nothing is served before it exists.
-    pub(crate) fn new() -> Self {
-        // SAFETY: Called once, before anybody uses the tables.
+    /// Makes everything ready.
+    ///
+    /// # Safety
+    ///
+    /// To be called once, before anything of this folder is used that has a table, a queue or a lock.
+    pub(crate) unsafe fn new() -> Self {
+        // SAFETY: By this function's safety requirements.
         unsafe {
             bindings::rdax_tables_init();
             bindings::rdax_zero_folio_find();
@@ -52,10 +60,11 @@ impl Runtime {
             entry_points::init();
         }
         #[cfg(RDAX_COVERAGE)]
-        // SAFETY: Called once.
+        // SAFETY: By this function's safety requirements.
         unsafe {
             bindings::rdax_coverage_show();
         }
+        // INVARIANT: As above.
         Self(())
     }
 }
@@ -67,7 +76,7 @@ impl Drop for Runtime {
         // SAFETY: What is given out is used for as long as a file is served, and none is any more.
         unsafe { iomap::IomapOps::release() };
         #[cfg(RDAX_COVERAGE)]
-        // SAFETY: `new` was called.
+        // SAFETY: By the type invariant `new` was called.
         unsafe {
             bindings::rdax_coverage_hide();
         }
@@ -81,6 +90,7 @@ pub(crate) mod compat;
 pub(crate) mod configfs;
 pub(crate) mod dax;
 pub(crate) mod dax_bus;
+pub(crate) mod entry;
 pub(crate) mod entry_points;
 pub(crate) mod error;
 pub(crate) mod fs;

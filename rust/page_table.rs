@@ -245,7 +245,8 @@ impl<'a> Table<'a> {
             if done == count {
                 break;
             }
-            let page = page.next(done);
+            // SAFETY: By this function's safety requirements.
+            let page = unsafe { page.next(done) };
             let folio = page.folio();
             let into = page.pfn().to_bits() - folio.head().pfn().to_bits();
             let pages = (folio.order().pages() - into).min(count - done);

@@ -265,11 +265,28 @@ pub(crate) fn wake_entry_waiters(key: EntryKey, wake: Wake) {
 }
 
 /// A filesystem's way to wait for a page: drops its locks, sleeps, takes them again.
-pub(crate) type WaitCallback = unsafe extern "C" fn(inode: *mut bindings::inode);
+///
+/// # Invariants
+///
+/// May be called in the task that was given it, for the inode that it was given for.
+#[derive(Clone, Copy)]
+pub(crate) struct WaitCallback(unsafe extern "C" fn(inode: *mut bindings::inode));
 
-/// To wait with faults of the file let in, for those whose caller keeps them out.
-pub(crate) fn let_faults_in() -> WaitCallback {
-    bindings::rdax_wait_with_faults
+impl WaitCallback {
+    /// # Safety
+    ///
+    /// The function drops locks that this task holds, calls `schedule`, and takes them again, as often as
+    /// it is called.
+    pub(super) unsafe fn from_raw(function: unsafe extern "C" fn(*mut bindings::inode)) -> Self {
+        // INVARIANT: By this function's safety requirements.
+        Self(function)
+    }
+
+    /// To wait with faults of the file let in, for those whose caller keeps them out.
+    pub(crate) fn let_faults_in() -> Self {
+        // INVARIANT: Drops and takes only what it finds held by this task.
+        Self(bindings::rdax_wait_with_faults)
+    }
 }
 
 /// How to sleep until a folio is idle.
@@ -297,8 +314,8 @@ const LONGEST_NAP: u32 = 160;
 /// whoever used it is done. Nobody is woken then when the references beyond that are gone, and nobody
 /// is when the device goes away: the folio is looked at from time to time.
 ///
-/// Errors: `EIO` when the device goes away, else what the signal is answered with. The folio was found
-/// under `stay`.
+/// Errors: `EIO` when the device goes away, or the folio is not of the memory that `stay` is for; else what
+/// the signal is answered with.
 pub(crate) fn wait_until_idle(
     stay: &Stay<'_>,
     folio: DevFolio,
@@ -320,11 +337,12 @@ pub(crate) fn wait_until_idle(
     // over.
     while left > 0 {
         let (callback, inode) = match how {
-            Sleep::Callback(inode, callback) => (Some(callback), inode.as_ptr()),
+            Sleep::Callback(inode, callback) => (Some(callback.0), inode.as_ptr()),
             Sleep::Interruptible | Sleep::Uninterruptible => (None, ptr::null_mut()),
         };
         let sleep = || {
-            // SAFETY: The task may sleep: no lock of ours is held here. The inode is alive.
+            // SAFETY: The task may sleep: no lock of ours is held here. The inode is alive, and by its type
+            // invariant the callback may be called.
             unsafe { bindings::rdax_nap(callback, inode, nap.min(left)) }
         };
         if sleep_on_folio(stay, folio, state as c_int, &is_done, sleep)? {
@@ -380,8 +398,8 @@ const FAULT_NAP: u32 = 20;
 /// Waits until the folio has no references but those of mappings, but not for long: for those who have
 /// locks of the filesystem, and start over then, so that these are free in between.
 ///
-/// Errors: `EINTR` when a fatal signal came or the task is exiting, `EIO` when the device goes away.
-/// The folio was found under `stay`.
+/// Errors: `EINTR` when a fatal signal came or the task is exiting, `EIO` when the device goes away, or the
+/// folio is not of the memory that `stay` is for.
 pub(crate) fn nap_until_idle(stay: &Stay<'_>, folio: DevFolio) -> Result {
     let sleep = || {
         // SAFETY: The task may sleep: no lock of ours is held here.

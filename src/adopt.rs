@@ -107,7 +107,7 @@ pub(crate) fn evacuate(bdev: &BlockDevice, in_flight: &mut InFlight) {
                 return;
             }
             for stretch in memory.of(owner) {
-                folio::wait_until_unused(&[(stretch.first, stretch.pages)]);
+                folio::wait_until_unused(&[stretch.run]);
             }
         });
     }
@@ -166,8 +166,8 @@ impl Registry {
             self.switch_off_if_unused();
         })?;
         // The kernel's own code may have marked pages before.
-        for (first, pages) in member.device().stretches() {
-            poison::look_for_marks(first, pages);
+        for run in member.device().stretches() {
+            poison::look_for_marks(run);
         }
         pr_info!("{name}: adopted\n");
         Ok(member)
@@ -186,8 +186,8 @@ impl Registry {
     ) -> Result<AdoptedDevice, (Member<AdoptedDevice>, Error)> {
         let mut held = false;
         let result = self.devices.remove(member, |bdev| {
-            for (first, pages) in bdev.stretches() {
-                folio::tidy(first, pages).inspect_err(|_| held = true)?;
+            for run in bdev.stretches() {
+                folio::tidy(run).inspect_err(|_| held = true)?;
             }
             Ok(())
         });

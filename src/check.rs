@@ -6,15 +6,14 @@
 //! It is meaningful while nobody uses the files: what is under way looks like a violation. Page
 //! tables may map them, but nobody may hold a page otherwise.
 
-use super::{
-    device,
-    entry::{Entry, Kind}, //
-};
+use super::device;
 use crate::kern::{
     bdev::BlockDevice,
     check::{self as look, FolioState, Leaf},
+    entry::Entry,
     fs::{Inode, Mapping, PageIndex},
-    page::{DevPage, Pfn},
+    order::Order,
+    page::PageRun,
     wait,
     xa::{Mark, RawValue, NODE_BITS}, //
 };
@@ -163,7 +162,7 @@ impl Census {
         }
         let mut batch = [Found {
             index: PageIndex::new(0),
-            raw: 0,
+            raw: Entry::empty(Order::PTE).unlocked(),
             dirty: false,
             order: 0,
         }; BATCH];
@@ -205,10 +204,10 @@ impl Census {
             self.report
                 .add(fmt!("R7: inode {number} index {at}: locked"));
         }
-        if found.raw & NODE_BITS != 0 {
+        if found.raw.word() & NODE_BITS != 0 {
             self.report.add(fmt!(
                 "inode {number} index {at}: {:#x} names a NUMA node",
-                found.raw
+                found.raw.word()
             ));
         }
         if found.order != entry.order().bits() {
@@ -218,14 +217,15 @@ impl Census {
                 found.order
             ));
         }
-        let Kind::Data(pfn) = entry.kind() else {
+        let Some(block) = entry.block() else {
             if found.dirty {
                 self.report
                     .add(fmt!("R5: inode {number} index {at}: dirty without memory"));
             }
             return Ok(());
         };
-        let state = look::folio_state(pfn);
+        let pfn = block.pfn();
+        let state = look::folio_state(block.first());
         let (size, order) = (state.order as usize, entry.order().bits());
         let head = state.head;
         if state.odd {
@@ -297,7 +297,7 @@ impl Census {
                 entry.order().bits()
             ));
         }
-        let Kind::Data(pfn) = entry.kind() else {
+        let Some(block) = entry.block() else {
             if leaf.device || leaf.writable {
                 self.report.add(fmt!(
                     "R2: inode {number} index {at}: mapped (pfn {:#x}), but known as a hole",
@@ -307,11 +307,12 @@ impl Census {
             return;
         };
         let within = at - entry.order().first(leaf.index).get();
-        if leaf.pfn != pfn.offset(within).to_bits() {
+        let wanted = block.nth(within).pfn().to_bits();
+        if leaf.pfn != wanted {
             self.report.add(fmt!(
                 "R2: inode {number} index {at}: pfn {:#x} is mapped instead of {:#x}",
                 leaf.pfn,
-                pfn.offset(within).to_bits()
+                wanted
             ));
             return;
         }
@@ -320,7 +321,7 @@ impl Census {
                 "R5: inode {number} index {at}: writable, but not dirty"
             ));
         }
-        let head = DevPage::of(pfn).folio().head().pfn().to_bits();
+        let head = block.first().folio().head().pfn().to_bits();
         if let Some(seen) = self.folios.get_mut(&head) {
             seen.leaves += 1;
         }
@@ -365,42 +366,45 @@ impl Census {
         }
     }
 
-    /// Looks at all pages from frame `first` up to `end` that no entry points to: they are free.
-    pub(crate) fn rest_is_free(&mut self, first: usize, end: usize) {
-        let mut from = first;
+    /// Looks at all pages of the run that no entry points to: they are free.
+    pub(crate) fn rest_is_free(&mut self, run: PageRun) {
+        let first = run.pfn().to_bits();
+        let mut at = 0;
+        // Ends: each round is for the pages behind the next folio that is known, in a run.
         loop {
             let folio = self
                 .folios
-                .cursor_lower_bound(&from)
+                .cursor_lower_bound(&(first + at))
                 .as_ref()
                 .map(|cursor| cursor.current())
-                .filter(|(head, _)| **head < end)
-                .map(|(head, seen)| (*head, seen.state.order));
-            let gap_end = folio.map_or(end, |(head, _)| head);
-            while from < gap_end {
-                let (used, whole) = look::find_used(from, gap_end);
+                .filter(|(head, _)| **head < first + run.pages())
+                .map(|(head, seen)| (*head - first, seen.state.order));
+            let gap_end = folio.map_or(run.pages(), |(head, _)| head);
+            while let Some(rest) = run.from(at).filter(|_| at < gap_end) {
+                let (used, whole) = look::find_used(rest.up_to(gap_end - at));
                 self.numbers.whole += whole;
-                from = used;
-                if used < gap_end {
-                    let state = look::folio_state(Pfn::from_bits(used));
-                    self.report.add(fmt!(
-                        "R4: pfn {used:#x}: no entry, but order {} of {:#x}, {} references, map \
+                let Some((used, page)) = used.and_then(|used| Some((used, rest.nth(used)?))) else {
+                    break;
+                };
+                let state = look::folio_state(page);
+                self.report.add(fmt!(
+                    "R4: pfn {:#x}: no entry, but order {} of {:#x}, {} references, map \
                          count {}, owner {:#x}, index {}{}",
-                        state.order,
-                        state.head,
-                        state.refcount,
-                        state.mapcount,
-                        state.owner,
-                        state.index,
-                        if state.odd { ", no proper folio" } else { "" }
-                    ));
-                    from += 1;
-                }
+                    page.pfn().to_bits(),
+                    state.order,
+                    state.head,
+                    state.refcount,
+                    state.mapcount,
+                    state.owner,
+                    state.index,
+                    if state.odd { ", no proper folio" } else { "" }
+                ));
+                at += used + 1;
             }
             let Some((head, order)) = folio else {
                 return;
             };
-            from = head + (1 << order);
+            at = head + (1 << order);
         }
     }
 }
@@ -441,8 +445,8 @@ fn device(bdev: &BlockDevice) -> Result<Census, AllocError> {
     });
     result?;
     census.finish();
-    for (first, pages) in bdev.stretches() {
-        census.rest_is_free(first.to_bits(), first.to_bits() + pages);
+    for run in bdev.stretches() {
+        census.rest_is_free(run);
     }
     let left = LEFT_WHOLE.load(Relaxed);
     if census.numbers.whole > left {

@@ -17,7 +17,7 @@ use crate::kern::{
     fs::PageIndex,
     once::Once,
     order::Order,
-    page::{DevPage, Pfn},
+    page::{DevFolio, PageRun, Pfn},
     page_table::{Insertion, TableMakers},
     vm::{self, FaultCode, Present, VmFault}, //
 };
@@ -190,19 +190,19 @@ impl Device {
             })
     }
 
-    /// Waits until nobody has a reference to any page: those of mappings are gone, and those who
+    /// Waits until nobody has a reference to any page of the device's memory: those of mappings are gone, and those who
     /// pinned pages for input or output, or for longer, let them go. Says in the log what it waits
     /// for. Sleeps, and cannot be interrupted, as the memory's pages go next.
     ///
     /// Held: nothing, and no fault can happen any more.
-    pub(crate) fn wait_until_idle(&self) {
+    pub(crate) fn wait_until_idle(&self, memory: &[PageRun]) {
         /// In milliseconds.
         const NAP: u32 = 20;
         const FIRST_MESSAGE: u32 = 200;
         const NEXT_MESSAGE: u32 = 30_000;
         let mut waited = 0u32;
         let mut said = false;
-        for (number, folio) in self.folios().enumerate() {
+        for (number, folio) in self.folios(memory).enumerate() {
             if number % 4096 == 0 {
                 vm::reschedule();
             }
@@ -214,7 +214,7 @@ impl Device {
                         "{}: unbinding waits for {} folios of {} KiB that are in use (pinned), \
                          from byte {:#x} of the device on\n",
                         self.name(),
-                        self.busy_folios(),
+                        self.busy_folios(memory),
                         self.order.bytes() >> 10,
                         self.byte_of(folio.head().pfn())
                     );
@@ -230,17 +230,17 @@ impl Device {
         }
     }
 
-    fn folios(&self) -> impl Iterator<Item = crate::kern::page::DevFolio> + '_ {
+    fn folios<'a>(&self, memory: &'a [PageRun]) -> impl Iterator<Item = DevFolio> + 'a {
         let step = self.order.pages();
-        self.extents.iter().flat_map(move |extent| {
-            (0..extent.pages)
+        memory.iter().flat_map(move |run| {
+            (0..run.pages())
                 .step_by(step)
-                .map(|offset| DevPage::of(extent.pfn.offset(offset)).folio())
+                .filter_map(move |at| Some(run.nth(at)?.folio()))
         })
     }
 
-    fn busy_folios(&self) -> usize {
-        self.folios()
+    fn busy_folios(&self, memory: &[PageRun]) -> usize {
+        self.folios(memory)
             .enumerate()
             .filter(|(number, folio)| {
                 if number % 4096 == 0 {
@@ -327,8 +327,8 @@ impl Driver for Device {
         fault(self, home, vmf, order)
     }
 
-    fn wait_until_idle(&self) {
-        Device::wait_until_idle(self);
+    fn wait_until_idle(&self, memory: &[PageRun]) {
+        Device::wait_until_idle(self, memory);
     }
 
     fn print_stats(&self, buffer: &mut [u8]) -> Result<usize> {
@@ -456,7 +456,11 @@ pub(crate) fn fault(
     }
 
     let write = vmf.is_write();
-    let page = DevPage::of(first);
+    // Not so for what `choose` gives: it is all of the device's.
+    let Some(block) = home.block(first, order) else {
+        return refused(Counter::FaultErrors);
+    };
+    let page = block.first();
     let folio = page.folio();
     home.place(folio, begin_of(folio.head().pfn(), order, &place, first));
     let (inserted, read, written) = match order {

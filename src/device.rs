@@ -58,13 +58,13 @@ fn memory_of(bdev: &BlockDevice) -> Result<(Arc<DeviceMemory>, bool)> {
     let own = bdev.memory_owner();
     let mut stretches: KVec<Stretch> = KVec::new();
     let mut borrowed = false;
-    for (first, pages) in bdev.stretches() {
-        let mut stretch = bdev.page_map(first);
+    for run in bdev.stretches() {
+        let mut stretch = bdev.page_map(run);
         if stretch.owner == own {
-            stretch = Stretch::new(first, pages, own);
+            stretch = Stretch::new(run, own);
         } else {
             borrowed = true;
-            if stretches.iter().any(|known| known.has(first)) {
+            if stretches.iter().any(|known| known.has(run.pfn())) {
                 continue;
             }
         }

@@ -9,7 +9,7 @@ use crate::kern::{
     fs::{Mapping, PageIndex},
     once::Once,
     order::Order,
-    page::{DevFolio, DevPage, Giant, Pfn, Region},
+    page::{DevFolio, DevPage, Giant, PageBlock, PageRun, Region, RegionFolio, Tails},
     vm, //
 };
 use kernel::{
@@ -74,27 +74,25 @@ enum State {
     Kept,
 }
 
-/// Associates the `order` pages from `page` on with an entry at `index` of `mapping` (spec,
-/// section 2).
+/// Associates pages with an entry at `index` of `mapping` (spec, section 2).
 ///
 /// `shared` is what the filesystem says of the extent. The caller has the entry locked, so nobody is
 /// waited for here who holds pages; the lock for folios larger than a region is, whose holders do not
 /// wait either. Sleeps.
 pub(crate) fn associate(
-    page: DevPage,
-    order: Order,
+    block: PageBlock,
     mapping: &Mapping,
     index: PageIndex,
     shared: bool,
 ) -> Result<(), AssociateError> {
     // Each turn takes apart what is in the way and idle, or finds that somebody else has changed it.
     loop {
-        match try_associate(page, order, mapping, index, shared)? {
+        match try_associate(block, mapping, index, shared)? {
             State::Done => return Ok(()),
             State::Busy(folio) => return Err(AssociateError::Held(folio)),
             State::Stale(folio) => dismantle(folio),
             State::Form => {
-                if form_giant(page, order, mapping, index)? {
+                if form_giant(block, mapping, index)? {
                     return Ok(());
                 }
             }
@@ -111,25 +109,24 @@ pub(crate) fn associate(
 }
 
 fn try_associate(
-    page: DevPage,
-    order: Order,
+    block: PageBlock,
     mapping: &Mapping,
     index: PageIndex,
     shared: bool,
 ) -> Result<State, AssociateError> {
-    let folio = page.folio();
-    let region = Region::lock(folio.head());
-    if page.folio() != folio {
+    let (page, order) = (block.first(), block.order());
+    let mut region = Region::lock(page.folio().head());
+    let Some(folio) = region.folio(page) else {
         return Ok(State::Forming);
-    }
-    if is_associated(folio) {
-        return share(&region, folio, page, order, mapping, shared);
+    };
+    if folio.is_associated() {
+        return share(&folio, block, mapping, shared);
     }
     let size = folio.order();
     if size == order && folio.head() == page {
         // Pages of order 0 that are free; or what is left of a folio that lost its last entry, and
         // comes in handy as it is. Whoever still holds it keeps its reference.
-        folio.set_owner(&region, mapping, index);
+        folio.set_owner(mapping, index);
         return Ok(State::Done);
     }
     if size == Order::PTE && folio.head() != page {
@@ -138,27 +135,24 @@ fn try_associate(
     if size != Order::PTE {
         // Left whole when its last entry went.
         if folio.refcount() != 0 {
-            return Ok(State::Busy(folio));
+            return Ok(State::Busy(folio.get_unlocked()));
         }
         if size > Region::ORDER {
-            return Ok(State::Stale(folio));
+            return Ok(State::Stale(folio.get_unlocked()));
         }
-        folio.take_apart(&region);
+        folio.dissolve();
         if order == Order::PTE {
-            page.folio().set_owner(&region, mapping, index);
+            let Some(folio) = region.folio(page) else {
+                return Ok(State::Forming);
+            };
+            folio.set_owner(mapping, index);
             return Ok(State::Done);
         }
     }
     if order > Region::ORDER {
         return Ok(State::Form);
     }
-    form(&region, page, order, mapping, index)
-}
-
-/// Whether at least one entry points to the folio.
-#[inline]
-fn is_associated(folio: DevFolio) -> bool {
-    folio.owner() != 0 || folio.share() != 0
+    form(&mut region, block, mapping, index)
 }
 
 /// Whether somebody holds the folio other than by a mapping, seen from under the lock of an entry that
@@ -174,10 +168,8 @@ pub(crate) fn is_held(folio: DevFolio) -> bool {
 
 /// Adds an entry to a folio that has one.
 fn share(
-    region: &Region<'_>,
-    folio: DevFolio,
-    page: DevPage,
-    order: Order,
+    folio: &RegionFolio<'_>,
+    block: PageBlock,
     mapping: &Mapping,
     shared: bool,
 ) -> Result<State, AssociateError> {
@@ -185,34 +177,34 @@ fn share(
         pr_err_once!("a page is associated with a second entry of its file, which is not shared\n");
         return Err(AssociateError::Owned);
     }
-    if order > folio.order() || (order == folio.order() && folio.head() != page) {
+    let (order, size) = (block.order(), folio.order());
+    if order > size || (order == size && folio.head() != block.first()) {
         return Err(AssociateError::Smaller);
     }
-    if folio.owner() != 0 && folio.keeps_owner(region) {
+    if folio.owner() != 0 && folio.keeps_owner() {
         return Ok(State::Kept);
     }
     note_without_owner();
     let entries = if folio.owner() != 0 { 1 } else { folio.share() };
-    folio.set_share(region, entries + 1);
+    folio.set_share(entries + 1);
     Ok(State::Done)
 }
 
 /// Makes one folio, not larger than a region, of pages that are not associated with anything, if
 /// they are idle.
 fn form(
-    region: &Region<'_>,
-    page: DevPage,
-    order: Order,
+    region: &mut Region,
+    block: PageBlock,
     mapping: &Mapping,
     index: PageIndex,
 ) -> Result<State, AssociateError> {
     // Ends: under the region's lock nothing new comes, and each round takes something apart.
     loop {
-        if DevFolio::form(region, page, order, owned_or_free()) {
-            page.folio().set_owner(region, mapping, index);
+        if let Some(folio) = region.form(block, owned_or_free()) {
+            folio.set_owner(mapping, index);
             return Ok(State::Done);
         }
-        match obstacle(region, page, order)? {
+        match obstacle(region, block)? {
             Obstacle::Busy(folio) => return Ok(State::Busy(folio)),
             Obstacle::Gone => (),
         }
@@ -229,21 +221,21 @@ enum Obstacle {
 
 /// Finds out why the pages of one region cannot be made a folio, and takes apart what lost its
 /// last entry and is idle.
-fn obstacle(region: &Region<'_>, page: DevPage, order: Order) -> Result<Obstacle, AssociateError> {
+fn obstacle(region: &Region, block: PageBlock) -> Result<Obstacle, AssociateError> {
     let mut changed = false;
     let mut at = 0;
-    while at < order.pages() {
-        let folio = DevPage::of(page.pfn().offset(at)).folio();
-        if is_associated(folio) {
+    while at < block.order().pages() {
+        // One that begins in another region is larger than one, and not idle.
+        let folio = region.folio(block.nth(at)).ok_or(AssociateError::Smaller)?;
+        if folio.is_associated() {
             return Err(AssociateError::Smaller);
         }
         if folio.refcount() != 0 {
-            return Ok(Obstacle::Busy(folio));
+            return Ok(Obstacle::Busy(folio.get_unlocked()));
         }
         let size = folio.order();
         if size != Order::PTE {
-            folio.take_apart(region);
-            changed = true;
+            changed |= folio.dissolve();
         }
         at += size.pages();
     }
@@ -258,38 +250,46 @@ fn obstacle(region: &Region<'_>, page: DevPage, order: Order) -> Result<Obstacle
 /// Makes one folio larger than a region, one region after the other, so that no lock is held for
 /// more pages than a region has (spec, R8). False when the pages have to be looked at anew.
 fn form_giant(
-    page: DevPage,
-    order: Order,
+    block: PageBlock,
     mapping: &Mapping,
     index: PageIndex,
 ) -> Result<bool, AssociateError> {
-    let giant = Giant::lock();
-    let regions = order.pages() / Region::ORDER.pages();
-    let first_of = |at: usize| DevPage::of(page.pfn().offset(at * Region::ORDER.pages()));
-    for at in 0..regions {
-        let first = first_of(at);
-        let region = Region::lock(first);
-        if DevFolio::claim_tails(&region, page, order, first, owned_or_free()) {
-            drop(region);
-            vm::reschedule();
-            continue;
+    let mut giant = Giant::lock();
+    let Some(mut tails) = giant.begin(block) else {
+        return Ok(false);
+    };
+    while let Some(part) = tails.next() {
+        let mut region = Region::lock(part.first());
+        if !tails.claim(&mut region, owned_or_free()) {
+            let why = obstacle(&region, part);
+            return give_up(region, tails, why);
         }
-        let why = obstacle(&region, first, Region::ORDER);
         drop(region);
-        release_giant(page, order, at);
-        drop(giant);
-        return look_anew(why?);
+        vm::reschedule();
     }
-    let region = Region::lock(page);
-    if let Some(folio) = DevFolio::make_head(&region, page, order) {
-        folio.set_owner(&region, mapping, index);
-        return Ok(true);
-    }
+    let first = block.first();
+    let mut region = Region::lock(first);
+    let tails = match tails.finish(&mut region) {
+        Ok(folio) => {
+            folio.set_owner(mapping, index);
+            return Ok(true);
+        }
+        Err(tails) => tails,
+    };
     // The first page by itself: it was not to be a tail.
-    let why = obstacle(&region, page, Order::PTE);
+    let why = obstacle(&region, first.block());
+    give_up(region, tails, why)
+}
+
+/// Gives up what was to be a folio larger than a region. Sleeps.
+fn give_up(
+    region: Region,
+    tails: Tails<'_>,
+    why: Result<Obstacle, AssociateError>,
+) -> Result<bool, AssociateError> {
+    // The tails take the locks of their regions.
     drop(region);
-    release_giant(page, order, regions);
-    drop(giant);
+    drop(tails);
     look_anew(why?)
 }
 
@@ -302,32 +302,18 @@ fn look_anew(obstacle: Obstacle) -> Result<bool, AssociateError> {
     }
 }
 
-/// Makes pages of the tails in the first `regions` regions of a folio that has no head.
-fn release_giant(page: DevPage, order: Order, regions: usize) {
-    for at in 0..regions {
-        let first = DevPage::of(page.pfn().offset(at * Region::ORDER.pages()));
-        let region = Region::lock(first);
-        DevFolio::release_tails(&region, page, order, first);
-        drop(region);
-        vm::reschedule();
-    }
-}
-
 /// Takes a folio larger than a region apart if nobody uses it. Sleeps.
 fn dismantle(folio: DevFolio) {
-    let _giant = Giant::lock();
+    let mut giant = Giant::lock();
     let page = folio.head();
     let region = Region::lock(page);
-    if page.folio() != folio || is_associated(folio) || folio.refcount() != 0 {
-        return;
-    }
-    let order = folio.order();
-    if order <= Region::ORDER {
-        return;
-    }
-    folio.unmake_head(&region);
+    let tails = region
+        .folio(page)
+        .filter(|found| found.get_unlocked() == folio)
+        .and_then(|found| found.dissolve_head(&mut giant));
+    // The tails take the locks of their regions.
     drop(region);
-    release_giant(page, order, order.pages() / Region::ORDER.pages());
+    drop(tails);
 }
 
 /// Whether [`disassociate`] can be called for the page without sleeping.
@@ -345,11 +331,11 @@ pub(crate) fn disassociate(page: DevPage) {
 
 /// Takes entries off their pages, as [`disassociate`], one after the other; the region's lock is
 /// kept from one to the next.
-pub(crate) struct Disassociation<'a> {
-    region: Option<Region<'a>>,
+pub(crate) struct Disassociation {
+    region: Option<Region>,
 }
 
-impl Disassociation<'_> {
+impl Disassociation {
     #[inline]
     pub(crate) fn new() -> Self {
         Self { region: None }
@@ -359,15 +345,18 @@ impl Disassociation<'_> {
     #[inline]
     pub(crate) fn add(&mut self, page: DevPage) {
         // The entry keeps the folio as it is.
-        let folio = page.folio();
+        let head = page.folio().head();
         let kept = match self.region.take() {
-            Some(region) if region.covers(folio.head()) => region,
+            Some(region) if region.covers(head) => region,
             other => {
                 drop(other);
-                Region::lock(folio.head())
+                Region::lock(head)
             }
         };
         let region = self.region.insert(kept);
+        let Some(folio) = region.folio(page) else {
+            return;
+        };
         if folio.owner() == 0 {
             match folio.share() {
                 0 => {
@@ -376,7 +365,7 @@ impl Disassociation<'_> {
                 }
                 1 => (),
                 entries => {
-                    folio.set_share(region, entries - 1);
+                    folio.set_share(entries - 1);
                     return;
                 }
             }
@@ -384,7 +373,7 @@ impl Disassociation<'_> {
         if folio.refcount() != 0 {
             note_without_owner();
         }
-        folio.set_share(region, 0);
+        folio.set_share(0);
         if folio.refcount() != 0 {
             #[cfg(RDAX_CHECK)]
             super::check::left_whole();
@@ -392,41 +381,41 @@ impl Disassociation<'_> {
         }
         let order = folio.order();
         if order > Region::ORDER {
+            let folio = folio.get_unlocked();
             self.region = None;
             dismantle(folio);
         } else if order != Order::PTE {
-            folio.take_apart(region);
+            folio.dissolve();
         }
     }
 }
 
-/// Takes apart every folio of these `pages` pages that was left whole when its last entry went, for
+/// Takes apart every folio of these pages that was left whole when its last entry went, for
 /// those who expect the pages of a device without files to be pages of their own. Nobody makes folios
 /// of them meanwhile. Sleeps.
 ///
 /// Errors: `EBUSY` when somebody still holds one.
-pub(crate) fn tidy(first: Pfn, pages: usize) -> Result {
+pub(crate) fn tidy(run: PageRun) -> Result {
     if owned_or_free() {
         return Ok(());
     }
     let mut at = 0;
     let mut looked = 0;
-    while at < pages {
-        let folio = DevPage::of(first.offset(at)).folio();
+    while let Some(page) = run.nth(at) {
+        let folio = page.folio();
         if folio.refcount() != 0 {
             return Err(EBUSY);
         }
         let order = folio.order();
-        if order != Order::PTE {
-            let region = Region::lock(folio.head());
-            if is_associated(folio) {
+        if order > Region::ORDER {
+            dismantle(folio);
+            if page.folio().order() > Region::ORDER {
                 return Err(EBUSY);
             }
-            if order > Region::ORDER {
-                drop(region);
-                dismantle(folio);
-            } else {
-                folio.take_apart(&region);
+        } else if order != Order::PTE {
+            let region = Region::lock(folio.head());
+            if region.folio(page).is_some_and(|folio| !folio.dissolve()) {
+                return Err(EBUSY);
             }
         }
         at += order.pages();
@@ -449,25 +438,29 @@ enum Look {
     Stale(DevFolio),
 }
 
-/// Looks at the pages from page `at` of the `pages` from `first` on up to the end of its region, and
-/// takes apart what nobody uses. Under the region's lock, so that whoever gave up one of them is done
-/// with it.
-fn look_over(first: Pfn, pages: usize, mut at: usize) -> Look {
-    let region = Region::lock(DevPage::of(first.offset(at)));
-    while at < pages {
-        let page = DevPage::of(first.offset(at));
-        if !region.covers(page) {
-            break;
-        }
-        let folio = page.folio();
-        if folio.refcount() != 0 || is_associated(folio) {
+/// Looks at the pages from page `at` of a run on up to the end of its region, and takes apart what nobody
+/// uses. Under the region's lock, so that whoever gave up one of them is done with it.
+fn look_over(run: PageRun, mut at: usize) -> Look {
+    let Some(first) = run.nth(at) else {
+        return Look::Unused(at);
+    };
+    let region = Region::lock(first);
+    while let Some(page) = run.nth(at).filter(|page| region.covers(*page)) {
+        let Some(folio) = region.folio(page) else {
+            let folio = page.folio();
+            if folio.refcount() != 0 || folio.owner() != 0 || folio.share() != 0 {
+                return Look::Used;
+            }
+            return Look::Stale(folio);
+        };
+        if folio.refcount() != 0 || folio.is_associated() {
             return Look::Used;
         }
         let order = folio.order();
         if order > Region::ORDER || order == Order::PTE && folio.head() != page {
-            return Look::Stale(folio);
+            return Look::Stale(folio.get_unlocked());
         }
-        folio.take_apart(&region);
+        folio.dissolve();
         at += 1;
     }
     Look::Unused(at)
@@ -478,15 +471,15 @@ fn look_over(first: Pfn, pages: usize, mut at: usize) -> Look {
 /// being evicted removes its own. No entry is added meanwhile. Sleeps, and cannot be interrupted.
 ///
 /// Held: no lock of ours, nor anything that whoever holds a page may be waiting for.
-pub(crate) fn wait_until_unused(memory: &[(Pfn, usize)]) {
+pub(crate) fn wait_until_unused(memory: &[PageRun]) {
     /// In milliseconds.
     const NAP: u32 = 20;
     const FIRST_MESSAGE: u32 = 200;
     let mut waited = 0u32;
-    for &(first, pages) in memory {
+    for run in memory {
         let mut at = 0;
-        while at < pages {
-            match look_over(first, pages, at) {
+        while at < run.pages() {
+            match look_over(*run, at) {
                 Look::Unused(next) => {
                     at = next;
                     vm::reschedule();
@@ -508,26 +501,28 @@ pub(crate) fn wait_until_unused(memory: &[(Pfn, usize)]) {
 
 /// Associates pages that nobody uses with an entry at `index` of `mapping` that is not shared.
 /// False, and nothing is changed, when that is not so simple, or when they are not of the region.
-/// `order` is at most that of a region. Does not sleep.
+/// Does not sleep.
 #[inline]
 pub(crate) fn associate_free(
-    region: &Region<'_>,
-    page: DevPage,
-    order: Order,
+    region: &mut Region,
+    block: PageBlock,
     mapping: &Mapping,
     index: PageIndex,
 ) -> bool {
+    let page = block.first();
     if !region.covers(page) {
         return false;
     }
-    if order == Order::PTE {
-        let folio = page.folio();
-        if folio.head() != page || is_associated(folio) || folio.order() != order {
-            return false;
-        }
-    } else if !DevFolio::form(region, page, order, owned_or_free()) {
-        return false;
+    let folio = if block.order() == Order::PTE {
+        region.folio(page).filter(|folio| {
+            folio.head() == page && !folio.is_associated() && folio.order() == Order::PTE
+        })
+    } else {
+        region.form(block, owned_or_free())
+    };
+    match folio {
+        Some(folio) => folio.set_owner(mapping, index),
+        None => return false,
     }
-    page.folio().set_owner(region, mapping, index);
     true
 }

@@ -7,17 +7,17 @@
 
 use super::{
     device::FileDevice,
-    entry::{Entry, Kind},
     folio::{self, Disassociation},
     poison,
     stats::Counter,
     tree::{self, Disposition, EntryBatch, Filter, LockedEntry, Visitor, WalkAction}, //
 };
 use crate::kern::{
+    entry::{Entry, Kind},
     fs::{Inode, Mapping, PageIndex, PageRange},
     memory::Stay,
     order::Order,
-    page::{DevFolio, DevPage},
+    page::{DevFolio, PageRun},
     vm::{self, LockedVma},
     wait::{self, Sleep, WaitCallback},
     xa::Mark, //
@@ -56,29 +56,29 @@ pub(crate) fn in_chunks(pages: usize, mut work: impl FnMut(usize, usize)) {
     }
 }
 
-/// Writes back all of the memory of `pages` pages. Sleeps.
-pub(crate) fn flush(page: DevPage, pages: usize) {
-    poison::sound_stretches(page, pages, |page, pages| {
-        in_chunks(pages, |offset, bytes| page.write_back(offset, bytes));
+/// Writes back all of the memory of the pages. Sleeps.
+pub(crate) fn flush(run: PageRun) {
+    poison::sound_stretches(run, |run| {
+        in_chunks(run.pages(), |offset, bytes| run.write_back(offset, bytes));
     });
 }
 
 /// Lets go of what a locked entry points to, which is about to be replaced or removed: no page
 /// table maps it writable any more, and what is dirty of it is written back first (spec, R5).
 pub(crate) fn let_go(locked: &LockedEntry<'_>, device: FileDevice<'_>) {
-    let Some(page) = locked.entry().page() else {
+    let Some(block) = locked.entry().block() else {
         return;
     };
     if locked.is_dirty() {
-        flush(page, locked.entry().order().pages());
+        flush(block.run());
         device.inc(Counter::EntriesFlushedOnRemoval);
     }
-    folio::disassociate(page);
+    folio::disassociate(block.first());
 }
 
 /// The same for the entries of a batch, which are to be removed.
 fn let_go_of_batch(batch: &EntryBatch<'_>, device: FileDevice<'_>) {
-    batch.pieces(true, |_, page, pages| flush(page, pages));
+    batch.pieces(true, |_, pages| flush(pages));
     let mut parting = Disassociation::new();
     let mut flushed = 0;
     for (_, entry, dirty) in batch.iter() {
@@ -188,7 +188,7 @@ impl Remove<'_> {
     #[inline]
     fn may_be_mapped(&self, entry: Entry) -> bool {
         match entry.kind() {
-            Kind::Data(pfn) => DevPage::of(pfn).folio().mapcount() != 0,
+            Kind::Data(block) => block.first().folio().mapcount() != 0,
             // How often zeroes are mapped for a file is not known.
             Kind::Zero => !self.unmapped && self.mapping.has_vmas(),
             Kind::Empty => false,
@@ -206,7 +206,7 @@ impl Visitor for Remove<'_> {
         match entry.kind() {
             _ if self.may_be_mapped(entry) => WalkAction::Work,
             Kind::Data(_) if dirty || entry.order() > REMOVE_AT_ONCE => WalkAction::Work,
-            Kind::Data(pfn) if !folio::is_small(DevPage::of(pfn)) => WalkAction::Work,
+            Kind::Data(block) if !folio::is_small(block.first()) => WalkAction::Work,
             _ => WalkAction::Remove,
         }
     }
@@ -383,7 +383,7 @@ impl Turns {
         folio: DevFolio,
         inode: &Inode,
     ) -> Result {
-        let how = Sleep::Callback(inode, wait::let_faults_in());
+        let how = Sleep::Callback(inode, WaitCallback::let_faults_in());
         self.let_others(stay, folio, how, FileDevice::of(inode))
     }
 }

@@ -9,7 +9,6 @@ pub(crate) mod adopt;
 pub(crate) mod check;
 pub(crate) mod devdax;
 pub(crate) mod device;
-pub(crate) mod entry;
 pub(crate) mod fault;
 pub(crate) mod folio;
 pub(crate) mod io;

@@ -4,11 +4,11 @@
 
 use super::{
     device::{self, FileDevice},
-    entry::Entry,
     stats::Counter, //
 };
 #[cfg(CONFIG_MEMORY_FAILURE)]
 use crate::kern::{
+    entry::Entry,
     fs::{InodeRef, PageIndex},
     page::DevPage,
 };

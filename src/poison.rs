@@ -4,7 +4,6 @@
 
 use super::{
     device::FileDevice,
-    entry::Kind,
     owner,
     stats::Counter,
     tree, //
@@ -17,7 +16,7 @@ use crate::kern::{
 use crate::kern::{
     fs::{Mapping, PageIndex},
     once::Once,
-    page::{DevFolio, DevPage, Pfn},
+    page::{DevFolio, DevPage, PageRun},
     redirect::{self, InFlight},
     vm,
     xa::LeftLocked, //
@@ -33,14 +32,13 @@ pub(crate) fn was_seen() -> bool {
     SEEN.read_once()
 }
 
-/// Has [`was_seen`] say yes if one of these `pages` pages is marked. What they are marked for may have
+/// Has [`was_seen`] say yes if one of these pages is marked. What they are marked for may have
 /// happened while nobody told us, so they all are bad. Sleeps.
-pub(crate) fn look_for_marks(first: Pfn, pages: usize) {
+pub(crate) fn look_for_marks(run: PageRun) {
     /// After how many pages others have their turn.
     const TURN: usize = 1 << 12;
 
-    for at in 0..pages {
-        let page = DevPage::of(first.offset(at));
+    for (at, page) in run.iter().enumerate() {
         if page.is_marked() {
             page.note_failure(false);
             SEEN.store(true, Relaxed);
@@ -51,21 +49,22 @@ pub(crate) fn look_for_marks(first: Pfn, pages: usize) {
     }
 }
 
-/// Calls `f` with the stretches of the `pages` pages from `first` on that are not known to be bad. What
-/// is, the kernel has no address for any more.
+/// Calls `f` with the parts of a run that have no page which is known to be bad. For what is, the kernel
+/// has no address any more.
 #[inline]
-pub(crate) fn sound_stretches(first: DevPage, pages: usize, mut f: impl FnMut(DevPage, usize)) {
+pub(crate) fn sound_stretches(run: PageRun, mut f: impl FnMut(PageRun)) {
     if !was_seen() {
-        return f(first, pages);
+        return f(run);
     }
-    let page = |at: usize| DevPage::of(first.pfn().offset(at));
     let mut begin = 0;
-    for at in 0..=pages {
-        if at < pages && !page(at).is_poisoned() {
+    for at in 0..=run.pages() {
+        if run.nth(at).is_some_and(|page| !page.is_poisoned()) {
             continue;
         }
         if begin < at {
-            f(page(begin), at - begin);
+            if let Some(rest) = run.from(begin) {
+                f(rest.up_to(at - begin));
+            }
         }
         begin = at + 1;
     }
@@ -136,20 +135,17 @@ pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option
     let Some(locked) = tree::lock_present(mapping, index) else {
         return (Cookie::Nothing, None);
     };
-    match locked.entry().kind() {
-        Kind::Data(pfn) => {
-            // The page at the index, not the first of the entry.
-            let page = pfn.offset(index.get().wrapping_sub(locked.first().get()));
-            // The file may have got another page than the one that [`tell`] has the core ask for.
-            if !redirect::is_sought(page.to_bits()) {
-                return (Cookie::Nothing, None);
-            }
-            FileDevice::of(inode).inc(Counter::PoisonLocks);
-            let left = locked.leave_locked();
-            (Cookie::Locked(left), Some(DevPage::of(page)))
-        }
-        _ => (Cookie::Nothing, None),
+    let Some(block) = locked.entry().block() else {
+        return (Cookie::Nothing, None);
+    };
+    // The page at the index, not the first of the entry.
+    let page = block.nth(index.get().wrapping_sub(locked.first().get()));
+    // The file may have got another page than the one that [`tell`] has the core ask for.
+    if !redirect::is_sought(page.pfn().to_bits()) {
+        return (Cookie::Nothing, None);
     }
+    FileDevice::of(inode).inc(Counter::PoisonLocks);
+    (Cookie::Locked(locked.leave_locked()), Some(page))
 }
 
 /// Unlocks what [`lock_index`] locked (`dax_unlock_mapping_entry`).
@@ -169,8 +165,8 @@ pub(crate) fn note(device: &DaxDevice, offset: u64, pages: usize, made_up: bool)
     // Whether it is on the list of bad blocks by now makes no difference.
     let first = PageIndex::of_byte(offset).get();
     if let Ok(memory) = device.access(&alive, first, pages, Access::Recovery) {
-        for at in 0..pages.min(memory.pages()) {
-            DevPage::of(memory.pfn().offset(at)).note_failure(made_up);
+        for page in memory.run().iter() {
+            page.note_failure(made_up);
         }
     }
 }
@@ -197,7 +193,7 @@ pub(crate) fn tell(in_flight: &mut InFlight, device: &DaxDevice, offset: u64, fl
             1,
             Access::Recovery,
         );
-        found.ok().map(|memory| DevPage::of(memory.pfn()))
+        found.ok().map(|memory| memory.run().first())
     }) else {
         return false;
     };

@@ -4,7 +4,6 @@
 
 use super::{
     device::FileDevice,
-    entry::Entry,
     folio,
     layout,
     poison,
@@ -13,6 +12,7 @@ use super::{
 };
 use crate::kern::{
     dax::DaxDevice,
+    entry::Entry,
     fs::{Mapping, PageRange},
     order::Order, //
 };
@@ -58,11 +58,13 @@ impl Visitor for WriteBack<'_> {
         // Only now: what is stored before this is in the cache lines, and what is stored later
         // faults first and finds the entry locked (spec, R5).
         let mut pages = 0;
-        batch.pieces(false, |_, page, length| {
-            poison::sound_stretches(page, length, |page, length| {
-                layout::in_chunks(length, |offset, bytes| self.dax.flush(page, offset, bytes));
+        batch.pieces(false, |_, piece| {
+            poison::sound_stretches(piece, |sound| {
+                layout::in_chunks(sound.pages(), |offset, bytes| {
+                    self.dax.flush(sound, offset, bytes);
+                });
             });
-            pages += length;
+            pages += piece.pages();
         });
         self.written += pages;
         let stats = self.device;
@@ -101,8 +103,8 @@ impl WriteBack<'_> {
             // The core cannot write-protect what an entry of the third level maps.
             mapping.unmap(batch.range());
         } else {
-            batch.pieces(false, |first, page, length| {
-                mapping.write_protect(first, page.pfn(), length);
+            batch.pieces(false, |first, piece| {
+                mapping.write_protect(first, piece.pfn(), piece.pages());
             });
         }
     }

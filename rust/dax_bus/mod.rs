@@ -21,7 +21,7 @@ use super::{
     bindings,
     fs::PageIndex,
     order::Order,
-    page::Pfn,
+    page::{PageRun, Pfn},
     redirect,
     vm::{FaultCode, VmFault}, //
 };
@@ -141,7 +141,7 @@ pub(crate) trait Driver: Send + Sync + Sized + 'static {
     /// memory's pages go next.
     ///
     /// Held: nothing, and no fault can happen any more.
-    fn wait_until_idle(&self);
+    fn wait_until_idle(&self, memory: &[PageRun]);
 
     /// Writes the counters, a line "name value" for each, and returns the number of bytes.
     ///
@@ -309,7 +309,7 @@ unsafe extern "C" fn remove<D: Listed>(dev: *mut bindings::dev_dax, data: *mut c
     node.close();
     // SAFETY: The device is bound, and this is its character device.
     unsafe { bindings::rdax_dax_retire(dev, node.cdev.load(Relaxed)) };
-    node.device.wait_until_idle();
+    node.device.wait_until_idle(&node.memory);
     node.give_address_space();
 }
 

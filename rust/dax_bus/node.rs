@@ -12,7 +12,7 @@ use crate::kern::{
     fs::PageIndex,
     once::Once,
     order::Order,
-    page::{DevFolio, DevPage, Pfn},
+    page::{DevFolio, PageBlock, PageRun, Pfn},
     percpu_rwsem::PercpuRwSemaphore,
     redirect, //
 };
@@ -45,7 +45,8 @@ static ADDRESS_SPACE_OPERATIONS: Table<bindings::address_space_operations> =
 /// # Invariants
 ///
 /// `inode` is a reference to the inode of the dax device, owned by this value. While `open` is
-/// true the device is bound and its page map exists.
+/// true the device is bound and its page map exists. `memory` is what the device is made of; it has pages
+/// while there is a page map, and is looked at no longer.
 #[pin_data(PinnedDrop)]
 pub(super) struct Node<D> {
     /// Held by all that rely on `open`.
@@ -56,6 +57,7 @@ pub(super) struct Node<D> {
     devt: bindings::dev_t,
     pub(super) cdev: Atomic<*mut bindings::cdev>,
     pub(super) pgmap: Atomic<*mut bindings::dev_pagemap>,
+    pub(super) memory: KVec<PageRun>,
     /// What the address space had before the device was bound.
     operations_before: Atomic<*mut bindings::address_space_operations>,
     #[pin]
@@ -71,6 +73,13 @@ unsafe impl<D: Sync> Sync for Node<D> {}
 impl<D: Listed> Node<D> {
     pub(super) fn new(candidate: &Candidate<'_>) -> Result<Arc<Self>> {
         let ranges = candidate.ranges()?;
+        let mut memory = KVec::new();
+        for range in ranges.iter().filter(|range| range.pages != 0) {
+            // SAFETY: The frames are those that the device is made of. By the type invariant nobody looks
+            // for their pages before they have any.
+            let run = unsafe { PageRun::from_frames(range.pfn, range.pages) };
+            memory.push(run, GFP_KERNEL)?;
+        }
         let name = candidate.name()?;
         let align = candidate.align();
         // SAFETY: The device is alive.
@@ -88,6 +97,7 @@ impl<D: Listed> Node<D> {
                 devt,
                 cdev: Atomic::new(ptr::null_mut()),
                 pgmap: Atomic::new(ptr::null_mut()),
+                memory,
                 operations_before: Atomic::new(ptr::null_mut()),
                 device <- D::new(name, ranges, align),
                 // INVARIANT: The reference is taken over. Last, as nothing after it fails.
@@ -176,7 +186,11 @@ impl<D: Listed> Node<D> {
     /// folio, and marks its first page as it always does (a device's tails may be one in memory).
     #[cfg(CONFIG_MEMORY_FAILURE)]
     fn tell(&self, pfn: Pfn, index: PageIndex, flags: c_int) -> bool {
-        let folio = DevPage::of(pfn).folio();
+        // The page map is there while the core calls `memory_failure`.
+        let Some(block) = Home(self).block(pfn, Order::PTE) else {
+            return true;
+        };
+        let folio = block.first().folio();
         if folio.owner() == 0 {
             // Nobody has mapped it yet.
             return true;
@@ -219,9 +233,23 @@ impl<D> PinnedDrop for Node<D> {
 }
 
 /// A device that is bound, for as long as its folios may be given a place.
+///
+/// # Invariants
+///
+/// The node's device has a page map for as long as this lives.
 pub(crate) struct Home<'a, D>(pub(super) &'a Node<D>);
 
 impl<D: Listed> Home<'_, D> {
+    /// The pages of the device that begin at a frame and can be the memory of an entry of `order`. `None`
+    /// if they are not all of one contiguous part of it.
+    #[inline]
+    pub(crate) fn block(&self, first: Pfn, order: Order) -> Option<PageBlock> {
+        self.0.memory.iter().find_map(|run| {
+            let at = first.to_bits().wrapping_sub(run.pfn().to_bits());
+            run.block(at, order)
+        })
+    }
+
     /// Has a folio of the device say that it begins at page `index` of it. The core asks this of
     /// whatever is mapped: two processes wait for one futex if they find the same place, and who is
     /// to be told of a memory failure is looked for there. It stays said until the page map goes.

@@ -9,11 +9,13 @@
 #![allow(dead_code)]
 
 mod call;
+mod made_up;
 mod thread;
 mod watch;
 mod world;
 
 pub(crate) use call::*;
+pub(crate) use made_up::*;
 pub(crate) use thread::*;
 pub(crate) use watch::*;
 pub(crate) use world::*;

@@ -9,6 +9,7 @@ use crate::kern::{
     bindings,
     order::Order,
     page::{DevFolio, Pfn}, //
+    wait::WaitCallback,
 };
 use core::{
     ffi::CStr,
@@ -135,7 +136,7 @@ impl Flushes {
     /// many.
     pub(crate) fn are(&self, wanted: &[(Pfn, usize)]) -> bool {
         let wanted = wanted.iter().map(|(first, pages)| {
-            let begin = crate::kern::page::DevPage::of(*first).address().as_ptr() as usize;
+            let begin = first.address();
             (begin, *pages << Order::PAGE_SHIFT)
         });
         self.iter()
@@ -145,7 +146,7 @@ impl Flushes {
 
     /// Whether all the memory of `order` from a frame on was written back.
     pub(crate) fn covers(&self, first: Pfn, order: Order) -> bool {
-        let begin = crate::kern::page::DevPage::of(first).address().as_ptr() as usize;
+        let begin = first.address();
         let mut next = begin;
         // In any order, each page by one call at least.
         while next < begin + order.bytes() {
@@ -278,17 +279,21 @@ impl Drop for CoreFolio {
 static CALLBACKS: Atomic<usize> = Atomic::new(0);
 
 /// What a filesystem gives to wait with: sleeps, and counts.
-///
+pub(crate) fn wait_callback() -> WaitCallback {
+    // SAFETY: It has no locks to drop.
+    unsafe { WaitCallback::from_raw(sleep_and_count) }
+}
+
 /// # Safety
 ///
 /// Called to wait for a page.
-pub(crate) unsafe extern "C" fn wait_callback(_inode: *mut bindings::inode) {
+unsafe extern "C" fn sleep_and_count(_inode: *mut bindings::inode) {
     CALLBACKS.fetch_add(1, Relaxed);
     // SAFETY: The caller has set the task's state.
     unsafe { bindings::schedule() };
 }
 
-/// How often [`wait_callback`] was called.
+/// How often that was called.
 pub(crate) fn callbacks() -> usize {
     CALLBACKS.load(Relaxed)
 }

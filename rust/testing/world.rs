@@ -18,7 +18,7 @@ use crate::kern::{
     iomap::IomapOps,
     iov::{IovIter, Kiocb},
     order::Order,
-    page::{DevFolio, DevPage, Pfn},
+    page::{DevFolio, DevPage, PageBlock, PageRun, Pfn},
     vm::{FaultCode, VmFault},
     xa::RawValue, //
 };
@@ -48,10 +48,6 @@ unsafe impl Sync for IomapOps {}
 unsafe impl Sync for World {}
 // SAFETY: As above; the model is behind a lock.
 unsafe impl Sync for File<'_> {}
-// SAFETY: The address of a `struct page`, which belongs to no task.
-unsafe impl Send for DevPage {}
-// SAFETY: As above.
-unsafe impl Sync for DevPage {}
 
 /// What of a `struct page` must be the same again when nobody uses it.
 type PageBits = [usize; 8];
@@ -65,8 +61,7 @@ pub(crate) struct World {
     mount: NonNull<bindings::vfsmount>,
     dax: NonNull<bindings::dax_device>,
     claim: Claim,
-    pages: usize,
-    first: Pfn,
+    run: PageRun,
     next: Atomic<usize>,
     is_locked: fn(RawValue) -> bool,
 }
@@ -98,7 +93,7 @@ impl World {
                     usize::MAX >> 20,
                     crate::kern::dax::Access::Normal,
                 )
-                .map(|memory| (memory.pfn(), memory.pages()))
+                .map(|memory| memory.run())
         };
         let mount = found.and_then(|found| {
             // SAFETY: The device is open.
@@ -106,12 +101,11 @@ impl World {
             Ok((found, NonNull::new(mount).ok_or(ENOMEM)?))
         });
         match mount {
-            Ok(((first, pages), mount)) => Ok(Self {
+            Ok((run, mount)) => Ok(Self {
                 mount,
                 dax,
                 claim,
-                pages,
-                first,
+                run,
                 next: Atomic::new(CLEAN.load(Relaxed)),
                 is_locked,
             }),
@@ -125,16 +119,20 @@ impl World {
 
     /// The number of pages that the device has.
     pub(crate) fn pages(&self) -> usize {
-        self.pages
+        self.run.pages()
     }
 
     /// Pages of the device that no other part of the test has: the place on the device of the
     /// first of `pages`, whose frame is aligned to `order`. `None` when the device is too small.
     pub(crate) fn try_take(&self, pages: usize, order: Order) -> Option<usize> {
-        let misaligned =
-            self.first.to_bits().wrapping_add(self.next.load(Relaxed)) & (order.pages() - 1);
+        let misaligned = self
+            .run
+            .pfn()
+            .to_bits()
+            .wrapping_add(self.next.load(Relaxed))
+            & (order.pages() - 1);
         let place = self.next.load(Relaxed) + ((order.pages() - misaligned) & (order.pages() - 1));
-        if place + pages > self.pages {
+        if place + pages > self.run.pages() {
             return None;
         }
         self.next.store(place + pages, Relaxed);
@@ -154,12 +152,40 @@ impl World {
 
     /// The frame at a place on the device.
     pub(crate) fn pfn(&self, place: usize) -> Pfn {
-        self.first.offset(place)
+        self.run.pfn().offset(place)
     }
 
     /// The page at a place on the device.
     pub(crate) fn page(&self, place: usize) -> DevPage {
-        DevPage::of(self.pfn(place))
+        self.run(place, 1).first()
+    }
+
+    /// The pages from a place on the device on.
+    pub(crate) fn run(&self, place: usize, pages: usize) -> PageRun {
+        let run = self.run.from(place).map(|rest| rest.up_to(pages));
+        run.filter(|run| run.pages() == pages)
+            .expect("a test asks for pages that it has taken of the device")
+    }
+
+    /// The pages of an entry of `order` that begin with this one, which are the device's.
+    pub(crate) fn block_of(&self, first: DevPage, order: Order) -> PageBlock {
+        let place = first.pfn().to_bits().wrapping_sub(self.run.pfn().to_bits());
+        self.block(place, order)
+    }
+
+    /// Pages of the device that an entry of `order` can have, whoever has them. `None` when it is too
+    /// small.
+    pub(crate) fn any_block(&self, order: Order) -> Option<PageBlock> {
+        let misaligned = self.run.pfn().to_bits() & (order.pages() - 1);
+        let place = (order.pages() - misaligned) & (order.pages() - 1);
+        self.run.block(place, order)
+    }
+
+    /// The pages from a place on the device on that an entry of `order` can have.
+    pub(crate) fn block(&self, place: usize, order: Order) -> PageBlock {
+        self.run
+            .block(place, order)
+            .expect("a test asks for pages that it has taken of the device")
     }
 
     /// The device.
@@ -323,6 +349,18 @@ pub(crate) fn page_bits(page: DevPage) -> PageBits {
     const { assert!(core::mem::size_of::<PageBits>() == core::mem::size_of::<bindings::page>()) };
     // SAFETY: A page of the device, all of whose bytes are initialised.
     unsafe { page.as_ptr().cast::<PageBits>().read_volatile() }
+}
+
+/// The page that is `pages` pages behind another one of the same page map.
+pub(crate) fn page_behind(page: DevPage, pages: usize) -> DevPage {
+    let mut map: bindings::rdax_page_map = pin_init::zeroed();
+    let pfn = page.pfn().to_bits();
+    // SAFETY: By the invariant of `DevPage` the frame is one of a page map.
+    unsafe { bindings::rdax_page_map(pfn, &mut map) };
+    let behind = pfn.wrapping_add(pages);
+    assert!(behind.wrapping_sub(map.first) < map.pages);
+    // SAFETY: The frame is one of the same page map.
+    unsafe { DevPage::of(Pfn::from_bits(behind)) }
 }
 
 /// Whether a page is one that nobody uses.
@@ -1186,10 +1224,10 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// What they are now. The task has an address space.
-    pub(crate) fn now(pfn: Pfn) -> Self {
+    pub(crate) fn now(page: DevPage) -> Self {
         let mut counts = bindings::rdax_test_counts::default();
-        // SAFETY: The frame has a page.
-        unsafe { bindings::rdax_test_count(pfn.to_bits(), &mut counts) };
+        // SAFETY: By the invariant of `DevPage` the frame has a page.
+        unsafe { bindings::rdax_test_count(page.pfn().to_bits(), &mut counts) };
         Self {
             resident: counts.resident,
             mapped: counts.mapped,
@@ -1198,8 +1236,8 @@ impl Counts {
     }
 
     /// How many more there are than there were.
-    pub(crate) fn since(pfn: Pfn, before: Self) -> Self {
-        let now = Self::now(pfn);
+    pub(crate) fn since(page: DevPage, before: Self) -> Self {
+        let now = Self::now(page);
         Self {
             resident: now.resident - before.resident,
             mapped: now.mapped - before.mapped,

@@ -10,7 +10,7 @@ use super::{
     super::{fs::PageIndex, order::Order},
     bindings,
     node::{as_sibling, as_value, marks_of, overwrite_slot, slot_of, NODE_MASK, NODE_ORDER},
-    order_of, Mark, RawValue, Tree, TreeGuard, XaState, FLAGS, LOCKED, ORDER_BITS, ORDER_SHIFT,
+    Mark, RawValue, Tree, TreeGuard, XaState, FLAGS, LOCKED,
 };
 use core::{marker::PhantomData, ptr};
 
@@ -69,12 +69,12 @@ impl<'t> LockedSlot<'t> {
     /// where [`LockedSlot::xas`] gives no state.
     #[inline(always)]
     pub(crate) fn unlock(&mut self, guard: &TreeGuard<'_>, value: RawValue) -> bool {
-        debug_assert!(value & 1 != 0 && order_of(value) == self.order);
+        debug_assert!(value.order() == self.order);
         if !self.is_of(guard) {
             return false;
         }
-        let value = value & !LOCKED;
-        if self.node.is_null() || order_of(value) != self.order {
+        let value = value.unlocked();
+        if self.node.is_null() || value.order() != self.order {
             return self.unlock_slowly(guard, value);
         }
         // SAFETY: By the type invariant the node is in the tree, which is locked, and the value there
@@ -90,8 +90,8 @@ impl<'t> LockedSlot<'t> {
     fn unlock_slowly(&mut self, guard: &TreeGuard<'_>, value: RawValue) -> bool {
         let mut xas = self.state(guard);
         if let Some(now) = as_value(xas.current()) {
-            let fits = order_of(value) == self.order;
-            let value = if fits { value } else { now & !LOCKED };
+            let fits = value.order() == self.order;
+            let value = if fits { value } else { now.unlocked() };
             // SAFETY: By the type invariant this is the token's value, and of the order.
             unsafe { xas.overwrite(value) };
         }
@@ -101,12 +101,12 @@ impl<'t> LockedSlot<'t> {
 
     /// Leaves the value locked. A number is enough to unlock it: `value`, which is stored then.
     pub(crate) fn leave(&mut self, value: RawValue) -> LeftLocked {
-        debug_assert!(order_of(value) == self.order);
+        debug_assert!(value.order() == self.order);
         // INVARIANT: By this type's invariant; this is a token for nothing any more.
         LeftLocked {
             tree: self.tree.take().map_or(0, |tree| tree.0.get() as usize),
             index: self.first,
-            value: value & !LOCKED,
+            value: value.unlocked(),
         }
     }
 
@@ -120,7 +120,7 @@ impl<'t> LockedSlot<'t> {
         guard: &mut TreeGuard<'_>,
         wanted: u64,
         asks_dirty: bool,
-        set: RawValue,
+        set: usize,
         mut choose: impl FnMut(usize, RawValue, bool) -> Beside,
     ) -> LockedSlots<'l, 't> {
         let mut slots = LockedSlots {
@@ -160,14 +160,14 @@ impl<'t> LockedSlot<'t> {
             let Some(value) = as_value(slot) else {
                 continue;
             };
-            if value & ORDER_BITS << ORDER_SHIFT != 0 {
+            if !value.is_of_one_page() {
                 // The rest of its slots is done with it.
                 rest &= u64::MAX
-                    .checked_shl((offset + order_of(value).pages()) as u32)
+                    .checked_shl((offset + value.order().pages()) as u32)
                     .unwrap_or(0);
             }
             // The own one is locked, too.
-            if value & LOCKED != 0 {
+            if value.is_locked() {
                 continue;
             }
             match choose(offset, value, dirty >> offset & 1 != 0) {
@@ -182,7 +182,7 @@ impl<'t> LockedSlot<'t> {
                 }
             }
             // SAFETY: The value was not locked. Flags do not change the order.
-            unsafe { overwrite_slot(node, offset, value | set | LOCKED) };
+            unsafe { overwrite_slot(node, offset, RawValue(value.0 | set | LOCKED)) };
             // INVARIANT: It is locked now.
             slots.bits |= 1 << offset;
         }
@@ -261,8 +261,9 @@ impl LockedSlots<'_, '_> {
             // SAFETY: By the type invariant the node is in the tree, which is locked, and the value is
             // ours.
             unsafe {
-                let value = slot_of(self.node, offset) as RawValue;
-                overwrite_slot(self.node, offset, value & !LOCKED);
+                if let Some(value) = as_value(slot_of(self.node, offset)) {
+                    overwrite_slot(self.node, offset, value.unlocked());
+                }
             }
             unlocked(offset);
         }
@@ -322,7 +323,7 @@ impl<'t> LockedRange<'t> {
             return None;
         }
         let value = xas.at(self.first)?;
-        let order = order_of(value);
+        let order = value.order();
         // INVARIANT: By this type's invariant the value is the range's, and it is not any more.
         let slot = LockedSlot {
             tree: Some(self.tree),
@@ -367,12 +368,12 @@ pub(crate) struct LeftLocked {
 impl LeftLocked {
     /// The first index that the value is for.
     pub(crate) fn first(&self) -> PageIndex {
-        order_of(self.value).first(self.index)
+        self.value.order().first(self.index)
     }
 
     /// The number.
     pub(crate) fn into_bits(self) -> usize {
-        self.value
+        self.value.0
     }
 
     /// # Safety
@@ -384,7 +385,7 @@ impl LeftLocked {
         Self {
             tree: tree.0.get() as usize,
             index,
-            value: bits,
+            value: RawValue(bits),
         }
     }
 

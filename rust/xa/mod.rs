@@ -45,7 +45,7 @@ impl Tree {
     /// # Safety
     ///
     /// The array stays alive for `'a`, is one whose lock is taken with interrupts off, and holds
-    /// no other entries than values.
+    /// no other entries than such as [`RawValue`] says.
     #[inline]
     pub(crate) unsafe fn from_raw<'a>(tree: NonNull<bindings::xarray>) -> &'a Self {
         // SAFETY: The type is transparent; the caller vouches for the lifetime.
@@ -108,28 +108,74 @@ impl Drop for TreeGuard<'_> {
     }
 }
 
-/// A value of the tree, odd as every XArray value.
-pub(crate) type RawValue = usize;
+/// A value of a file's tree.
+///
+/// # Invariants
+///
+/// [`Entry::locked`](super::entry::Entry::locked) or
+/// [`Entry::unlocked`](super::entry::Entry::unlocked) made it, or another of its flags or its lock bit was
+/// set or cleared since. So it is odd, as every XArray value, and if it has frames, their pages are there
+/// as long as it is in a tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RawValue(usize);
+
+impl RawValue {
+    /// # Safety
+    ///
+    /// The word is as the type invariant says.
+    #[inline(always)]
+    pub(super) const unsafe fn from_word(word: usize) -> Self {
+        // INVARIANT: By this function's safety requirements.
+        Self(word)
+    }
+
+    /// The word that a tree holds.
+    #[inline(always)]
+    pub(crate) const fn word(self) -> usize {
+        self.0
+    }
+
+    #[inline(always)]
+    const fn is_locked(self) -> bool {
+        self.0 & LOCKED != 0
+    }
+
+    #[inline(always)]
+    const fn locked(self) -> Self {
+        Self(self.0 | LOCKED)
+    }
+
+    #[inline(always)]
+    const fn unlocked(self) -> Self {
+        Self(self.0 & !LOCKED)
+    }
+
+    /// Log2 of the indices that it is for.
+    #[inline(always)]
+    const fn order(self) -> Order {
+        Order::from_bits(self.0 >> ORDER_SHIFT & ORDER_BITS)
+    }
+
+    /// Whether it is for one index.
+    #[inline(always)]
+    const fn is_of_one_page(self) -> bool {
+        self.0 & ORDER_BITS << ORDER_SHIFT == 0
+    }
+}
 
 /// The bits of a value that the core takes for the number of a NUMA node, in the tree of any file that
 /// is not shmem's: above the XArray's own bit and one more.
-pub(crate) const NODE_BITS: RawValue = ((1 << bindings::NODES_SHIFT) - 1) << 2;
+pub(crate) const NODE_BITS: usize = ((1 << bindings::NODES_SHIFT) - 1) << 2;
 
 /// The bit of a value that says that it is locked.
-pub(crate) const LOCKED: RawValue = 1 << 1;
+pub(crate) const LOCKED: usize = 1 << 1;
 
 /// Where a value has its order.
 pub(crate) const ORDER_SHIFT: usize = 12;
 pub(crate) const ORDER_BITS: usize = 0x1f;
 
 /// The bits of a value that [`LockedSlot::lock_beside`] may set.
-pub(crate) const FLAGS: RawValue = 7 << 19;
-
-/// Log2 of the indices that a value is for.
-#[inline(always)]
-const fn order_of(value: RawValue) -> Order {
-    Order::from_bits(value >> ORDER_SHIFT & ORDER_BITS)
-}
+pub(crate) const FLAGS: usize = 7 << 19;
 
 /// Why a value could not be inserted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

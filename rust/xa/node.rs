@@ -25,11 +25,13 @@ pub(super) fn is_node(node: *mut bindings::xa_node) -> bool {
     !node.is_null() && node as usize & 3 == 0
 }
 
-/// The value in a slot; nodes and other internal entries are even.
+/// The value in a slot, or in the root, of a tree whose lock is held; nodes and other internal entries
+/// are even.
 #[inline(always)]
 pub(super) fn as_value(slot: *mut c_void) -> Option<RawValue> {
     let bits = slot as usize;
-    (bits & 1 != 0).then_some(bits)
+    // INVARIANT: A tree has no other values, by the requirements of `Tree::from_raw`.
+    (bits & 1 != 0).then_some(RawValue(bits))
 }
 
 /// The node that a slot, or the root, points to.
@@ -79,7 +81,7 @@ pub(super) unsafe fn overwrite_slot(node: *mut bindings::xa_node, offset: usize,
         Atomic::from_ptr(slot.add(offset & NODE_MASK))
     }
     // As `rcu_assign_pointer`; pairs with look-ups under RCU.
-    .store_release(value as *mut _);
+    .store_release(value.0 as *mut _);
 }
 
 /// Log2 of the indices of each slot.

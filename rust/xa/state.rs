@@ -9,7 +9,7 @@ use super::{
         as_node, as_sibling, as_value, is_node, marks_of, overwrite_slot, shift_of, slot_of,
         BOUNDS, NODE_MASK, NODE_ORDER, RESTART,
     },
-    order_of, InsertError, LockedSlot, Mark, Paused, RawValue, Reserve, TreeGuard, LOCKED,
+    InsertError, LockedSlot, Mark, Paused, RawValue, Reserve, TreeGuard,
 };
 use core::{ffi::c_void, marker::PhantomData, ptr};
 use kernel::sync::atomic::Atomic;
@@ -142,7 +142,6 @@ impl<'g, 't> XaState<'g, 't> {
     /// The state stands at a value, and this one has the same order. It is not another's to change.
     #[inline(always)]
     pub(super) unsafe fn overwrite(&mut self, value: RawValue) {
-        debug_assert!(value & 1 != 0);
         let node = self.xas.xa_node;
         if is_node(node) {
             // SAFETY: By the type invariant the node is in the tree, which is locked. By this
@@ -153,17 +152,17 @@ impl<'g, 't> XaState<'g, 't> {
         // under RCU only, atomically.
         unsafe { Atomic::from_ptr((&raw mut (*self.xas.xa).xa_head).cast()) }
             // As `overwrite_slot`.
-            .store_release(value as *mut c_void);
+            .store_release(value.0 as *mut c_void);
     }
 
     /// Locks the value that the state was walked to. `None` when there is none, or it is locked.
     #[inline(always)]
     pub(crate) fn lock(&mut self) -> Option<LockedSlot<'t>> {
-        let value = as_value(self.current()).filter(|value| value & LOCKED == 0)?;
+        let value = as_value(self.current()).filter(|value| !value.is_locked())?;
         // SAFETY: The state stands at the value, which nobody has locked.
-        unsafe { self.overwrite(value | LOCKED) };
+        unsafe { self.overwrite(value.locked()) };
         // INVARIANT: The value is locked as of now.
-        Some(self.locked_slot(order_of(value)))
+        Some(self.locked_slot(value.order()))
     }
 
     /// The token for the value of `order` that the state stands at. Its maker keeps the invariant of
@@ -276,14 +275,16 @@ impl<'g, 't> XaState<'g, 't> {
             // Mostly there is a page beside, or nothing: seen without walking down again.
             match self.slot_of_page(before.get() & NODE_MASK) {
                 Some(slot) if slot.is_null() => return None,
-                Some(slot) if slot as usize & 1 != 0 => {
-                    let offset = before.get() & NODE_MASK;
-                    // SAFETY: `slot_of_page` says that there is a node; by the type invariant it is
-                    // in the tree.
-                    let marked = unsafe { marks_of(self.xas.xa_node, mark) } >> offset;
-                    return Some((slot as usize, marked & 1 != 0));
+                Some(slot) => {
+                    if let Some(value) = as_value(slot) {
+                        let offset = before.get() & NODE_MASK;
+                        // SAFETY: `slot_of_page` says that there is a node; by the type invariant it is
+                        // in the tree.
+                        let marked = unsafe { marks_of(self.xas.xa_node, mark) } >> offset;
+                        return Some((value, marked & 1 != 0));
+                    }
                 }
-                _ => (),
+                None => (),
             }
         }
         let mut state = XaState::new(self.guard, before);
@@ -316,8 +317,7 @@ impl<'g, 't> XaState<'g, 't> {
         value: RawValue,
         reserve: &mut Reserve,
     ) -> Result<LockedSlot<'t>, InsertError> {
-        debug_assert!(value & 1 != 0);
-        let order = order_of(value);
+        let order = value.order();
         if order != Order::PTE {
             self.reserve_order(order)?;
         } else {
@@ -330,7 +330,7 @@ impl<'g, 't> XaState<'g, 't> {
         }
         self.xas.xa_alloc = reserve.0;
         // SAFETY: The tree is alive and locked; `value` is an XArray value, and covers no other.
-        unsafe { bindings::xas_store(&mut self.xas, (value | LOCKED) as *mut _) };
+        unsafe { bindings::xas_store(&mut self.xas, value.locked().0 as *mut _) };
         // INVARIANT: The node is NULL, or was not taken. The state has no memory.
         reserve.0 = self.xas.xa_alloc;
         self.xas.xa_alloc = ptr::null_mut();
@@ -385,7 +385,7 @@ impl<'g, 't> XaState<'g, 't> {
     /// when there is none, or it is locked.
     #[inline]
     pub(crate) fn erase(&mut self) -> bool {
-        if as_value(self.current()).is_none_or(|value| value & LOCKED != 0) {
+        if as_value(self.current()).is_none_or(RawValue::is_locked) {
             return false;
         }
         // SAFETY: The value is not locked.
@@ -439,11 +439,11 @@ impl<'g, 't> XaState<'g, 't> {
         for offset in 0..=NODE_MASK {
             if let Some(value) = self.slot_of_page(offset).and_then(as_value) {
                 let index = PageIndex::new(first.get() + offset);
-                if value & LOCKED != 0 || !goes(index, value, marks & 1 != 0) {
+                if value.is_locked() || !goes(index, value, marks & 1 != 0) {
                     all = false;
                     break;
                 }
-                end = Some(order_of(value).last(index));
+                end = Some(value.order().last(index));
             }
             marks >>= 1;
         }

@@ -6,7 +6,6 @@
 use super::super::check;
 use super::{
     super::{
-        entry::{Entry, Kind},
         stats::Counter,
         tree::{self, AroundAction, AroundEntries, Backing, LockedEntry}, //
     },
@@ -14,9 +13,9 @@ use super::{
     Fault,
 };
 use crate::kern::{
+    entry::Entry,
     fs::{PageIndex, PageRange},
     order::Order,
-    page::DevPage,
     vm::Around, //
 };
 
@@ -66,7 +65,11 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
                 }
                 match backing {
                     Backing::Hole => around.add_zeroes(index),
-                    Backing::Memory(pfn) => around.add(index, DevPage::of(pfn.offset(at))),
+                    Backing::Memory(run) => {
+                        if let Some(page) = run.nth(at) {
+                            around.add(index, page);
+                        }
+                    }
                 }
             }
         }
@@ -87,15 +90,14 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         first: PageIndex,
         entry: Entry,
     ) {
-        let Kind::Data(pfn) = entry.kind() else {
+        let Some(memory) = entry.block() else {
             return;
         };
         let begin = first.max(block.first).get();
         let end = entry.order().last(first).min(block.last).get();
         for at in begin..=end {
             if candidates >> (at - block.first.get()) & 1 != 0 {
-                let page = DevPage::of(pfn.offset(at - first.get()));
-                around.add(PageIndex::new(at), page);
+                around.add(PageIndex::new(at), memory.nth(at - first.get()));
             }
         }
     }

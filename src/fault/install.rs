@@ -4,7 +4,6 @@
 
 use super::{
     super::{
-        entry::{Entry, Kind},
         folio::{self, AssociateError},
         layout,
         stats::Counter,
@@ -16,6 +15,7 @@ use super::{
 };
 use crate::kern::{
     dax::{Access, DaxReadGuard},
+    entry::{Entry, Kind},
     order::Order,
     page::DevPage,
     vm,
@@ -54,7 +54,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
 
     fn install_zeroes(&self, locked: &mut LockedEntry<'_>) -> Installed {
         let page = match locked.entry().kind() {
-            Kind::Data(_) => self.page_in(locked),
+            Kind::Data(block) => Some(block.nth(self.offset_in(locked))),
             Kind::Zero => None,
             Kind::Empty => {
                 locked.set(Entry::zero(self.order()));
@@ -78,13 +78,17 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         let sync = self.write && self.vmf.is_sync() && memory.needs_sync;
         let new = memory.new != New::None;
         // The memory that the entry has, unless it is to be another.
-        let present = self
-            .page_in(&target.locked)
+        let present = target
+            .locked
+            .entry()
+            .block()
             .filter(|_| memory.copy.is_none());
         // Before the entry changes: on an error the filesystem takes back its unused blocks.
-        let page = present
-            .unwrap_or_else(|| DevPage::of(memory.pfn.offset(self.offset_in(&target.locked))));
-        let page = self.sound(page, memory.new == New::All)?;
+        let page = self.sound(
+            present.unwrap_or(memory.block),
+            self.offset_in(&target.locked),
+            memory.new == New::All,
+        )?;
         if present.is_none() {
             self.replace(target, memory, sync)?;
             if self.write && (memory.copy.is_some() || new) {
@@ -118,37 +122,31 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         sync: bool,
     ) -> Result<(), Failure<'a>> {
         let locked = &mut target.locked;
-        let order = target.size;
-        let pfn = memory.pfn;
+        let block = memory.block;
         let old = locked.entry().kind();
-        if !self.device.may_map(pfn) {
+        if !self.device.may_map(block.pfn()) {
             pr_err_once!(
                 "a device was given memory of others since it was adopted; release it and adopt it again\n"
             );
             return Err(self.fallback_or(Counter::FallbackExtent, EIO));
         }
         if memory.copy.is_some() || old == Kind::Zero {
-            self.clear_way(locked, memory, order)?;
+            self.clear_way(locked, memory)?;
         }
-        folio::associate(
-            DevPage::of(pfn),
-            order,
-            self.mapping,
-            locked.first(),
-            memory.shared,
-        )
-        .map_err(|error| match error {
-            AssociateError::Smaller => self.fallback_or(Counter::FallbackConflict, EIO),
-            AssociateError::Owned => self.fallback_or(Counter::FallbackConflict, EIO),
-            AssociateError::Held(folio) => self.held_up(order, folio),
-            // The task is about to die; but an access in the kernel is repeated until it is told of
-            // an error.
-            AssociateError::Interrupted => self.fallback_or(Counter::FallbackConflict, EINTR),
+        folio::associate(block, self.mapping, locked.first(), memory.shared).map_err(|error| {
+            match error {
+                AssociateError::Smaller => self.fallback_or(Counter::FallbackConflict, EIO),
+                AssociateError::Owned => self.fallback_or(Counter::FallbackConflict, EIO),
+                AssociateError::Held(folio) => self.held_up(block.order(), folio),
+                // The task is about to die; but an access in the kernel is repeated until it is told of
+                // an error.
+                AssociateError::Interrupted => self.fallback_or(Counter::FallbackConflict, EINTR),
+            }
         })?;
         if matches!(old, Kind::Data(_)) {
             layout::let_go(locked, self.device);
         }
-        let mut entry = Entry::data(pfn, order);
+        let mut entry = Entry::data(block);
         if self.write {
             // Blocks of its own, written: a copy was made of those that were not.
             entry = entry.writable();
@@ -174,12 +172,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
 
     /// Unmaps the old copy or the zeroes, and makes the copy if there is one to make.
     #[cold]
-    fn clear_way(
-        &self,
-        locked: &LockedEntry<'_>,
-        memory: &Memory<'_>,
-        order: Order,
-    ) -> Result<(), Failure<'a>> {
+    fn clear_way(&self, locked: &LockedEntry<'_>, memory: &Memory<'_>) -> Result<(), Failure<'a>> {
         // Neither zeroes nor the old copy may stay mapped.
         self.mapping.unmap(locked.range());
         if let Some(copy) = &memory.copy {
@@ -187,7 +180,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?;
             // The filesystem puts the copy in the place of the old blocks now, and a sync of any file
             // may make that durable: data that was safe in the old blocks must be safe in the copy.
-            layout::flush(DevPage::of(memory.pfn), order.pages());
+            layout::flush(memory.block.run());
         }
         Ok(())
     }

@@ -4,7 +4,6 @@
 
 use super::{
     super::{
-        entry::Kind,
         layout,
         stats::Counter,
         tree::{self, Created, LockError, LockedEntry, Prefault}, //
@@ -13,6 +12,7 @@ use super::{
     Failure, Fault,
 };
 use crate::kern::{
+    entry::Kind,
     order::Order,
     vm::{FaultCode, Present}, //
 };

@@ -5,7 +5,6 @@
 use super::{
     super::{
         device,
-        entry::Kind,
         layout,
         poison,
         stats::Counter,
@@ -17,10 +16,11 @@ use super::{
 };
 use crate::kern::{
     dax::{Access, DaxDevice, DaxReadGuard},
+    entry::Kind,
     error::{ehwpoison, is_hwpoison},
     iomap::{Ask, ExtentKind, IomapIter, IomapOps, IomapSpace},
     order::Order,
-    page::{DevFolio, DevPage, Pfn},
+    page::{DevFolio, DevPage, PageBlock, PageRun},
     vm, //
 };
 use kernel::prelude::*;
@@ -53,9 +53,10 @@ pub(super) struct CopyOnWrite<'i> {
 
 /// Memory that the file has.
 pub(super) struct Memory<'i> {
-    pub(super) pfn: Pfn,
-    /// The pages from there on that are known to be the file's.
-    pub(super) pages: usize,
+    /// The pages of the entry.
+    pub(super) block: PageBlock,
+    /// The pages from the first of these on that are known to be the file's.
+    pub(super) run: PageRun,
     pub(super) new: New,
     /// Other files have the blocks, too, or had them until now.
     pub(super) shared: bool,
@@ -80,18 +81,18 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     #[inline]
     pub(super) fn known(&self, target: &Target<'_>) -> Result<Option<Installed>, Failure<'a>> {
         let entry = target.locked.entry();
-        if !matches!(entry.kind(), Kind::Data(_))
-            || self.write && (!entry.is_writable() || self.vmf.is_sync())
+        let Some(block) = entry.block() else {
+            return Ok(None);
+        };
+        if self.write && (!entry.is_writable() || self.vmf.is_sync())
             || self.mapping.host().device_has_bad_blocks()
             || self.is_in_doubt()
         {
             return Ok(None);
         }
-        let Some(page) = self.page_in(&target.locked) else {
-            return Ok(None);
-        };
+        let page = self.sound(block, self.offset_in(&target.locked), false)?;
         Ok(Some(Installed {
-            page: Some(self.sound(page, false)?),
+            page: Some(page),
             asked: false,
             sync: false,
             new: false,
@@ -110,15 +111,22 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         device::has_error(inode)
     }
 
-    /// The page to map, unless it, or another of the order, is known to be bad.
+    /// The page to map, which has this number in its block, unless it, or another of the order, is known
+    /// to be bad.
     #[inline]
-    pub(super) fn sound(&self, page: DevPage, new: bool) -> Result<DevPage, Failure<'a>> {
+    pub(super) fn sound(
+        &self,
+        block: PageBlock,
+        first: usize,
+        new: bool,
+    ) -> Result<DevPage, Failure<'a>> {
+        let page = block.nth(first);
         if !page.is_poisoned() && (self.order() == Order::PTE || !poison::was_seen()) {
             return Ok(page);
         }
         // One bad page keeps the others from being mapped together with it.
         for at in 0..self.order().pages() {
-            let page = DevPage::of(page.pfn().offset(at));
+            let page = block.nth(first + at);
             if !page.is_poisoned() {
                 continue;
             }
@@ -133,16 +141,8 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         Ok(page)
     }
 
-    /// The page that was accessed, or the first of the order, in a data entry that may be larger.
-    #[inline]
-    pub(super) fn page_in(&self, locked: &LockedEntry<'_>) -> Option<DevPage> {
-        match locked.entry().kind() {
-            Kind::Data(pfn) => Some(DevPage::of(pfn.offset(self.offset_in(locked)))),
-            _ => None,
-        }
-    }
-
-    /// Where that page is in the entry, in pages.
+    /// Where the page that was accessed, or the first of the order, is in an entry that may be larger, in
+    /// pages.
     #[inline]
     pub(super) fn offset_in(&self, locked: &LockedEntry<'_>) -> usize {
         let index = self.order().first(self.index);
@@ -280,9 +280,9 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
 
         let wanted = size.pages().max((available >> Order::PAGE_SHIFT) as usize);
         // A device that goes away first waits for this guard, then for the locked entry.
-        let (pfn, found) = device
+        let run = device
             .access(&DaxReadGuard::new(), place, wanted, Access::Normal)
-            .map(|memory| (memory.pfn(), memory.pages()))
+            .map(|memory| memory.run())
             .map_err(|error| {
                 if self.order() == Order::PTE && wanted > Order::PTE.pages() {
                     // The error may be about one of the pages ahead.
@@ -293,9 +293,9 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 }
                 self.fallback_or(Counter::FallbackExtent, error)
             })?;
-        if found < size.pages() || !pfn.is_aligned(size) {
+        let Some(block) = run.block(0, size) else {
             return Err(self.short(size));
-        }
+        };
         let copy = match copy {
             true => Some(CopyOnWrite {
                 to: (device, place),
@@ -314,8 +314,8 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             (new, needs_sync) = self.merge(query, size)?;
         }
         Ok(Resolved::Memory(Memory {
-            pfn,
-            pages: found.min((available >> Order::PAGE_SHIFT) as usize),
+            block,
+            run: run.up_to((available >> Order::PAGE_SHIFT) as usize),
             new,
             shared,
             needs_sync,
@@ -405,10 +405,10 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             Resolved::Hole(_) if target.locked.entry().page().is_some() => return,
             Resolved::Hole(pages) => (pages.saturating_sub(self.order().pages()), Backing::Hole),
             Resolved::Memory(memory) if memory.shared || self.order() != Order::PTE => return,
-            Resolved::Memory(memory) => (
-                memory.pages.saturating_sub(size),
-                Backing::Memory(memory.pfn.offset(size)),
-            ),
+            Resolved::Memory(memory) => match memory.run.from(size) {
+                Some(behind) => (behind.pages(), Backing::Memory(behind)),
+                None => return,
+            },
         };
         if let Some(entries) = &mut target.prefault.entries {
             entries.fill(pages, backing, self.write);

@@ -56,8 +56,8 @@ fn finish_of_order<const ORDER: usize>(vmf: &mut VmFault, pfn: Pfn) -> FaultCode
         // The task is about to die.
         Err(error) => return code_of(error),
     };
-    let page = match fault.page_in(&locked) {
-        Some(page) if locked.entry().order() >= order => page,
+    let page = match locked.entry().block() {
+        Some(block) if block.order() >= order => block.nth(fault.offset_in(&locked)),
         _ => return FaultCode::NOPAGE,
     };
     let present = match fault.vmf.present(order) {

@@ -2,8 +2,9 @@
 
 //! Entries around one that a fault has locked.
 
-use super::{super::entry::Entry, LockedEntry};
+use super::LockedEntry;
 use crate::kern::{
+    entry::Entry,
     fs::{PageIndex, PageRange},
     order::Order,
     wait::{self, EntryKey, Wake},
@@ -63,7 +64,7 @@ pub(crate) fn lock_around<'l, 'm>(
     asks_dirty: bool,
     mut choose: impl FnMut(PageIndex, Entry, bool) -> AroundAction,
 ) -> AroundEntries<'l, 'm> {
-    const AHEAD: usize = Entry::empty(Order::PTE).ahead().unlocked();
+    const AHEAD: usize = Entry::empty(Order::PTE).ahead().unlocked().word();
 
     let base = NODE_ORDER.first(locked.first()).get();
     let last = NODE_ORDER.last(locked.first()).get();

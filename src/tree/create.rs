@@ -2,12 +2,9 @@
 
 //! Finding an entry and locking it, or creating one.
 
-use super::{
-    super::entry::{Entry, Kind},
-    prefault::scan_dirty_before,
-    LockedEntry, Prefault, PrefaultEntries, PrefaultLimits,
-};
+use super::{prefault::scan_dirty_before, LockedEntry, Prefault, PrefaultEntries, PrefaultLimits};
 use crate::kern::{
+    entry::{Entry, Kind},
     fs::{Mapping, PageIndex, PageRange},
     order::Order,
     wait::{self, EntryKey},

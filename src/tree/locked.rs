@@ -2,8 +2,8 @@
 
 //! The locked entry.
 
-use super::super::entry::{Entry, Kind};
 use crate::kern::{
+    entry::{Entry, Kind},
     fs::{Mapping, PageIndex, PageRange},
     wait::{self, EntryKey, Wake},
     xa::{LeftLocked, LockedSlot, Mark, XaState}, //

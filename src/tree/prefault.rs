@@ -2,14 +2,12 @@
 
 //! Entries behind a new one, for the pages that a fault prepares along with its own.
 
-use super::super::{
-    entry::{Entry, Kind},
-    folio,
-};
+use super::super::folio;
 use crate::kern::{
+    entry::Entry,
     fs::{Mapping, PageIndex, PageRange},
     order::Order,
-    page::{DevPage, Pfn, Region},
+    page::{PageRun, Region},
     vm::Around,
     wait::{self, EntryKey, Wake},
     xa::{LockedRange, Mark, Reserve, XaState}, //
@@ -70,15 +68,13 @@ pub(super) fn scan_dirty_before(
         return None;
     };
     let (entry, _) = Entry::from_raw(raw);
-    let Kind::Data(pfn) = entry.kind() else {
-        return None;
-    };
+    let block = entry.block()?;
     if entry.is_fresh() {
         return None;
     }
     let index = index.get();
     let mut first = entry.order().first(PageIndex::new(index - 1)).get();
-    let shift = pfn.to_bits() ^ first;
+    let shift = block.pfn().to_bits() ^ first;
     let most = limits.room.max(Around::MAX);
     let mut further = xas.reader(PageIndex::new(first));
     for _ in 0..MOST_ENTRIES_BEFORE {
@@ -106,8 +102,8 @@ pub(super) fn scan_dirty_before(
 pub(crate) enum Backing {
     /// None: a hole.
     Hole,
-    /// Pages one behind the other from this frame on.
-    Memory(Pfn),
+    /// These pages.
+    Memory(PageRun),
 }
 
 /// The largest order of the entries behind a new one: that of the block around a fault.
@@ -181,14 +177,12 @@ impl<'m> PrefaultEntries<'m> {
     fn entry_at(&self, offset: usize, order: Order) -> Entry {
         match self.backing {
             Backing::Hole => Entry::zero(order),
-            Backing::Memory(pfn) => {
-                let entry = Entry::data(pfn.offset(offset), order);
-                if self.writable {
-                    entry.writable().ahead()
-                } else {
-                    entry
-                }
-            }
+            Backing::Memory(run) => match run.block(offset, order) {
+                Some(block) if self.writable => Entry::data(block).writable().ahead(),
+                Some(block) => Entry::data(block),
+                // Unreachable: `fill` has had the block.
+                None => Entry::empty(order),
+            },
         }
     }
 
@@ -211,22 +205,22 @@ impl<'m> PrefaultEntries<'m> {
         self.backing = backing;
         self.writable = writable;
         let pages = pages.min(self.pages());
-        let Backing::Memory(pfn) = backing else {
+        let Backing::Memory(run) = backing else {
             self.filled = pages;
             return;
         };
         if pages == 0 {
             return;
         }
-        let region = Region::lock(DevPage::of(pfn));
+        let mut region = Region::lock(run.first());
         while self.filled < pages {
             let index = PageIndex::new(self.range.first.get() + self.filled);
             let order = self.order_at(index);
-            let there = pfn.offset(self.filled);
-            if self.filled + order.pages() > pages
-                || !there.is_aligned(order)
-                || !folio::associate_free(&region, DevPage::of(there), order, self.mapping, index)
-            {
+            let block = run.block(self.filled, order);
+            let Some(block) = block.filter(|_| self.filled + order.pages() <= pages) else {
+                break;
+            };
+            if !folio::associate_free(&mut region, block, self.mapping, index) {
                 break;
             }
             self.filled += order.pages();

@@ -2,14 +2,12 @@
 
 //! The walk over many entries, for visitors that remove them or write them back.
 
-use super::super::{
-    entry::Entry,
-    folio::{self, Disassociation},
-};
+use super::super::folio::{self, Disassociation};
 use crate::kern::{
+    entry::Entry,
     fs::{Mapping, PageIndex, PageRange},
     order::Order,
-    page::DevPage,
+    page::{PageBlock, PageRun},
     vm::reschedule,
     wait::{self, EntryKey, Wake},
     xa::{LockedRange, Mark, RawValue, XaState, NODE_ORDER}, //
@@ -97,24 +95,24 @@ impl<'m> EntryBatch<'m> {
 
     /// The memory of the data entries in pieces: those that follow each other there as they do in
     /// the file, with the first page in the file, the first page, and the number of pages.
-    pub(crate) fn pieces(&self, dirty_only: bool, mut work: impl FnMut(PageIndex, DevPage, usize)) {
-        let mut piece: Option<(PageIndex, DevPage, usize)> = None;
+    pub(crate) fn pieces(&self, dirty_only: bool, mut work: impl FnMut(PageIndex, PageRun)) {
+        let mut piece: Option<(PageIndex, PageRun)> = None;
         for (index, entry, dirty) in self.iter() {
-            let page = entry.page().filter(|_| dirty || !dirty_only);
-            let pages = entry.order().pages();
-            if let (Some((_, first, length)), Some(page)) = (piece.as_mut(), page) {
-                if first.pfn().offset(*length) == page.pfn() {
-                    *length += pages;
+            let next = entry.block().filter(|_| dirty || !dirty_only);
+            let next = next.map(PageBlock::run);
+            if let (Some((_, run)), Some(next)) = (piece.as_mut(), next) {
+                if let Some(joined) = run.joined(next) {
+                    *run = joined;
                     continue;
                 }
             }
-            if let Some((index, first, length)) = piece.take() {
-                work(index, first, length);
+            if let Some((at, run)) = piece.take() {
+                work(at, run);
             }
-            piece = page.map(|page| (index, page, pages));
+            piece = next.map(|next| (index, next));
         }
-        if let Some((index, first, length)) = piece {
-            work(index, first, length);
+        if let Some((at, run)) = piece {
+            work(at, run);
         }
     }
 

@@ -15,7 +15,7 @@ mod tests {
             bdev::{Members, Place},
             error::eopnotsupp,
             order::Order,
-            page::{DevFolio, DevPage},
+            page::DevFolio,
             redirect::{self, Destination, InFlight, Key},
             testing::{
                 call_break_layout, call_busy_page, call_invalidate, call_writeback, decide,
@@ -332,7 +332,7 @@ mod tests {
             check_eq!(page.folio().order(), Order::PMD);
             check_eq!(release_now(), Ok(()));
             for offset in [0, 1, Order::PMD.pages() - 1] {
-                let page = DevPage::of(page.pfn().offset(offset));
+                let page = crate::kern::testing::page_behind(page, offset);
                 check!(crate::kern::testing::is_free(page), "page {offset}");
             }
         }

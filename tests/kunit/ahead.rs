@@ -91,9 +91,9 @@ mod tests {
             } = write_behind(&file, 8, range(0, 15), FOUR)?;
             check_eq!(locked.range(), range(8, 11));
             check_eq!(prefault_pages(&prefault), 4);
-            locked.set(crate::dax::entry::Entry::empty(FOUR));
+            locked.set(crate::kern::entry::Entry::empty(FOUR));
             if let Some(entries) = prefault.entries.as_mut() {
-                entries.fill(told, Backing::Memory(world.pfn(place + 12)), true);
+                entries.fill(told, Backing::Memory(world.run(place + 12, 4)), true);
                 check_eq!(entries.filled().1, expected, "told of {told}");
             }
             drop(prefault);

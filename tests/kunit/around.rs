@@ -8,13 +8,10 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_around)]
 mod tests {
     use crate::{
-        dax::{
-            entry::{Entry, Kind},
-            poison,
-            stats::Counter,
-        },
+        dax::{poison, stats::Counter},
         kern::{
             bindings,
+            entry::Entry,
             order::Order,
             testing::{Checked, Failing, File, Flushes, Share, Stretch, View},
             vm::FaultCode,
@@ -65,13 +62,13 @@ mod tests {
                 !writable || is_marked(file, page, Mark::Dirty),
                 "page {page} can be written to and is not dirty"
             );
-            let Kind::Data(pfn) = entry.kind() else {
+            let Some(block) = entry.block() else {
                 continue;
             };
             let first = entry.order().first(at(page)).get();
             let last = entry.order().last(at(page)).get();
             check!(
-                pfn == world.pfn(place + first),
+                block.pfn() == world.pfn(place + first),
                 "page {page} lies elsewhere"
             );
             check!(mapped.is_none_or(|mapped| mapped.pfn == world.pfn(place + page).to_bits()));
@@ -633,7 +630,7 @@ mod tests {
             for page in 0..2 * size {
                 view.store(page, page as u64)?;
             }
-            let entry = Entry::data(world.pfn(place + size), order(bits_of));
+            let entry = Entry::data(world.block(place + size, order(bits_of)));
             let entry = entry.writable().ahead();
             check!(
                 look(&file, size + 1) == Some((entry, false)),

@@ -280,14 +280,15 @@ mod tests {
         let world = world()?;
         let place = world.take_many(2 * PMD, Order::PMD)?;
         let device = device(&[extent(0, world.pfn(place).to_bits(), 2 * PMD)], KIB4)?;
-        device.wait_until_idle();
+        let memory = [world.run(place, 2 * PMD)];
+        device.wait_until_idle(&memory);
         // Idle is one reference here: the page map's.
         let last = world.page(place + 2 * PMD - 1).folio();
         let own = hold(last);
-        device.wait_until_idle();
+        device.wait_until_idle(&memory);
         let pin = hold(last);
         let ((), waited) = with_thread(
-            || device.wait_until_idle(),
+            || device.wait_until_idle(&memory),
             |thread| {
                 let waited = thread.waits();
                 thread.signal(true);

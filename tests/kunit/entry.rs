@@ -6,13 +6,10 @@ use kernel::prelude::*;
 
 #[kunit_tests(rdax_entry)]
 mod tests {
-    use crate::{
-        dax::entry::{Entry, Kind},
-        kern::{
-            order::Order,
-            page::Pfn,
-            testing::{Checked, Random},
-        },
+    use crate::kern::{
+        entry::Entry,
+        order::Order,
+        testing::{Checked, MadeUpEntry, MadeUpKind, Random},
     };
 
     /// The largest frame number that there is room for: a machine with 52 bits of physical address has
@@ -23,20 +20,17 @@ mod tests {
     const ORDERS: usize = Order::PUD.bits() + 1;
     const ROUNDS: usize = 5000;
 
-    /// An entry of one of the three kinds.
-    fn entry(kind: usize, pfn: usize, order: Order) -> (Entry, Kind) {
-        match kind % 3 {
-            0 => (Entry::empty(order), Kind::Empty),
-            1 => (Entry::zero(order), Kind::Zero),
-            _ => (
-                Entry::data(Pfn::from_bits(pfn), order),
-                Kind::Data(Pfn::from_bits(pfn)),
-            ),
+    /// One of the three kinds.
+    fn kind(number: usize, pfn: usize) -> MadeUpKind {
+        match number % 3 {
+            0 => MadeUpKind::Empty,
+            1 => MadeUpKind::Zero,
+            _ => MadeUpKind::Data(pfn),
         }
     }
 
     /// The same entry with some of its three marks, by the bits of a number.
-    fn marked(plain: Entry, marks: usize) -> Entry {
+    fn marked(plain: MadeUpEntry, marks: usize) -> MadeUpEntry {
         let made = if marks & 1 != 0 {
             plain.writable()
         } else {
@@ -50,13 +44,14 @@ mod tests {
         }
     }
 
-    fn same_everywhere(kind: usize, pfn: usize, order: Order, marks: usize) -> Checked {
-        let (plain, kind) = entry(kind, pfn, order);
+    fn same_everywhere(number: usize, pfn: usize, order: Order, marks: usize) -> Checked {
+        let kind = kind(number, pfn);
+        let plain = MadeUpEntry::new(kind, order);
         let made = marked(plain, marks);
-        for (raw, locked) in [(made.locked(), true), (made.unlocked(), false)] {
-            check!(raw & 1 == 1, "{raw:#x} is no value for an XArray");
-            check_eq!(raw & NODE, 0, "{raw:#x} is of another NUMA node");
-            let (read, is_locked) = Entry::from_raw(raw);
+        for (word, locked) in [(made.locked(), true), (made.unlocked(), false)] {
+            check!(word & 1 == 1, "{word:#x} is no value for an XArray");
+            check_eq!(word & NODE, 0, "{word:#x} is of another NUMA node");
+            let (read, is_locked) = MadeUpEntry::from_word(word);
             check_eq!(is_locked, locked);
             check!(read == made);
             check!(read.kind() == kind, "order {order:?} pfn {pfn:#x}");
@@ -103,7 +98,8 @@ mod tests {
             let of = |random: &mut Random| {
                 let order = Order::from_bits(random.below(ORDERS));
                 // Few frames, so that everything else is often what differs.
-                let (entry, kind) = entry(random.below(3), random.below(4), order);
+                let kind = kind(random.below(3), random.below(4));
+                let entry = MadeUpEntry::new(kind, order);
                 let marks = random.below(8);
                 let locked = random.below(2) == 1;
                 let entry = marked(entry, marks);

@@ -38,7 +38,7 @@ mod tests {
     fn flushing_gives_way_every_2_mib() -> Checked {
         let world = world()?;
         let place = world.take_many(4 * PMD, Order::PMD)?;
-        let ((), count) = yields(|| layout::flush(world.page(place), 4 * PMD))?;
+        let ((), count) = yields(|| layout::flush(world.run(place, 4 * PMD)))?;
         check!(count >= 3, "{count} times");
         Ok(())
     }
@@ -161,7 +161,7 @@ mod tests {
         )?;
         let name = CString::try_from(c"test")?;
         let device = Arc::pin_init(Device::new(name, extents, Order::PTE.bytes()), GFP_KERNEL)?;
-        let ((), count) = yields(|| device.wait_until_idle())?;
+        let ((), count) = yields(|| device.wait_until_idle(&[world.run(place, PAGES)]))?;
         check!(count >= PAGES / 4096, "{count} times");
         Ok(())
     }

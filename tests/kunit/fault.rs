@@ -7,12 +7,10 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_fault)]
 mod tests {
     use crate::{
-        dax::{
-            entry::{Entry, Kind},
-            stats::Counter,
-        },
+        dax::stats::Counter,
         kern::{
             bindings,
+            entry::{Entry, Kind},
             order::Order,
             testing::{
                 note, skip, with_failing_allocation, with_thread, with_thread_waiting, Checked,

@@ -13,8 +13,8 @@ mod tests {
             order::Order,
             page::{DevFolio, DevPage, FolioRef, Giant, Region},
             testing::{
-                hold, is_free, page_bits, skip, with_thread, with_thread_waiting, with_threads,
-                Checked, CoreFolio, File, Random, World,
+                hold, is_free, page_behind, page_bits, skip, with_thread, with_thread_waiting,
+                with_threads, Checked, CoreFolio, File, Random, World,
             },
         },
         tests::helpers::*,
@@ -90,7 +90,12 @@ mod tests {
     ) -> Checked {
         let folio = held.folio();
         let whole = folio.order();
-        let result = folio::associate(page, order, file.mapping(), at(index), false);
+        let result = folio::associate(
+            file.world().block_of(page, order),
+            file.mapping(),
+            at(index),
+            false,
+        );
         check_eq!(result, Err(AssociateError::Held(folio)), "{order:?}");
         check_eq!((folio.order(), folio.refcount()), (whole, 1), "{order:?}");
         check_eq!((folio.owner(), folio.share()), (0, 0), "{order:?}");
@@ -110,7 +115,13 @@ mod tests {
         index: usize,
         shared: bool,
     ) -> Checked {
-        folio::associate(page, order, file.mapping(), at(index), shared).map_err(|error| {
+        folio::associate(
+            file.world().block_of(page, order),
+            file.mapping(),
+            at(index),
+            shared,
+        )
+        .map_err(|error| {
             crate::kern::testing::failed(file!(), line!(), fmt!("associate: {error:?}"))
         })
     }
@@ -123,7 +134,7 @@ mod tests {
         check_eq!(folio.refcount(), 0);
         check_eq!(folio.mapcount(), 0);
         for offset in 1..order.pages() {
-            let page = DevPage::of(head.pfn().offset(offset));
+            let page = folio.block().nth(offset);
             check!(page.folio() == folio, "page {offset} of order {order:?}");
         }
         Ok(())
@@ -131,7 +142,7 @@ mod tests {
 
     fn check_free(first: DevPage, order: Order) -> Checked {
         for offset in 0..order.pages() {
-            let page = DevPage::of(first.pfn().offset(offset));
+            let page = page_behind(first, offset);
             check!(is_free(page), "page {offset} of order {order:?}");
         }
         Ok(())
@@ -194,7 +205,7 @@ mod tests {
             associate(ours, order, &place.a, 0)?;
             let core = CoreFolio::new(order)?;
             let theirs = core.folio().head();
-            let bits = |page: DevPage, offset| page_bits(DevPage::of(page.pfn().offset(offset)));
+            let bits = |page: DevPage, offset| page_bits(page.folio().block().nth(offset));
 
             let (our, their) = (bits(ours, 0), bits(theirs, 0));
             check_eq!(our[FLAGS] & HEAD, their[FLAGS] & HEAD);
@@ -208,7 +219,7 @@ mod tests {
                 check_eq!(our[word], their[word], "word {word} of page 1, {order:?}");
             }
             let list = |page: DevPage| {
-                let third = DevPage::of(page.pfn().offset(2)).as_ptr() as usize;
+                let third = page.folio().block().nth(2).as_ptr() as usize;
                 let bits = bits(page, 2);
                 (2..4).all(|word| bits[word].wrapping_sub(third) < 64)
             };
@@ -217,7 +228,7 @@ mod tests {
             for offset in 1..order.pages() {
                 let (our, their) = (bits(ours, offset), bits(theirs, offset));
                 let head_of = |info: usize, head: DevPage, offset| {
-                    let page = DevPage::of(head.pfn().offset(offset)).as_ptr() as usize;
+                    let page = head.folio().block().nth(offset).as_ptr() as usize;
                     info & 1 == 1
                         && (info - 1 == head.as_ptr() as usize
                             || info & page == head.as_ptr() as usize)
@@ -272,7 +283,12 @@ mod tests {
         for_each_order(|place| {
             let (page, order, file) = (place.page(0), place.order, &place.a);
             associate(page, order, file, 0)?;
-            let again = folio::associate(page, order, file.mapping(), at(order.pages()), false);
+            let again = folio::associate(
+                file.world().block_of(page, order),
+                file.mapping(),
+                at(order.pages()),
+                false,
+            );
             check_eq!(again, Err(AssociateError::Owned));
             check_whole(page, order)?;
             check_eq!(page.folio().owner(), file.mapping().key());
@@ -308,7 +324,8 @@ mod tests {
             for offset in [0, 1, order.pages() / 2, place.last()] {
                 let small = place.page(offset);
                 associate_as(small, Order::PTE, a, offset, true)?;
-                let large = folio::associate(page, order, b.mapping(), at(0), true);
+                let large =
+                    folio::associate(b.world().block_of(page, order), b.mapping(), at(0), true);
                 check_eq!(large, Err(AssociateError::Smaller), "offset {offset}");
                 check_whole(small, Order::PTE)?;
                 check_eq!(small.folio().owner(), a.mapping().key());
@@ -393,12 +410,20 @@ mod tests {
             folio::disassociate(page);
             drop(held);
             check_eq!(other.folio().order(), Order::PMD);
-            let (associated, ()) = contend(
+            let (associated, dissolved) = contend(
                 || Region::lock(page),
-                || folio::associate(other, Order::PTE, b.mapping(), at(1), false),
-                |region| page.folio().take_apart(region),
+                || {
+                    folio::associate(
+                        b.world().block_of(other, Order::PTE),
+                        b.mapping(),
+                        at(1),
+                        false,
+                    )
+                },
+                |region| region.folio(page).map(|folio| folio.dissolve()),
             )?;
             check_eq!(associated, Ok(()));
+            check_eq!(dissolved, Some(true));
             check!(other.folio().head() == other);
             check_eq!(other.folio().owner(), b.mapping().key());
             check_eq!(page.folio().owner(), 0);
@@ -460,8 +485,14 @@ mod tests {
             let place = world.take(Order::PMD)?;
             let (page, pages) = (world.page(place), order.pages());
             let (a, b) = (world.file(pages)?, world.file(pages)?);
-            let take =
-                || folio::associate_free(&Region::lock(page), page, order, b.mapping(), at(0));
+            let take = || {
+                folio::associate_free(
+                    &mut Region::lock(page),
+                    world.block(place, order),
+                    b.mapping(),
+                    at(0),
+                )
+            };
             associate(page, order, &a, 0)?;
             check!(!take(), "{order:?} of another file");
             check_eq!(page.folio().owner(), a.mapping().key());
@@ -514,7 +545,12 @@ mod tests {
         for_the_first_time(|[page, small], [a, b]| {
             associate(small, Order::PTE, a, 0)?;
             associate_as(small, Order::PTE, b, 0, true)?;
-            let result = folio::associate(page, Order::PMD, b.mapping(), at(0), false);
+            let result = folio::associate(
+                b.world().block_of(page, Order::PMD),
+                b.mapping(),
+                at(0),
+                false,
+            );
             check_eq!(result, Err(AssociateError::Smaller));
             folio::disassociate(small);
             folio::disassociate(small);
@@ -556,7 +592,12 @@ mod tests {
                 };
                 let index = random.below(Order::PMD.pages()) & !(order.pages() - 1);
                 let page = world.page(place + index);
-                match folio::associate(page, order, file.mapping(), at(index), true) {
+                match folio::associate(
+                    file.world().block_of(page, order),
+                    file.mapping(),
+                    at(index),
+                    true,
+                ) {
                     Ok(()) => {
                         done += 1;
                         let held = (random.below(2) == 0).then(|| hold(page.folio()));
@@ -605,7 +646,7 @@ mod tests {
                 continue;
             };
             let file = world.file(order.pages())?;
-            let memory = [(world.pfn(place), order.pages())];
+            let memory = [world.run(place, order.pages())];
             // An entry, whoever removes it.
             put(&file, 0, order, place, false)?;
             let ((), waited) =

@@ -7,8 +7,9 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_holes)]
 mod tests {
     use crate::{
-        dax::{entry::Entry, stats::Counter},
+        dax::stats::Counter,
         kern::{
+            entry::Entry,
             order::Order,
             testing::{Checked, Share, Stretch, View},
             vm::FaultCode,

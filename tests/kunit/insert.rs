@@ -46,12 +46,12 @@ mod tests {
         mut undo: impl FnMut() -> Checked,
     ) -> Checked {
         const ATTEMPTS: usize = 20;
-        let pfn = folio.head().pfn();
+        let head = folio.head();
         let mut found = expected;
         for _ in 0..ATTEMPTS {
-            let before = Counts::now(pfn);
+            let before = Counts::now(head);
             work()?;
-            found = Counts::since(pfn, before);
+            found = Counts::since(head, before);
             check_eq!(users(folio), used);
             if found == expected {
                 return Ok(());
@@ -123,9 +123,9 @@ mod tests {
                 )?;
                 drop(other);
                 check_eq!(users(folio), (1, 1), "write {write}");
-                let before = Counts::now(folio.head().pfn());
+                let before = Counts::now(folio.head());
                 view.forget(0, pages);
-                let found = Counts::since(folio.head().pfn(), before);
+                let found = Counts::since(folio.head(), before);
                 check_eq!(found.resident, -(pages as isize));
                 check_eq!(found.mapped_by_pmd, -(by_pmd as isize));
                 check_eq!(users(folio), (0, 0), "write {write}");
@@ -161,9 +161,9 @@ mod tests {
             },
         )?;
         // When it goes, they stay, and are not mapped by 2 MiB.
-        let before = Counts::now(folio.head().pfn());
+        let before = Counts::now(folio.head());
         whole.forget(0, PMD);
-        let found = Counts::since(folio.head().pfn(), before);
+        let found = Counts::since(folio.head(), before);
         check_eq!(
             (found.resident, found.mapped_by_pmd),
             (-(PMD as isize), -(PMD as isize))
@@ -211,9 +211,9 @@ mod tests {
             seen += i32::from(view.mapped(page).is_some());
         }
         check!(seen >= 8);
-        let before = Counts::now(world.pfn(place));
+        let before = Counts::now(world.page(place));
         view.forget(0, 64);
-        let found = Counts::since(world.pfn(place), before);
+        let found = Counts::since(world.page(place), before);
         check_eq!(found.resident, -(seen as isize));
         drop(view);
         clear(&file);
@@ -227,7 +227,7 @@ mod tests {
         set_max_order(Order::PMD)?;
         let view = View::new(&file, 0, 2 * PMD, Share::Shared, 0)?;
         let small = View::new(&file, 0, PMD, Share::Shared, 1)?;
-        let before = Counts::now(world.pfn(0));
+        let before = Counts::now(world.page(0));
         check_eq!(view.load(0)?, 0);
         check_eq!(view.load(PMD)?, 0);
         let mapped = |page| view.mapped(page).map(|found| (found.order, found.writable));
@@ -241,11 +241,11 @@ mod tests {
         check!(small
             .mapped(3)
             .is_some_and(|found| !found.writable && !found.dirty));
-        check_eq!(Counts::since(world.pfn(0), before).resident, 0);
+        check_eq!(Counts::since(world.page(0), before).resident, 0);
         view.forget(0, PMD);
         drop(small);
         drop(view);
-        check_eq!(Counts::since(world.pfn(0), before).resident, 0);
+        check_eq!(Counts::since(world.page(0), before).resident, 0);
         clear(&file);
         world.check_clean()
     }

@@ -8,13 +8,13 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
-            entry::Kind,
             folio,
             layout::{self, Patience},
             stats::Counter,
             tree,
         },
         kern::{
+            entry::Kind,
             fs::PageRange,
             order::Order,
             testing::{
@@ -30,7 +30,7 @@ mod tests {
     const PMD: usize = Order::PMD.pages();
 
     fn patient() -> Patience {
-        Patience::Callback(wait_callback)
+        Patience::Callback(wait_callback())
     }
 
     #[test]
@@ -792,7 +792,7 @@ mod tests {
         check!(view.mapped(0).is_some_and(|mapped| mapped.order == 9));
         put_zero(&file, PMD, Order::PTE)?;
         let held = hold(world.page(place).folio());
-        let memory = [(world.pfn(place), PMD)];
+        let memory = [world.run(place, PMD)];
         let ((), (evacuated, waited)) = with_thread(
             || {
                 layout::evacuate(file.inode(), false);

@@ -8,13 +8,13 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
-            entry::Entry,
             folio, layout,
             poison::{self, Cookie},
             stats::Counter,
             tree,
         },
         kern::{
+            entry::Entry,
             error::eopnotsupp,
             order::Order,
             page::{DevFolio, DevPage},
@@ -363,7 +363,12 @@ mod tests {
         let (old, new) = (world.file(1)?, world.file(1)?);
         let to = |file: &File<'_>| {
             folio::disassociate(page);
-            folio::associate(page, Order::PTE, file.mapping(), at(0), false)
+            folio::associate(
+                file.world().block_of(page, Order::PTE),
+                file.mapping(),
+                at(0),
+                false,
+            )
         };
         put(&old, 0, Order::PTE, place, false)?;
         for _ in 0..ROUNDS {
@@ -386,8 +391,18 @@ mod tests {
         let move_to = |index: usize| {
             folio::disassociate(page);
             folio::disassociate(other);
-            folio::associate(other, Order::PTE, file.mapping(), at(1 - index), false)?;
-            folio::associate(page, Order::PTE, file.mapping(), at(index), false)
+            folio::associate(
+                file.world().block_of(other, Order::PTE),
+                file.mapping(),
+                at(1 - index),
+                false,
+            )?;
+            folio::associate(
+                file.world().block_of(page, Order::PTE),
+                file.mapping(),
+                at(index),
+                false,
+            )
         };
         put(&file, 0, Order::PTE, place, false)?;
         put(&file, 1, Order::PTE, place + 1, false)?;
@@ -438,7 +453,12 @@ mod tests {
             poison::lock_folio(world.page(place).folio(), &mut InFlight::enter()) == Cookie::Failed
         );
         // The entry is made whole again for those who remove it.
-        let again = folio::associate(world.page(place), Order::PTE, file.mapping(), at(0), false);
+        let again = folio::associate(
+            file.world().block_of(world.page(place), Order::PTE),
+            file.mapping(),
+            at(0),
+            false,
+        );
         check_eq!(again, Ok(()));
         clear(&file);
         world.check_clean()
@@ -509,7 +529,7 @@ mod tests {
         check_eq!(call_notify_injection(&world, place + 5), 0);
         check_eq!(marks(), (true, false));
         // What happened while nobody was told is not known.
-        poison::look_for_marks(page.pfn(), 1);
+        poison::look_for_marks(page.block().run());
         check_eq!(marks(), (true, true));
         page.clear_poison();
         clear(&file);
@@ -524,12 +544,13 @@ mod tests {
             for number in bad {
                 world.set_poison(place + number, true);
             }
-            poison::look_for_marks(world.page(place).pfn(), 8);
+            let run = world.run(place, 8);
+            poison::look_for_marks(run);
             let mut found = 0;
-            poison::sound_stretches(world.page(place), 8, |first, pages| {
-                let from = first.pfn().to_bits() - world.page(place).pfn().to_bits();
+            poison::sound_stretches(run, |sound| {
+                let from = sound.pfn().to_bits() - run.pfn().to_bits();
                 // Each page once: more than that would carry over.
-                found += ((1usize << pages) - 1) << from;
+                found += ((1usize << sound.pages()) - 1) << from;
             });
             for number in bad {
                 world.set_poison(place + number, false);
@@ -597,9 +618,14 @@ mod tests {
                 let waited = thread.waits();
                 folio::disassociate(world.page(place));
                 let pages = world.page(another);
-                let associated = folio::associate(pages, FOUR, old.mapping(), at(0), false);
+                let associated = folio::associate(
+                    old.world().block_of(pages, FOUR),
+                    old.mapping(),
+                    at(0),
+                    false,
+                );
                 if let Some(held) = &mut held {
-                    held.set(Entry::data(world.pfn(another), FOUR));
+                    held.set(Entry::data(world.block(another, FOUR)));
                 }
                 let put = put(&new, 4, FOUR, place, false);
                 drop(held.take());

@@ -9,12 +9,11 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
-            device,
-            entry::{Entry, Kind},
-            io,
+            device, io,
             layout::{self, Patience},
         },
         kern::{
+            entry::{Entry, Kind},
             fs::PageRange,
             order::Order,
             testing::{call_invalidate, Buffer, Checked, File, Share, Stretch, View},
@@ -208,7 +207,7 @@ mod tests {
                 "{name}, order {}, write: {write}",
                 order.bits()
             );
-            let entry = Entry::data(world.pfn(place), order);
+            let entry = Entry::data(world.block(place, order));
             let wanted = if write { entry.writable() } else { entry };
             check!(look(&file, page) == Some((wanted, false)), "{name}");
             clear(&file);
@@ -266,7 +265,7 @@ mod tests {
         change(&file)?;
         file.set_extents(&[Stretch::mapped(0, 1, new)])?;
         check!(reading(&file, 1, 0)? > 0, "{name}");
-        check!(look(&file, 0) == Some((Entry::data(world.pfn(new), Order::PTE), false)));
+        check!(look(&file, 0) == Some((Entry::data(world.block(new, Order::PTE)), false)));
         check!(writing(&file, 1, 0)? > 0, "{name}");
         check_eq!(writing(&file, 1, 0)?, 0);
         clear(&file);
@@ -303,7 +302,7 @@ mod tests {
         check!(look(&file, 0).is_some_and(|(entry, _)| !entry.is_writable()));
         check!(writing(&file, 1, 0)? > 0);
         check!(look(&file, 0).is_some_and(|(entry, _)| {
-            entry.kind() == Kind::Data(world.pfn(new)) && entry.is_writable()
+            entry.kind() == Kind::Data(world.block(new, Order::PTE)) && entry.is_writable()
         }));
         file.set_extents(&[Stretch::mapped(0, 1, new)])?;
         check_eq!(writing(&file, 1, 0)?, 0);

@@ -9,7 +9,6 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
-            entry::Kind,
             layout,
             tree::{
                 self, AroundAction, AroundEntries, Backing, Created, Prefault, PrefaultEntries,
@@ -17,6 +16,7 @@ mod tests {
             },
         },
         kern::{
+            entry::Kind,
             fs::PageRange,
             order::Order,
             testing::{hold, pause, until, with_thread, with_threads, Checked, File},

@@ -8,11 +8,9 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_walk)]
 mod tests {
     use crate::{
-        dax::{
-            entry::{Entry, Kind},
-            tree::{self, Disposition, EntryBatch, Filter, Visitor, WalkAction},
-        },
+        dax::tree::{self, Disposition, EntryBatch, Filter, Visitor, WalkAction},
         kern::{
+            entry::{Entry, Kind},
             fs::PageRange,
             order::Order,
             testing::{until, with_thread, with_threads, Checked, File},
@@ -216,14 +214,14 @@ mod tests {
             let place = self.place;
             let mut wrong = 0;
             let mut pieces = |dirty_only, digits: &mut usize| {
-                run.pieces(dirty_only, |first, page, length| {
-                    *digits = *digits * 100 + first.get() * 10 + length;
+                run.pieces(dirty_only, |first, piece| {
+                    *digits = *digits * 100 + first.get() * 10 + piece.pages();
                     let there = match first.get() {
                         8 => 20,
                         9 => 30,
                         same => same,
                     };
-                    wrong += usize::from(page.pfn().to_bits() != place + there);
+                    wrong += usize::from(piece.pfn().to_bits() != place + there);
                 });
             };
             pieces(false, &mut self.all);

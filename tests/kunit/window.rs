@@ -8,14 +8,12 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_window)]
 mod tests {
     use crate::{
-        dax::{
-            entry::{Entry, Kind},
-            tree::{
-                self, AroundAction, Backing, Created, LockError, LockedEntry, Prefault,
-                PrefaultLimits, Wanted,
-            },
+        dax::tree::{
+            self, AroundAction, Backing, Created, LockError, LockedEntry, Prefault, PrefaultLimits,
+            Wanted,
         },
         kern::{
+            entry::{Entry, Kind},
             order::Order,
             page::Region,
             testing::{
@@ -391,8 +389,8 @@ mod tests {
         writable: bool,
     ) -> Checked {
         for index in first..=last {
-            let pfn = file.world().pfn(place + index - first);
-            let entry = Entry::data(pfn, Order::PTE);
+            let block = file.world().block(place + index - first, Order::PTE);
+            let entry = Entry::data(block);
             let wanted = if writable {
                 entry.writable().ahead()
             } else {
@@ -421,7 +419,7 @@ mod tests {
                 let before = file.nrpages();
                 let (locked, mut prefault) = window(&file, write, Order::PTE)?;
                 if let Some(entries) = &mut prefault.entries {
-                    entries.fill(pages, Backing::Memory(world.pfn(place)), write);
+                    entries.fill(pages, Backing::Memory(world.run(place, BLOCK)), write);
                     let (first, count, _) = entries.filled();
                     check_eq!((first, count), (at(BLOCK + 1), filled));
                 }
@@ -473,7 +471,7 @@ mod tests {
         put(&other, 0, Order::PTE, place + 3, false)?;
         let (locked, mut prefault) = window(&file, false, Order::PTE)?;
         if let Some(entries) = &mut prefault.entries {
-            entries.fill(15, Backing::Memory(world.pfn(place)), false);
+            entries.fill(15, Backing::Memory(world.run(place, BLOCK)), false);
             check_eq!(entries.filled().1, 3);
         }
         drop(prefault);
@@ -495,7 +493,7 @@ mod tests {
         let file = world.file(64)?;
         let (locked, mut prefault) = window(&file, false, Order::PTE)?;
         if let Some(entries) = &mut prefault.entries {
-            entries.fill(15, Backing::Memory(world.pfn(place)), false);
+            entries.fill(15, Backing::Memory(world.run(place, BLOCK)), false);
             check_eq!(entries.filled().1, 5);
         }
         drop(prefault);
@@ -519,13 +517,13 @@ mod tests {
         check!(locked.entry() == Entry::empty(order(2)));
         if let Some(entries) = &mut prefault.entries {
             check_eq!(entries.pages(), 12);
-            entries.fill(pages, Backing::Memory(world.pfn(place)), true);
+            entries.fill(pages, Backing::Memory(world.run(place, BLOCK)), true);
             check_eq!(entries.filled().1, filled);
         }
         drop(prefault);
         check_eq!(file.nrpages(), BLOCK + 4 + filled);
         for first in (0..filled).step_by(4) {
-            let entry = Entry::data(world.pfn(place + first), order(2))
+            let entry = Entry::data(world.block(place + first, order(2)))
                 .writable()
                 .ahead();
             check!(look(file, BLOCK + 4 + first + 1) == Some((entry, false)));
@@ -580,14 +578,14 @@ mod tests {
                 },
                 || {
                     if let Some(entries) = &mut prefault.entries {
-                        entries.fill(5, Backing::Memory(world.pfn(place)), false);
+                        entries.fill(5, Backing::Memory(world.run(place, BLOCK)), false);
                     }
                     drop(prefault);
                 },
             )?;
             check!(waited);
             let wanted = if found {
-                Entry::data(world.pfn(place + 1), Order::PTE)
+                Entry::data(world.block(place + 1, Order::PTE))
             } else {
                 Entry::empty(Order::PTE)
             };

@@ -8,8 +8,9 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_xa)]
 mod tests {
     use crate::{
-        dax::{entry::Entry, tree},
+        dax::tree,
         kern::{
+            entry::Entry,
             fs::PageIndex,
             order::Order,
             testing::{Checked, File, Random},
@@ -31,10 +32,8 @@ mod tests {
                 let locked = lock_entry(file.mapping(), at(index), order, dirty);
                 if let Ok(mut locked) = locked {
                     // Data of nobody, which keeps its mark and is only erased.
-                    locked.set(Entry::data(
-                        crate::kern::page::Pfn::from_bits(1 << 20),
-                        order,
-                    ));
+                    let entry = file.world().any_block(locked.entry().order());
+                    locked.set(entry.map_or(Entry::zero(order), Entry::data));
                 }
             }
             index += order.pages();

@@ -5,7 +5,6 @@
 use crate::{
     dax::{
         adopt::Adopted,
-        entry::Entry,
         folio,
         layout,
         poison,
@@ -14,6 +13,7 @@ use crate::{
         writeback::{self, Request}, //
     },
     kern::{
+        entry::Entry,
         fs::{Mapping, PageIndex, PageRange},
         order::Order,
         testing::{self, failed, Checked, File, Stretch, View, World},
@@ -229,10 +229,10 @@ pub(crate) fn put_shared(
     let mut locked = lock_entry(file.mapping(), at(index), order, dirty)
         .map_err(|error| failed(file!(), line!(), fmt!("lock_or_create: {error:?}")))?;
     let world = file.world();
-    let page = world.page(place);
-    folio::associate(page, order, file.mapping(), locked.first(), shared)
+    let block = world.block(place, order);
+    folio::associate(block, file.mapping(), locked.first(), shared)
         .map_err(|error| failed(file!(), line!(), fmt!("associate: {error:?}")))?;
-    locked.set(Entry::data(world.pfn(place), order));
+    locked.set(Entry::data(block));
     Ok(())
 }
 

@@ -11,9 +11,9 @@
 //! The ten are those by which the core finds a NUMA node: `cachestat` takes a value in the tree of a
 //! file that is not shmem's for what is left of a page that was evicted, and node 0 is always there.
 
-use crate::kern::{
+use super::{
     order::Order,
-    page::{DevPage, Pfn},
+    page::{DevPage, PageBlock, Pfn},
     xa::{self, RawValue, LOCKED, NODE_BITS, ORDER_BITS, ORDER_SHIFT}, //
 };
 
@@ -36,12 +36,17 @@ pub(crate) enum Kind {
     Empty,
     /// A hole, mapped with zeroes.
     Zero,
-    /// Memory of the device, from this frame on.
-    Data(Pfn),
+    /// This memory of the device.
+    Data(PageBlock),
 }
 
 /// An entry. The lock is not part of it: [`Entry::locked`] and [`Entry::unlocked`] make the word
 /// that the tree holds.
+///
+/// # Invariants
+///
+/// The bits are as above. Those of a data entry were made from a [`PageBlock`] of the entry's order, by
+/// [`Entry::data`], which has no kin that changes the kind, the order or the frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     bits: usize,
@@ -69,10 +74,10 @@ impl Entry {
         Self::new(ZERO, order, 0)
     }
 
-    /// The device's memory of `order` from `pfn` on.
+    /// The device's memory.
     #[inline]
-    pub(crate) const fn data(pfn: Pfn, order: Order) -> Self {
-        Self::new(DATA, order, pfn.to_bits())
+    pub(crate) const fn data(block: PageBlock) -> Self {
+        Self::new(DATA, block.order(), block.pfn().to_bits())
     }
 
     /// The same memory, known to be written to without asking the filesystem: its blocks are
@@ -148,22 +153,24 @@ impl Entry {
     pub(crate) const fn from_raw(raw: RawValue) -> (Self, bool) {
         (
             Self {
-                bits: raw & !LOCKED,
+                bits: raw.word() & !LOCKED,
             },
-            raw & LOCKED != 0,
+            raw.word() & LOCKED != 0,
         )
     }
 
     /// The word for a tree, locked.
     #[inline]
     pub(crate) const fn locked(self) -> RawValue {
-        self.bits | LOCKED
+        // SAFETY: This is what a value is.
+        unsafe { RawValue::from_word(self.bits | LOCKED) }
     }
 
     /// The word for a tree, unlocked.
     #[inline]
     pub(crate) const fn unlocked(self) -> RawValue {
-        self.bits
+        // SAFETY: As above.
+        unsafe { RawValue::from_word(self.bits) }
     }
 
     /// The pages that the entry covers.
@@ -182,18 +189,27 @@ impl Entry {
     #[inline]
     pub(crate) const fn kind(self) -> Kind {
         match (self.bits >> KIND_SHIFT) & KIND_BITS {
-            DATA => Kind::Data(Pfn::from_bits(self.bits >> PFN_SHIFT)),
+            // SAFETY: By the type invariant the entry was made of these pages.
+            DATA => Kind::Data(unsafe {
+                PageBlock::from_frames(Pfn::from_bits(self.bits >> PFN_SHIFT), self.order())
+            }),
             ZERO => Kind::Zero,
             _ => Kind::Empty,
         }
     }
 
-    /// The entry's first page, if it stands for memory.
+    /// The entry's memory, if it stands for any.
     #[inline]
-    pub(crate) fn page(self) -> Option<DevPage> {
+    pub(crate) const fn block(self) -> Option<PageBlock> {
         match self.kind() {
-            Kind::Data(pfn) => Some(DevPage::of(pfn)),
+            Kind::Data(block) => Some(block),
             _ => None,
         }
+    }
+
+    /// The first page of its memory.
+    #[inline]
+    pub(crate) fn page(self) -> Option<DevPage> {
+        Some(self.block()?.first())
     }
 }

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Folios: who owns them, who refers to them, how large they are.
+
+use super::{
+    DevPage,
+    PageBlock,
+    Region,
+    FLAG_HEAD,
+    INDEX,
+    INFO,
+    MAPCOUNT,
+    MAPPING,
+    ORDER_MASK,
+    REFCOUNT,
+    SECOND, //
+};
+use crate::kern::{
+    bindings,
+    fs::{Mapping, PageIndex},
+    once::Once,
+    order::Order, //
+};
+use core::ptr::{self, NonNull};
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Full,
+        Relaxed,
+        Release, //
+    },
+};
+
+/// A folio of DAX memory, large or not.
+///
+/// Owner, share count and order change under the lock of the folio's [`Region`] only, and are coherent
+/// only there ([`RegionFolio`](super::RegionFolio)).
+///
+/// # Invariants
+///
+/// The page was the first of a folio when this was made. Later it may be one in the middle of a larger
+/// folio; what is read then is of no use, but of that page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct DevFolio(DevPage);
+
+impl DevFolio {
+    /// # Safety
+    ///
+    /// The page is the first of a folio.
+    #[inline]
+    pub(super) const unsafe fn from_head(head: DevPage) -> Self {
+        // INVARIANT: By this function's safety requirements.
+        Self(head)
+    }
+
+    /// # Safety
+    ///
+    /// As for [`DevPage::from_raw`], and `folio` is a folio.
+    #[inline]
+    pub(in crate::kern) unsafe fn from_raw(folio: NonNull<bindings::folio>) -> Self {
+        // SAFETY: By this function's safety requirements.
+        // INVARIANT: As above.
+        Self(unsafe { DevPage::from_raw(folio.cast()) })
+    }
+
+    /// The folio's first page.
+    #[inline]
+    pub(crate) fn head(self) -> DevPage {
+        self.0
+    }
+
+    #[inline]
+    pub(crate) fn as_ptr(self) -> *mut bindings::folio {
+        self.0 .0.as_ptr().cast()
+    }
+
+    #[inline]
+    fn is_large(self) -> bool {
+        // Pairs with `make_head`: whoever sees the head sees the order.
+        self.0.flags().load_acquire() & FLAG_HEAD != 0
+    }
+
+    /// The folio's order.
+    #[inline]
+    pub(crate) fn order(self) -> Order {
+        if !self.is_large() {
+            return Order::PTE;
+        }
+        // SAFETY: A large folio has a second page.
+        let flags = unsafe { self.0.next(1) }.flags().read_once();
+        Order::from_bits(flags & ORDER_MASK)
+    }
+
+    /// The pages of the folio.
+    #[inline]
+    pub(crate) fn block(self) -> PageBlock {
+        // SAFETY: By the type invariant there are so many pages, and a folio begins at a multiple of its
+        // size.
+        unsafe { PageBlock::from_frames(self.0.pfn(), self.order()) }
+    }
+
+    /// References to the folio; 0 means idle (spec, R1).
+    #[inline]
+    pub(crate) fn refcount(self) -> i32 {
+        // Pairs with what drops references, here and in the core, all of which is fully ordered: whoever
+        // finds the folio idle sees what its holders did to it.
+        self.0.count(REFCOUNT).load_acquire()
+    }
+
+    /// Page-table entries of any size that map the folio or a part of it.
+    #[inline]
+    pub(crate) fn mapcount(self) -> i32 {
+        let count = if self.is_large() {
+            // The large map count is the first of the words that overlay the second page.
+            // SAFETY: A large folio has a second page.
+            unsafe { self.0.next(1) }.count(SECOND).read_once()
+        } else {
+            self.0.count(MAPCOUNT).read_once()
+        };
+        count + 1
+    }
+
+    /// Takes a reference, also on an idle folio. The holder of the locked entry that points to the
+    /// folio does this to insert it into a page table.
+    #[inline]
+    pub(crate) fn get(self) -> FolioRef {
+        self.get_many(1);
+        FolioRef(self)
+    }
+
+    /// Takes references for `count` entries of page tables.
+    #[inline]
+    pub(in crate::kern) fn get_many(self, count: usize) {
+        self.0.count(REFCOUNT).add(count as i32, Relaxed);
+    }
+
+    /// The address of the `address_space` that owns the folio, 0 if none does.
+    #[inline]
+    pub(crate) fn owner(self) -> usize {
+        // Pairs with `set_owner` and `set_place`: whoever sees the owner sees the index in it.
+        self.0.word(MAPPING).load_acquire()
+    }
+
+    /// The same for a folio that nothing keeps: its first page may be in the middle of a larger one
+    /// by now, and has no owner then. What a tail holds in its place is a mark, counts, or a list.
+    pub(crate) fn owner_unless_tail(self) -> usize {
+        let _region = Region::lock(self.0);
+        if self.0.word(INFO).read_once() & 1 != 0 {
+            return 0;
+        }
+        self.owner()
+    }
+
+    /// The page index of the folio in its owner.
+    #[inline]
+    pub(crate) fn index(self) -> PageIndex {
+        PageIndex::new(self.0.word(INDEX).read_once())
+    }
+
+    /// The number of entries that point to a folio without an owner.
+    #[inline]
+    pub(crate) fn share(self) -> usize {
+        self.0.word(INDEX).read_once()
+    }
+
+    /// The page index of the folio in a file, if that is its owner.
+    pub(crate) fn index_in(self, mapping: &Mapping) -> Option<PageIndex> {
+        let _region = Region::lock(self.0);
+        (self.owner() == ptr::from_ref(mapping) as usize).then(|| self.index())
+    }
+
+    /// Has [`RegionFolio::keeps_owner`](super::RegionFolio::keeps_owner) say yes, for whoever has locked the owner's entry and knows the
+    /// folio only, up to [`DevFolio::release_owner`]. Returns the page index of the folio in its owner.
+    ///
+    /// Errors: `ENOENT` if the file does not own the folio, `EBUSY` if as many as there can be are kept.
+    pub(crate) fn keep_owner(self, mapping: &Mapping) -> Result<PageIndex> {
+        let _region = Region::lock(self.0);
+        if self.owner() != ptr::from_ref(mapping) as usize {
+            return Err(ENOENT);
+        }
+        for kept in &KEPT {
+            let ours = self.as_ptr() as usize;
+            if kept.cmpxchg(0, ours, Relaxed).is_ok() {
+                return Ok(self.index());
+            }
+        }
+        Err(EBUSY)
+    }
+
+    /// Ends what [`DevFolio::keep_owner`] began.
+    pub(crate) fn release_owner(self) {
+        let ours = self.as_ptr() as usize;
+        for kept in &KEPT {
+            // Pairs with `keeps_owner`: what was read of the folio before was read while it was kept.
+            if kept.cmpxchg(ours, 0, Release).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Says where in a device the folio is, which whoever maps it says alike.
+    ///
+    /// # Safety
+    ///
+    /// The folio is of a device that is mapped by way of `mapping`, which lives as long as the
+    /// folio's page map.
+    #[inline]
+    pub(in crate::kern) unsafe fn set_place(
+        self,
+        mapping: NonNull<bindings::address_space>,
+        index: PageIndex,
+    ) {
+        let mapping = mapping.as_ptr() as usize;
+        if self.owner() != mapping {
+            // Pairs with `owner`: whoever sees the mapping sees the index.
+            self.0.word(INDEX).write_once(index.get());
+            self.0.word(MAPPING).store_release(mapping);
+        }
+    }
+
+    /// The address of the page map that the folio is of.
+    #[inline]
+    pub(in crate::kern) fn page_map(self) -> usize {
+        self.0.word(INFO).read_once()
+    }
+}
+
+/// A reference to a folio, dropped like any other: the last one tells those who wait for the folio
+/// to become idle.
+///
+/// # Invariants
+///
+/// The value owns one of the references that the folio counts, which keeps it a folio.
+pub(crate) struct FolioRef(DevFolio);
+
+impl FolioRef {
+    /// The folio.
+    #[cfg(RDAX_TEST)]
+    pub(crate) fn folio(&self) -> DevFolio {
+        self.0
+    }
+
+    /// Leaves the reference to whoever was given the folio.
+    #[inline]
+    pub(crate) fn into_raw(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for FolioRef {
+    #[inline]
+    fn drop(&mut self) {
+        let count = self.0 .0.count(REFCOUNT);
+        // As the core drops references. Pairs with `refcount`.
+        if count.fetch_sub(1, Full) == 1 {
+            // SAFETY: The last reference is gone, which is what the core asks of the caller.
+            unsafe { bindings::__folio_put(self.0.as_ptr()) };
+        }
+    }
+}
+
+/// Folios that keep their owners. The core handles one memory failure at a time.
+static KEPT: [Atomic<usize>; 4] = [const { Atomic::new(0) }; 4];
+
+/// Whether the owner of the folio that begins at `head` has to stay for now.
+#[inline]
+pub(super) fn keeps_owner(folio: DevFolio) -> bool {
+    let ours = folio.as_ptr() as usize;
+    // Pairs with `release_owner`.
+    KEPT.iter().any(|kept| kept.load_acquire() == ours)
+}

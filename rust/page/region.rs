@@ -1,0 +1,581 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Regions: under whose locks folios get owners and share counts, are formed and dissolved.
+//!
+//! Lock order: [`Giant`], the tree's lock, a region's lock; nothing is taken below that.
+
+use super::{
+    folio::{self, DevFolio},
+    tails_hold_mask,
+    DevPage,
+    PageBlock,
+    FLAG_HEAD,
+    INDEX,
+    INFO,
+    MAPPING,
+    ORDER_MASK,
+    PRIVATE,
+    REFCOUNT,
+    SECOND, //
+};
+use crate::kern::{
+    bindings,
+    fs::{Mapping, PageIndex},
+    once::Once,
+    order::Order,
+    vm, //
+};
+use core::{
+    marker::PhantomData,
+    mem::size_of,
+    ops::Deref,
+    ptr, //
+};
+use kernel::{
+    prelude::*,
+    types::NotThreadSafe, //
+};
+
+/// The lock of an aligned stretch of DAX memory, under which the owners, share counts and sizes of
+/// its folios change (spec, section 2). Interrupts are off while it is held.
+///
+/// It nests inside the tree's lock and does not sleep.
+///
+/// # Invariants
+///
+/// The lock of the region with this number is held, with what `flags` says of interrupts before.
+pub(crate) struct Region {
+    number: usize,
+    flags: usize,
+    _not_send: NotThreadSafe,
+}
+
+impl Region {
+    /// The largest folio that lies in one region whole.
+    pub(crate) const ORDER: Order = Order::PMD;
+
+    /// Locks the region of a page.
+    #[inline]
+    pub(crate) fn lock(page: DevPage) -> Self {
+        let number = page.pfn().to_bits() >> Self::ORDER.bits();
+        // SAFETY: The helper takes any number.
+        let flags = unsafe { bindings::rdax_region_lock(number) };
+        // INVARIANT: Locked now.
+        Self {
+            number,
+            flags,
+            _not_send: NotThreadSafe,
+        }
+    }
+
+    /// Whether this is the lock of the page's region.
+    #[inline]
+    pub(crate) fn covers(&self, page: DevPage) -> bool {
+        self.number == page.pfn().to_bits() >> Self::ORDER.bits()
+    }
+
+    /// The folio that a page is part of, if it begins in the region. `None` also when it is being
+    /// formed or dissolved: such a one is larger than a region.
+    #[inline]
+    pub(crate) fn folio(&self, page: DevPage) -> Option<RegionFolio<'_>> {
+        let folio = page.folio();
+        let head = folio.head();
+        // What led from the page to the head may be outdated, and the head part of another folio.
+        let is_head = head == page || head.word(INFO).read_once() & 1 == 0;
+        // INVARIANT: The page is in the region, and begins a folio.
+        (is_head && self.covers(head)).then_some(RegionFolio {
+            folio,
+            _region: PhantomData,
+        })
+    }
+
+    /// Makes one folio, not larger than the region, of these pages. It has no owner, and nobody has a
+    /// reference to it.
+    ///
+    /// `None`, and nothing is changed, when they are not of the region, or one of them is in use: it has
+    /// an owner, a share count or a reference, or is part of a large folio. With `owners_only`, share
+    /// counts and references are not looked at: nobody has any but of owned folios.
+    #[inline]
+    pub(crate) fn form(&mut self, block: PageBlock, owners_only: bool) -> Option<RegionFolio<'_>> {
+        if block.order() > Self::ORDER || !self.claim_tails(block, owners_only) {
+            return None;
+        }
+        if !self.make_head(block) {
+            self.release_tails(block);
+            return None;
+        }
+        // SAFETY: It was made the first page of a folio.
+        let folio = unsafe { DevFolio::from_head(block.first()) };
+        // INVARIANT: `claim_tails` has seen that the pages are of the region.
+        Some(RegionFolio {
+            folio,
+            _region: PhantomData,
+        })
+    }
+
+    /// The pages of `block` that are in the region: the first of them, and how many. `None` if there are
+    /// none.
+    #[inline]
+    fn part_of(&self, block: PageBlock) -> Option<(DevPage, usize)> {
+        if block.order() <= Self::ORDER {
+            let first = block.first();
+            return self.covers(first).then(|| (first, block.order().pages()));
+        }
+        let begin = self.number << Self::ORDER.bits();
+        let offset = begin.wrapping_sub(block.pfn().to_bits());
+        (offset < block.order().pages()).then(|| (block.nth(offset), Self::ORDER.pages()))
+    }
+
+    /// Makes those pages of the block that are in the region tails of the folio that will be formed of
+    /// it, but for the head itself.
+    ///
+    /// False, and nothing is changed, when one of them is in use, or none is in the region.
+    fn claim_tails(&mut self, block: PageBlock, owners_only: bool) -> bool {
+        let Some((first, pages)) = self.part_of(block) else {
+            return false;
+        };
+        let head = block.first();
+        let pgmap = head.word(INFO).read_once();
+        if pgmap & 1 != 0 {
+            return false;
+        }
+        let info = tail_info(block);
+        // This is most of the work of a first fault on a large folio: in groups that begin at
+        // multiples of their size, and one by one where the head is missing in a group.
+        const GROUP: usize = 16;
+        let begin = usize::from(first == head);
+        let grouped = if first == head { GROUP.min(pages) } else { 0 };
+        let mut at = begin;
+        // SAFETY: The pages with numbers less than `pages` from `first` on are of the block, and their
+        // region is locked. Orders of up to four have one group, all others a multiple of its size.
+        unsafe {
+            while at < grouped {
+                if !claim_group::<1, false>(first.next(at), pgmap, info) {
+                    unclaim(first, begin, at, pgmap);
+                    return false;
+                }
+                at += 1;
+            }
+            while at < pages {
+                let claimed = if owners_only {
+                    claim_group::<GROUP, true>(first.next(at), pgmap, info)
+                } else {
+                    claim_group::<GROUP, false>(first.next(at), pgmap, info)
+                };
+                if !claimed {
+                    unclaim(first, begin, at, pgmap);
+                    return false;
+                }
+                at += GROUP;
+            }
+        }
+        true
+    }
+
+    /// Makes pages of the tails that [`Region::claim_tails`] made, and that have no head.
+    fn release_tails(&mut self, block: PageBlock) {
+        let Some((first, pages)) = self.part_of(block) else {
+            return;
+        };
+        let head = block.first();
+        let pgmap = head.word(INFO).read_once();
+        // SAFETY: These pages are of the block, and their region is locked.
+        unsafe { unclaim(first, usize::from(first == head), pages, pgmap) };
+    }
+
+    /// Makes the first page of the block the head of a folio whose tails all were claimed. The folio has
+    /// refcount 0 and no owner. False, and nothing is changed, when the page is in use, or not of the
+    /// region.
+    fn make_head(&mut self, block: PageBlock) -> bool {
+        let head = block.first();
+        let pgmap = head.word(INFO).read_once();
+        if !self.covers(head)
+            || block.order() == Order::PTE
+            || pgmap & 1 != 0
+            || head.in_use(pgmap) != 0
+        {
+            return false;
+        }
+        // SAFETY: The order is not that of one page, and nobody uses the pages.
+        unsafe { init_large(block) };
+        head.update_flags(|flags| flags | FLAG_HEAD);
+        true
+    }
+}
+
+impl Drop for Region {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the lock is held.
+        unsafe { bindings::rdax_region_unlock(self.number, self.flags) };
+    }
+}
+
+/// A folio whose region is locked.
+///
+/// # Invariants
+///
+/// The folio's first page is in the region that `'r` is a borrow of, and is no tail. That stays so, as
+/// tails are made by those only who have the region for themselves.
+pub(crate) struct RegionFolio<'r> {
+    folio: DevFolio,
+    _region: PhantomData<&'r Region>,
+}
+
+impl Deref for RegionFolio<'_> {
+    type Target = DevFolio;
+
+    #[inline]
+    fn deref(&self) -> &DevFolio {
+        &self.folio
+    }
+}
+
+impl RegionFolio<'_> {
+    /// The folio, of which nothing is known when the region is unlocked.
+    #[inline]
+    pub(crate) fn get_unlocked(&self) -> DevFolio {
+        self.folio
+    }
+
+    /// Whether at least one entry points to the folio.
+    #[inline]
+    pub(crate) fn is_associated(&self) -> bool {
+        self.owner() != 0 || self.share() != 0
+    }
+
+    /// Whether the folio's owner has to stay for now.
+    #[inline]
+    pub(crate) fn keeps_owner(&self) -> bool {
+        folio::keeps_owner(self.folio)
+    }
+
+    /// Gives the folio to one file.
+    #[inline]
+    pub(crate) fn set_owner(&self, mapping: &Mapping, index: PageIndex) {
+        let head = self.head();
+        head.word(INDEX).write_once(index.get());
+        // Pairs with `owner`.
+        head.word(MAPPING)
+            .store_release(ptr::from_ref(mapping) as usize);
+    }
+
+    /// Makes the folio one that `share` entries point to and no file owns; with 0, one that nobody
+    /// uses.
+    #[inline]
+    pub(crate) fn set_share(&self, share: usize) {
+        let head = self.head();
+        head.word(MAPPING).write_once(0);
+        head.word(INDEX).write_once(share);
+    }
+
+    /// Makes pages of their own of a folio that is not larger than a region. False, and nothing is
+    /// changed, if it is larger, or in use.
+    #[inline]
+    pub(crate) fn dissolve(self) -> bool {
+        let block = self.block();
+        if block.order() == Order::PTE {
+            return true;
+        }
+        if block.order() > Region::ORDER || !self.is_idle() {
+            return false;
+        }
+        self.unmake_head(block);
+        let head = block.first();
+        let pgmap = head.word(INFO).read_once();
+        // SAFETY: These were the folio's tails, which is in one region, and by the type invariant that
+        // is locked.
+        unsafe { unclaim(head, 1, block.order().pages(), pgmap) };
+        true
+    }
+
+    /// Begins to dissolve a folio that is larger than a region: what is left are tails without a head,
+    /// to be released when the region is unlocked. `None`, and nothing is changed, if it is not larger,
+    /// or in use.
+    pub(crate) fn dissolve_head<'g>(self, giant: &'g mut Giant) -> Option<Tails<'g>> {
+        let block = self.block();
+        if block.order() <= Region::ORDER || !self.is_idle() {
+            return None;
+        }
+        self.unmake_head(block);
+        // INVARIANT: All pages were tails of the folio.
+        Some(Tails {
+            block,
+            regions: block.order().pages() / Region::ORDER.pages(),
+            _giant: giant,
+        })
+    }
+
+    /// Whether nobody uses the folio, and no entry points to it.
+    #[inline]
+    fn is_idle(&self) -> bool {
+        self.refcount() == 0 && !self.is_associated()
+    }
+
+    /// Takes what makes it a large folio off one that is idle and owned by nobody.
+    fn unmake_head(&self, block: PageBlock) {
+        let head = self.head();
+        head.update_flags(|flags| flags & !FLAG_HEAD);
+        // The second and third page held more than a tail's words.
+        for at in 1..block.order().pages().min(3) {
+            let page = block.nth(at);
+            if at == 1 {
+                let flags = page.flags().read_once();
+                page.flags().write_once(flags & !ORDER_MASK);
+            }
+            page.word(SECOND).write_once(0);
+            page.word(INDEX).write_once(0);
+            page.word(PRIVATE).write_once(0);
+        }
+        #[cfg(any(CONFIG_MEMCG, CONFIG_SLAB_OBJ_EXT))]
+        // SAFETY: The field lies in the second page of a folio that nobody uses.
+        unsafe {
+            (&raw mut (*self.as_ptr()).__bindgen_anon_2.__bindgen_anon_1._nr_pages).write(0);
+        }
+    }
+}
+
+/// Sets what the core keeps of a large folio in its second and third page, as for a fresh one.
+///
+/// # Safety
+///
+/// The order is not that of one page, the region of the first page is locked, and nobody uses these
+/// pages.
+unsafe fn init_large(block: PageBlock) {
+    let order = block.order();
+    let second = block.nth(1);
+    let flags = second.flags().read_once();
+    second
+        .flags()
+        .write_once(flags & !ORDER_MASK | order.bits());
+    let folio = block.first().as_ptr().cast::<bindings::folio>();
+    // SAFETY: A large folio has at least two pages, and these fields lie in its second one.
+    // Nobody else looks at them while the refcount is 0.
+    unsafe {
+        let two = &raw mut (*folio).__bindgen_anon_2.__bindgen_anon_1;
+        #[cfg(any(CONFIG_MEMCG, CONFIG_SLAB_OBJ_EXT))]
+        (&raw mut (*two)._nr_pages).write(order.pages() as u32);
+        let counts = &raw mut (*two).__bindgen_anon_1.__bindgen_anon_1;
+        (&raw mut (*counts)._large_mapcount.counter).write(-1);
+        (&raw mut (*counts)._nr_pages_mapped.counter).write(0);
+        (&raw mut (*counts)._entire_mapcount.counter).write(-1);
+        (&raw mut (*counts)._pincount.counter).write(0);
+        (&raw mut (*counts).__bindgen_anon_1._mm_ids).write(0);
+        (&raw mut (*counts)._mm_id_mapcount).write([-1i32 as i32; 2]);
+    }
+    if order.bits() > 1 {
+        // SAFETY: The folio has a third page, and the list head lies in it.
+        unsafe {
+            let list = &raw mut (*folio).__bindgen_anon_3.__bindgen_anon_1._deferred_list;
+            (&raw mut (*list).next).write(list);
+            (&raw mut (*list).prev).write(list);
+        }
+    }
+}
+
+/// Claims `N` pages or none. A page of a large folio is told by the tails, one of which at least
+/// is among the pages: what they hold as a mapping is no more zero than an owner.
+///
+/// # Safety
+///
+/// The `N` pages from `page` on are of a device, and their region is locked.
+#[inline(always)]
+unsafe fn claim_group<const N: usize, const OWNERS_ONLY: bool>(
+    page: DevPage,
+    pgmap: usize,
+    info: usize,
+) -> bool {
+    let (mut used, mut references) = (0, 0);
+    for at in 0..N {
+        // SAFETY: By this function's safety requirements.
+        unsafe {
+            let page = page.next(at);
+            used |= page.peek::<usize>(MAPPING);
+            if !OWNERS_ONLY {
+                references |= page.peek::<u32>(REFCOUNT);
+                used |= page.peek::<usize>(INDEX);
+            }
+            if N == 1 {
+                used |= page.peek::<usize>(INFO) ^ pgmap;
+            }
+        }
+    }
+    if used != 0 || references != 0 {
+        return false;
+    }
+    for at in 0..N {
+        // SAFETY: By this function's safety requirements.
+        let page = unsafe { page.next(at) };
+        page.word(MAPPING).write_once(TAIL_MAPPING);
+        page.word(INFO).write_once(info);
+    }
+    true
+}
+
+/// Makes pages of the tails with the numbers from `begin` up to `end`, counted from `first`.
+///
+/// # Safety
+///
+/// They are tails that have no head, or whose folio nobody uses, and their region is locked.
+#[inline]
+unsafe fn unclaim(first: DevPage, begin: usize, end: usize, pgmap: usize) {
+    for at in begin..end {
+        // SAFETY: By this function's safety requirements.
+        let page = unsafe { first.next(at) };
+        page.word(MAPPING).write_once(0);
+        // Pairs with `DevPage::folio`.
+        page.word(INFO).store_release(pgmap);
+    }
+}
+
+impl DevPage {
+    /// Reads a field.
+    ///
+    /// # Safety
+    ///
+    /// `offset` is that of a field of this type in `struct page`. It changes only under the lock of the
+    /// page's region, which is held, or nobody changes it from what an idle page has.
+    #[inline(always)]
+    unsafe fn peek<T: Copy>(self, offset: usize) -> T {
+        // SAFETY: By this function's safety requirements, and by the type invariant.
+        unsafe { self.as_ptr().byte_add(offset).cast::<T>().read() }
+    }
+
+    /// 0 if this is a page of its own that nobody uses, of the page map `pgmap`.
+    #[inline]
+    fn in_use(self, pgmap: usize) -> usize {
+        self.word(MAPPING).read_once()
+            | self.word(INDEX).read_once()
+            | (self.word(INFO).read_once() ^ pgmap)
+            | self.count(REFCOUNT).read_once() as usize
+    }
+}
+
+/// What a tail's `mapping` holds.
+const TAIL_MAPPING: usize =
+    (bindings::TAIL_MAPPING_HIGH as usize) << 32 | bindings::TAIL_MAPPING_LOW as usize;
+
+/// What the tails of a folio of these pages hold to find its head.
+#[inline]
+fn tail_info(block: PageBlock) -> usize {
+    if tails_hold_mask() {
+        let shift = block.order().bits() as u32 + size_of::<bindings::page>().trailing_zeros();
+        (usize::MAX << shift) | 1
+    } else {
+        block.first().as_ptr() as usize | 1
+    }
+}
+
+kernel::sync::global_lock! {
+    // SAFETY: Made ready when the module is loaded, before any file is served.
+    unsafe(uninit) static GIANT: Mutex<()> = ();
+}
+
+/// The lock under which folios larger than a region are formed and dissolved, which takes many
+/// regions one after the other. It is taken before any other lock of this file, and sleeps.
+pub(crate) struct Giant {
+    _guard: kernel::sync::GlobalGuard<GIANT>,
+}
+
+impl Giant {
+    /// Makes the lock ready.
+    ///
+    /// # Safety
+    ///
+    /// To be called once, before anybody takes it.
+    pub(in crate::kern) unsafe fn init() {
+        // SAFETY: By this function's safety requirements.
+        unsafe { GIANT.init() };
+    }
+
+    /// Takes the lock. Sleeps.
+    pub(crate) fn lock() -> Self {
+        Self {
+            _guard: GIANT.lock(),
+        }
+    }
+
+    /// Begins to form a folio larger than a region of these pages. `None` if it would not be larger.
+    pub(crate) fn begin(&mut self, block: PageBlock) -> Option<Tails<'_>> {
+        // INVARIANT: Of no region are the pages tails yet.
+        (block.order() > Region::ORDER).then_some(Tails {
+            block,
+            regions: 0,
+            _giant: self,
+        })
+    }
+}
+
+/// The tails of a folio larger than a region that has no head yet, or no more. Dropping it makes pages
+/// of their own of them, for which regions are locked, and sleeps.
+///
+/// # Invariants
+///
+/// The pages of the block in its first `regions` regions, but for the very first page, are tails that
+/// have no head, and nobody else makes anything else of them: for that they would need the lock that
+/// this borrows.
+pub(crate) struct Tails<'g> {
+    block: PageBlock,
+    regions: usize,
+    _giant: &'g mut Giant,
+}
+
+impl<'g> Tails<'g> {
+    /// The pages in the next region that are to be claimed; `None` when all were.
+    #[inline]
+    pub(crate) fn next(&self) -> Option<PageBlock> {
+        self.part(self.regions)
+    }
+
+    /// The pages in the region with this number, counted from the first.
+    fn part(&self, number: usize) -> Option<PageBlock> {
+        let at = number * Region::ORDER.pages();
+        self.block.run().block(at, Region::ORDER)
+    }
+
+    /// Claims what [`Tails::next`] said. False, and nothing is changed, if one of the pages is in use,
+    /// or the region is that of others. `owners_only`: as in [`Region::form`].
+    pub(crate) fn claim(&mut self, region: &mut Region, owners_only: bool) -> bool {
+        let Some(next) = self.next() else {
+            return false;
+        };
+        if !region.covers(next.first()) || !region.claim_tails(self.block, owners_only) {
+            return false;
+        }
+        // INVARIANT: Those in the next region are tails, too, now.
+        self.regions += 1;
+        true
+    }
+
+    /// Gives the tails their head, when all were claimed, under the lock of the first page's region.
+    ///
+    /// Errors: the tails, if not all were claimed, or the first page is in use.
+    pub(crate) fn finish(mut self, region: &mut Region) -> Result<RegionFolio<'_>, Self> {
+        if self.next().is_some() || !region.make_head(self.block) {
+            return Err(self);
+        }
+        // INVARIANT: They have a head now.
+        self.regions = 0;
+        // SAFETY: It was made the first page of a folio.
+        let folio = unsafe { DevFolio::from_head(self.block.first()) };
+        // INVARIANT: `make_head` has seen that the first page is of the region.
+        Ok(RegionFolio {
+            folio,
+            _region: PhantomData,
+        })
+    }
+}
+
+impl Drop for Tails<'_> {
+    fn drop(&mut self) {
+        for number in 0..self.regions {
+            let Some(part) = self.part(number) else {
+                break;
+            };
+            let mut region = Region::lock(part.first());
+            region.release_tails(self.block);
+            drop(region);
+            vm::reschedule();
+        }
+    }
+}

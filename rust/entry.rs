@@ -92,7 +92,7 @@ impl Entry {
     ///   lets read faults on the source go on while it remaps; these make entries that are not
     ///   writable, and write faults wait for the lock;
     /// - unsharing, and writes to shared blocks: the entries are evicted before the new blocks are
-    ///   filled, and again after they were put in place (`io::Change`);
+    ///   filled, and again after they were put in place (`io::WriteIter`);
     /// - a change to another kind of file (`FS_IOC_FSSETXATTR`, `S_DAX`): only of an inode that is
     ///   evicted in between;
     /// - exchange of extents and defragmentation: XFS removes the entries of both ranges under both

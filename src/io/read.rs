@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading files.
+
+use super::{in_page, of_block, piece_at, CHUNK, PAGE};
+use crate::kern::{
+    dax::{Access, DaxReadGuard},
+    fs::Inode,
+    iomap::{Ask, Extent, ExtentKind, IomapIter, IomapOps, IomapSpace},
+    iov::IovIter,
+    vm,
+};
+use kernel::prelude::*;
+
+/// Reads from `position` on. Returns where it ended, and why, if that was an error.
+#[inline(always)]
+pub(super) fn read_file(
+    inode: &Inode,
+    position: u64,
+    iter: &mut IovIter,
+    ask: Ask,
+    ops: &IomapOps,
+) -> (u64, Result) {
+    ops.note_reading(inode);
+    let mut len = iter.len() as u64;
+    let size = inode.size();
+    if position >= size {
+        return (position, Ok(()));
+    }
+    len = len.min(size - position);
+    let mut space = IomapSpace::new();
+    let mut walk = IomapIter::new(&mut space, inode, position, len, ask, ops);
+    let result = loop {
+        match walk.next() {
+            Ok(true) => (),
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+        if let Err(error) = read_extent(&mut walk, iter) {
+            walk.fail(of_block(error));
+        }
+    };
+    (walk.position(), result)
+}
+
+#[inline(always)]
+fn read_extent(walk: &mut IomapIter<'_>, iter: &mut IovIter) -> Result {
+    let kind = walk.extent().kind();
+    let mut left = walk.available();
+    // Ends: each round reads at least a byte, or returns.
+    while left > 0 {
+        let (wanted, done) = match kind {
+            ExtentKind::Mapped => {
+                let alive = DaxReadGuard::new();
+                let position = walk.position();
+                let piece = piece_at(&walk.extent(), &alive, position, left, Access::Normal)?;
+                if !piece.is_sound() {
+                    return Err(EIO);
+                }
+                (piece.bytes(), piece.copy_to(iter))
+            }
+            ExtentKind::Hole | ExtentKind::Unwritten => {
+                let wanted = left.min(CHUNK as u64) as usize;
+                let done = zero_buffer(iter, wanted)?;
+                (done, done)
+            }
+            ExtentKind::Other => return Err(EIO),
+        };
+        walk.advance(done as u64);
+        left -= done as u64;
+        if left == 0 {
+            break;
+        }
+        if done < wanted {
+            let rest = (wanted - done) as u64;
+            let more = read_to_missing(walk.extent(), walk.position(), rest, iter)?;
+            walk.advance(more as u64);
+            left -= more as u64;
+        }
+        vm::reschedule();
+    }
+    Ok(())
+}
+
+/// Writes up to `bytes` zeroes to the buffers, at least one.
+#[inline(never)]
+fn zero_buffer(iter: &mut IovIter, bytes: usize) -> Result<usize> {
+    if vm::fatal_signal() {
+        return Err(EINTR);
+    }
+    match iter.zero(bytes) {
+        0 => Err(EFAULT),
+        done => Ok(done),
+    }
+}
+
+/// Goes on with a read of `bytes` bytes where the buffer is not there: has it there, which a user can
+/// make take for ever, with nothing held. Returns how many bytes were read, at least one.
+///
+/// Whatever becomes of the buffer meanwhile, a page of the file is copied to memory of ours, and from
+/// there to the buffer with page faults.
+#[cold]
+#[inline(never)]
+fn read_to_missing(
+    extent: Extent<'_, '_>,
+    position: u64,
+    bytes: u64,
+    iter: &mut IovIter,
+) -> Result<usize> {
+    if vm::fatal_signal() {
+        return Err(EINTR);
+    }
+    let wanted = bytes.min((PAGE - in_page(position)) as u64) as usize;
+    let mut page = KVVec::from_elem(0u8, wanted, GFP_KERNEL)?;
+    let there = {
+        let alive = DaxReadGuard::new();
+        let piece = piece_at(&extent, &alive, position, wanted as u64, Access::Normal)?;
+        if !piece.is_sound() {
+            return Err(EIO);
+        }
+        piece.read(&mut page)
+    };
+    if there == 0 {
+        return Err(EIO);
+    }
+    match iter.copy_from(&page[..there]) {
+        0 => Err(EFAULT),
+        done => {
+            iter.fault_in(bytes as usize - done);
+            Ok(done)
+        }
+    }
+}

@@ -73,29 +73,17 @@ impl<'t> LockedSlot<'t> {
         if !self.is_of(guard) {
             return false;
         }
+        self.tree = None;
         let value = value.unlocked();
         if self.node.is_null() || value.order() != self.order {
-            return self.unlock_slowly(guard, value);
+            // SAFETY: By the type invariant this is the token's value, and of the order; it is a token
+            // for nothing any more.
+            unsafe { unlock_slowly(XaState::new(guard, self.first), self.order, value) };
+        } else {
+            // SAFETY: By the type invariant the node is in the tree, which is locked, and the value
+            // there was this token's and has the order.
+            unsafe { overwrite_slot(self.node, self.offset.into(), value) };
         }
-        // SAFETY: By the type invariant the node is in the tree, which is locked, and the value there
-        // is this token's and has the order.
-        unsafe { overwrite_slot(self.node, self.offset.into(), value) };
-        self.tree = None;
-        true
-    }
-
-    /// The same for what is at index 0. A value of another order is not stored; what was there is
-    /// unlocked.
-    #[cold]
-    fn unlock_slowly(&mut self, guard: &TreeGuard<'_>, value: RawValue) -> bool {
-        let mut xas = self.state(guard);
-        if let Some(now) = as_value(xas.current()) {
-            let fits = value.order() == self.order;
-            let value = if fits { value } else { now.unlocked() };
-            // SAFETY: By the type invariant this is the token's value, and of the order.
-            unsafe { xas.overwrite(value) };
-        }
-        self.tree = None;
         true
     }
 
@@ -190,6 +178,26 @@ impl<'t> LockedSlot<'t> {
     }
 }
 
+/// Unlocks the value at the state's index: what is at index 0 has to be walked to. A value of another
+/// order is not stored; the one there is unlocked.
+///
+/// # Safety
+///
+/// The value there is of the order, and nobody else's to change.
+#[cold]
+#[inline(never)]
+unsafe fn unlock_slowly(mut xas: XaState<'_, '_>, order: Order, value: RawValue) {
+    if let Some(now) = xas.load() {
+        debug_assert!(value.order() == order);
+        let value = match value.order() == order {
+            true => value,
+            false => now.unlocked(),
+        };
+        // SAFETY: By this function's requirements.
+        unsafe { xas.overwrite(value) };
+    }
+}
+
 impl XaState<'_, '_> {
     /// Removes a locked value, where the state is moved to. False, and nothing is done, when it is of
     /// another tree, or was unlocked or removed already.
@@ -270,6 +278,15 @@ impl LockedSlots<'_, '_> {
     }
 }
 
+/// What becomes of a value of a range: [`LockedRange::release`].
+pub(crate) enum Release {
+    /// The value is written over it, which is unlocked; if so said, without its marks. A value of another
+    /// order is not stored.
+    Unlock(RawValue, bool),
+    /// It is removed.
+    Erase,
+}
+
 /// Locked values one behind the other.
 ///
 /// # Invariants
@@ -299,39 +316,122 @@ impl<'t> LockedRange<'t> {
         self.pages
     }
 
-    /// Adds a locked value as the first, or behind the others. One that is not there stays locked for
-    /// ever.
+    /// The first index.
     #[inline(always)]
-    pub(crate) fn push(&mut self, slot: LockedSlot<'t>) {
-        let is_next = self.pages == 0 || slot.first.get() == self.first.get() + self.pages;
-        if !is_next || !slot.tree.is_some_and(|tree| ptr::eq(tree, self.tree)) {
-            debug_assert!(false);
+    pub(crate) fn first(&self) -> PageIndex {
+        self.first
+    }
+
+    /// Whether a value that begins at `index` can be added under the guard.
+    #[inline(always)]
+    fn takes(&self, guard: &TreeGuard<'_>, index: PageIndex) -> bool {
+        guard.is_of(self.tree)
+            && (self.pages == 0 || index.get() == self.first.get().wrapping_add(self.pages))
+    }
+
+    /// Locks the value that the state was walked to, as the first or right behind the others. False, and
+    /// nothing is done, when it is not there, or there is none that is unlocked.
+    #[inline(always)]
+    pub(crate) fn lock(&mut self, xas: &mut XaState<'_, '_>) -> bool {
+        let Some(value) = as_value(xas.current()).filter(|value| !value.is_locked()) else {
+            return false;
+        };
+        let first = PageIndex::new(xas.index().get() & !(value.pages() - 1));
+        if !self.takes(xas.guard, first) {
+            return false;
+        }
+        // SAFETY: The state stands at the value, which nobody has locked.
+        unsafe { xas.overwrite(value.locked()) };
+        // INVARIANT: The value is locked as of now, and right behind the others.
+        if self.pages == 0 {
+            self.first = first;
+        }
+        self.pages += value.pages();
+        true
+    }
+
+    /// Stores new values, locked, from `index` on and right behind the others, as long as there is
+    /// nothing, there is memory without waiting for it, and `next` gives one for an index, a multiple of
+    /// its order. With `mark` they are marked.
+    #[inline(always)]
+    pub(crate) fn insert(
+        &mut self,
+        xas: &mut XaState<'_, '_>,
+        index: PageIndex,
+        mark: Option<Mark>,
+        mut next: impl FnMut(PageIndex) -> Option<RawValue>,
+    ) {
+        if !self.takes(xas.guard, index) {
             return;
         }
         if self.pages == 0 {
-            self.first = slot.first;
+            self.first = index;
         }
-        // INVARIANT: The value is the slot's, which is gone.
-        self.pages += slot.order.pages();
+        let mut index = index;
+        // Ends: each round is for the indices behind the last one's, and runs into something, or into an
+        // index that `next` gives nothing for.
+        while let Some(value) = next(index) {
+            let pages = value.pages();
+            if index.get() & (pages - 1) != 0
+                || xas.at(index).is_some()
+                || pages != 1 && xas.reserve_order(value.order()).is_err()
+            {
+                return;
+            }
+            // SAFETY: Nothing is there.
+            if !unsafe { xas.store_locked(value) } {
+                return;
+            }
+            if let Some(mark) = mark {
+                xas.set_mark(mark);
+            }
+            // INVARIANT: The value was stored as a locked one, right behind the others.
+            self.pages += pages;
+            index = PageIndex::new(index.get().wrapping_add(pages));
+        }
     }
 
-    /// Takes the first value out. The state is at it then. `None` when there is none left, or under
-    /// the lock of another tree.
+    /// Unlocks or removes all values, one after the other, as `each` says, which is told their indices.
+    /// Nothing is done under the lock of another tree.
     #[inline(always)]
-    pub(crate) fn pop(&mut self, xas: &mut XaState<'_, '_>) -> Option<LockedSlot<'t>> {
-        if self.pages == 0 || !ptr::eq(self.tree, xas.guard.tree) {
-            return None;
+    pub(crate) fn release(
+        &mut self,
+        xas: &mut XaState<'_, '_>,
+        mut each: impl FnMut(PageIndex) -> Release,
+    ) {
+        if !xas.guard.is_of(self.tree) {
+            return;
         }
-        let value = xas.at(self.first)?;
-        let order = value.order();
-        // INVARIANT: By this type's invariant the value is the range's, and it is not any more.
-        let slot = LockedSlot {
-            tree: Some(self.tree),
-            ..xas.locked_slot(order)
-        };
-        self.first = PageIndex::new(self.first.get() + order.pages());
-        self.pages = self.pages.saturating_sub(order.pages());
-        Some(slot)
+        let mut index = self.first;
+        let end = self.first.get().wrapping_add(self.pages);
+        // INVARIANT: The values are released below, and none of them twice.
+        self.pages = 0;
+        // Ends: each round is for the indices behind the last one's, up to the end.
+        while index.get() != end {
+            let Some(now) = xas.at(index) else {
+                // Unreachable: the values are locked.
+                return;
+            };
+            match each(index) {
+                Release::Unlock(value, clean) => {
+                    if clean {
+                        xas.clear_mark(Mark::Dirty);
+                        xas.clear_mark(Mark::ToWrite);
+                    }
+                    debug_assert!(value.has_order_of(now));
+                    let value = match value.has_order_of(now) {
+                        true => value,
+                        false => now,
+                    };
+                    // SAFETY: By the type invariant the value there was the range's, and this one has the
+                    // order.
+                    unsafe { xas.overwrite(value.unlocked()) };
+                }
+                // SAFETY: By the type invariant the value was the range's.
+                Release::Erase => unsafe { xas.erase_current() },
+            }
+            index = PageIndex::new(index.get().wrapping_add(now.pages()));
+        }
     }
 
     /// Removes all values in one step, if they are those of a whole node of the lowest level. False,
@@ -340,7 +440,7 @@ impl<'t> LockedRange<'t> {
     pub(crate) fn erase_node(&mut self, xas: &mut XaState<'_, '_>) -> bool {
         if self.pages != NODE_ORDER.pages()
             || self.first.get() & NODE_MASK != 0
-            || !ptr::eq(self.tree, xas.guard.tree)
+            || !xas.guard.is_of(self.tree)
         {
             return false;
         }

@@ -23,7 +23,7 @@ mod state;
 
 use self::node::{BOUNDS, RESTART};
 pub(crate) use self::{
-    locked::{Beside, LeftLocked, LockedRange, LockedSlot, LockedSlots},
+    locked::{Beside, LeftLocked, LockedRange, LockedSlot, LockedSlots, Release},
     node::NODE_ORDER,
     state::XaState,
 };
@@ -154,6 +154,18 @@ impl RawValue {
     #[inline(always)]
     const fn order(self) -> Order {
         Order::from_bits(self.0 >> ORDER_SHIFT & ORDER_BITS)
+    }
+
+    /// The indices that it is for.
+    #[inline(always)]
+    const fn pages(self) -> usize {
+        1 << (self.0 >> ORDER_SHIFT & ORDER_BITS)
+    }
+
+    /// Whether it is for as many indices as another value.
+    #[inline(always)]
+    const fn has_order_of(self, other: Self) -> bool {
+        (self.0 ^ other.0) & ORDER_BITS << ORDER_SHIFT == 0
     }
 
     /// Whether it is for one index.

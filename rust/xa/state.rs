@@ -231,7 +231,7 @@ impl<'g, 't> XaState<'g, 't> {
 
     /// The value that covers `index`, where the state is moved to; in the node that it stands in
     /// without walking down again.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn at(&mut self, index: PageIndex) -> Option<RawValue> {
         if (self.xas.xa_index ^ index.get()) <= NODE_MASK {
             if let Some(slot) = self.slot_of_page(index.get() & NODE_MASK) {
@@ -242,6 +242,12 @@ impl<'g, 't> XaState<'g, 't> {
                 }
             }
         }
+        self.at_another_node(index)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn at_another_node(&mut self, index: PageIndex) -> Option<RawValue> {
         self.set(index);
         self.load()
     }
@@ -311,7 +317,7 @@ impl<'g, 't> XaState<'g, 't> {
 
     /// Stores a value where nothing is, at its order's multiple below the state's index, and locks it.
     /// Every mark stays as it is.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn insert(
         &mut self,
         value: RawValue,
@@ -329,24 +335,39 @@ impl<'g, 't> XaState<'g, 't> {
             }
         }
         self.xas.xa_alloc = reserve.0;
-        // SAFETY: The tree is alive and locked; `value` is an XArray value, and covers no other.
-        unsafe { bindings::xas_store(&mut self.xas, value.locked().0 as *mut _) };
+        // SAFETY: Nothing is there.
+        let stored = unsafe { self.store_locked(value) };
         // INVARIANT: The node is NULL, or was not taken. The state has no memory.
         reserve.0 = self.xas.xa_alloc;
         self.xas.xa_alloc = ptr::null_mut();
+        match stored {
+            // INVARIANT: The value was stored as a locked one.
+            true => Ok(self.locked_slot(order)),
+            false => Err(InsertError::NoMemory),
+        }
+    }
+
+    /// Stores a value over what the state stands for, and locks it. The state has no order then. False
+    /// when there is no memory.
+    ///
+    /// # Safety
+    ///
+    /// Nothing is there, and the value has the state's order.
+    #[inline(always)]
+    pub(super) unsafe fn store_locked(&mut self, value: RawValue) -> bool {
+        // SAFETY: The tree is alive and locked; `value` is an XArray value, and covers no other.
+        unsafe { bindings::xas_store(&mut self.xas, value.locked().0 as *mut _) };
         self.drop_order();
         if self.xas.xa_node as usize & 3 == 2 {
             self.xas.xa_node = RESTART;
-            return Err(InsertError::NoMemory);
+            return false;
         }
-        // INVARIANT: The value was stored as a locked one.
-        Ok(self.locked_slot(order))
+        true
     }
 
     /// Gives the state an order, for a value to be stored where nothing is. Apart from those without,
     /// because what an order means to a state takes some steps.
-    #[inline]
-    fn reserve_order(&mut self, order: Order) -> Result<(), InsertError> {
+    pub(super) fn reserve_order(&mut self, order: Order) -> Result<(), InsertError> {
         let index = self.index();
         if order < NODE_ORDER && order.first(index) == index && self.slot_of_page(0).is_some() {
             if !self.has_room(order) {
@@ -508,7 +529,7 @@ pub(crate) struct XaReader<'g, 't>(XaState<'g, 't>);
 
 impl XaReader<'_, '_> {
     /// The value that covers `index`, where the state is moved to: [`XaState::at`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn at(&mut self, index: PageIndex) -> Option<RawValue> {
         self.0.at(index)
     }

@@ -7,9 +7,12 @@ use super::super::check;
 use super::{
     super::{
         stats::Counter,
-        tree::{self, AroundAction, AroundEntries, Backing, LockedEntry}, //
+        tree::{
+            self, AroundAction, AroundEntries, Backing, LockedEntry, Prefault, PrefaultEntries,
+        }, //
     },
     lock::Target,
+    plan::Wanted,
     Fault,
 };
 use crate::kern::{
@@ -22,18 +25,20 @@ use crate::kern::{
 impl<const ORDER: usize> Fault<'_, ORDER> {
     /// Maps pages along with the accessed one, which is mapped already: the prefaulted ones behind it
     /// if the filesystem was asked; otherwise those around it that can be mapped without asking.
-    pub(super) fn insert_around(&mut self, target: &Target<'_>, asked: bool) {
-        let Target {
-            locked,
-            prefault,
-            size,
-            ..
-        } = target;
-        if self.order() != Order::PTE || asked && prefault.entries.is_none() && *size == Order::PTE
-        {
+    pub(super) fn insert_around(
+        &mut self,
+        target: &Target<'_, '_>,
+        prefault: Prefault,
+        behind: Option<&PrefaultEntries<'_>>,
+        wanted: &Wanted,
+        asked: bool,
+    ) {
+        let Target { locked, size, .. } = target;
+        if self.order() != Order::PTE || asked && behind.is_none() && *size == Order::PTE {
             return;
         }
-        let Some(block) = prefault.block.or_else(|| self.block()) else {
+        let limits = &wanted.entry.prefault;
+        let Some(block) = limits.map(|limits| limits.block).or_else(|| self.block()) else {
             return;
         };
         let candidates = self.vmf.wanting(block);
@@ -56,8 +61,8 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
             if entries.marked {
                 self.mapping.host().mark_dirty_pages();
             }
-        } else if let Some(prefaulted) = &prefault.entries {
-            let (first, pages, backing) = prefaulted.filled();
+        } else if let Some(behind) = behind {
+            let (first, pages, backing) = behind.filled();
             for at in 0..pages {
                 let index = PageIndex::new(first.get() + at);
                 if index > block.last || candidates >> (index.get() - block.first.get()) & 1 == 0 {

@@ -5,7 +5,10 @@
 #[cfg(RDAX_CHECK)]
 use super::super::check;
 use super::{
-    super::{stats::Counter, tree::LockedEntry},
+    super::{
+        stats::Counter,
+        tree::{LockedEntry, Prefault, PrefaultEntries}, //
+    },
     install::Installed,
     lock::Target,
     plan::Wanted,
@@ -23,7 +26,9 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     #[inline(always)]
     pub(super) fn insert(
         &mut self,
-        target: &mut Target<'_>,
+        target: &mut Target<'_, '_>,
+        prefault: Prefault,
+        behind: Option<&PrefaultEntries<'_>>,
         wanted: &Wanted,
         installed: &Installed,
     ) -> Result<Outcome, Failure<'a>> {
@@ -44,7 +49,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             });
         }
         let code = match installed.page {
-            Some(page) => self.insert_memory(&target.locked, page, target.present)?,
+            Some(page) => self.insert_memory(target.locked, page, target.present)?,
             None => self.insert_zeroes()?,
         };
         if !code.is_error() {
@@ -54,7 +59,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 target.locked.set(ahead);
             }
             if !wanted.alone {
-                self.insert_around(target, installed.asked);
+                self.insert_around(target, prefault, behind, wanted, installed.asked);
             }
         }
         Ok(code.with(major).into())

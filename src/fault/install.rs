@@ -43,11 +43,11 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     #[inline(always)]
     pub(super) fn install(
         &self,
-        target: &mut Target<'_>,
+        target: &mut Target<'_, '_>,
         resolved: &Resolved<'_>,
     ) -> Result<Installed, Failure<'a>> {
         match resolved {
-            Resolved::Hole(_) => Ok(self.install_zeroes(&mut target.locked)),
+            Resolved::Hole(_) => Ok(self.install_zeroes(target.locked)),
             Resolved::Memory(memory) => self.install_memory(target, memory),
         }
     }
@@ -72,7 +72,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     #[inline(always)]
     fn install_memory(
         &self,
-        target: &mut Target<'_>,
+        target: &mut Target<'_, '_>,
         memory: &Memory<'_>,
     ) -> Result<Installed, Failure<'a>> {
         let sync = self.write && self.vmf.is_sync() && memory.needs_sync;
@@ -86,7 +86,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         // Before the entry changes: on an error the filesystem takes back its unused blocks.
         let page = self.sound(
             present.unwrap_or(memory.block),
-            self.offset_in(&target.locked),
+            self.offset_in(target.locked),
             memory.new == New::All,
         )?;
         if present.is_none() {
@@ -96,7 +96,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 target.locked.set(fresh);
             }
         } else if self.write {
-            let locked = &mut target.locked;
+            let locked = &mut *target.locked;
             // Of an entry that is larger the filesystem was not asked about all.
             if !memory.shared && locked.entry().order() <= target.size {
                 locked.set(locked.entry().writable());
@@ -117,11 +117,11 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     #[inline(always)]
     fn replace(
         &self,
-        target: &mut Target<'_>,
+        target: &mut Target<'_, '_>,
         memory: &Memory<'_>,
         sync: bool,
     ) -> Result<(), Failure<'a>> {
-        let locked = &mut target.locked;
+        let locked = &mut *target.locked;
         let block = memory.block;
         let old = locked.entry().kind();
         if !self.device.may_map(block.pfn()) {

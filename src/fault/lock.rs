@@ -6,9 +6,8 @@ use super::{
     super::{
         layout,
         stats::Counter,
-        tree::{self, Created, LockError, LockedEntry, Prefault}, //
+        tree::{LockError, LockedEntry}, //
     },
-    plan::Wanted,
     Failure, Fault,
 };
 use crate::kern::{
@@ -18,26 +17,32 @@ use crate::kern::{
 };
 use kernel::prelude::*;
 
-/// The locked entry of a fault, and what was prefaulted with it.
-pub(super) struct Target<'m> {
-    pub(super) locked: LockedEntry<'m>,
-    pub(super) prefault: Prefault<'m>,
+/// The locked entry of a fault, and what to do about it.
+pub(super) struct Target<'l, 'm> {
+    pub(super) locked: &'l mut LockedEntry<'m>,
     /// The order to install, if any: larger than the fault's order only for a page.
     pub(super) size: Order,
     /// The page table has an entry of the order at the address.
     pub(super) present: bool,
 }
 
+impl From<LockError> for Failure<'_> {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Conflict => Failure::Fallback(Counter::FallbackConflict),
+            LockError::NoMemory => Failure::Error(ENOMEM),
+            LockError::Killed => Failure::Error(EINTR),
+        }
+    }
+}
+
 impl<'a, const ORDER: usize> Fault<'a, ORDER> {
-    /// Locks the entry that is wanted, or creates it, and looks at the page table.
+    /// What there is to do with the locked entry, unless the page table says that there is nothing.
     #[inline(always)]
-    pub(super) fn lock(&self, wanted: &Wanted) -> Result<Target<'a>, Failure<'a>> {
-        let Created { locked, prefault } = tree::lock_or_create(self.mapping, &wanted.entry)
-            .map_err(|error| match error {
-                LockError::Conflict => Failure::Fallback(Counter::FallbackConflict),
-                LockError::NoMemory => Failure::Error(ENOMEM),
-                LockError::Killed => Failure::Error(EINTR),
-            })?;
+    pub(super) fn target<'l>(
+        &self,
+        locked: &'l mut LockedEntry<'a>,
+    ) -> Result<Target<'l, 'a>, Failure<'a>> {
         let mut size = self.order();
         if locked.entry().kind() == Kind::Empty {
             size = locked.entry().order();
@@ -51,28 +56,20 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         };
         Ok(Target {
             locked,
-            prefault,
             size,
             present,
         })
     }
 }
 
-impl Target<'_> {
+impl Failure<'_> {
     /// Removes the entry if the fault is tried again and would find it in its way.
     #[cold]
-    pub(super) fn clear_way(self, failure: &Failure<'_>) {
-        match failure {
-            Failure::Again => layout::discard(self.locked),
-            Failure::Narrow if self.locked.entry().kind() == Kind::Empty => self.locked.remove(),
+    pub(super) fn clear_way(&self, locked: LockedEntry<'_>) {
+        match self {
+            Failure::Again => layout::discard(locked),
+            Failure::Narrow if locked.entry().kind() == Kind::Empty => locked.remove(),
             _ => (),
         }
-    }
-
-    /// The pages to ask the filesystem for: those to install, and those prefaulted behind them.
-    #[inline(always)]
-    pub(super) fn pages(&self) -> usize {
-        let behind = self.prefault.entries.as_ref();
-        self.size.pages() + behind.map_or(0, |entries| entries.pages())
     }
 }

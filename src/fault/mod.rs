@@ -3,7 +3,7 @@
 //! Page faults (spec, section 4), a value handed on from step to step:
 //!
 //! 1. [`Wanted`] (`plan.rs`): what the fault wants, computed before anything is locked;
-//! 2. [`Target`] (`lock.rs`): the locked entry, and what is prefaulted with it;
+//! 2. [`Target`] (`lock.rs`): the locked entry, with [`PrefaultEntries`] behind it;
 //! 3. [`Resolved`](resolve::Resolved) (`resolve.rs`): what the entry, or the filesystem, says of the pages;
 //! 4. [`Installed`] (`install.rs`): what the entry has become, and the page to map;
 //! 5. [`Outcome`] (`insert.rs`, `around.rs`): what was inserted into the page table.
@@ -28,7 +28,8 @@ use self::{
 use super::{
     device::FileDevice,
     layout,
-    stats::Counter, //
+    stats::Counter,
+    tree::{self, PrefaultEntries}, //
 };
 use crate::kern::{
     error::is_hwpoison,
@@ -132,25 +133,39 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     }
 
     fn serve_once(&mut self, wanted: &Wanted, ops: &IomapOps) -> Result<Outcome, Failure<'a>> {
-        let mut target = self.lock(wanted)?;
+        let mut created = tree::lock_or_create(self.mapping, &wanted.entry)?;
+        let mut behind = PrefaultEntries::new(&created.locked, created.prefault);
+        let mut target = self.target(&mut created.locked)?;
         let installed = match self.known(&target)? {
             Some(installed) => installed,
-            None => match self.ask(&mut target, ops) {
+            None => match self.ask(&mut target, &mut behind, ops) {
                 Ok(installed) => installed,
                 Err(failure) => {
-                    target.clear_way(&failure);
+                    failure.clear_way(created.locked);
                     return Err(failure);
                 }
             },
         };
-        self.insert(&mut target, wanted, &installed)
+        self.insert(
+            &mut target,
+            created.prefault,
+            behind.as_ref(),
+            wanted,
+            &installed,
+        )
     }
 
     /// Asks the filesystem of the pages of the order and of those that are prefaulted, and makes the
     /// entries what it says.
-    fn ask(&self, target: &mut Target<'_>, ops: &IomapOps) -> Result<Installed, Failure<'a>> {
+    fn ask(
+        &self,
+        target: &mut Target<'_, '_>,
+        behind: &mut Option<PrefaultEntries<'_>>,
+        ops: &IomapOps,
+    ) -> Result<Installed, Failure<'a>> {
         let mut space = IomapSpace::new();
-        let mut query = self.query(target, &mut space, ops)?;
+        let prefaulted = behind.as_ref().map_or(0, PrefaultEntries::pages);
+        let mut query = self.query(target, prefaulted, &mut space, ops)?;
         let answer = match self.resolve(target, &mut query) {
             Ok(resolved) => self
                 .install(target, &resolved)
@@ -164,14 +179,16 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 iter.advance(end.saturating_sub(iter.position()));
                 match iter.finish_copied() {
                     Ok(()) => {
-                        self.fill(target, &resolved);
+                        if let Some(behind) = behind {
+                            self.fill(target, behind, &resolved);
+                        }
                         Ok(installed)
                     }
                     Err(error) => {
                         // The filesystem could not take over what was prepared: nothing of it may
                         // stay.
                         if installed.page.is_some() {
-                            layout::empty(&mut target.locked);
+                            layout::empty(target.locked);
                         }
                         Err(Failure::Error(error))
                     }

@@ -8,7 +8,7 @@ use super::{
         layout,
         poison,
         stats::Counter,
-        tree::{Backing, LockedEntry}, //
+        tree::{Backing, LockedEntry, PrefaultEntries}, //
     },
     install::Installed,
     lock::Target,
@@ -79,7 +79,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     ///
     /// The entry's lock keeps its memory: a device that goes away takes the entries with it.
     #[inline]
-    pub(super) fn known(&self, target: &Target<'_>) -> Result<Option<Installed>, Failure<'a>> {
+    pub(super) fn known(&self, target: &Target<'_, '_>) -> Result<Option<Installed>, Failure<'a>> {
         let entry = target.locked.entry();
         let Some(block) = entry.block() else {
             return Ok(None);
@@ -90,7 +90,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         {
             return Ok(None);
         }
-        let page = self.sound(block, self.offset_in(&target.locked), false)?;
+        let page = self.sound(block, self.offset_in(target.locked), false)?;
         Ok(Some(Installed {
             page: Some(page),
             asked: false,
@@ -149,12 +149,13 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         index.get().wrapping_sub(locked.first().get())
     }
 
-    /// Asks the filesystem for what is to be installed and prefaulted. Its answer is about the first
+    /// Asks the filesystem for the pages to install and those prefaulted behind them. Its answer is about the first
     /// extent there. The walk has to be finished or abandoned.
     #[inline(always)]
     pub(super) fn query<'q>(
         &self,
-        target: &Target<'_>,
+        target: &Target<'_, '_>,
+        prefaulted: usize,
         space: &'q mut IomapSpace,
         ops: &'q IomapOps,
     ) -> Result<Query<'q>, Failure<'a>>
@@ -162,7 +163,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         'a: 'q,
     {
         let start = target.size.first(self.index).to_byte();
-        let pages = target.pages();
+        let pages = target.size.pages() + prefaulted;
         // To be asked for writing, a filesystem prepares copies of what is shared, and drops those
         // that were not made; for pages that nobody has written to, none is made here, but one may
         // be under way in a write. So for more than was accessed it is only asked what is there,
@@ -209,7 +210,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     /// Reads the filesystem's answer.
     pub(super) fn resolve<'q>(
         &self,
-        target: &Target<'_>,
+        target: &Target<'_, '_>,
         query: &mut Query<'q>,
     ) -> Result<Resolved<'q>, Failure<'a>> {
         let extent = query.iter.extent();
@@ -241,14 +242,14 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
 
     fn resolve_memory<'q>(
         &self,
-        target: &Target<'_>,
+        target: &Target<'_, '_>,
         query: &mut Query<'q>,
         copy: bool,
     ) -> Result<Resolved<'q>, Failure<'a>> {
         let Query { iter, start, .. } = query;
         let start = *start;
         let shared = iter.extent().is_shared();
-        let locked = &target.locked;
+        let locked = &*target.locked;
         let size = target.size;
         if copy && matches!(locked.entry().kind(), Kind::Data(_)) {
             // Larger orders do without.
@@ -399,7 +400,12 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
 
     /// Fills the entries that were prefaulted, as far as the answer goes.
     #[inline(always)]
-    pub(super) fn fill(&self, target: &mut Target<'_>, resolved: &Resolved<'_>) {
+    pub(super) fn fill(
+        &self,
+        target: &Target<'_, '_>,
+        behind: &mut PrefaultEntries<'_>,
+        resolved: &Resolved<'_>,
+    ) {
         let size = target.size.pages();
         let (pages, backing) = match resolved {
             Resolved::Hole(_) if target.locked.entry().page().is_some() => return,
@@ -410,8 +416,6 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 None => return,
             },
         };
-        if let Some(entries) = &mut target.prefault.entries {
-            entries.fill(pages, backing, self.write);
-        }
+        behind.fill(pages, backing, self.write);
     }
 }

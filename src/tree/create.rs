@@ -2,10 +2,10 @@
 
 //! Finding an entry and locking it, or creating one.
 
-use super::{prefault::scan_dirty_before, LockedEntry, Prefault, PrefaultEntries, PrefaultLimits};
+use super::{prefault::scan_dirty_before, LockedEntry, Prefault, PrefaultLimits};
 use crate::kern::{
     entry::{Entry, Kind},
-    fs::{Mapping, PageIndex, PageRange},
+    fs::{Mapping, PageIndex},
     order::Order,
     wait::{self, EntryKey},
     xa::{InsertError, Reserve}, //
@@ -39,18 +39,17 @@ pub(crate) struct Wanted {
 pub(crate) struct Created<'m> {
     /// The entry.
     pub(crate) locked: LockedEntry<'m>,
-    /// The entries prepared with it.
-    pub(crate) prefault: Prefault<'m>,
+    /// The pages that may be mapped with it.
+    pub(crate) prefault: Prefault,
 }
 
 /// Returns a locked entry of at least the wanted order that covers the index; where nothing is, or a
 /// larger entry without memory, it is a new empty entry of that order. Sleeps.
 ///
-/// With limits for prefaulting, what follows is prepared as well. For reading, these are locked empty
-/// entries for the pages behind a new entry, as far as there are none. For writing, there are not more
-/// of them than pages were written before, so that what is flushed for nothing, when the writes end
-/// here, is less than what was written; and then they, and the new entry itself, may be larger than a
-/// page.
+/// With limits for prefaulting, says how many pages may be mapped as well. For reading, those are the
+/// rest of the block. For writing, there are not more of them than pages were written before, so that
+/// less is flushed for nothing than was written, if the writes end here; and then a new entry may be
+/// larger than a page.
 #[inline(always)]
 pub(crate) fn lock_or_create<'m>(
     mapping: &'m Mapping,
@@ -88,8 +87,7 @@ pub(crate) fn lock_or_create<'m>(
                 if dirty && !locked.is_dirty() {
                     if let Some(limits) = limits {
                         if let Some(run) = scan_dirty_before(&xas, index, &limits) {
-                            prefault.pages = run.pages;
-                            prefault.block = Some(limits.block);
+                            prefault.pages = run.pages.min(limits.rest(index));
                         }
                     }
                     locked.mark_dirty_at(&mut xas);
@@ -106,21 +104,19 @@ pub(crate) fn lock_or_create<'m>(
             continue;
         }
         let mut prefault = Prefault::none();
-        let mut largest = Order::PTE;
         let mut size = order;
         if let Some(limits) = limits {
             if !dirty {
-                prefault.pages = limits.block.last.get() - index.get() + 1;
-                prefault.block = Some(limits.block);
+                prefault.pages = limits.rest(index);
+                prefault.behind = Some(Order::PTE);
             } else if let Some(run) = xas
                 .is_free_behind()
                 .then(|| scan_dirty_before(&xas, index, &limits))
                 .flatten()
             {
-                let rest = limits.block.last.get() - index.get() + 1;
-                prefault.pages = run.pages.min(rest);
-                prefault.block = Some(limits.block);
-                largest = run.order.min(limits.order);
+                let largest = run.order.min(limits.order);
+                prefault.pages = run.pages.min(limits.rest(index));
+                prefault.behind = Some(largest);
                 size = largest.fitting(index.get(), run.pages.min(limits.room));
             }
         }
@@ -140,14 +136,6 @@ pub(crate) fn lock_or_create<'m>(
                 let mut locked = LockedEntry::new(mapping, slot, Entry::empty(size), false);
                 if dirty {
                     locked.mark_dirty_at(&mut xas);
-                }
-                if prefault.pages > size.pages() {
-                    let range = PageRange {
-                        first: PageIndex::new(index.get() + size.pages()),
-                        last: PageIndex::new(index.get() + prefault.pages - 1),
-                    };
-                    let entries = PrefaultEntries::new(mapping, &mut xas, range, largest, dirty);
-                    prefault.entries = Some(entries);
                 }
                 return Ok(Created { locked, prefault });
             }

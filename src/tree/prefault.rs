@@ -2,7 +2,7 @@
 
 //! Entries behind a new one, for the pages that a fault prepares along with its own.
 
-use super::super::folio;
+use super::{super::folio, LockedEntry};
 use crate::kern::{
     entry::Entry,
     fs::{Mapping, PageIndex, PageRange},
@@ -10,7 +10,7 @@ use crate::kern::{
     page::{PageRun, Region},
     vm::Around,
     wait::{self, EntryKey, Wake},
-    xa::{LockedRange, Mark, Reserve, XaState}, //
+    xa::{LockedRange, Mark, Release, XaState}, //
 };
 
 /// How far a fault of a page may go beyond the page that was accessed.
@@ -24,24 +24,30 @@ pub(crate) struct PrefaultLimits {
     pub(crate) room: usize,
 }
 
-/// The entries prepared along with an entry.
-pub(crate) struct Prefault<'m> {
-    /// The number of pages, from the accessed one on, that may be mapped now as well; may be 0.
-    pub(crate) pages: usize,
-    /// New entries behind a new one.
-    pub(crate) entries: Option<PrefaultEntries<'m>>,
-    /// The pages around the accessed one, where they were asked for.
-    pub(crate) block: Option<PageRange>,
+impl PrefaultLimits {
+    /// The pages of the block from `index` on.
+    #[inline(always)]
+    pub(super) fn rest(&self, index: PageIndex) -> usize {
+        self.block.last.get() - index.get() + 1
+    }
 }
 
-impl Prefault<'_> {
-    /// Nothing.
+/// The pages that may be mapped along with the accessed one.
+#[derive(Clone, Copy)]
+pub(crate) struct Prefault {
+    /// Their number, from the accessed one on; may be 0.
+    pub(crate) pages: usize,
+    /// The entry is new, and entries of up to this order may be put behind it.
+    pub(crate) behind: Option<Order>,
+}
+
+impl Prefault {
+    /// None.
     #[inline(always)]
-    pub(crate) fn none() -> Self {
+    pub(super) fn none() -> Self {
         Self {
             pages: 0,
-            entries: None,
-            block: None,
+            behind: None,
         }
     }
 }
@@ -128,48 +134,40 @@ pub(crate) struct PrefaultEntries<'m> {
 }
 
 impl<'m> PrefaultEntries<'m> {
-    /// Entries of up to `largest` order for as many pages of the range as have none, from the first
-    /// on. The state is that of the entry before.
-    pub(super) fn new(
-        mapping: &'m Mapping,
-        xas: &mut XaState<'_, 'm>,
-        range: PageRange,
-        largest: Order,
-        dirty: bool,
-    ) -> Self {
+    /// Puts entries behind a new one, for as many of the pages to prefault as have none, from the first
+    /// on. `None` when there are no such pages.
+    #[inline(always)]
+    pub(crate) fn new(locked: &LockedEntry<'m>, prefault: Prefault) -> Option<Self> {
+        Self::insert(locked, prefault.pages, prefault.behind?)
+    }
+
+    fn insert(locked: &LockedEntry<'m>, pages: usize, largest: Order) -> Option<Self> {
+        let range = PageRange {
+            first: PageIndex::new(locked.range().last.get() + 1),
+            last: PageIndex::new(locked.first().get() + pages - 1),
+        };
+        if range.last < range.first {
+            return None;
+        }
+        let mapping = locked.mapping();
+        let largest = largest.min(LARGEST);
         let mut entries = Self {
             mapping,
             range,
-            largest: largest.min(LARGEST),
+            largest,
             locked: LockedRange::new(mapping.tree()),
             filled: 0,
             backing: Backing::Hole,
             writable: false,
         };
-        // Ends: each round is for the pages behind the last one's, in a range.
-        loop {
-            let index = PageIndex::new(range.first.get() + entries.pages());
-            if index > range.last || xas.at(index).is_some() {
-                break;
-            }
-            let entry = Entry::empty(entries.order_at(index));
-            let Ok(slot) = xas.insert(entry.locked(), &mut Reserve::none()) else {
-                break;
-            };
-            if dirty {
-                xas.set_mark(Mark::Dirty);
-            }
-            entries.locked.push(slot);
-        }
+        let mark = locked.is_dirty().then_some(Mark::Dirty);
+        let mut guard = mapping.tree().lock();
+        let mut xas = locked.slot.xas(&mut guard)?;
+        entries.locked.insert(&mut xas, range.first, mark, |index| {
+            (index <= range.last).then(|| Entry::empty(order_at(range, largest, index)).unlocked())
+        });
         mapping.add_pages(xas.guard(), entries.pages());
-        entries
-    }
-
-    /// The order of the entry that begins at `index`.
-    #[inline]
-    fn order_at(&self, index: PageIndex) -> Order {
-        let rest = self.range.last.get() - index.get() + 1;
-        self.largest.fitting(index.get(), rest)
+        Some(entries)
     }
 
     /// The filled entry at `offset` pages behind the first.
@@ -215,7 +213,7 @@ impl<'m> PrefaultEntries<'m> {
         let mut region = Region::lock(run.first());
         while self.filled < pages {
             let index = PageIndex::new(self.range.first.get() + self.filled);
-            let order = self.order_at(index);
+            let order = order_at(self.range, self.largest, index);
             let block = run.block(self.filled, order);
             let Some(block) = block.filter(|_| self.filled + order.pages() <= pages) else {
                 break;
@@ -234,26 +232,34 @@ impl Drop for PrefaultEntries<'_> {
         if pages == 0 {
             return;
         }
-        let mut guard = self.mapping.tree().lock();
+        let mapping = self.mapping;
+        let mut guard = mapping.tree().lock();
         let mut xas = guard.xas(self.range.first);
         let waiters = wait::anybody_waits();
-        let mut offset = 0;
-        while let Some(mut slot) = self.locked.pop(&mut xas) {
-            let index = slot.first();
-            let order = self.order_at(index);
-            let mut wake = Wake::One;
-            if offset < self.filled {
-                slot.unlock(xas.guard(), self.entry_at(offset, order).unlocked());
+        let mut locked = core::mem::replace(&mut self.locked, LockedRange::new(mapping.tree()));
+        locked.release(&mut xas, |index| {
+            let offset = index.get() - self.range.first.get();
+            let (wake, release) = if offset < self.filled {
+                let order = order_at(self.range, self.largest, index);
+                let value = self.entry_at(offset, order).unlocked();
+                (Wake::One, Release::Unlock(value, false))
             } else {
-                xas.erase_locked(&mut slot);
-                xas.set(index);
-                wake = Wake::All;
-            }
+                (Wake::All, Release::Erase)
+            };
             if waiters {
-                wait::wake_entry_waiters(EntryKey::new(self.mapping, index), wake);
+                wait::wake_entry_waiters(EntryKey::new(mapping, index), wake);
             }
-            offset += order.pages();
-        }
-        self.mapping.sub_pages(xas.guard(), pages - self.filled);
+            release
+        });
+        mapping.sub_pages(xas.guard(), pages - self.filled);
     }
+}
+
+/// The order of the entry that begins at `index` of a range to prefault.
+#[inline(always)]
+fn order_at(range: PageRange, largest: Order, index: PageIndex) -> Order {
+    if largest == Order::PTE {
+        return largest;
+    }
+    largest.fitting(index.get(), range.last.get() - index.get() + 1)
 }

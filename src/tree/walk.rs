@@ -10,7 +10,7 @@ use crate::kern::{
     page::{PageBlock, PageRun},
     vm::reschedule,
     wait::{self, EntryKey, Wake},
-    xa::{LockedRange, Mark, RawValue, XaState, NODE_ORDER}, //
+    xa::{LockedRange, Mark, RawValue, Release, XaState, NODE_ORDER}, //
 };
 
 /// Entries that are looked at under one hold of the tree's lock (`XA_CHECK_SCHED`; spec, R8).
@@ -31,8 +31,6 @@ const BATCH_ENTRIES: usize = NODE_ORDER.pages();
 pub(crate) struct EntryBatch<'m> {
     mapping: &'m Mapping,
     locked: LockedRange<'m>,
-    first: PageIndex,
-    last: PageIndex,
     len: usize,
     entries: [Entry; BATCH_ENTRIES],
     dirty: u64,
@@ -44,8 +42,6 @@ impl<'m> EntryBatch<'m> {
         Self {
             mapping,
             locked: LockedRange::new(mapping.tree()),
-            first: PageIndex::new(0),
-            last: PageIndex::new(0),
             len: 0,
             entries: [Entry::empty(Order::PTE); BATCH_ENTRIES],
             dirty: 0,
@@ -61,16 +57,17 @@ impl<'m> EntryBatch<'m> {
     /// The pages of the file that the entries cover.
     #[inline]
     pub(crate) fn range(&self) -> PageRange {
+        let first = self.locked.first();
         PageRange {
-            first: self.first,
-            last: self.last,
+            first,
+            last: PageIndex::new((first.get() + self.locked.pages()).saturating_sub(1)),
         }
     }
 
     /// The entries in their order, each with its first page in the file and whether it is dirty.
     #[inline]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PageIndex, Entry, bool)> + '_ {
-        let mut index = self.first.get();
+        let mut index = self.locked.first().get();
         let mut dirty = self.dirty;
         self.entries.iter().take(self.len).map(move |entry| {
             let item = (PageIndex::new(index), *entry, dirty & 1 != 0);
@@ -122,58 +119,53 @@ impl<'m> EntryBatch<'m> {
         let Some(place) = self.entries.get_mut(self.len) else {
             return;
         };
-        let Some(slot) = xas.lock() else {
-            // Unreachable: the caller has seen that it is not locked.
+        if !self.locked.lock(xas) {
+            // Unreachable: the caller has seen that it is not locked, and right behind the others.
             return;
-        };
-        *place = entry;
-        if self.len == 0 {
-            self.first = slot.first();
-            self.dirty = 0;
         }
-        self.last = entry.order().last(slot.first());
+        *place = entry;
         self.dirty |= u64::from(dirty) << self.len;
         self.len += 1;
-        self.locked.push(slot);
     }
 
     /// Unlocks or removes the entries. Returns how many were removed.
     fn finish(&mut self, xas: &mut XaState<'_, '_>, disposition: Disposition) -> usize {
+        let range = self.range();
         if disposition != Disposition::Remove || !self.locked.erase_node(xas) {
-            for (at, entry) in self.entries.iter().take(self.len).enumerate() {
-                let Some(mut slot) = self.locked.pop(xas) else {
-                    // Unreachable: we hold their locks.
-                    break;
-                };
-                match disposition {
-                    Disposition::Remove => {
-                        xas.erase_locked(&mut slot);
-                        xas.set(slot.first());
+            let mut entries = self.entries.iter();
+            let mut dirty = match disposition {
+                Disposition::Clean(dirty) => dirty,
+                Disposition::Remove => 0,
+            };
+            self.locked.release(xas, |_| {
+                let clean = dirty & 1 == 0;
+                dirty >>= 1;
+                match (disposition, entries.next()) {
+                    // The marks go now and not before: a task that writes back at the same time waits
+                    // for the entries that are marked, and must not tell anybody that their data is safe
+                    // yet.
+                    (Disposition::Clean(_), Some(entry)) => {
+                        Release::Unlock(entry.protected().unlocked(), clean)
                     }
-                    Disposition::Clean(dirty) => {
-                        // Not before: a task that writes back at the same time waits for what is
-                        // marked, and must not tell anybody that it is safe yet.
-                        if dirty >> at & 1 == 0 {
-                            xas.clear_mark(Mark::Dirty);
-                            xas.clear_mark(Mark::ToWrite);
-                        }
-                        slot.unlock(xas.guard(), entry.protected().unlocked());
-                    }
+                    _ => Release::Erase,
                 }
-            }
-        }
-        if wait::anybody_waits() {
-            for (index, _, _) in self.iter() {
-                let wake = match disposition {
-                    Disposition::Remove => Wake::All,
-                    Disposition::Clean(_) => Wake::One,
-                };
-                wait::wake_entry_waiters(EntryKey::new(self.mapping, index), wake);
-            }
+            });
         }
         let len = core::mem::replace(&mut self.len, 0);
+        self.dirty = 0;
+        if wait::anybody_waits() {
+            let wake = match disposition {
+                Disposition::Remove => Wake::All,
+                Disposition::Clean(_) => Wake::One,
+            };
+            let mut index = range.first;
+            for entry in self.entries.iter().take(len) {
+                wait::wake_entry_waiters(EntryKey::new(self.mapping, index), wake);
+                index = PageIndex::new(index.get().wrapping_add(entry.order().pages()));
+            }
+        }
         if disposition == Disposition::Remove {
-            self.mapping.sub_pages(xas.guard(), self.range().pages());
+            self.mapping.sub_pages(xas.guard(), range.pages());
             len
         } else {
             0

@@ -7,7 +7,7 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_ahead)]
 mod tests {
     use crate::{
-        dax::tree::{Backing, Created, Prefault, PrefaultEntries, PrefaultLimits},
+        dax::tree::{Backing, PrefaultEntries, PrefaultLimits},
         kern::{
             fs::PageRange,
             order::Order,

@@ -10,10 +10,7 @@ mod tests {
     use crate::{
         dax::{
             layout,
-            tree::{
-                self, AroundAction, AroundEntries, Backing, Created, Prefault, PrefaultEntries,
-                PrefaultLimits,
-            },
+            tree::{self, AroundAction, AroundEntries, Backing, PrefaultEntries, PrefaultLimits},
         },
         kern::{
             entry::Kind,

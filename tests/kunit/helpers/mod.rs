@@ -9,7 +9,7 @@ use crate::{
         layout,
         poison,
         stats::Counter,
-        tree::{self, Created, LockError, LockedEntry, PrefaultLimits, Wanted},
+        tree::{self, LockError, LockedEntry, PrefaultEntries, PrefaultLimits, Wanted},
         writeback::{self, Request}, //
     },
     kern::{
@@ -184,7 +184,19 @@ pub(crate) fn lock<'f>(file: &'f File<'_>, index: usize, order: Order) -> Checke
         .map_err(|error| failed(file!(), line!(), fmt!("lock_or_create: {error:?}")))
 }
 
-/// Locks an entry of a page, with what may be had behind it.
+/// What a fault prefaults.
+pub(crate) struct Prefault<'f> {
+    pub(crate) pages: usize,
+    pub(crate) entries: Option<PrefaultEntries<'f>>,
+}
+
+/// An entry that was locked, or created, with what is prefaulted with it.
+pub(crate) struct Created<'f> {
+    pub(crate) locked: LockedEntry<'f>,
+    pub(crate) prefault: Prefault<'f>,
+}
+
+/// Locks an entry of a page, and prefaults what may be had behind it.
 pub(crate) fn lock_with_prefault<'f>(
     file: &'f File<'_>,
     index: usize,
@@ -197,12 +209,15 @@ pub(crate) fn lock_with_prefault<'f>(
         dirty,
         prefault: Some(limits),
     };
-    tree::lock_or_create(file.mapping(), &wanted).map_err(|error| {
-        failed(
-            file!(),
-            line!(),
-            fmt!("lock_or_create at {index}: {error:?}"),
-        )
+    let created = tree::lock_or_create(file.mapping(), &wanted)
+        .map_err(|error| failed(file!(), line!(), fmt!("lock_or_create: {error:?}")))?;
+    let entries = PrefaultEntries::new(&created.locked, created.prefault);
+    Ok(Created {
+        locked: created.locked,
+        prefault: Prefault {
+            pages: created.prefault.pages,
+            entries,
+        },
     })
 }
 

@@ -1,0 +1,16 @@
+//! error: E0451
+// SPDX-License-Identifier: GPL-2.0
+
+//! A token for a locked value is made of nothing.
+
+use crate::kern::{fs::PageIndex, order::Order, xa::LockedSlot};
+
+pub(crate) fn case() -> LockedSlot<'static> {
+    LockedSlot {
+        tree: None,
+        first: PageIndex::new(0),
+        order: Order::PTE,
+        node: core::ptr::null_mut(),
+        offset: 0,
+    }
+}

@@ -10,7 +10,7 @@ use super::{
         tree::LockedEntry, //
     },
     lock::Target,
-    resolve::{CopyOnWrite, Memory, New, Resolved},
+    resolve::{CopyOnWrite, FileMemory, New, Resolved},
     Failure, Fault, PMD,
 };
 use crate::kern::{
@@ -73,7 +73,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     fn install_memory(
         &self,
         target: &mut Target<'_, '_>,
-        memory: &Memory<'_>,
+        memory: &FileMemory<'_>,
     ) -> Result<Installed, Failure<'a>> {
         let sync = self.write && self.vmf.is_sync() && memory.needs_sync;
         let new = memory.new != New::None;
@@ -118,7 +118,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     fn replace(
         &self,
         target: &mut Target<'_, '_>,
-        memory: &Memory<'_>,
+        memory: &FileMemory<'_>,
         sync: bool,
     ) -> Result<(), Failure<'a>> {
         let locked = &mut *target.locked;
@@ -172,7 +172,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
 
     /// Unmaps the old copy or the zeroes, and makes the copy if there is one to make.
     #[cold]
-    fn clear_way(&self, locked: &LockedEntry<'_>, memory: &Memory<'_>) -> Result<(), Failure<'a>> {
+    fn clear_way(&self, locked: &LockedEntry<'_>, memory: &FileMemory<'_>) -> Result<(), Failure<'a>> {
         // Neither zeroes nor the old copy may stay mapped.
         self.mapping.unmap(locked.range());
         if let Some(copy) = &memory.copy {

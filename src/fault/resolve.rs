@@ -41,18 +41,18 @@ pub(super) enum New {
     All,
 }
 
-/// A place on a device, in pages.
-pub(super) type Place<'i> = (&'i DaxDevice, usize);
+/// A page of a DAX device: the device, and which page of it.
+pub(super) type DevicePage<'i> = (&'i DaxDevice, usize);
 
 /// A copy on write that is to be made.
 pub(super) struct CopyOnWrite<'i> {
-    pub(super) to: Place<'i>,
+    pub(super) to: DevicePage<'i>,
     /// Where the data still is; zeroes if `None`.
-    pub(super) from: Option<Place<'i>>,
+    pub(super) from: Option<DevicePage<'i>>,
 }
 
 /// Memory that the file has.
-pub(super) struct Memory<'i> {
+pub(super) struct FileMemory<'i> {
     /// The pages of the entry.
     pub(super) block: PageBlock,
     /// The pages from the first of these on that are known to be the file's.
@@ -70,7 +70,7 @@ pub(super) enum Resolved<'i> {
     /// A hole of so many pages.
     Hole(usize),
     /// Memory.
-    Memory(Memory<'i>),
+    Memory(FileMemory<'i>),
 }
 
 impl<'a, const ORDER: usize> Fault<'a, ORDER> {
@@ -314,7 +314,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         if available < size.bytes() as u64 {
             (new, needs_sync) = self.merge(query, size)?;
         }
-        Ok(Resolved::Memory(Memory {
+        Ok(Resolved::Memory(FileMemory {
             block,
             run: run.up_to((available >> Order::PAGE_SHIFT) as usize),
             new,

@@ -64,7 +64,7 @@ impl IomapOps {
         let kind = inode.filesystem();
         let mine = READER.cmpxchg(ptr::null_mut(), kind, Relaxed);
         if mine.is_ok() {
-            // Pairs with `for_looking`: whoever finds the table finds its filesystem's type.
+            // Pairs with `read_ops_for`: whoever finds the table finds its filesystem's type.
             READING.store(self.0.get(), Release);
         } else {
             // SAFETY: Taken above.
@@ -75,7 +75,7 @@ impl IomapOps {
     /// The callbacks to ask what is in a file that is to be written to, without anything being
     /// prepared for that: where blocks cannot be shared, these; otherwise those for reading, if they
     /// are known.
-    pub(crate) fn for_looking<'a>(&'a self, inode: &Inode) -> Option<&'a Self> {
+    pub(crate) fn read_ops_for<'a>(&'a self, inode: &Inode) -> Option<&'a Self> {
         // SAFETY: The inode is alive.
         if unsafe { !bindings::rdax_can_share_blocks(inode.as_ptr()) } {
             return Some(self);
@@ -99,7 +99,7 @@ impl IomapOps {
     ///
     /// # Safety
     ///
-    /// Nobody uses what [`IomapOps::for_looking`] gave.
+    /// Nobody uses what [`IomapOps::read_ops_for`] gave.
     pub(super) unsafe fn release() {
         if READING.xchg(ptr::null_mut(), Relaxed).is_null() {
             return;
@@ -111,11 +111,11 @@ impl IomapOps {
     }
 }
 
-/// What is asked for, as bits that the filesystem understands.
+/// Flags of a question to the filesystem (`IOMAP_*`).
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ask(u32);
+pub(crate) struct IomapFlags(u32);
 
-impl Ask {
+impl IomapFlags {
     /// Where the bytes are, for DAX. The base of all others.
     pub(crate) const READ: Self = Self(bindings::IOMAP_DAX as u32);
     /// Blocks to write to; new ones if there are none.
@@ -279,7 +279,7 @@ impl<'a> IomapIter<'a> {
         inode: &'a Inode,
         position: u64,
         len: u64,
-        ask: Ask,
+        ask: IomapFlags,
         ops: &'a IomapOps,
     ) -> Self {
         const WORD: usize = size_of::<usize>();
@@ -446,7 +446,7 @@ impl<'a> IomapIter<'a> {
             return true;
         };
         let mut space = IomapSpace::new();
-        let mut walk = IomapIter::new(&mut space, inode, position, bytes, Ask::READ, ops);
+        let mut walk = IomapIter::new(&mut space, inode, position, bytes, IomapFlags::READ, ops);
         // Ends: each turn comes to the end of an extent.
         loop {
             match walk.next() {

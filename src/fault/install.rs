@@ -172,7 +172,11 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
 
     /// Unmaps the old copy or the zeroes, and makes the copy if there is one to make.
     #[cold]
-    fn clear_way(&self, locked: &LockedEntry<'_>, memory: &FileMemory<'_>) -> Result<(), Failure<'a>> {
+    fn clear_way(
+        &self,
+        locked: &LockedEntry<'_>,
+        memory: &FileMemory<'_>,
+    ) -> Result<(), Failure<'a>> {
         // Neither zeroes nor the old copy may stay mapped.
         self.mapping.unmap(locked.range());
         if let Some(copy) = &memory.copy {

@@ -68,7 +68,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         let prefault = if self.order() != Order::PTE
             || self.write
                 && !(sequence::is_next(self.mapping, self.index)
-                    && ops.for_looking(self.mapping.host()).is_some())
+                    && ops.read_ops_for(self.mapping.host()).is_some())
         {
             None
         } else {

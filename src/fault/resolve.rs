@@ -18,7 +18,7 @@ use crate::kern::{
     dax::{Access, DaxDevice, DaxReadGuard},
     entry::Kind,
     error::{ehwpoison, is_hwpoison},
-    iomap::{Ask, ExtentKind, IomapIter, IomapOps, IomapSpace},
+    iomap::{ExtentKind, IomapFlags, IomapIter, IomapOps, IomapSpace},
     order::Order,
     page::{DevFolio, DevPage, PageBlock, PageRun},
     vm, //
@@ -170,14 +170,14 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         // which is all there is to know of blocks that need nothing.
         let report_only = self.write && pages > self.order().pages();
         let ask = if self.write && !report_only {
-            Ask::WRITE
+            IomapFlags::WRITE
         } else {
-            Ask::READ
+            IomapFlags::READ
         }
         .fault();
         let ops = match report_only {
             true => ops
-                .for_looking(self.mapping.host())
+                .read_ops_for(self.mapping.host())
                 .ok_or(Failure::Narrow)?,
             false => ops,
         };

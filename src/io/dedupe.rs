@@ -8,7 +8,7 @@ use crate::{
     kern::{
         dax::{Access, DaxReadGuard},
         fs::Inode,
-        iomap::{Ask, ExtentKind, IomapIter, IomapOps, IomapSpace},
+        iomap::{ExtentKind, IomapFlags, IomapIter, IomapOps, IomapSpace},
         vm,
     },
 };
@@ -25,8 +25,22 @@ pub(crate) struct Side<'a> {
 pub(crate) fn dedupe_compare(a: &Side<'_>, b: &Side<'_>, len: u64, ops: &IomapOps) -> Result<bool> {
     FileDevice::of(a.inode).inc(Counter::DedupeCompares);
     let (mut space_a, mut space_b) = (IomapSpace::new(), IomapSpace::new());
-    let mut left = IomapIter::new(&mut space_a, a.inode, a.position, len, Ask::READ, ops);
-    let mut right = IomapIter::new(&mut space_b, b.inode, b.position, len, Ask::READ, ops);
+    let mut left = IomapIter::new(
+        &mut space_a,
+        a.inode,
+        a.position,
+        len,
+        IomapFlags::READ,
+        ops,
+    );
+    let mut right = IomapIter::new(
+        &mut space_b,
+        b.inode,
+        b.position,
+        len,
+        IomapFlags::READ,
+        ops,
+    );
     loop {
         match (left.next(), right.next()) {
             (Ok(true), Ok(true)) => (),

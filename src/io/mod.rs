@@ -22,7 +22,7 @@ use super::{device::FileDevice, stats::Counter};
 use crate::kern::{
     dax::{Access, DaxReadGuard, Memory, Piece},
     error::is_hwpoison,
-    iomap::{Ask, Extent, IomapOps},
+    iomap::{Extent, IomapFlags, IomapOps},
     iov::{IovIter, Kiocb},
     order::Order,
 };
@@ -103,7 +103,11 @@ pub(crate) fn iomap_rw(iocb: &mut Kiocb, iter: &mut IovIter, ops: &IomapOps) -> 
         return Err(EIO);
     }
     let write = iter.is_source();
-    let mut ask = if write { Ask::WRITE } else { Ask::READ };
+    let mut ask = if write {
+        IomapFlags::WRITE
+    } else {
+        IomapFlags::READ
+    };
     if iocb.is_nowait() {
         ask = ask.nowait();
     }

@@ -6,7 +6,7 @@ use super::{in_page, of_block, piece_at, CHUNK, PAGE};
 use crate::kern::{
     dax::{Access, DaxReadGuard},
     fs::Inode,
-    iomap::{Ask, Extent, ExtentKind, IomapIter, IomapOps, IomapSpace},
+    iomap::{Extent, ExtentKind, IomapFlags, IomapIter, IomapOps, IomapSpace},
     iov::IovIter,
     vm,
 };
@@ -18,7 +18,7 @@ pub(super) fn read_file(
     inode: &Inode,
     position: u64,
     iter: &mut IovIter,
-    ask: Ask,
+    ask: IomapFlags,
     ops: &IomapOps,
 ) -> (u64, Result) {
     ops.note_reading(inode);

@@ -13,7 +13,7 @@ use crate::{
     kern::{
         dax::{Access, DaxReadGuard},
         fs::Inode,
-        iomap::{Ask, IomapOps},
+        iomap::{IomapFlags, IomapOps},
         vm,
     },
 };
@@ -32,9 +32,14 @@ pub(crate) fn file_unshare(inode: &Inode, position: u64, len: u64, ops: &IomapOp
         .next_multiple_of(PAGE as u64);
     let device = FileDevice::of(inode);
     let len = end - first;
-    change_range(inode, first, len, Ask::UNSHARE, ops, |change, others| {
-        unshare_extent(change, others, device)
-    })
+    change_range(
+        inode,
+        first,
+        len,
+        IomapFlags::UNSHARE,
+        ops,
+        |change, others| unshare_extent(change, others, device),
+    )
 }
 
 fn unshare_extent(

@@ -13,7 +13,7 @@ use crate::{
         dax::{Access, DaxReadGuard},
         error::{edeadlk, is_hwpoison},
         fs::Inode,
-        iomap::{Ask, Extent, ExtentKind, IomapIter, IomapOps, IomapSpace},
+        iomap::{Extent, ExtentKind, IomapFlags, IomapIter, IomapOps, IomapSpace},
         iov::IovIter,
         vm,
         wait::Sleep,
@@ -27,7 +27,7 @@ pub(super) fn write_file(
     inode: &Inode,
     position: u64,
     iter: &mut IovIter,
-    ask: Ask,
+    ask: IomapFlags,
     ops: &IomapOps,
 ) -> (u64, Result) {
     let len = iter.len() as u64;
@@ -67,7 +67,7 @@ fn write_shared(
     inode: &Inode,
     start: u64,
     iter: &mut IovIter,
-    ask: Ask,
+    ask: IomapFlags,
     ops: &IomapOps,
 ) -> Result {
     let Err(error) = write_pieces(walk, inode, start, iter, ask, ops) else {
@@ -94,7 +94,7 @@ fn write_pieces(
     inode: &Inode,
     start: u64,
     iter: &mut IovIter,
-    ask: Ask,
+    ask: IomapFlags,
     ops: &IomapOps,
 ) -> Result {
     if ask.is_nowait() {

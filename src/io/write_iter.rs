@@ -6,7 +6,7 @@ use crate::{
     dax::layout::{self, Turns},
     kern::{
         fs::{Inode, PageIndex, PageRange},
-        iomap::{Ask, IomapIter, IomapOps, IomapSpace},
+        iomap::{IomapFlags, IomapIter, IomapOps, IomapSpace},
         memory::Stay,
         page::DevFolio,
     },
@@ -49,7 +49,7 @@ impl<'a> WriteIter<'a> {
         inode: &'a Inode,
         position: u64,
         len: u64,
-        ask: Ask,
+        ask: IomapFlags,
         ops: &'a IomapOps,
     ) -> Self {
         Self {

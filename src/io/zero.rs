@@ -12,7 +12,7 @@ use crate::{
     kern::{
         dax::{Access, DaxReadGuard},
         fs::Inode,
-        iomap::{Ask, ExtentKind, IomapOps, IomapSpace},
+        iomap::{ExtentKind, IomapFlags, IomapOps, IomapSpace},
         vm,
     },
 };
@@ -27,9 +27,14 @@ pub(crate) fn zero_range(
     did_zero: &mut bool,
 ) -> Result {
     let device = FileDevice::of(inode);
-    change_range(inode, position, len, Ask::ZERO, ops, |change, others| {
-        zero_extent(change, others, device, did_zero)
-    })
+    change_range(
+        inode,
+        position,
+        len,
+        IomapFlags::ZERO,
+        ops,
+        |change, others| zero_extent(change, others, device, did_zero),
+    )
 }
 
 /// Calls `work` for each extent of a range, for those whose callers keep the file's faults out. Where
@@ -43,7 +48,7 @@ pub(super) fn change_range(
     inode: &Inode,
     position: u64,
     len: u64,
-    ask: Ask,
+    ask: IomapFlags,
     ops: &IomapOps,
     mut work: impl FnMut(&mut WriteIter<'_>, &Others<'_>) -> Result<u64, Stop>,
 ) -> Result {

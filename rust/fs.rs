@@ -17,7 +17,7 @@ use core::ptr::{self, NonNull};
 use kernel::{
     error::{to_result, Error, Result},
     sync::atomic::Atomic,
-    types::Opaque, //
+    types::{NotThreadSafe, Opaque}, //
 };
 
 /// A position in a file, in pages.
@@ -297,6 +297,35 @@ impl Drop for FaultsOut<'_> {
     }
 }
 
+/// The blocks of a file stay its own while this lives, as far as page faults go.
+#[must_use = "the blocks may go at once"]
+pub(crate) struct BlocksKept<'a> {
+    inode: &'a Inode,
+    _not_send: NotThreadSafe,
+}
+
+impl Drop for BlocksKept<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: Locked by `keep_blocks`, by this task.
+        unsafe { bindings::rdax_blocks_unlock_shared(self.inode.as_ptr()) };
+    }
+}
+
+/// Nobody copies from the blocks of a file by [`BlocksKept`] while this lives.
+#[must_use = "readers are let in at once"]
+pub(crate) struct BlocksGivenUp<'a> {
+    inode: &'a Inode,
+    _not_send: NotThreadSafe,
+}
+
+impl Drop for BlocksGivenUp<'_> {
+    fn drop(&mut self) {
+        // SAFETY: Locked by `give_up_blocks`, by this task.
+        unsafe { bindings::rdax_blocks_unlock(self.inode.as_ptr()) };
+    }
+}
+
 /// An inode.
 #[repr(transparent)]
 pub(crate) struct Inode(Opaque<bindings::inode>);
@@ -322,6 +351,39 @@ impl Inode {
         // SAFETY: An inode always has an address space, which lives as long as it does: for a
         // regular file on a block device it is `i_data`.
         unsafe { Mapping::from_raw(NonNull::new_unchecked((*self.as_ptr()).i_mapping)) }
+    }
+
+    /// Keeps the blocks that the filesystem says a file has, from now on, from being given up by a page
+    /// fault that makes a copy of them, as long as the result lives. `None` where files cannot share
+    /// blocks, so that none are given up. Whoever has it neither lets page faults happen nor waits for
+    /// more than the filesystem's answer. Sleeps, unless `nowait`.
+    ///
+    /// Errors: `EAGAIN` with `nowait`, `EINTR` for a fatal signal.
+    #[inline]
+    pub(crate) fn keep_blocks(&self, nowait: bool) -> Result<Option<BlocksKept<'_>>> {
+        // SAFETY: The inode is alive.
+        if !unsafe { bindings::rdax_may_share_blocks(self.as_ptr()) } {
+            return Ok(None);
+        }
+        // SAFETY: As above.
+        to_result(unsafe { bindings::rdax_blocks_lock_shared(self.as_ptr(), nowait) })?;
+        Ok(Some(BlocksKept {
+            inode: self,
+            _not_send: NotThreadSafe,
+        }))
+    }
+
+    /// Waits until nobody copies from the blocks of the file, and keeps others from beginning, while the
+    /// filesystem puts a copy in their place. Sleeps.
+    ///
+    /// Errors: `EINTR` for a fatal signal.
+    pub(crate) fn give_up_blocks(&self) -> Result<BlocksGivenUp<'_>> {
+        // SAFETY: The inode is alive.
+        to_result(unsafe { bindings::rdax_blocks_lock(self.as_ptr()) })?;
+        Ok(BlocksGivenUp {
+            inode: self,
+            _not_send: NotThreadSafe,
+        })
     }
 
     /// The file's size in bytes.

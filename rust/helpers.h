@@ -28,6 +28,18 @@ void rdax_mapping_set_error(struct address_space *mapping, int error);
 int rdax_invalidate_lock(struct address_space *mapping);
 void rdax_invalidate_unlock(struct address_space *mapping);
 
+/* Whether files like this one can share blocks with others. */
+bool rdax_may_share_blocks(struct inode *inode);
+
+/*
+ * The blocks of a file that may share them, for whoever copies from them without holding the pages, or,
+ * exclusively, puts a copy in their place. 0, -EAGAIN, or -EINTR for a fatal signal.
+ */
+int rdax_blocks_lock_shared(struct inode *inode, bool nowait);
+void rdax_blocks_unlock_shared(struct inode *inode);
+int rdax_blocks_lock(struct inode *inode);
+void rdax_blocks_unlock(struct inode *inode);
+
 /* Sleeps, with the file's invalidate_lock let go meanwhile if the task holds it exclusively. */
 void rdax_wait_with_faults(struct inode *inode);
 

@@ -175,6 +175,18 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         let mut iter = query.iter;
         match answer {
             Ok((installed, resolved)) => {
+                // What is read without the pages being held is read to its end before its blocks go.
+                let _given_up = match resolved.is_copied() {
+                    false => None,
+                    true => match self.mapping.host().give_up_blocks() {
+                        Ok(given_up) => Some(given_up),
+                        Err(error) => {
+                            layout::empty(target.locked);
+                            iter.abandon();
+                            return Err(Failure::Error(error));
+                        }
+                    },
+                };
                 let end = query.start + target.size.bytes() as u64;
                 iter.advance(end.saturating_sub(iter.position()));
                 match iter.finish_copied() {

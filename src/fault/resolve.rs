@@ -73,6 +73,13 @@ pub(super) enum Resolved<'i> {
     Memory(FileMemory<'i>),
 }
 
+impl Resolved<'_> {
+    /// Whether the memory is to become a copy of what the file has.
+    pub(super) fn is_copied(&self) -> bool {
+        matches!(self, Self::Memory(memory) if memory.copy.is_some())
+    }
+}
+
 impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     /// The answer of the entry itself, if it is enough: for a read of a data entry, and for a write of
     /// a writable one, unless the store must find its metadata durable.

@@ -5,7 +5,7 @@
 use super::{in_page, of_block, piece_at, CHUNK, PAGE};
 use crate::kern::{
     dax::{Access, DaxReadGuard},
-    fs::Inode,
+    fs::{BlocksKept, Inode},
     iomap::{Extent, ExtentKind, IomapFlags, IomapIter, IomapOps, IomapSpace},
     iov::IovIter,
     vm,
@@ -30,22 +30,43 @@ pub(super) fn read_file(
     len = len.min(size - position);
     let mut space = IomapSpace::new();
     let mut walk = IomapIter::new(&mut space, inode, position, len, ask, ops);
+    let nowait = ask.is_nowait();
+    // Ends: each round reads at least a byte, but for the last.
     let result = loop {
+        let kept = match inode.keep_blocks(nowait) {
+            Ok(kept) => kept,
+            Err(error) => {
+                if walk.position() != position {
+                    let _ = walk.finish();
+                }
+                break Err(error);
+            }
+        };
         match walk.next() {
             Ok(true) => (),
             Ok(false) => break Ok(()),
             Err(error) => break Err(error),
         }
-        if let Err(error) = read_extent(&mut walk, iter) {
+        if let Err(error) = read_extent(&mut walk, iter, kept) {
             walk.fail(of_block(error));
         }
     };
     (walk.position(), result)
 }
 
+/// Reads from the present extent: all of it, or a piece, when its blocks can be given up after that.
 #[inline(always)]
-fn read_extent(walk: &mut IomapIter<'_>, iter: &mut IovIter) -> Result {
+fn read_extent(
+    walk: &mut IomapIter<'_>,
+    iter: &mut IovIter,
+    mut kept: Option<BlocksKept<'_>>,
+) -> Result {
     let kind = walk.extent().kind();
+    let piece_only = kept.is_some();
+    if kind != ExtentKind::Mapped {
+        // The buffer may be waited for, and there are no blocks.
+        kept = None;
+    }
     let mut left = walk.available();
     // Ends: each round reads at least a byte, or returns.
     while left > 0 {
@@ -73,11 +94,15 @@ fn read_extent(walk: &mut IomapIter<'_>, iter: &mut IovIter) -> Result {
         }
         if done < wanted {
             let rest = (wanted - done) as u64;
-            let more = read_to_missing(walk.extent(), walk.position(), rest, iter)?;
+            let more = read_to_missing(walk.extent(), walk.position(), rest, iter, kept.take())?;
             walk.advance(more as u64);
             left -= more as u64;
         }
+        drop(kept.take());
         vm::reschedule();
+        if piece_only {
+            break;
+        }
     }
     Ok(())
 }
@@ -106,6 +131,7 @@ fn read_to_missing(
     position: u64,
     bytes: u64,
     iter: &mut IovIter,
+    kept: Option<BlocksKept<'_>>,
 ) -> Result<usize> {
     if vm::fatal_signal() {
         return Err(EINTR);
@@ -120,6 +146,7 @@ fn read_to_missing(
         }
         piece.read(&mut page)
     };
+    drop(kept);
     if there == 0 {
         return Err(EIO);
     }

@@ -7,6 +7,7 @@ import fcntl
 import os
 import random
 import signal
+import threading
 import time
 
 from lib import device, posix
@@ -20,6 +21,7 @@ from lib.posix import PAGE, PMD
 from lib.runner import case
 from lib.task import Task, describe, state
 from lib.trace import Flushes, Pages
+from lib.uffd import Missing
 
 XFS = ("xfs",)
 
@@ -900,6 +902,37 @@ def a_page_held_beside_keeps_its_blocks(t):
         equal(_foreign(data), [], "pages of another file")
         os.close(one)
         os.close(two)
+
+
+@case(fs=XFS)
+def read_that_waits_for_its_buffer_shows_no_other_file(t):
+    """While a read waits, stores give the file other blocks, and the old ones go to another file."""
+    count = 256
+    one, two = _clones(t, count * PAGE)
+    with Map(-1, count * PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as buffer, \
+            Missing(buffer) as missing, _little_space(t, 4 * PMD):
+        done = []
+        reading = threading.Thread(
+            target=lambda: done.append(posix.pread_to(one, buffer.address, count * PAGE, 0)))
+        reading.start()
+        equal(missing.wait(), buffer.address, "address that is wanted")
+        with Map(one, count * PAGE, skew=PAGE) as m:
+            for at in range(count):
+                m.write(at * PAGE, page("w", at))
+        os.fsync(one)
+        os.close(two)
+        os.unlink(t.path("two"))
+        os.sync()
+        _write_until_full(t, "secret")
+        missing.give(bytes(count * PAGE))
+        reading.join()
+        equal(done, [count * PAGE], "bytes that were read")
+        data = buffer.read(0, count * PAGE)
+        os.unlink(t.path("secret"))
+    foreign = [at for at in range(count)
+               if data[at * PAGE:(at + 1) * PAGE] not in (page("f", at), page("w", at))]
+    equal(foreign, [], "pages of another file")
+    os.close(one)
 
 
 @case(fs=XFS)

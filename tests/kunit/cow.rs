@@ -274,6 +274,56 @@ mod tests {
         world.check_clean()
     }
 
+    /// A store that makes a copy while somebody copies from the old blocks, without holding the page.
+    fn store_to_what_is_read(signal: bool) -> Checked {
+        let world = world()?;
+        let (old, new) = (world.take(Order::PTE)?, world.take(Order::PTE)?);
+        let file = world.file(1)?;
+        world.fill(old, 1, 0x11);
+        set_shared(&file, 1, old, new)?;
+        let ended = Atomic::new(false);
+        let reading = file.mapping().host().give_up_blocks()?;
+        let (result, (waited, early, over)) = with_thread(
+            || -> Checked<Result> {
+                let view = View::new(&file, 0, 1, Share::Shared, 0)?;
+                let result = view.store(0, 0x22);
+                ended.store(true, Release);
+                Ok(result)
+            },
+            |thread| {
+                let waited = thread.waits();
+                let early = ended.load(Acquire);
+                if signal {
+                    thread.signal(true);
+                } else {
+                    drop(reading);
+                }
+                (waited, early, until(|| ended.load(Acquire)))
+            },
+        )?;
+        check!(waited && !early, "the copy took the place of what is read");
+        check!(over, "the access goes on for ever");
+        check_eq!(result?, if signal { Err(EFAULT) } else { Ok(()) });
+        if signal {
+            check!(
+                crate::kern::testing::is_free(world.page(new)),
+                "the copy is kept"
+            );
+        }
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_copy_waits_for_reads_of_the_old_blocks() -> Checked {
+        store_to_what_is_read(false)
+    }
+
+    #[test]
+    fn a_fatal_signal_ends_a_copy_that_waits_for_reads() -> Checked {
+        store_to_what_is_read(true)
+    }
+
     #[test]
     fn a_store_gives_up_no_page_that_somebody_holds() -> Checked {
         set_max_order(Order::PMD)?;

@@ -12,6 +12,7 @@
  *
  * The files of the victim consist of words that say whose they are.
  */
+#include <dirent.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -110,14 +111,41 @@ static void show_all(const pid_t *pids, pid_t victim_pid)
 	fflush(stdout);
 }
 
-/* Limits are for what should never happen; nothing is taken for right because of the time. */
+/* Whether no thread of a process works, or wants to. */
+static bool sleeps(pid_t pid)
+{
+	struct dirent *entry;
+	bool sleep = true;
+	char path[300], line[300], *state;
+	FILE *f;
+	DIR *tasks;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	tasks = opendir(path);
+	while (tasks && sleep && (entry = readdir(tasks))) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%s/stat", pid, entry->d_name);
+		f = fopen(path, "r");
+		if (f && fgets(line, sizeof(line), f) && (state = strrchr(line, ')')))
+			sleep = state[2] != 'R';
+		if (f)
+			fclose(f);
+	}
+	if (tasks)
+		closedir(tasks);
+	return sleep;
+}
+
+/* A limit is for what should never happen; nothing is taken for right because of the time. */
 #define LIMIT_MS ((uint64_t)(60000 * pace))
+/* After how long without a call a process is ended, and how often before it is looked whether it sleeps. */
 #define IDLE_MS ((uint64_t)(1500 * pace))
+#define LOOK_MS 1500
 
 int main(int argc, char **argv)
 {
 	pid_t pids[PROCESSES] = { 0 }, victim_pid, pid;
 	uint64_t seen[PROCESSES] = { 0 }, since[PROCESSES] = { 0 }, killed_at[PROCESSES] = { 0 };
+	uint64_t looked[PROCESSES] = { 0 };
 	uint64_t rounds = 0, rounds_since, lives = 0, kills = 0, idle = 0, next_kill, total;
 	int option, status, failed = 0, left;
 
@@ -218,11 +246,15 @@ int main(int argc, char **argv)
 			}
 			if (!pids[i])
 				continue;
-			if (!killed_at[i] && now_ms() > since[i] + IDLE_MS) {
+			if (!killed_at[i] && now_ms() > looked[i] + LOOK_MS) {
+				looked[i] = now_ms();
 				/* Waits for itself: its own affair, as long as it can be killed. */
-				kill(-pids[i], SIGKILL);
-				killed_at[i] = now_ms();
-				idle++;
+				if (looked[i] > since[i] + IDLE_MS ||
+				    (looked[i] > since[i] + LOOK_MS && sleeps(pids[i]))) {
+					kill(-pids[i], SIGKILL);
+					killed_at[i] = now_ms();
+					idle++;
+				}
 			}
 			if (killed_at[i] && now_ms() > killed_at[i] + LIMIT_MS) {
 				printf("process %d was killed and does not go away\n", i);

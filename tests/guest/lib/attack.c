@@ -125,10 +125,12 @@ static bool sleeps(pid_t pid)
 	while (tasks && sleep && (entry = readdir(tasks))) {
 		snprintf(path, sizeof(path), "/proc/%d/task/%s/stat", pid, entry->d_name);
 		f = fopen(path, "r");
-		if (f && fgets(line, sizeof(line), f) && (state = strrchr(line, ')')))
+		if (!f)
+			continue;
+		state = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
+		if (state)
 			sleep = state[2] != 'R';
-		if (f)
-			fclose(f);
+		fclose(f);
 	}
 	if (tasks)
 		closedir(tasks);

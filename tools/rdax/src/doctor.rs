@@ -845,21 +845,12 @@ mod tests {
     use super::*;
     use crate::size::MIB;
 
-    fn extent(logical: u64, physical: u64, length: u64) -> Extent {
-        Extent {
-            logical,
-            physical,
-            length,
-            flags: 0,
-        }
-    }
-
     #[test]
     fn ranges_are_counted_by_what_is_in_their_way() {
         let extents = [
-            extent(0, 0, PMD),
+            Extent::of(0, 0, PMD),
             // 1 MiB beside, and then a hole.
-            extent(PMD, 2 * PMD + MIB, 2 * PMD),
+            Extent::of(PMD, 2 * PMD + MIB, 2 * PMD),
         ];
         let tally = Tally::of(&extents, GIB, 4 * PMD, PMD);
         assert_eq!((tally.good, tally.all), (1, 4));

@@ -34,6 +34,19 @@ pub struct Extent {
     pub flags: u32,
 }
 
+#[cfg(test)]
+impl Extent {
+    /// An extent without flags.
+    pub fn of(logical: u64, physical: u64, length: u64) -> Self {
+        Self {
+            logical,
+            physical,
+            length,
+            flags: 0,
+        }
+    }
+}
+
 impl Extent {
     const LAST: u32 = 0x1;
     const UNWRITTEN: u32 = 0x800;

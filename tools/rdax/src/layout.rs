@@ -459,19 +459,10 @@ pub fn run(system: &System, command: &LayoutCommand) -> Result<ExitCode> {
 mod tests {
     use super::*;
 
-    fn extent(logical: u64, physical: u64, length: u64) -> Extent {
-        Extent {
-            logical,
-            physical,
-            length,
-            flags: 0,
-        }
-    }
-
     #[test]
     fn an_extent_has_whole_gibs_and_rests() {
         // From half a GiB on, three GiB: two of them whole.
-        let extents = [extent(0, GIB / 2, 3 * GIB)];
+        let extents = [Extent::of(0, GIB / 2, 3 * GIB)];
         let gibs = whole_gibs(&extents, 0);
         assert_eq!(gibs.len(), 2);
         assert_eq!(gibs[0][0].logical, GIB / 2);
@@ -485,7 +476,7 @@ mod tests {
         let part = 128 * MIB;
         // Each on the device behind the one before, with something else between them in the file.
         let extents: Vec<Extent> = (0..8)
-            .map(|number| extent(number * 2 * part, GIB + number * part, part))
+            .map(|number| Extent::of(number * 2 * part, GIB + number * part, part))
             .collect();
         let gibs = whole_gibs(&extents, 4 * GIB);
         assert_eq!(gibs.len(), 1);
@@ -499,16 +490,16 @@ mod tests {
     fn gibs_in_another_order_are_left_out() {
         let half = GIB / 2;
         // The second half comes first.
-        assert!(whole_gibs(&[extent(0, half, half), extent(half, 0, half)], 0).is_empty());
+        assert!(whole_gibs(&[Extent::of(0, half, half), Extent::of(half, 0, half)], 0).is_empty());
         // Two GiB, the later one first: one of them can be kept.
-        let swapped = [extent(0, 2 * GIB, GIB), extent(GIB, GIB, GIB)];
+        let swapped = [Extent::of(0, 2 * GIB, GIB), Extent::of(GIB, GIB, GIB)];
         assert_eq!(whole_gibs(&swapped, 0).len(), 2);
         // Interleaved: only one of them.
         let mixed = [
-            extent(0, 2 * GIB, half),
-            extent(half, GIB, half),
-            extent(GIB, 2 * GIB + half, half),
-            extent(GIB + half, GIB + half, half),
+            Extent::of(0, 2 * GIB, half),
+            Extent::of(half, GIB, half),
+            Extent::of(GIB, 2 * GIB + half, half),
+            Extent::of(GIB + half, GIB + half, half),
         ];
         assert_eq!(whole_gibs(&mixed, 0).len(), 1);
     }
@@ -517,7 +508,7 @@ mod tests {
     fn what_has_no_blocks_is_no_use() {
         let delayed = Extent {
             flags: 0x4,
-            ..extent(0, 0, GIB)
+            ..Extent::of(0, 0, GIB)
         };
         assert!(whole_gibs(&[delayed], 0).is_empty());
     }

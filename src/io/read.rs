@@ -62,11 +62,11 @@ fn read_extent(
     mut kept: Option<BlocksKept<'_>>,
 ) -> Result {
     let kind = walk.extent().kind();
-    let piece_only = kept.is_some();
     if kind != ExtentKind::Mapped {
         // The buffer may be waited for, and there are no blocks.
         kept = None;
     }
+    let piece_only = kept.is_some();
     let mut left = walk.available();
     // Ends: each round reads at least a byte, or returns.
     while left > 0 {

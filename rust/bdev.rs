@@ -447,7 +447,7 @@ impl Members {
 /// What is in a place of a table, for the KUnit tests.
 #[cfg(RDAX_TEST)]
 #[derive(Clone, Copy)]
-pub(crate) enum Place {
+pub(crate) enum TestSlot {
     /// The device that is looked for.
     Device,
     /// Another device.
@@ -459,14 +459,14 @@ pub(crate) enum Place {
 #[cfg(RDAX_TEST)]
 impl Members {
     /// A table with these in the places from the device's home on, and nothing in all others.
-    pub(super) fn around(bdev: *mut bindings::block_device, places: &[Place]) -> Self {
+    pub(super) fn around(bdev: *mut bindings::block_device, places: &[TestSlot]) -> Self {
         let members = Self::new();
         let home = Self::home(bdev);
         for (step, place) in places.iter().enumerate().take(SLOTS) {
             let member = match place {
-                Place::Device => bdev,
-                Place::Other => ptr::without_provenance_mut(!0xfff),
-                Place::Removed => Self::removed(),
+                TestSlot::Device => bdev,
+                TestSlot::Other => ptr::without_provenance_mut(!0xfff),
+                TestSlot::Removed => Self::removed(),
             };
             members.0[(home + step) % SLOTS].store(member, Relaxed);
         }
@@ -673,20 +673,20 @@ impl<D: Send + Sync + 'static> Writer<D> {
 
     /// Ends a membership and returns the data. Sleeps, for some time.
     ///
-    /// `tidy` is called before, while nobody can mount the device; unless that was removed.
+    /// `prepare` is called before, while nobody can mount the device; unless that was removed.
     ///
-    /// Errors: `EBUSY` and others if the device is in use, or what `tidy` says; it stays a member.
+    /// Errors: `EBUSY` and others if the device is in use, or what `prepare` says; it stays a member.
     pub(crate) fn remove(
         &mut self,
         member: Member<D>,
-        tidy: impl FnOnce(&BlockDevice) -> Result,
+        prepare: impl FnOnce(&BlockDevice) -> Result,
     ) -> Result<D, (Member<D>, Error)> {
         let idle = match member.bdev.idle() {
             Ok(idle) => idle,
             Err(e) => return Err((member, e)),
         };
         if idle.claim.is_some() {
-            if let Err(e) = tidy(&member.bdev) {
+            if let Err(e) = prepare(&member.bdev) {
                 return Err((member, e));
             }
         }

@@ -90,7 +90,7 @@ pub(crate) enum Access {
 /// `run` is the device's memory from page `page_offset` of it on, which the kernel has at `address`. It is
 /// there for `'a`, for which the lock is held.
 #[derive(Clone, Copy)]
-pub(crate) struct Memory<'a> {
+pub(crate) struct DaxMemory<'a> {
     device: &'a DaxDevice,
     page_offset: usize,
     address: NonNull<u8>,
@@ -124,7 +124,7 @@ impl DaxDevice {
         page_offset: usize,
         pages: usize,
         access: Access,
-    ) -> Result<Memory<'a>> {
+    ) -> Result<DaxMemory<'a>> {
         let mut address = core::ptr::null_mut();
         let mut pfn = 0;
         // SAFETY: The device is alive, the read lock is held, the pointers are to locals.
@@ -153,7 +153,7 @@ impl DaxDevice {
         // than the lock has a locked entry with them, or stays.
         let run = unsafe { PageRun::from_frames(Pfn::from_bits(pfn), pages) };
         // INVARIANT: This is what the driver says.
-        Ok(Memory {
+        Ok(DaxMemory {
             device: self,
             page_offset,
             address,
@@ -182,7 +182,7 @@ impl DaxDevice {
     }
 }
 
-impl<'a> Memory<'a> {
+impl<'a> DaxMemory<'a> {
     /// The pages.
     #[inline]
     pub(crate) fn run(&self) -> PageRun {
@@ -218,7 +218,7 @@ impl<'a> Memory<'a> {
     pub(crate) fn copy_within(
         &self,
         offset: usize,
-        source: &Memory<'_>,
+        source: &DaxMemory<'_>,
         source_offset: usize,
         bytes: usize,
     ) -> Result {
@@ -258,10 +258,10 @@ impl<'a> Memory<'a> {
 /// # Invariants
 ///
 /// `offset` is in the stretch, and `bytes` bytes from there on are. So all of it is there for `'a`, by the
-/// invariant of [`Memory`].
+/// invariant of [`DaxMemory`].
 #[derive(Clone, Copy)]
 pub(crate) struct Piece<'a> {
-    memory: Memory<'a>,
+    memory: DaxMemory<'a>,
     offset: usize,
     bytes: usize,
 }
@@ -269,7 +269,7 @@ pub(crate) struct Piece<'a> {
 impl<'a> Piece<'a> {
     /// The stretch that the bytes are of.
     #[inline]
-    pub(crate) fn memory(&self) -> Memory<'a> {
+    pub(crate) fn memory(&self) -> DaxMemory<'a> {
         self.memory
     }
 
@@ -310,14 +310,14 @@ impl<'a> Piece<'a> {
         unsafe { self.page_of(self.offset) }
     }
 
-    /// Whether no page of it is marked as bad.
+    /// Whether a page of it is marked as bad.
     #[inline]
-    pub(crate) fn is_sound(&self) -> bool {
+    pub(crate) fn has_hwpoison(&self) -> bool {
         let in_page = self.offset & (Order::PTE.bytes() - 1);
         if in_page.wrapping_add(self.bytes) <= Order::PTE.bytes() {
-            return !self.page().is_poisoned();
+            return self.page().is_poisoned();
         }
-        self.sound_bytes() == self.bytes
+        self.sound_bytes() != self.bytes
     }
 
     /// The bytes up to the first page that is marked as bad.
@@ -391,7 +391,7 @@ impl<'a> Piece<'a> {
         let page = self.memory.page_offset + (self.offset >> Order::PAGE_SHIFT);
         sleeping(|| {
             // SAFETY: As in `copy_from`; `page` is the page on the device that the first byte is in.
-            iter.without_faults(|iter| unsafe {
+            iter.pagefault_disabled(|iter| unsafe {
                 bindings::dax_recovery_write(
                     self.memory.device.as_ptr(),
                     page as usize,

@@ -246,7 +246,7 @@ void rdax_percpu_up_read(struct percpu_rw_semaphore *sem)
 	percpu_up_read(sem);
 }
 
-bool rdax_may_log(void)
+bool rdax_ratelimit(void)
 {
 	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
 

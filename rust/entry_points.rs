@@ -45,14 +45,14 @@ use kernel::{
 };
 
 /// The registration on the dax bus.
-pub(crate) type DaxDriver = dax_bus::Registration<devdax::Device>;
+pub(crate) type DaxDriver = dax_bus::Registration<devdax::DevDax>;
 
 kernel::sync::global_lock! {
     // SAFETY: Made ready when the module is loaded, before the driver is registered.
-    unsafe(uninit) static DAX_DEVICES: Mutex<dax_bus::List<devdax::Device>> = dax_bus::List::EMPTY;
+    unsafe(uninit) static DAX_DEVICES: Mutex<dax_bus::List<devdax::DevDax>> = dax_bus::List::EMPTY;
 }
 
-impl dax_bus::Listed for devdax::Device {
+impl dax_bus::Listed for devdax::DevDax {
     fn with_list<R>(f: impl FnOnce(&mut dax_bus::List<Self>) -> R) -> R {
         f(&mut DAX_DEVICES.lock())
     }
@@ -530,7 +530,7 @@ unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise:
     let mut in_flight = InFlight::enter();
     // SAFETY: By this function's safety requirements.
     let device = unsafe { BlockDevice::borrow(NonNull::new_unchecked(bdev)) };
-    adopt::evacuate(&device, &mut in_flight);
+    adopt::evict_device(&device, &mut in_flight);
     in_flight.pause(|| {
         // SAFETY: By this function's safety requirements.
         call_original(|| unsafe { bindings::bdev_mark_dead(bdev, surprise) });
@@ -573,7 +573,7 @@ unsafe extern "C" fn dax_holder_notify_failure(
     }
     // SAFETY: By this function's safety requirements.
     let device = unsafe { DaxDevice::from_raw(NonNull::new_unchecked(device)) };
-    if poison::tell(&mut in_flight, device, offset, flags) {
+    if poison::notify_failure(&mut in_flight, device, offset, flags) {
         0
     } else {
         result

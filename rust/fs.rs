@@ -257,7 +257,7 @@ impl Mapping {
     ///
     /// Errors: `EBUSY` if the file is not one with DAX any more.
     #[cfg(CONFIG_MEMORY_FAILURE)]
-    pub(crate) fn tell_of_failure(&self, index: PageIndex, flags: i32) -> Result {
+    pub(crate) fn kill_procs(&self, index: PageIndex, flags: i32) -> Result {
         // SAFETY: The address space is alive.
         to_result(unsafe { bindings::mf_dax_kill_procs(self.as_ptr(), index.get(), 1, flags) })
     }
@@ -267,10 +267,10 @@ impl Mapping {
     /// Held: nothing that a fault takes, `mmap_lock` and entries.
     ///
     /// Errors: `EINTR` for a fatal signal.
-    pub(crate) fn keep_faults_out(&self) -> Result<FaultsOut<'_>> {
+    pub(crate) fn invalidate_lock(&self) -> Result<InvalidateLockGuard<'_>> {
         // SAFETY: The address space is alive.
         to_result(unsafe { bindings::rdax_invalidate_lock(self.as_ptr()) })?;
-        Ok(FaultsOut(self))
+        Ok(InvalidateLockGuard(self))
     }
 
     /// Keeps an error of write-back for the next `fsync`.
@@ -288,11 +288,11 @@ impl Mapping {
 
 /// No fault of the file is served while this lives.
 #[must_use = "faults are let in at once"]
-pub(crate) struct FaultsOut<'m>(&'m Mapping);
+pub(crate) struct InvalidateLockGuard<'m>(&'m Mapping);
 
-impl Drop for FaultsOut<'_> {
+impl Drop for InvalidateLockGuard<'_> {
     fn drop(&mut self) {
-        // SAFETY: Locked by `keep_faults_out`.
+        // SAFETY: Locked by `invalidate_lock`.
         unsafe { bindings::rdax_invalidate_unlock(self.0.as_ptr()) };
     }
 }
@@ -431,7 +431,7 @@ impl Inode {
     /// its memory has to ask for them. The answer may be outdated at once.
     ///
     /// Held: the lock of an entry of the file that has the device's memory. A device that goes away
-    /// waits for it ([`evacuate`](crate::dax::layout::evacuate)), and its list of errors stays until
+    /// waits for it ([`evict_device_memory`](crate::dax::layout::evict_device_memory)), and its list of errors stays until
     /// then.
     #[inline]
     pub(crate) fn device_has_bad_blocks(&self) -> bool {

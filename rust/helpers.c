@@ -512,30 +512,30 @@ unsigned long rdax_memory_owner(struct block_device *bdev)
 	return (unsigned long)bdev->bd_disk->private_data;
 }
 
-struct nap {
+struct timed_wait {
 	struct timer_list timer;
 	struct task_struct *task;
 };
 
-static void nap_is_over(struct timer_list *timer)
+static void timed_wait_is_over(struct timer_list *timer)
 {
-	struct nap *nap = timer_container_of(nap, timer, timer);
+	struct timed_wait *wait = timer_container_of(wait, timer, timer);
 
-	wake_up_process(nap->task);
+	wake_up_process(wait->task);
 }
 
-void rdax_nap(void (*callback)(struct inode *inode), struct inode *inode, unsigned int ms)
+void rdax_timed_wait(void (*callback)(struct inode *inode), struct inode *inode, unsigned int ms)
 {
-	struct nap nap = { .task = current };
+	struct timed_wait wait = { .task = current };
 
-	timer_setup_on_stack(&nap.timer, nap_is_over, 0);
-	mod_timer(&nap.timer, jiffies + msecs_to_jiffies(ms));
+	timer_setup_on_stack(&wait.timer, timed_wait_is_over, 0);
+	mod_timer(&wait.timer, jiffies + msecs_to_jiffies(ms));
 	if (callback)
 		callback(inode);
 	else
 		schedule();
-	timer_delete_sync(&nap.timer);
-	timer_destroy_on_stack(&nap.timer);
+	timer_delete_sync(&wait.timer);
+	timer_destroy_on_stack(&wait.timer);
 }
 
 bool rdax_in_transaction(void)

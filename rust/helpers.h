@@ -162,11 +162,11 @@ void rdax_ptes_unlock(spinlock_t *lock);
  * Of @n entries (at most 64), a bit for each that is empty; or, if @protected, that maps a page and
  * could be made writable.
  */
-unsigned long rdax_ptes_wanting(const pte_t *ptes, unsigned long n, bool protected);
+unsigned long rdax_candidate_ptes(const pte_t *ptes, unsigned long n, bool protected);
 
 /* The same without the lock: may be outdated at once. All are empty when there is no table. */
-unsigned long rdax_vmf_wanting(struct vm_fault *vmf, unsigned long addr, unsigned long n,
-			       bool protected);
+unsigned long rdax_vmf_candidate_ptes(struct vm_fault *vmf, unsigned long addr, unsigned long n,
+				      bool protected);
 
 unsigned int rdax_pte_look(struct vm_area_struct *vma, const pte_t *ptep, unsigned long pfn);
 
@@ -279,7 +279,7 @@ void rdax_see_again(unsigned long pfn);
  * Sleeps, by the callback if there is one, until the task is woken or the time has passed. The
  * task's state was set by the caller.
  */
-void rdax_nap(void (*callback)(struct inode *inode), struct inode *inode, unsigned int ms);
+void rdax_timed_wait(void (*callback)(struct inode *inode), struct inode *inode, unsigned int ms);
 bool rdax_fatal_signal_pending(void);
 /* The same, or the task exits, which no signal ends any more. */
 bool rdax_is_dying(void);
@@ -486,7 +486,7 @@ void rdax_percpu_down_read(struct percpu_rw_semaphore *sem);
 void rdax_percpu_up_read(struct percpu_rw_semaphore *sem);
 
 /* Whether a message that users can cause may be written now. */
-bool rdax_may_log(void);
+bool rdax_ratelimit(void);
 
 #ifdef RDAX_CHECK
 /* What struct page says of the folio that a page of device memory is part of. */

@@ -127,7 +127,7 @@ impl IovIter {
     }
 
     /// Calls `work`, in which buffers that are not there end a copy instead of being faulted in.
-    pub(crate) fn without_faults<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
+    pub(crate) fn pagefault_disabled<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
         // SAFETY: Counts for this task, and is undone below.
         unsafe { bindings::rdax_pagefault_disable() };
         let result = work(self);

@@ -54,7 +54,7 @@ impl Runtime {
         unsafe {
             bindings::rdax_tables_init();
             bindings::rdax_zero_folio_find();
-            page::Giant::init();
+            page::GiganticLock::init();
             redirect::CALLERS.init();
             redirect::SWITCH.init();
             entry_points::init();

@@ -104,24 +104,24 @@ static unsigned long closed(const pte_t *ptes, unsigned long n)
 	return found;
 }
 
-unsigned long rdax_ptes_wanting(const pte_t *ptes, unsigned long n, bool protected)
+unsigned long rdax_candidate_ptes(const pte_t *ptes, unsigned long n, bool protected)
 {
 	return protected ? closed(ptes, n) : empty(ptes, n);
 }
 
-unsigned long rdax_vmf_wanting(struct vm_fault *vmf, unsigned long addr, unsigned long n,
-			       bool protected)
+unsigned long rdax_vmf_candidate_ptes(struct vm_fault *vmf, unsigned long addr, unsigned long n,
+				      bool protected)
 {
-	unsigned long wanting = protected ? 0 : GENMASK(n - 1, 0);
+	unsigned long candidates = protected ? 0 : GENMASK(n - 1, 0);
 	pmd_t pmd;
 
 	rcu_read_lock();
 	pmd = pmdp_get_lockless(vmf->pmd);
 	if (pmd_present(pmd) && !pmd_leaf(pmd) && !pmd_bad(pmd))
-		wanting = rdax_ptes_wanting((pte_t *)pmd_page_vaddr(pmd) + pte_index(addr), n,
-					    protected);
+		candidates = rdax_candidate_ptes((pte_t *)pmd_page_vaddr(pmd) + pte_index(addr), n,
+						 protected);
 	rcu_read_unlock();
-	return wanting;
+	return candidates;
 }
 
 unsigned int rdax_pte_look(struct vm_area_struct *vma, const pte_t *ptep, unsigned long pfn)

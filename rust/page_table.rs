@@ -13,7 +13,7 @@ use super::{
     bindings,
     order::Order,
     page::{DevFolio, DevPage, Pfn},
-    vm::{Around, FaultCode, Present, VmFault}, //
+    vm::{FaultCode, Present, PteBatch, VmFault}, //
 };
 use core::{
     marker::PhantomData,
@@ -402,11 +402,11 @@ impl VmFault {
     /// Pages that are mapped for writing are so without having been written to.
     ///
     /// The entries of the pages are locked by the caller.
-    pub(crate) fn map_around(&mut self, around: &Around, write: bool) -> usize {
-        let Some((first, last)) = around.bounds() else {
+    pub(crate) fn map_batch(&mut self, batch: &PteBatch, write: bool) -> usize {
+        let Some((first, last)) = batch.bounds() else {
             return 0;
         };
-        let start = self.address_of(around.index(first));
+        let start = self.address_of(batch.index(first));
         let upgrade = write && self.present(Order::PTE) == Present::Mapped;
         let how = if write { How::AHEAD } else { How::LOAD };
         let Some(mut table) = Table::lock(self, start) else {
@@ -414,13 +414,13 @@ impl VmFault {
         };
         let span = last - first + 1;
         // SAFETY: All pages of the stretch are mapped by the fault's table.
-        let free = unsafe { bindings::rdax_ptes_wanting(table.entry(0), span as usize, upgrade) };
+        let free = unsafe { bindings::rdax_candidate_ptes(table.entry(0), span as usize, upgrade) };
         let free = free as usize;
         let mut done = 0;
-        for (at, run) in around.runs(free << first) {
+        for (at, run) in batch.runs(free << first) {
             let entry = at - first;
             match run {
-                Run::Zeroes => {
+                PteRun::Zeroes => {
                     // SAFETY: Only the address is computed with.
                     let zero = unsafe { bindings::rdax_zero_pfn(table.address(entry) as usize) };
                     if !upgrade {
@@ -430,7 +430,7 @@ impl VmFault {
                         done += 1;
                     }
                 }
-                Run::Memory(page, count) if upgrade => {
+                PteRun::Memory(page, count) if upgrade => {
                     for number in 0..count {
                         let pfn = page.pfn().offset(number);
                         // SAFETY: The entry is in the table, and maps the page.
@@ -446,7 +446,7 @@ impl VmFault {
                         }
                     }
                 }
-                Run::Memory(page, count) => {
+                PteRun::Memory(page, count) => {
                     // SAFETY: Nothing is mapped there, and the caller vouches for the pages.
                     unsafe { table.map(entry, page, count, how, false) };
                     done += count;
@@ -627,7 +627,7 @@ level!(
 );
 
 /// Pages that are mapped along, which lie behind each other in the file and in memory.
-pub(super) enum Run {
+pub(super) enum PteRun {
     /// One page of zeroes.
     Zeroes,
     /// So many pages of memory.

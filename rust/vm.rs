@@ -9,7 +9,7 @@ use super::{
     fs::{File, Mapping, PageIndex, PageRange},
     order::Order,
     page::DevPage,
-    page_table::Run, //
+    page_table::PteRun, //
 };
 use core::ptr::{self, NonNull};
 use kernel::types::Opaque;
@@ -174,7 +174,7 @@ impl VmFault {
     }
 
     /// The pages of the VMA in the aligned stretch of `pages` pages (a power of two, at most
-    /// [`Around::MAX`]) around the address.
+    /// [`PteBatch::MAX`]) around the address.
     #[inline]
     pub(crate) fn around(&self, pages: usize) -> PageRange {
         let mask = (pages << Order::PAGE_SHIFT) - 1;
@@ -199,11 +199,11 @@ impl VmFault {
     /// write-protection, those that are write-protected too. One bit each, from the first on. May be
     /// outdated at once.
     #[inline]
-    pub(crate) fn wanting(&self, range: PageRange) -> usize {
-        let pages = range.pages().min(Around::MAX);
+    pub(crate) fn candidate_ptes(&self, range: PageRange) -> usize {
+        let pages = range.pages().min(PteBatch::MAX);
         // SAFETY: The fault is valid, and the range is around its address.
         unsafe {
-            bindings::rdax_vmf_wanting(
+            bindings::rdax_vmf_candidate_ptes(
                 self.raw(),
                 self.address_of(range.first) as usize,
                 pages as usize,
@@ -278,7 +278,7 @@ impl VmFault {
 }
 
 /// Pages to be mapped along with the one that faulted.
-pub(crate) struct Around {
+pub(crate) struct PteBatch {
     first: PageIndex,
     pages: [*mut bindings::page; Self::MAX],
     /// A bit for each place that has a page, of memory or of zeroes.
@@ -286,7 +286,7 @@ pub(crate) struct Around {
     zeroes: usize,
 }
 
-impl Around {
+impl PteBatch {
     /// The most pages.
     pub(crate) const MAX: usize = 16;
 
@@ -349,14 +349,14 @@ impl Around {
     /// The pages at those places that have a bit in `places`: the number of the first place, and what
     /// is to be mapped there.
     #[inline]
-    pub(super) fn runs(&self, places: usize) -> impl Iterator<Item = (usize, Run)> + '_ {
+    pub(super) fn runs(&self, places: usize) -> impl Iterator<Item = (usize, PteRun)> + '_ {
         let mut rest = self.given & places;
         core::iter::from_fn(move || {
             let at = rest.trailing_zeros() as usize;
             let page = NonNull::new(*self.pages.get(at)?);
             let Some(page) = page.filter(|_| self.zeroes >> at & 1 == 0) else {
                 rest &= rest - 1;
-                return Some((at, Run::Zeroes));
+                return Some((at, PteRun::Zeroes));
             };
             let mut count = 1;
             rest &= rest - 1;
@@ -367,7 +367,8 @@ impl Around {
                 count += 1;
             }
             // SAFETY: The page was given as one.
-            Some((at, Run::Memory(unsafe { DevPage::from_raw(page) }, count)))
+            let page = unsafe { DevPage::from_raw(page) };
+            Some((at, PteRun::Memory(page, count)))
         })
     }
 }
@@ -385,10 +386,10 @@ impl LockedVma {
     }
 
     /// Keeps faults out until the address space is unlocked. Sleeps.
-    pub(crate) fn without_faults(&self) -> WithoutFaults<'_> {
+    pub(crate) fn start_write(&self) -> WriteLockedVma<'_> {
         // SAFETY: By the constructor's safety requirements.
         unsafe { bindings::rdax_vma_start_write(self.0.as_ptr()) };
-        WithoutFaults(self)
+        WriteLockedVma(self)
     }
 
     /// Unmaps what one huge entry maps on both sides of an address. Faults are kept out. Sleeps.
@@ -428,9 +429,9 @@ impl LockedVma {
 }
 
 /// A VMA that no fault maps anything into, until the address space is unlocked.
-pub(crate) struct WithoutFaults<'a>(&'a LockedVma);
+pub(crate) struct WriteLockedVma<'a>(&'a LockedVma);
 
-impl WithoutFaults<'_> {
+impl WriteLockedVma<'_> {
     /// Takes pages of the file out of all page tables; they stay out of this VMA's. Sleeps.
     pub(crate) fn unmap(&self, range: PageRange) {
         // SAFETY: By the safety requirements of `LockedVma`'s constructor the VMA has a file, and
@@ -467,7 +468,7 @@ pub(crate) fn count_major_fault() {
 
 /// Gives way to other tasks if one waits for the processor. Sleeps; no lock may be held.
 #[inline]
-pub(crate) fn reschedule() {
+pub(crate) fn cond_resched() {
     // SAFETY: The task may sleep where this is called.
     unsafe { bindings::rdax_cond_resched() };
 }
@@ -494,9 +495,9 @@ pub(crate) fn fatal_signal() -> bool {
 }
 
 /// Whether a message that users can cause may be written to the log now, or there were too many.
-pub(crate) fn may_log() -> bool {
+pub(crate) fn ratelimit() -> bool {
     // SAFETY: Looks at the module's own counter.
-    unsafe { bindings::rdax_may_log() }
+    unsafe { bindings::rdax_ratelimit() }
 }
 
 /// The kernel's clock, in ticks.
@@ -507,7 +508,7 @@ pub(crate) fn tick() -> usize {
 }
 
 /// Sleeps for some milliseconds, whatever signals come.
-pub(crate) fn nap(milliseconds: u32) {
+pub(crate) fn msleep(milliseconds: u32) {
     // SAFETY: The task may sleep where this is called.
     unsafe { bindings::msleep(milliseconds) };
 }

@@ -301,8 +301,8 @@ pub(crate) enum Sleep<'a> {
 }
 
 /// How often a folio is looked at, in milliseconds: at first, and in the end.
-const FIRST_NAP: u32 = 10;
-const LONGEST_NAP: u32 = 160;
+const FIRST_INTERVAL: u32 = 10;
+const LONGEST_INTERVAL: u32 = 160;
 
 /// Waits until the folio has no reference, for `at_most` milliseconds, or until a signal comes that the
 /// way of sleeping allows. Where it can be mapped meanwhile, the wait ends, too, when all references are
@@ -331,7 +331,9 @@ pub(crate) fn wait_until_idle(
             || folio.owner() == 0 && folio.share() != 0;
         folio.refcount() == 0 || mappable && folio.refcount() <= folio.mapcount()
     };
-    let mut nap = at_most.map_or(FIRST_NAP, |time| (time / 4).clamp(FIRST_NAP, LONGEST_NAP));
+    let mut interval = at_most.map_or(FIRST_INTERVAL, |time| {
+        (time / 4).clamp(FIRST_INTERVAL, LONGEST_INTERVAL)
+    });
     let mut left = at_most.unwrap_or(u32::MAX);
     // Ends when nobody uses the folio any more, when its device goes, by a signal, or when the time is
     // over.
@@ -343,21 +345,21 @@ pub(crate) fn wait_until_idle(
         let sleep = || {
             // SAFETY: The task may sleep: no lock of ours is held here. The inode is alive, and by its type
             // invariant the callback may be called.
-            unsafe { bindings::rdax_nap(callback, inode, nap.min(left)) }
+            unsafe { bindings::rdax_timed_wait(callback, inode, interval.min(left)) }
         };
         if sleep_on_folio(stay, folio, state as c_int, &is_done, sleep)? {
             return Ok(());
         }
         if at_most.is_some() {
-            left = left.saturating_sub(nap);
+            left = left.saturating_sub(interval);
         }
-        nap = (nap * 2).min(LONGEST_NAP);
+        interval = (interval * 2).min(LONGEST_INTERVAL);
     }
     Ok(())
 }
 
 /// Waits until the folio has no references but those of mappings, for at most `*left` milliseconds, from
-/// which the time is taken; looks every `nap` of them. Returns whether it has none. The caller keeps faults
+/// which the time is taken; looks every `interval` of them. Returns whether it has none. The caller keeps faults
 /// out, so the time is to be short.
 ///
 /// Errors: what a signal is answered with, or `EIO` when the device goes away. The folio was found under
@@ -366,16 +368,16 @@ pub(crate) fn is_soon_idle(
     stay: &Stay<'_>,
     folio: DevFolio,
     left: &mut u32,
-    nap: u32,
+    interval: u32,
 ) -> Result<bool> {
     let is_done = || folio.refcount() <= folio.mapcount();
     // Ends when the time is over: each turn takes some of it.
     loop {
-        let nap = nap.min(*left);
+        let interval = interval.min(*left);
         let sleep = || {
-            if nap > 0 {
+            if interval > 0 {
                 // SAFETY: The task may sleep: the caller's locks are such that are slept with.
-                unsafe { bindings::rdax_nap(None, ptr::null_mut(), nap) }
+                unsafe { bindings::rdax_timed_wait(None, ptr::null_mut(), interval) }
             }
         };
         let state = bindings::TASK_INTERRUPTIBLE as c_int;
@@ -384,16 +386,16 @@ pub(crate) fn is_soon_idle(
             *left = left.saturating_sub(1);
             return Ok(true);
         }
-        if nap == 0 {
+        if interval == 0 {
             return Ok(false);
         }
-        *left -= nap;
+        *left -= interval;
     }
 }
 
 /// How long a fault waits for a folio before it is tried again, in milliseconds. Its caller has locks
 /// of the filesystem meanwhile, and lets go of them in between.
-const FAULT_NAP: u32 = 20;
+const FAULT_INTERVAL: u32 = 20;
 
 /// Waits until the folio has no references but those of mappings, but not for long: for those who have
 /// locks of the filesystem, and start over then, so that these are free in between.
@@ -403,7 +405,7 @@ const FAULT_NAP: u32 = 20;
 pub(crate) fn nap_until_idle(stay: &Stay<'_>, folio: DevFolio) -> Result {
     let sleep = || {
         // SAFETY: The task may sleep: no lock of ours is held here.
-        unsafe { bindings::rdax_nap(None, ptr::null_mut(), FAULT_NAP) }
+        unsafe { bindings::rdax_timed_wait(None, ptr::null_mut(), FAULT_INTERVAL) }
     };
     sleep_on_folio(
         stay,

@@ -78,7 +78,7 @@ static REDIRECTION: redirect::Redirection =
 /// A device that still gives memory keeps its pages; only its entries are removed.
 ///
 /// The call is in flight, but not while it waits.
-pub(crate) fn evacuate(bdev: &BlockDevice, in_flight: &mut InFlight) {
+pub(crate) fn evict_device(bdev: &BlockDevice, in_flight: &mut InFlight) {
     let owner = bdev.memory_owner();
     let stays = bdev.memory(0).is_some();
     // One after the other: what the next ones have mapped is there until they had their turn.
@@ -99,7 +99,7 @@ pub(crate) fn evacuate(bdev: &BlockDevice, in_flight: &mut InFlight) {
             }
             let mut foreign = false;
             member.visit_inodes(|inode| match device::device_for(inode) {
-                Some(_) => layout::evacuate(inode, goes),
+                Some(_) => layout::evict_device_memory(inode, goes),
                 None => foreign = true,
             });
             // A device of a filesystem that is on another one, which is not adopted, is not ours.
@@ -187,7 +187,7 @@ impl Registry {
         let mut held = false;
         let result = self.devices.remove(member, |bdev| {
             for run in bdev.stretches() {
-                folio::tidy(run).inspect_err(|_| held = true)?;
+                folio::dissolve_range(run).inspect_err(|_| held = true)?;
             }
             Ok(())
         });
@@ -216,10 +216,10 @@ pub(crate) struct DeviceName {
     name: CString,
     registry: Arc<Mutex<Registry>>,
     #[pin]
-    state: Mutex<State>,
+    state: Mutex<DirectoryState>,
 }
 
-struct State {
+struct DirectoryState {
     adoption: Option<Adoption>,
     switches: Switches,
     /// What was counted when the device was released.
@@ -240,7 +240,7 @@ impl DeviceName {
         Ok(try_pin_init!(Self {
             name,
             registry,
-            state <- new_mutex!(State {
+            state <- new_mutex!(DirectoryState {
                 adoption: None,
                 switches: Switches::new(),
                 last: Snapshot::ZERO,
@@ -270,7 +270,7 @@ impl DeviceName {
         self.release_locked(&mut self.state.lock())
     }
 
-    fn release_locked(&self, state: &mut State) -> Result {
+    fn release_locked(&self, state: &mut DirectoryState) -> Result {
         let Some(Adoption {
             member,
             _kept: kept,

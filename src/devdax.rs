@@ -13,7 +13,7 @@ use super::stats::{
     Stats, //
 };
 use crate::kern::{
-    dax_bus::{Driver, Extent, Home},
+    dax_bus::{Driver, Home, MemoryRange},
     fs::PageIndex,
     once::Once,
     order::Order,
@@ -32,9 +32,9 @@ use kernel::{
 
 /// A device on the dax bus that is bound to this driver.
 #[pin_data]
-pub(crate) struct Device {
+pub(crate) struct DevDax {
     name: CString,
-    extents: KVec<Extent>,
+    ranges: KVec<MemoryRange>,
     /// Of all folios.
     order: Order,
     stats: Stats,
@@ -46,26 +46,26 @@ pub(crate) struct Device {
 }
 
 /// Where a fault happened.
-pub(crate) struct Place {
+pub(crate) struct FaultAddress {
     /// The virtual address in bytes.
     pub(crate) address: usize,
     /// The page of the device.
     pub(crate) index: PageIndex,
 }
 
-impl Device {
+impl DevDax {
     /// A device of this memory, which was made with an alignment of `align` bytes. Sleeps.
     ///
     /// Errors: `ENXIO` if there is no memory, `ENOMEM`.
     pub(crate) fn new(
         name: CString,
-        extents: KVec<Extent>,
+        ranges: KVec<MemoryRange>,
         align: usize,
     ) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            order: folio_order(&extents, align).ok_or(ENXIO)?,
+            order: folio_order(&ranges, align).ok_or(ENXIO)?,
             name,
-            extents,
+            ranges,
             stats: Stats::new()?,
             makers: TableMakers::new(),
             any_poisoned: Atomic::new(false),
@@ -92,9 +92,9 @@ impl Device {
     /// Says in the log what was bound.
     pub(crate) fn announce(&self) {
         let pages = self
-            .extents
+            .ranges
             .iter()
-            .fold(0usize, |sum, extent| sum.saturating_add(extent.pages));
+            .fold(0usize, |sum, range| sum.saturating_add(range.pages));
         pr_info!(
             "{}: {} MiB in folios of {} KiB\n",
             self.name(),
@@ -109,7 +109,7 @@ impl Device {
     /// Errors: `EINVAL`, and the log says why (seldom enough not to flood it).
     pub(crate) fn check_mapping(&self, shared: bool, index: PageIndex) -> Result {
         if !shared {
-            if vm::may_log() {
+            if vm::ratelimit() {
                 pr_info!(
                     "{}: a private mapping (MAP_PRIVATE) is refused: MAP_SHARED is wanted\n",
                     self.name()
@@ -117,8 +117,8 @@ impl Device {
             }
             return Err(EINVAL);
         }
-        if locate(&self.extents, index).is_none() {
-            if vm::may_log() {
+        if locate(&self.ranges, index).is_none() {
+            if vm::ratelimit() {
                 pr_info!(
                     "{}: a mapping from page {} on is refused: the device has no such page; \
                      offsets and lengths that are multiples of {} KiB inside it are mapped best\n",
@@ -145,7 +145,7 @@ impl Device {
         if address == 0 && self.order > Order::PTE && len >= self.order.bytes() {
             let align = self.order.bytes();
             if let (Some(pfn), Some(padded)) = (
-                locate(&self.extents, index).map(|(_, pfn)| pfn),
+                locate(&self.ranges, index).map(|(_, pfn)| pfn),
                 len.checked_add(align - Order::PTE.bytes()),
             ) {
                 if let Ok(found) = search(0, padded) {
@@ -159,10 +159,10 @@ impl Device {
 
     /// Where in the device the memory of a frame is; `None` if it is not of this device.
     pub(crate) fn index_of(&self, pfn: Pfn) -> Option<PageIndex> {
-        self.extents.iter().find_map(|extent| {
-            let offset = pfn.to_bits().checked_sub(extent.pfn.to_bits())?;
-            (offset < extent.pages)
-                .then(|| PageIndex::new(extent.index.get().saturating_add(offset)))
+        self.ranges.iter().find_map(|range| {
+            let offset = pfn.to_bits().checked_sub(range.pfn.to_bits())?;
+            let index = PageIndex::new(range.index.get().saturating_add(offset));
+            (offset < range.pages).then_some(index)
         })
     }
 
@@ -197,14 +197,14 @@ impl Device {
     /// Held: nothing, and no fault can happen any more.
     pub(crate) fn wait_until_idle(&self, memory: &[PageRun]) {
         /// In milliseconds.
-        const NAP: u32 = 20;
+        const INTERVAL: u32 = 20;
         const FIRST_MESSAGE: u32 = 200;
         const NEXT_MESSAGE: u32 = 30_000;
         let mut waited = 0u32;
         let mut said = false;
         for (number, folio) in self.folios(memory).enumerate() {
             if number % 4096 == 0 {
-                vm::reschedule();
+                vm::cond_resched();
             }
             // Ends when its users let go, which is for them to say: no reference is added.
             while folio.refcount() > 1 {
@@ -221,8 +221,8 @@ impl Device {
                     said = true;
                     waited = 0;
                 }
-                vm::nap(NAP);
-                waited = waited.saturating_add(NAP);
+                vm::msleep(INTERVAL);
+                waited = waited.saturating_add(INTERVAL);
             }
         }
         if said {
@@ -244,7 +244,7 @@ impl Device {
             .enumerate()
             .filter(|(number, folio)| {
                 if number % 4096 == 0 {
-                    vm::reschedule();
+                    vm::cond_resched();
                 }
                 folio.refcount() > 1
             })
@@ -281,13 +281,13 @@ impl Device {
     }
 }
 
-impl Driver for Device {
-    fn new(name: CString, extents: KVec<Extent>, align: usize) -> impl PinInit<Self, Error> {
-        Device::new(name, extents, align)
+impl Driver for DevDax {
+    fn new(name: CString, ranges: KVec<MemoryRange>, align: usize) -> impl PinInit<Self, Error> {
+        DevDax::new(name, ranges, align)
     }
 
     fn announce(&self) {
-        Device::announce(self);
+        DevDax::announce(self);
     }
 
     #[inline]
@@ -296,15 +296,15 @@ impl Driver for Device {
     }
 
     fn index_of(&self, pfn: Pfn) -> Option<PageIndex> {
-        Device::index_of(self, pfn)
+        DevDax::index_of(self, pfn)
     }
 
     fn mark_poisoned(&self, pfn: Pfn) -> Result {
-        Device::mark_poisoned(self, pfn).map(drop)
+        DevDax::mark_poisoned(self, pfn).map(drop)
     }
 
     fn check_mapping(&self, shared: bool, index: PageIndex) -> Result {
-        Device::check_mapping(self, shared, index)
+        DevDax::check_mapping(self, shared, index)
     }
 
     fn choose_address(
@@ -314,12 +314,12 @@ impl Driver for Device {
         index: PageIndex,
         search: impl Fn(usize, usize) -> Result<usize, usize>,
     ) -> usize {
-        Device::choose_address(self, address, len, index, search)
+        DevDax::choose_address(self, address, len, index, search)
     }
 
     #[inline]
     fn order_of_level(&self, order: u32) -> Option<Order> {
-        Device::order_of_level(self, order)
+        DevDax::order_of_level(self, order)
     }
 
     #[inline]
@@ -328,26 +328,26 @@ impl Driver for Device {
     }
 
     fn wait_until_idle(&self, memory: &[PageRun]) {
-        Device::wait_until_idle(self, memory);
+        DevDax::wait_until_idle(self, memory);
     }
 
     fn print_stats(&self, buffer: &mut [u8]) -> Result<usize> {
-        Device::print_stats(self, buffer)
+        DevDax::print_stats(self, buffer)
     }
 }
 
 /// The order of the folios for memory with an alignment of `align` bytes: the largest of a
-/// page-table level for which every extent begins and ends at a multiple of it. `None` without
+/// page-table level for which every range begins and ends at a multiple of it. `None` without
 /// memory.
-pub(crate) fn folio_order(extents: &[Extent], align: usize) -> Option<Order> {
-    if extents.is_empty() || extents.iter().any(|extent| extent.pages == 0) {
+pub(crate) fn folio_order(ranges: &[MemoryRange], align: usize) -> Option<Order> {
+    if ranges.is_empty() || ranges.iter().any(|range| range.pages == 0) {
         return None;
     }
     let fits = |order: &Order| {
         order.bytes() <= align
-            && extents
+            && ranges
                 .iter()
-                .all(|extent| extent.pfn.is_aligned(*order) && extent.pages % order.pages() == 0)
+                .all(|range| range.pfn.is_aligned(*order) && range.pages % order.pages() == 0)
     };
     [Order::PUD, Order::PMD]
         .into_iter()
@@ -355,12 +355,12 @@ pub(crate) fn folio_order(extents: &[Extent], align: usize) -> Option<Order> {
         .or(Some(Order::PTE))
 }
 
-/// The extent that a page of the device is in, and the page's frame. `None` past the device's end.
+/// The range that a page of the device is in, and the page's frame. `None` past the device's end.
 #[inline]
-pub(crate) fn locate(extents: &[Extent], index: PageIndex) -> Option<(&Extent, Pfn)> {
-    extents.iter().find_map(|extent| {
-        let offset = index.get().checked_sub(extent.index.get())?;
-        (offset < extent.pages).then(|| (extent, extent.pfn.offset(offset)))
+pub(crate) fn locate(ranges: &[MemoryRange], index: PageIndex) -> Option<(&MemoryRange, Pfn)> {
+    ranges.iter().find_map(|range| {
+        let offset = index.get().checked_sub(range.index.get())?;
+        (offset < range.pages).then(|| (range, range.pfn.offset(offset)))
     })
 }
 
@@ -370,12 +370,12 @@ pub(crate) fn locate(extents: &[Extent], index: PageIndex) -> Option<(&Extent, P
 /// For [`Order::PTE`] the only reason is that the device ends before.
 #[inline]
 pub(crate) fn choose(
-    extents: &[Extent],
+    ranges: &[MemoryRange],
     order: Order,
-    place: &Place,
+    place: &FaultAddress,
     covers: impl FnOnce() -> bool,
 ) -> Result<Pfn, Counter> {
-    let (extent, pfn) = locate(extents, place.index).ok_or(Counter::FallbackEof)?;
+    let (range, pfn) = locate(ranges, place.index).ok_or(Counter::FallbackEof)?;
     if order == Order::PTE {
         return Ok(pfn);
     }
@@ -387,23 +387,23 @@ pub(crate) fn choose(
     if !covers() {
         return Err(Counter::FallbackVma);
     }
-    // The frames of the whole stretch have to be the extent's.
+    // The frames of the whole stretch have to be the range's.
     let offset = place
         .index
         .get()
-        .checked_sub(extent.index.get())
+        .checked_sub(range.index.get())
         .and_then(|offset| offset.checked_sub(into))
         .ok_or(Counter::FallbackEof)?;
-    if extent.pages.saturating_sub(offset) < order.pages() {
+    if range.pages.saturating_sub(offset) < order.pages() {
         return Err(Counter::FallbackEof);
     }
-    Ok(extent.pfn.offset(offset))
+    Ok(range.pfn.offset(offset))
 }
 
 /// The page of the device that the folio with first frame `head` begins at, when an entry of `order`
 /// for a fault at `place` maps from the frame `first` of it on.
 #[inline]
-pub(crate) fn begin_of(head: Pfn, order: Order, place: &Place, first: Pfn) -> PageIndex {
+pub(crate) fn begin_of(head: Pfn, order: Order, place: &FaultAddress, first: Pfn) -> PageIndex {
     let into_entry = (place.address >> Order::PAGE_SHIFT) & (order.pages() - 1);
     let into_folio = first.to_bits().wrapping_sub(head.to_bits());
     PageIndex::new(
@@ -415,19 +415,19 @@ pub(crate) fn begin_of(head: Pfn, order: Order, place: &Place, first: Pfn) -> Pa
     )
 }
 
-/// Serves a fault by an entry of `order`, which [`Device::order_of_level`] gave. Sleeps.
+/// Serves a fault by an entry of `order`, which [`DevDax::order_of_level`] gave. Sleeps.
 ///
 /// SIGBUS is for what is past the device's end, and for bad memory.
 ///
 /// Held: the device stays bound, and its folios are given their places by `home`.
 #[inline]
 pub(crate) fn fault(
-    device: &Device,
-    home: &Home<'_, Device>,
+    device: &DevDax,
+    home: &Home<'_, DevDax>,
     vmf: &mut VmFault,
     order: Order,
 ) -> FaultCode {
-    let place = Place {
+    let place = FaultAddress {
         address: vmf.address(),
         index: vmf.index(),
     };
@@ -439,7 +439,7 @@ pub(crate) fn fault(
             FaultCode::FALLBACK
         }
     };
-    let first = match choose(&device.extents, order, &place, || vmf.vma_covers(order)) {
+    let first = match choose(&device.ranges, order, &place, || vmf.vma_covers(order)) {
         Ok(first) => first,
         Err(_) if order == Order::PTE => return refused(Counter::FaultErrors),
         Err(reason) => return refused(reason),

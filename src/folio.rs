@@ -9,7 +9,7 @@ use crate::kern::{
     fs::{Mapping, PageIndex},
     once::Once,
     order::Order,
-    page::{DevFolio, DevPage, Giant, PageBlock, PageRun, Region, RegionFolio, Tails},
+    page::{DevFolio, DevPage, GiganticLock, PageBlock, PageRun, Region, RegionFolio, Tails},
     vm, //
 };
 use kernel::{
@@ -59,7 +59,7 @@ pub(crate) enum AssociateError {
 }
 
 /// What one try to associate pages came to.
-enum State {
+enum Attempt {
     /// Associated now.
     Done,
     /// A folio that lost its last entry while somebody held it is in the way.
@@ -88,21 +88,21 @@ pub(crate) fn associate(
     // Each turn takes apart what is in the way and idle, or finds that somebody else has changed it.
     loop {
         match try_associate(block, mapping, index, shared)? {
-            State::Done => return Ok(()),
-            State::Busy(folio) => return Err(AssociateError::Held(folio)),
-            State::Stale(folio) => dismantle(folio),
-            State::Form => {
-                if form_giant(block, mapping, index)? {
+            Attempt::Done => return Ok(()),
+            Attempt::Busy(folio) => return Err(AssociateError::Held(folio)),
+            Attempt::Stale(folio) => dissolve_gigantic(folio),
+            Attempt::Form => {
+                if form_gigantic(block, mapping, index)? {
                     return Ok(());
                 }
             }
-            State::Forming => drop(Giant::lock()),
-            State::Kept => {
+            Attempt::Forming => drop(GiganticLock::lock()),
+            Attempt::Kept => {
                 // Ends: the core tells processes of a memory failure, and waits for none of them.
                 if vm::fatal_signal() {
                     return Err(AssociateError::Interrupted);
                 }
-                vm::nap(1);
+                vm::msleep(1);
             }
         }
     }
@@ -113,11 +113,11 @@ fn try_associate(
     mapping: &Mapping,
     index: PageIndex,
     shared: bool,
-) -> Result<State, AssociateError> {
+) -> Result<Attempt, AssociateError> {
     let (page, order) = (block.first(), block.order());
     let mut region = Region::lock(page.folio().head());
     let Some(folio) = region.folio(page) else {
-        return Ok(State::Forming);
+        return Ok(Attempt::Forming);
     };
     if folio.is_associated() {
         return share(&folio, block, mapping, shared);
@@ -127,30 +127,30 @@ fn try_associate(
         // Pages of order 0 that are free; or what is left of a folio that lost its last entry, and
         // comes in handy as it is. Whoever still holds it keeps its reference.
         folio.set_owner(mapping, index);
-        return Ok(State::Done);
+        return Ok(Attempt::Done);
     }
     if size == Order::PTE && folio.head() != page {
-        return Ok(State::Forming);
+        return Ok(Attempt::Forming);
     }
     if size != Order::PTE {
         // Left whole when its last entry went.
         if folio.refcount() != 0 {
-            return Ok(State::Busy(folio.get_unlocked()));
+            return Ok(Attempt::Busy(folio.get_unlocked()));
         }
         if size > Region::ORDER {
-            return Ok(State::Stale(folio.get_unlocked()));
+            return Ok(Attempt::Stale(folio.get_unlocked()));
         }
         folio.dissolve();
         if order == Order::PTE {
             let Some(folio) = region.folio(page) else {
-                return Ok(State::Forming);
+                return Ok(Attempt::Forming);
             };
             folio.set_owner(mapping, index);
-            return Ok(State::Done);
+            return Ok(Attempt::Done);
         }
     }
     if order > Region::ORDER {
-        return Ok(State::Form);
+        return Ok(Attempt::Form);
     }
     form(&mut region, block, mapping, index)
 }
@@ -172,7 +172,7 @@ fn share(
     block: PageBlock,
     mapping: &Mapping,
     shared: bool,
-) -> Result<State, AssociateError> {
+) -> Result<Attempt, AssociateError> {
     if !shared && folio.owner() == mapping.key() {
         pr_err_once!("a page is associated with a second entry of its file, which is not shared\n");
         return Err(AssociateError::Owned);
@@ -182,12 +182,12 @@ fn share(
         return Err(AssociateError::Smaller);
     }
     if folio.owner() != 0 && folio.keeps_owner() {
-        return Ok(State::Kept);
+        return Ok(Attempt::Kept);
     }
     note_without_owner();
     let entries = if folio.owner() != 0 { 1 } else { folio.share() };
     folio.set_share(entries + 1);
-    Ok(State::Done)
+    Ok(Attempt::Done)
 }
 
 /// Makes one folio, not larger than a region, of pages that are not associated with anything, if
@@ -197,15 +197,15 @@ fn form(
     block: PageBlock,
     mapping: &Mapping,
     index: PageIndex,
-) -> Result<State, AssociateError> {
+) -> Result<Attempt, AssociateError> {
     // Ends: under the region's lock nothing new comes, and each round takes something apart.
     loop {
         if let Some(folio) = region.form(block, owned_or_free()) {
             folio.set_owner(mapping, index);
-            return Ok(State::Done);
+            return Ok(Attempt::Done);
         }
         match obstacle(region, block)? {
-            Obstacle::Busy(folio) => return Ok(State::Busy(folio)),
+            Obstacle::Busy(folio) => return Ok(Attempt::Busy(folio)),
             Obstacle::Gone => (),
         }
     }
@@ -249,13 +249,13 @@ fn obstacle(region: &Region, block: PageBlock) -> Result<Obstacle, AssociateErro
 
 /// Makes one folio larger than a region, one region after the other, so that no lock is held for
 /// more pages than a region has (spec, R8). False when the pages have to be looked at anew.
-fn form_giant(
+fn form_gigantic(
     block: PageBlock,
     mapping: &Mapping,
     index: PageIndex,
 ) -> Result<bool, AssociateError> {
-    let mut giant = Giant::lock();
-    let Some(mut tails) = giant.begin(block) else {
+    let mut gigantic = GiganticLock::lock();
+    let Some(mut tails) = gigantic.begin(block) else {
         return Ok(false);
     };
     while let Some(part) = tails.next() {
@@ -265,7 +265,7 @@ fn form_giant(
             return give_up(region, tails, why);
         }
         drop(region);
-        vm::reschedule();
+        vm::cond_resched();
     }
     let first = block.first();
     let mut region = Region::lock(first);
@@ -303,14 +303,14 @@ fn look_anew(obstacle: Obstacle) -> Result<bool, AssociateError> {
 }
 
 /// Takes a folio larger than a region apart if nobody uses it. Sleeps.
-fn dismantle(folio: DevFolio) {
-    let mut giant = Giant::lock();
+fn dissolve_gigantic(folio: DevFolio) {
+    let mut gigantic = GiganticLock::lock();
     let page = folio.head();
     let region = Region::lock(page);
     let tails = region
         .folio(page)
         .filter(|found| found.get_unlocked() == folio)
-        .and_then(|found| found.dissolve_head(&mut giant));
+        .and_then(|found| found.dissolve_head(&mut gigantic));
     // The tails take the locks of their regions.
     drop(region);
     drop(tails);
@@ -326,16 +326,16 @@ pub(crate) fn is_small(page: DevPage) -> bool {
 /// folio is pages again; it stays whole while somebody holds a reference (spec, section 2). Sleeps
 /// if the folio is not small ([`is_small`]).
 pub(crate) fn disassociate(page: DevPage) {
-    Disassociation::new().add(page);
+    FolioReleaseBatch::new().add(page);
 }
 
 /// Takes entries off their pages, as [`disassociate`], one after the other; the region's lock is
 /// kept from one to the next.
-pub(crate) struct Disassociation {
+pub(crate) struct FolioReleaseBatch {
     region: Option<Region>,
 }
 
-impl Disassociation {
+impl FolioReleaseBatch {
     #[inline]
     pub(crate) fn new() -> Self {
         Self { region: None }
@@ -383,7 +383,7 @@ impl Disassociation {
         if order > Region::ORDER {
             let folio = folio.get_unlocked();
             self.region = None;
-            dismantle(folio);
+            dissolve_gigantic(folio);
         } else if order != Order::PTE {
             folio.dissolve();
         }
@@ -395,7 +395,7 @@ impl Disassociation {
 /// of them meanwhile. Sleeps.
 ///
 /// Errors: `EBUSY` when somebody still holds one.
-pub(crate) fn tidy(run: PageRun) -> Result {
+pub(crate) fn dissolve_range(run: PageRun) -> Result {
     if owned_or_free() {
         return Ok(());
     }
@@ -408,7 +408,7 @@ pub(crate) fn tidy(run: PageRun) -> Result {
         }
         let order = folio.order();
         if order > Region::ORDER {
-            dismantle(folio);
+            dissolve_gigantic(folio);
             if page.folio().order() > Region::ORDER {
                 return Err(EBUSY);
             }
@@ -421,7 +421,7 @@ pub(crate) fn tidy(run: PageRun) -> Result {
         at += order.pages();
         looked += 1;
         if looked % Region::ORDER.pages() == 0 {
-            vm::reschedule();
+            vm::cond_resched();
         }
     }
     Ok(())
@@ -473,7 +473,7 @@ fn look_over(run: PageRun, mut at: usize) -> Look {
 /// Held: no lock of ours, nor anything that whoever holds a page may be waiting for.
 pub(crate) fn wait_until_unused(memory: &[PageRun]) {
     /// In milliseconds.
-    const NAP: u32 = 20;
+    const INTERVAL: u32 = 20;
     const FIRST_MESSAGE: u32 = 200;
     let mut waited = 0u32;
     for run in memory {
@@ -482,12 +482,12 @@ pub(crate) fn wait_until_unused(memory: &[PageRun]) {
             match look_over(*run, at) {
                 Look::Unused(next) => {
                     at = next;
-                    vm::reschedule();
+                    vm::cond_resched();
                 }
-                Look::Stale(folio) => dismantle(folio),
+                Look::Stale(folio) => dissolve_gigantic(folio),
                 Look::Used => {
-                    vm::nap(NAP);
-                    waited = waited.saturating_add(NAP);
+                    vm::msleep(INTERVAL);
+                    waited = waited.saturating_add(INTERVAL);
                     if waited == FIRST_MESSAGE {
                         pr_warn!(
                             "a device goes away while its pages are in use; waiting for them\n"

@@ -7,7 +7,7 @@
 
 use super::{
     device::FileDevice,
-    folio::{self, Disassociation},
+    folio::{self, FolioReleaseBatch},
     poison,
     stats::Counter,
     tree::{self, Disposition, EntryBatch, Filter, LockedEntry, Visitor, WalkAction}, //
@@ -51,7 +51,7 @@ pub(crate) fn in_chunks(pages: usize, mut work: impl FnMut(usize, usize)) {
         work(done, bytes);
         done += bytes;
         if done < all {
-            vm::reschedule();
+            vm::cond_resched();
         }
     }
 }
@@ -65,7 +65,7 @@ pub(crate) fn flush(run: PageRun) {
 
 /// Lets go of what a locked entry points to, which is about to be replaced or removed: no page
 /// table maps it writable any more, and what is dirty of it is written back first (spec, R5).
-pub(crate) fn let_go(locked: &LockedEntry<'_>, device: FileDevice<'_>) {
+pub(crate) fn release_backing(locked: &LockedEntry<'_>, device: FileDevice<'_>) {
     let Some(block) = locked.entry().block() else {
         return;
     };
@@ -77,31 +77,31 @@ pub(crate) fn let_go(locked: &LockedEntry<'_>, device: FileDevice<'_>) {
 }
 
 /// The same for the entries of a batch, which are to be removed.
-fn let_go_of_batch(batch: &EntryBatch<'_>, device: FileDevice<'_>) {
+fn release_batch(batch: &EntryBatch<'_>, device: FileDevice<'_>) {
     batch.pieces(true, |_, pages| flush(pages));
-    let mut parting = Disassociation::new();
+    let mut released = FolioReleaseBatch::new();
     let mut flushed = 0;
     for (_, entry, dirty) in batch.iter() {
         if let Some(page) = entry.page() {
             flushed += u64::from(dirty);
-            parting.add(page);
+            released.add(page);
         }
     }
-    drop(parting);
+    drop(released);
     device.add(Counter::EntriesFlushedOnRemoval, flushed);
 }
 
 /// Unmaps a locked entry and lets go of what it points to; it is to be removed.
-fn abandon(locked: &LockedEntry<'_>) {
+fn unmap_and_release(locked: &LockedEntry<'_>) {
     let device = FileDevice::of(locked.mapping().host());
     locked.mapping().unmap(locked.range());
-    let_go(locked, device);
+    release_backing(locked, device);
     device.inc(Counter::EntriesRemoved);
 }
 
 /// Unmaps and removes a locked entry.
 pub(crate) fn discard(locked: LockedEntry<'_>) {
-    abandon(&locked);
+    unmap_and_release(&locked);
     locked.remove();
 }
 
@@ -109,7 +109,7 @@ pub(crate) fn discard(locked: LockedEntry<'_>) {
 pub(crate) fn empty(locked: &mut LockedEntry<'_>) {
     let device = FileDevice::of(locked.mapping().host());
     locked.mapping().unmap(locked.range());
-    let_go(locked, device);
+    release_backing(locked, device);
     locked.set(Entry::empty(locked.entry().order()));
 }
 
@@ -218,14 +218,14 @@ impl Visitor for Remove<'_> {
             batch.mapping().unmap(batch.range());
         }
         if self.forget {
-            let mut parting = Disassociation::new();
+            let mut released = FolioReleaseBatch::new();
             for (_, entry, _) in batch.iter() {
                 if let Some(page) = entry.page() {
-                    parting.add(page);
+                    released.add(page);
                 }
             }
         } else {
-            let_go_of_batch(batch, self.device);
+            release_batch(batch, self.device);
         }
         Disposition::Remove
     }
@@ -285,10 +285,10 @@ pub(crate) fn held_for_long(locked: &LockedEntry<'_>, device: FileDevice<'_>) ->
 }
 
 /// Calls `wait`, which waits for a folio, and counts how long. Sleeps.
-fn timed<T>(stats: FileDevice<'_>, wait: impl FnOnce() -> T) -> T {
+fn timed<T>(device: FileDevice<'_>, wait: impl FnOnce() -> T) -> T {
     let since = Instant::<Monotonic>::now();
     let waited = wait();
-    stats.add(
+    device.add(
         Counter::LayoutWaitNs,
         since.elapsed().as_nanos().max(0) as u64,
     );
@@ -339,11 +339,11 @@ impl Turns {
         let Some(mut folio) = busy_folio(mapping, range) else {
             return Ok(None);
         };
-        let stats = FileDevice::of(inode);
+        let device = FileDevice::of(inode);
         if !self.waited.replace(true) {
-            stats.inc(Counter::LayoutWaits);
+            device.inc(Counter::LayoutWaits);
         }
-        timed(stats, || {
+        timed(device, || {
             let moment = (self.theirs / 2).min(Self::LONGEST_MOMENT);
             let mut left = moment;
             // Ends with the moment, of which each turn takes a part.
@@ -366,11 +366,11 @@ impl Turns {
         stay: &Stay<'_>,
         folio: DevFolio,
         how: Sleep<'_>,
-        stats: FileDevice<'_>,
+        device: FileDevice<'_>,
     ) -> Result {
         let theirs = self.theirs;
         self.theirs = (theirs * 2).min(Self::LONGEST);
-        timed(stats, || {
+        timed(device, || {
             wait::wait_until_idle(stay, folio, how, Some(theirs))
         })
     }
@@ -406,10 +406,10 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     if mapping.is_empty() {
         return Ok(());
     }
-    let stats = FileDevice::of(inode);
-    stats.inc(Counter::LayoutBreaks);
+    let device = FileDevice::of(inode);
+    device.inc(Counter::LayoutBreaks);
     // While the task sleeps, the entries may be removed, and the device may go.
-    let stay = stats.stay().ok_or(EIO)?;
+    let stay = device.stay().ok_or(EIO)?;
     let mut turns = Turns::new();
     // Ends when nobody holds a page, or with a signal. Whoever holds one can take others meanwhile, but not
     // in our turns.
@@ -418,7 +418,7 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
             // The caller lets go of its locks and tries again.
             return Err(ERESTARTSYS);
         };
-        turns.let_others(&stay, folio, Sleep::Callback(inode, callback), stats)?;
+        turns.let_others(&stay, folio, Sleep::Callback(inode, callback), device)?;
     }
     drop(stay);
     remove_range(mapping, tree::whole_entries(mapping, range), true, false);
@@ -438,14 +438,14 @@ pub(crate) fn break_layout_final(inode: &Inode) {
         return;
     }
     let mapping = inode.mapping();
-    let stats = FileDevice::of(inode);
-    if let Some(stay) = stats.stay() {
+    let device = FileDevice::of(inode);
+    if let Some(stay) = device.stay() {
         // Every turn waits until somebody is done with a page, and nobody begins any more. The pages
         // of a device that goes away are waited for by that ([`folio::wait_until_unused`]).
-        while let Some(folio) = find_busy(mapping, PageRange::ALL, Some(stats)) {
+        while let Some(folio) = find_busy(mapping, PageRange::ALL, Some(device)) {
             // Fails when the device goes, and then the folio is not found again.
-            stats.inc(Counter::LayoutWaits);
-            let _ = timed(stats, || {
+            device.inc(Counter::LayoutWaits);
+            let _ = timed(device, || {
                 wait::wait_until_idle(&stay, folio, Sleep::Uninterruptible, None)
             });
         }
@@ -481,7 +481,7 @@ pub(crate) fn invalidate_entry(mapping: &Mapping, index: PageIndex) -> bool {
     if locked.is_dirty() || locked.has_mark(Mark::ToWrite) || held(&locked).is_some() {
         return false;
     }
-    abandon(&locked);
+    unmap_and_release(&locked);
     locked.remove();
     true
 }
@@ -541,7 +541,7 @@ impl Visitor for Evict<'_> {
 
     fn work(&mut self, batch: &EntryBatch<'_>) -> Disposition {
         batch.mapping().unmap(batch.range());
-        let_go_of_batch(batch, self.device);
+        release_batch(batch, self.device);
         Disposition::Remove
     }
 }
@@ -623,7 +623,7 @@ pub(crate) fn evict_zeroes(mapping: &Mapping, range: PageRange) {
 ///
 /// Waits for nobody who holds pages: he may be about to fault on another page of the same entry.
 /// That is for [`folio::wait_until_unused`], when no entry is left. Sleeps.
-pub(crate) fn evacuate(inode: &Inode, gone_only: bool) {
+pub(crate) fn evict_device_memory(inode: &Inode, gone_only: bool) {
     if inode.is_dax() {
         let which = match gone_only {
             true => Evicted::Gone,
@@ -637,9 +637,9 @@ pub(crate) fn evacuate(inode: &Inode, gone_only: bool) {
 /// the third level may map, and pages that were mapped ahead for writing. Keeps faults out until the
 /// address space is unlocked. Sleeps.
 pub(crate) fn unmap_immovable(vma: &LockedVma, start: usize, end: usize) {
-    let quiet = vma.without_faults();
+    let locked = vma.start_write();
     if let Some(range) = vma.whole(Order::PUD, start, end) {
-        quiet.unmap(range);
+        locked.unmap(range);
     }
-    quiet.unmap_ahead(start, end);
+    locked.unmap_ahead(start, end);
 }

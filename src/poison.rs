@@ -44,7 +44,7 @@ pub(crate) fn look_for_marks(run: PageRun) {
             SEEN.store(true, Relaxed);
         }
         if at % TURN == TURN - 1 {
-            vm::reschedule();
+            vm::cond_resched();
         }
     }
 }
@@ -140,7 +140,7 @@ pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option
     };
     // The page at the index, not the first of the entry.
     let page = block.nth(index.get().wrapping_sub(locked.first().get()));
-    // The file may have got another page than the one that [`tell`] has the core ask for.
+    // The file may have got another page than the one that [`notify_failure`] has the core ask for.
     if !redirect::is_sought(page.pfn().to_bits()) {
         return (Cookie::Nothing, None);
     }
@@ -180,7 +180,12 @@ pub(crate) fn note(device: &DaxDevice, offset: u64, pages: usize, made_up: bool)
 ///
 /// The call is in flight, but not while it waits.
 #[cfg(CONFIG_MEMORY_FAILURE)]
-pub(crate) fn tell(in_flight: &mut InFlight, device: &DaxDevice, offset: u64, flags: i32) -> bool {
+pub(crate) fn notify_failure(
+    in_flight: &mut InFlight,
+    device: &DaxDevice,
+    offset: u64,
+    flags: i32,
+) -> bool {
     /// How often the page is looked for in a file that it has left meanwhile.
     const ATTEMPTS: usize = 8;
 
@@ -207,8 +212,8 @@ pub(crate) fn tell(in_flight: &mut InFlight, device: &DaxDevice, offset: u64, fl
         // The reference keeps the filesystem mounted, and so the device adopted. To drop it may take as
         // long as to unmount.
         let (told, found) = in_flight.pause(|| {
-            let tell = || inode.mapping().tell_of_failure(index, flags);
-            let result = redirect::call_original_for(page.pfn().to_bits(), tell);
+            let kill = || inode.mapping().kill_procs(index, flags);
+            let result = redirect::call_original_for(page.pfn().to_bits(), kill);
             drop(inode);
             result
         });

@@ -182,7 +182,7 @@ unsafe extern "C" fn open_vma<D: Listed>(vma: *mut bindings::vm_area_struct) {
 unsafe extern "C" fn may_split_vma(vma: *mut bindings::vm_area_struct, address: c_ulong) -> c_int {
     // SAFETY: By this function's safety requirements.
     let vma = unsafe { LockedVma::from_raw(NonNull::new_unchecked(vma)) };
-    vma.without_faults();
+    vma.start_write();
     vma.unmap_straddling(address as usize);
     0
 }

@@ -46,7 +46,7 @@ use node::Node;
 
 /// A contiguous part of a device's memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Extent {
+pub(crate) struct MemoryRange {
     /// Where it is in the device.
     pub(crate) index: PageIndex,
     /// Its first frame.
@@ -80,14 +80,14 @@ impl Candidate<'_> {
     /// The device's memory. It does not change while the device is bound.
     ///
     /// Errors: `ENOMEM`.
-    pub(crate) fn ranges(&self) -> Result<KVec<Extent>> {
+    pub(crate) fn ranges(&self) -> Result<KVec<MemoryRange>> {
         // SAFETY: The device is alive, and a device with a driver keeps its ranges.
         let n = unsafe { bindings::rdax_dax_nr_ranges(self.raw.as_ptr()) };
         let mut ranges = KVec::new();
         for i in 0..n {
             // SAFETY: As above, and `i` is less than the number of ranges.
             let range = unsafe { bindings::rdax_dax_range(self.raw.as_ptr(), i) };
-            let range = Extent {
+            let range = MemoryRange {
                 index: PageIndex::new(range.pgoff),
                 pfn: Pfn::from_bits(range.pfn),
                 pages: range.pages,
@@ -101,7 +101,7 @@ impl Candidate<'_> {
 /// What is done for a device that is bound.
 pub(crate) trait Driver: Send + Sync + Sized + 'static {
     /// A device of this memory, which was made with an alignment of `align` bytes. Sleeps.
-    fn new(name: CString, ranges: KVec<Extent>, align: usize) -> impl PinInit<Self, Error>;
+    fn new(name: CString, ranges: KVec<MemoryRange>, align: usize) -> impl PinInit<Self, Error>;
 
     /// Says in the log what was bound.
     fn announce(&self);
@@ -222,7 +222,8 @@ unsafe extern "C" fn probe<D: Listed>(dev: *mut bindings::dev_dax) -> c_int {
 fn bind<D: Listed>(candidate: &Candidate<'_>) -> Result {
     let node = Node::<D>::new(candidate)?;
     let order = node.device.order();
-    let fits = |range: &Extent| range.pfn.is_aligned(order) && range.pages % order.pages() == 0;
+    let fits =
+        |range: &MemoryRange| range.pfn.is_aligned(order) && range.pages % order.pages() == 0;
     if !candidate.ranges()?.iter().all(fits) {
         return Err(EINVAL);
     }

@@ -171,7 +171,7 @@ impl<D: Listed> Node<D> {
             // Faults that did not see the mark are over when this returns.
             self.gate.write(|| self.device.mark_poisoned(pfn))
         };
-        if !self.tell(pfn, index, flags) {
+        if !self.kill_procs(pfn, index, flags) {
             return Err(eopnotsupp());
         }
         self.unmap_page(index);
@@ -185,7 +185,7 @@ impl<D: Listed> Node<D> {
     /// asked to tell of a page of a file, of which it then wants to know what is there: it finds the
     /// folio, and marks its first page as it always does (a device's tails may be one in memory).
     #[cfg(CONFIG_MEMORY_FAILURE)]
-    fn tell(&self, pfn: Pfn, index: PageIndex, flags: c_int) -> bool {
+    fn kill_procs(&self, pfn: Pfn, index: PageIndex, flags: c_int) -> bool {
         // The page map is there while the core calls `memory_failure`.
         let Some(block) = Home(self).block(pfn, Order::PTE) else {
             return true;
@@ -207,7 +207,7 @@ impl<D: Listed> Node<D> {
     }
 
     #[cfg(not(CONFIG_MEMORY_FAILURE))]
-    fn tell(&self, _pfn: Pfn, _index: PageIndex, _flags: c_int) -> bool {
+    fn kill_procs(&self, _pfn: Pfn, _index: PageIndex, _flags: c_int) -> bool {
         true
     }
 

@@ -19,7 +19,7 @@ mod run;
 pub(crate) use folio::DevFolio;
 #[cfg(RDAX_TEST)]
 pub(crate) use folio::FolioRef;
-pub(crate) use region::{Giant, Region, RegionFolio, Tails};
+pub(crate) use region::{GiganticLock, Region, RegionFolio, Tails};
 pub(crate) use run::{PageBlock, PageRun};
 
 use super::{

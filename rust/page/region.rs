@@ -2,7 +2,7 @@
 
 //! Regions: under whose locks folios get owners and share counts, are formed and dissolved.
 //!
-//! Lock order: [`Giant`], the tree's lock, a region's lock; nothing is taken below that.
+//! Lock order: [`GiganticLock`], the tree's lock, a region's lock; nothing is taken below that.
 
 use super::{
     folio::{self, DevFolio},
@@ -292,7 +292,7 @@ impl RegionFolio<'_> {
     /// Begins to dissolve a folio that is larger than a region: what is left are tails without a head,
     /// to be released when the region is unlocked. `None`, and nothing is changed, if it is not larger,
     /// or in use.
-    pub(crate) fn dissolve_head<'g>(self, giant: &'g mut Giant) -> Option<Tails<'g>> {
+    pub(crate) fn dissolve_head<'g>(self, gigantic: &'g mut GiganticLock) -> Option<Tails<'g>> {
         let block = self.block();
         if block.order() <= Region::ORDER || !self.is_idle() {
             return None;
@@ -302,7 +302,7 @@ impl RegionFolio<'_> {
         Some(Tails {
             block,
             regions: block.order().pages() / Region::ORDER.pages(),
-            _giant: giant,
+            _gigantic: gigantic,
         })
     }
 
@@ -468,16 +468,16 @@ fn tail_info(block: PageBlock) -> usize {
 
 kernel::sync::global_lock! {
     // SAFETY: Made ready when the module is loaded, before any file is served.
-    unsafe(uninit) static GIANT: Mutex<()> = ();
+    unsafe(uninit) static GIGANTIC: Mutex<()> = ();
 }
 
 /// The lock under which folios larger than a region are formed and dissolved, which takes many
 /// regions one after the other. It is taken before any other lock of this file, and sleeps.
-pub(crate) struct Giant {
-    _guard: kernel::sync::GlobalGuard<GIANT>,
+pub(crate) struct GiganticLock {
+    _guard: kernel::sync::GlobalGuard<GIGANTIC>,
 }
 
-impl Giant {
+impl GiganticLock {
     /// Makes the lock ready.
     ///
     /// # Safety
@@ -485,13 +485,13 @@ impl Giant {
     /// To be called once, before anybody takes it.
     pub(in crate::kern) unsafe fn init() {
         // SAFETY: By this function's safety requirements.
-        unsafe { GIANT.init() };
+        unsafe { GIGANTIC.init() };
     }
 
     /// Takes the lock. Sleeps.
     pub(crate) fn lock() -> Self {
         Self {
-            _guard: GIANT.lock(),
+            _guard: GIGANTIC.lock(),
         }
     }
 
@@ -501,7 +501,7 @@ impl Giant {
         (block.order() > Region::ORDER).then_some(Tails {
             block,
             regions: 0,
-            _giant: self,
+            _gigantic: self,
         })
     }
 }
@@ -517,7 +517,7 @@ impl Giant {
 pub(crate) struct Tails<'g> {
     block: PageBlock,
     regions: usize,
-    _giant: &'g mut Giant,
+    _gigantic: &'g mut GiganticLock,
 }
 
 impl<'g> Tails<'g> {
@@ -575,7 +575,7 @@ impl Drop for Tails<'_> {
             let mut region = Region::lock(part.first());
             region.release_tails(self.block);
             drop(region);
-            vm::reschedule();
+            vm::cond_resched();
         }
     }
 }

@@ -178,13 +178,13 @@ struct Route {
 /// The right to switch a [`Redirection`]; there is one.
 pub(crate) struct Handle {
     redirection: &'static Redirection,
-    state: State,
+    state: SwitchState,
     /// The first functions have the shorter way.
     direct: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum SwitchState {
     Off,
     On,
     /// ftrace is broken and did not let go of the functions. They stay with the kernel's own code
@@ -235,7 +235,7 @@ impl Redirection {
         }
         Some(Handle {
             redirection: self,
-            state: State::Off,
+            state: SwitchState::Off,
             direct: false,
         })
     }
@@ -434,12 +434,12 @@ impl Handle {
     /// `ENODEV` if ftrace is broken; and `ENOMEM`.
     pub(crate) fn register(&mut self) -> Result {
         match self.state {
-            State::On => return Ok(()),
-            State::Stuck => {
+            SwitchState::On => return Ok(()),
+            SwitchState::Stuck => {
                 pr_err!("ftrace did not give the functions back before; reboot\n");
                 return Err(ENODEV);
             }
-            State::Off => (),
+            SwitchState::Off => (),
         }
         let this = self.redirection;
         this.find_entries()?;
@@ -462,12 +462,12 @@ impl Handle {
         // SAFETY: This is the handle, and `ops` is not registered in this state.
         let result = unsafe { this.register(this.ops.get(), callback, flags as c_ulong, entries) };
         let Err(error) = result else {
-            self.state = State::On;
+            self.state = SwitchState::On;
             drop(switch);
             return self.check_evictions();
         };
         self.unregister_direct();
-        if error == EBUSY && self.state == State::Off {
+        if error == EBUSY && self.state == SwitchState::Off {
             // SAFETY: As above.
             unsafe { this.explain_busy() };
         } else {
@@ -512,16 +512,16 @@ impl Handle {
             "ftrace did not give the functions back ({}); the module stays loaded until reboot\n",
             error.to_errno()
         );
-        self.state = State::Stuck;
+        self.state = SwitchState::Stuck;
     }
 
     /// Gives all functions of the table back, and waits until no task is in the module's code on
     /// their behalf. No device may be in the set. Sleeps.
     pub(crate) fn unregister(&mut self) {
-        if self.state != State::On {
+        if self.state != SwitchState::On {
             return;
         }
-        self.state = State::Off;
+        self.state = SwitchState::Off;
         let switch = SWITCH.lock();
         self.unregister_direct();
         // SAFETY: This is the handle, and `ops` is registered.
@@ -529,7 +529,7 @@ impl Handle {
             self.stuck(error);
         }
         drop(switch);
-        if self.state == State::Stuck {
+        if self.state == SwitchState::Stuck {
             return;
         }
         settle();

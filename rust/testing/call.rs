@@ -4,7 +4,7 @@
 
 use super::{File, World};
 use crate::kern::{
-    bdev::{Members, OnSuperBlock, Place},
+    bdev::{Members, OnSuperBlock, TestSlot},
     bindings,
     fs::Mapping,
     order::Order,
@@ -83,7 +83,7 @@ pub(crate) fn decide_without_file(redirection: &'static Redirection, number: usi
 /// with a table of adopted devices that has these places from the file's device on. Nothing may be
 /// redirected meanwhile.
 #[cfg(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)]
-pub(crate) fn decide_directly(file: &File<'_>, places: &[Place]) -> (Destination, Destination) {
+pub(crate) fn decide_directly(file: &File<'_>, places: &[TestSlot]) -> (Destination, Destination) {
     let mut arguments = Arguments::new(file);
     let members = Members::around(file.world().bdev(), places);
     let decide = |rw: bool, first: *mut c_void| {

@@ -479,7 +479,7 @@ pub(crate) struct Fault {
 }
 
 /// What the filesystem knows of a file.
-struct State {
+struct ModelState {
     /// What is told to those who read.
     read: KVec<Stretch>,
     /// What is told to those who write, or zero, or unshare.
@@ -504,7 +504,7 @@ struct State {
 #[pin_data]
 struct Model {
     #[pin]
-    state: Mutex<State>,
+    state: Mutex<ModelState>,
     dax: NonNull<bindings::dax_device>,
     evicted: Atomic<bool>,
     strict: Atomic<bool>,
@@ -544,7 +544,7 @@ impl<'w> File<'w> {
     fn new(world: &'w World, pages: usize) -> Checked<Self> {
         let model = KBox::pin_init(
             pin_init!(Model {
-                state <- new_mutex!(State {
+                state <- new_mutex!(ModelState {
                     read: KVec::new(),
                     write: KVec::new(),
                     begins: 0,

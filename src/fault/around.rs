@@ -19,7 +19,7 @@ use crate::kern::{
     entry::Entry,
     fs::{PageIndex, PageRange},
     order::Order,
-    vm::Around, //
+    vm::PteBatch, //
 };
 
 impl<const ORDER: usize> Fault<'_, ORDER> {
@@ -41,14 +41,14 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         let Some(block) = limits.map(|limits| limits.block).or_else(|| self.block()) else {
             return;
         };
-        let candidates = self.vmf.wanting(block);
+        let candidates = self.vmf.candidate_ptes(block);
         if candidates == 0 {
             return;
         }
-        let mut around = Around::new(block.first);
+        let mut batch = PteBatch::new(block.first);
         if locked.entry().order() != Order::PTE {
             Self::add(
-                &mut around,
+                &mut batch,
                 block,
                 candidates,
                 locked.first(),
@@ -57,7 +57,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         }
         let entries;
         if !asked {
-            entries = self.lock_around(&mut around, locked, prefault.pages, block, candidates);
+            entries = self.lock_around(&mut batch, locked, prefault.pages, block, candidates);
             if entries.marked {
                 self.mapping.host().mark_dirty_pages();
             }
@@ -69,27 +69,27 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
                     continue;
                 }
                 match backing {
-                    Backing::Hole => around.add_zeroes(index),
+                    Backing::Hole => batch.add_zeroes(index),
                     Backing::Memory(run) => {
                         if let Some(page) = run.nth(at) {
-                            around.add(index, page);
+                            batch.add(index, page);
                         }
                     }
                 }
             }
         }
         #[cfg(RDAX_CHECK)]
-        for index in around.iter() {
+        for index in batch.iter() {
             check::about_to_map(self.mapping, index, self.write);
         }
-        let mapped = self.vmf.map_around(&around, self.write);
+        let mapped = self.vmf.map_batch(&batch, self.write);
         self.device.add(Counter::AroundPte, mapped as u64);
     }
 
     /// Adds the pages of an entry that are candidates in the block.
     #[inline]
     fn add(
-        around: &mut Around,
+        batch: &mut PteBatch,
         block: PageRange,
         candidates: usize,
         first: PageIndex,
@@ -102,7 +102,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         let end = entry.order().last(first).min(block.last).get();
         for at in begin..=end {
             if candidates >> (at - block.first.get()) & 1 != 0 {
-                around.add(PageIndex::new(at), memory.nth(at - first.get()));
+                batch.add(PageIndex::new(at), memory.nth(at - first.get()));
             }
         }
     }
@@ -112,7 +112,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
     #[inline]
     fn lock_around<'l, 'm>(
         &self,
-        around: &mut Around,
+        batch: &mut PteBatch,
         locked: &'l LockedEntry<'m>,
         ahead: usize,
         block: PageRange,
@@ -133,9 +133,9 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
                 action = AroundAction::LockAndMark;
             }
             if entry.is_of_one_page() {
-                around.add(at, page);
+                batch.add(at, page);
             } else {
-                Self::add(around, block, candidates, at, entry);
+                Self::add(batch, block, candidates, at, entry);
             }
             action
         })

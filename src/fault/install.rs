@@ -144,7 +144,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             }
         })?;
         if matches!(old, Kind::Data(_)) {
-            layout::let_go(locked, self.device);
+            layout::release_backing(locked, self.device);
         }
         let mut entry = Entry::data(block);
         if self.write {
@@ -227,7 +227,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             if vm::fatal_signal() {
                 return Err(EINTR);
             }
-            vm::reschedule();
+            vm::cond_resched();
         }
     }
 }

@@ -124,7 +124,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 Err(Failure::Again) => (),
                 other => return other,
             }
-            vm::reschedule();
+            vm::cond_resched();
         }
         if vm::fatal_signal() {
             return Err(Failure::Error(EINTR));

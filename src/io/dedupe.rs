@@ -96,7 +96,7 @@ fn compare_extents(a: &mut IomapIter<'_>, b: &mut IomapIter<'_>) -> Result<bool>
             let in_b = piece_at(&b.extent(), &alive, b.position(), left, Access::Normal)?;
             let bytes = in_a.bytes().min(in_b.bytes());
             let (in_a, in_b) = (in_a.first(bytes), in_b.first(bytes));
-            if !in_a.is_sound() || !in_b.is_sound() {
+            if in_a.has_hwpoison() || in_b.has_hwpoison() {
                 return Err(EIO);
             }
             if !in_a.equals(&in_b) {
@@ -108,7 +108,7 @@ fn compare_extents(a: &mut IomapIter<'_>, b: &mut IomapIter<'_>) -> Result<bool>
         b.advance(bytes);
         left -= bytes;
         if left > 0 {
-            vm::reschedule();
+            vm::cond_resched();
         }
     }
     Ok(true)

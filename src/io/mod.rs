@@ -20,7 +20,7 @@ pub(crate) use zero::{truncate_page, zero_range};
 
 use super::{device::FileDevice, stats::Counter};
 use crate::kern::{
-    dax::{Access, DaxReadGuard, Memory, Piece},
+    dax::{Access, DaxMemory, DaxReadGuard, Piece},
     error::is_hwpoison,
     iomap::{Extent, IomapFlags, IomapOps},
     iov::{IovIter, Kiocb},
@@ -73,7 +73,7 @@ fn piece_at<'a>(
 /// memory, all in one page, which `to` begins with at `offset`. Zeroes where it had nothing.
 fn fill_from_source(
     source: Option<Extent<'_, '_>>,
-    to: Memory<'_>,
+    to: DaxMemory<'_>,
     offset: usize,
     position: u64,
     bytes: usize,

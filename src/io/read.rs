@@ -75,7 +75,7 @@ fn read_extent(
                 let alive = DaxReadGuard::new();
                 let position = walk.position();
                 let piece = piece_at(&walk.extent(), &alive, position, left, Access::Normal)?;
-                if !piece.is_sound() {
+                if piece.has_hwpoison() {
                     return Err(EIO);
                 }
                 (piece.bytes(), piece.copy_to(iter))
@@ -99,7 +99,7 @@ fn read_extent(
             left -= more as u64;
         }
         drop(kept.take());
-        vm::reschedule();
+        vm::cond_resched();
         if piece_only {
             break;
         }
@@ -141,7 +141,7 @@ fn read_to_missing(
     let there = {
         let alive = DaxReadGuard::new();
         let piece = piece_at(&extent, &alive, position, wanted as u64, Access::Normal)?;
-        if !piece.is_sound() {
+        if piece.has_hwpoison() {
             return Err(EIO);
         }
         piece.read(&mut page)

@@ -66,7 +66,7 @@ fn unshare_extent(
             let from = piece_at(&source, &alive, position, left, Access::Normal)?;
             let to = piece_at(&walk.extent(), &alive, position, left, Access::Normal)?;
             let bytes = from.bytes().min(to.bytes());
-            if !from.first(bytes).is_sound() || !to.first(bytes).is_sound() {
+            if from.first(bytes).has_hwpoison() || to.first(bytes).has_hwpoison() {
                 return Err(EIO.into());
             }
             to.memory().copy_within(0, &from.memory(), 0, bytes)?;
@@ -77,7 +77,7 @@ fn unshare_extent(
         walk.advance(done as u64);
         left -= done as u64;
         if left > 0 {
-            vm::reschedule();
+            vm::cond_resched();
         }
     }
     Ok(0)

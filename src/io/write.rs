@@ -76,7 +76,7 @@ fn write_shared(
     walk.fail(of_block(error));
     // What nothing was written to is taken back, but not from under a fault that makes its copy there.
     // A task that is about to die leaves it, as a write that ends early leaves what is behind its end.
-    match inode.mapping().keep_faults_out() {
+    match inode.mapping().invalidate_lock() {
         Ok(_out) => walk.next().map(|_| ()),
         Err(error) => Err(error),
     }
@@ -166,7 +166,7 @@ fn write_pieces(
             Ok(()) => return Err(EIO),
         }
         if left > 0 {
-            vm::reschedule();
+            vm::cond_resched();
         }
     }
     Ok(())
@@ -185,7 +185,7 @@ fn write_piece(
 ) -> (usize, Result<(), Stop>) {
     let position = change.walk.position();
     let end = position + bytes as u64;
-    let _out = match change.inode.mapping().keep_faults_out() {
+    let _out = match change.inode.mapping().invalidate_lock() {
         Ok(out) => out,
         Err(error) => return (0, Err(error.into())),
     };
@@ -210,7 +210,7 @@ fn write_piece(
             break held;
         }
         let written =
-            iter.without_faults(|iter| write_extent(change, iter, wanted, Missing::Refused));
+            iter.pagefault_disabled(|iter| write_extent(change, iter, wanted, Missing::Refused));
         match written {
             Ok(()) => {
                 let at = change.walk.position();
@@ -285,7 +285,7 @@ fn write_extent(
             walk.advance(more as u64);
             left -= more as u64;
         }
-        vm::reschedule();
+        vm::cond_resched();
     }
     Ok(())
 }
@@ -350,9 +350,7 @@ fn overwrite(
 ) -> Option<(usize, usize)> {
     let alive = DaxReadGuard::new();
     let piece = piece_at(&extent, &alive, position, left, Access::Normal).ok()?;
-    piece
-        .is_sound()
-        .then(|| (piece.bytes(), piece.copy_from(iter)))
+    (!piece.has_hwpoison()).then(|| (piece.bytes(), piece.copy_from(iter)))
 }
 
 /// The same for the new blocks of a shared extent, too, and for memory that is bad.

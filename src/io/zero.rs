@@ -79,7 +79,7 @@ pub(super) fn change_range(
         change.walk.abandon();
         match folio {
             Some(folio) => turns.let_faults_in(&stay, folio, inode)?,
-            None => vm::reschedule(),
+            None => vm::cond_resched(),
         }
     }
     Ok(())
@@ -121,7 +121,7 @@ fn zero_extent(
                 }
                 dax.zero_page(&alive, place)?;
                 let piece = piece_at(&extent, &alive, position, 1, Access::Normal)?;
-                if !piece.is_sound() {
+                if piece.has_hwpoison() {
                     // The device has nothing against it, and its content is new.
                     piece.page().clear_poison();
                 }
@@ -129,7 +129,7 @@ fn zero_extent(
             } else {
                 let bytes = (PAGE - offset).min(left as usize);
                 let piece = piece_at(&extent, &alive, position, bytes as u64, Access::Normal)?;
-                if !piece.is_sound() {
+                if piece.has_hwpoison() {
                     return Err(EIO.into());
                 }
                 let memory = piece.memory();
@@ -150,7 +150,7 @@ fn zero_extent(
         left -= done as u64;
         *did_zero = true;
         if left > 0 && walk.position() % CHUNK as u64 == 0 {
-            vm::reschedule();
+            vm::cond_resched();
         }
     }
     Ok(0)

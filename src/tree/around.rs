@@ -51,7 +51,7 @@ pub(crate) enum AroundAction {
     LockAndMark,
 }
 
-/// Locks entries in `range`, which has at most `Around::MAX` pages, around the locked one: those
+/// Locks entries in `range`, which has at most `PteBatch::MAX` pages, around the locked one: those
 /// that nobody has locked and that `choose`, which is told their first page, what they are and, with
 /// `asks_dirty`, whether they are dirty, wants. Only pages that have their bit in `candidates`, counted
 /// from the range's first, are looked at. With `asks_dirty` the entries are mapped ahead for writing

@@ -8,7 +8,7 @@ use crate::kern::{
     fs::{Mapping, PageIndex, PageRange},
     order::Order,
     page::{PageRun, Region},
-    vm::Around,
+    vm::PteBatch,
     wait::{self, EntryKey, Wake},
     xa::{LockedRange, Mark, Release, XaState}, //
 };
@@ -81,7 +81,7 @@ pub(super) fn scan_dirty_before(
     let index = index.get();
     let mut first = entry.order().first(PageIndex::new(index - 1)).get();
     let shift = block.pfn().to_bits() ^ first;
-    let most = limits.room.max(Around::MAX);
+    let most = limits.room.max(PteBatch::MAX);
     let mut further = xas.reader(PageIndex::new(first));
     for _ in 0..MOST_ENTRIES_BEFORE {
         if index - first >= most || first == 0 {

@@ -2,13 +2,13 @@
 
 //! The walk over many entries, for visitors that remove them or write them back.
 
-use super::super::folio::{self, Disassociation};
+use super::super::folio::{self, FolioReleaseBatch};
 use crate::kern::{
     entry::Entry,
     fs::{Mapping, PageIndex, PageRange},
     order::Order,
     page::{PageBlock, PageRun},
-    vm::reschedule,
+    vm::cond_resched,
     wait::{self, EntryKey, Wake},
     xa::{LockedRange, Mark, RawValue, Release, XaState, NODE_ORDER}, //
 };
@@ -235,7 +235,7 @@ fn remove_in_node<V: Visitor>(
 ) -> usize {
     let mut removed = 0;
     let mut pages = 0;
-    let mut released = Disassociation::new();
+    let mut released = FolioReleaseBatch::new();
     xas.erase_in_node(Mark::Dirty, |index, raw, dirty| {
         let (entry, _) = Entry::from_raw(raw);
         if visitor.look(entry, dirty) != WalkAction::Remove {
@@ -382,7 +382,7 @@ pub(crate) fn walk<V: Visitor>(
                 worked += done.pages();
                 if worked >= WORK_BATCH {
                     worked = 0;
-                    reschedule();
+                    cond_resched();
                 }
                 guard = tree.lock();
                 xas = guard.xas(done.first);
@@ -399,7 +399,7 @@ pub(crate) fn walk<V: Visitor>(
         if budget == 0 {
             let paused = xas.pause();
             drop(guard);
-            reschedule();
+            cond_resched();
             guard = tree.lock();
             xas = guard.resume(paused);
             budget = BATCH;

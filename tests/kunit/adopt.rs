@@ -12,7 +12,7 @@ mod tests {
             device, //
         },
         kern::{
-            bdev::{Members, Place},
+            bdev::{Members, TestSlot},
             error::eopnotsupp,
             order::Order,
             page::DevFolio,
@@ -451,7 +451,7 @@ mod tests {
     #[test]
     #[cfg(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)]
     fn the_shorter_way_decides_by_the_same_table() -> Checked {
-        use Place::{Device, Other, Removed};
+        use TestSlot::{Device, Other, Removed};
         let ours = (Destination::Ours, Destination::Ours);
         let kernel = (Destination::Kernel, Destination::Kernel);
         let world = world()?;

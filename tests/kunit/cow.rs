@@ -359,7 +359,7 @@ mod tests {
                 // The other's faults have begun.
                 check!(until(|| small.faults() != 0));
                 for _ in 0..4 {
-                    let _out = small.mapping().keep_faults_out();
+                    let _out = small.mapping().invalidate_lock();
                     drop(tree::lock_present(small.mapping(), at(0)));
                     let range = PageRange::ALL;
                     check_eq!(

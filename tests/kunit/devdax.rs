@@ -9,11 +9,11 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
-            devdax::{begin_of, choose, folio_order, locate, Device, Place},
+            devdax::{begin_of, choose, folio_order, locate, DevDax, FaultAddress},
             stats::Counter,
         },
         kern::{
-            dax_bus::{Driver, Extent},
+            dax_bus::{Driver, MemoryRange},
             fs::PageIndex,
             order::Order,
             page::Pfn,
@@ -34,45 +34,45 @@ mod tests {
     const MIB2: usize = Order::PMD.bytes();
     const KIB4: usize = Order::PTE.bytes();
 
-    fn extent(index: usize, pfn: usize, pages: usize) -> Extent {
-        Extent {
+    fn range(index: usize, pfn: usize, pages: usize) -> MemoryRange {
+        MemoryRange {
             index: PageIndex::new(index),
             pfn: Pfn::from_bits(pfn),
             pages,
         }
     }
 
-    fn device(extents: &[Extent], align: usize) -> Checked<Arc<Device>> {
+    fn device(ranges: &[MemoryRange], align: usize) -> Checked<Arc<DevDax>> {
         let mut list = KVec::new();
-        list.extend_from_slice(extents, GFP_KERNEL)?;
+        list.extend_from_slice(ranges, GFP_KERNEL)?;
         let name = CString::try_from(c"test")?;
-        Ok(Arc::pin_init(Device::new(name, list, align), GFP_KERNEL)?)
+        Ok(Arc::pin_init(DevDax::new(name, list, align), GFP_KERNEL)?)
     }
 
     #[test]
     fn folios_are_the_largest_that_all_extents_and_the_alignment_allow() -> Checked {
-        let order = |extents: &[Extent], align| folio_order(extents, align);
-        check_eq!(order(&[extent(0, 0, PUD)], GIB), Some(Order::PUD));
-        check_eq!(order(&[extent(0, 0, PUD)], GIB - 1), Some(Order::PMD));
-        check_eq!(order(&[extent(0, 0, PUD)], MIB2), Some(Order::PMD));
-        check_eq!(order(&[extent(0, 0, PUD)], KIB4), Some(Order::PTE));
-        check_eq!(order(&[extent(0, PMD, PUD)], GIB), Some(Order::PMD));
-        check_eq!(order(&[extent(0, 1, PUD)], GIB), Some(Order::PTE));
-        check_eq!(order(&[extent(0, 0, PUD + PMD)], GIB), Some(Order::PMD));
-        check_eq!(order(&[extent(0, 0, PUD + 1)], GIB), Some(Order::PTE));
-        let two = [extent(0, 0, PUD), extent(PUD, 5 * PUD + PMD, PMD)];
+        let order = |ranges: &[MemoryRange], align| folio_order(ranges, align);
+        check_eq!(order(&[range(0, 0, PUD)], GIB), Some(Order::PUD));
+        check_eq!(order(&[range(0, 0, PUD)], GIB - 1), Some(Order::PMD));
+        check_eq!(order(&[range(0, 0, PUD)], MIB2), Some(Order::PMD));
+        check_eq!(order(&[range(0, 0, PUD)], KIB4), Some(Order::PTE));
+        check_eq!(order(&[range(0, PMD, PUD)], GIB), Some(Order::PMD));
+        check_eq!(order(&[range(0, 1, PUD)], GIB), Some(Order::PTE));
+        check_eq!(order(&[range(0, 0, PUD + PMD)], GIB), Some(Order::PMD));
+        check_eq!(order(&[range(0, 0, PUD + 1)], GIB), Some(Order::PTE));
+        let two = [range(0, 0, PUD), range(PUD, 5 * PUD + PMD, PMD)];
         check_eq!(order(&two, GIB), Some(Order::PMD));
         check_eq!(order(&[], GIB), None);
-        check_eq!(order(&[extent(0, 0, PUD), extent(PUD, PUD, 0)], GIB), None);
+        check_eq!(order(&[range(0, 0, PUD), range(PUD, PUD, 0)], GIB), None);
         Ok(())
     }
 
     #[test]
     fn a_page_is_located_in_its_extent() -> Checked {
-        let extents = [extent(0, 1000, 10), extent(10, 5000, 20)];
+        let ranges = [range(0, 1000, 10), range(10, 5000, 20)];
         let pfn = |index| {
-            locate(&extents, PageIndex::new(index))
-                .map(|(extent, pfn)| (extent.index.get(), pfn.to_bits()))
+            locate(&ranges, PageIndex::new(index))
+                .map(|(range, pfn)| (range.index.get(), pfn.to_bits()))
         };
         check_eq!(pfn(0), Some((0, 1000)));
         check_eq!(pfn(9), Some((0, 1009)));
@@ -87,13 +87,13 @@ mod tests {
     fn a_folio_is_at_one_place_whoever_maps_it() -> Checked {
         // 4 folios of 2 MiB, from page 77 of the device on.
         let (head, index) = (6 * PMD, 77 + 2 * PMD);
-        let place = |page: usize, address: usize| Place {
+        let place = |page: usize, address: usize| FaultAddress {
             address,
             index: PageIndex::new(index + page),
         };
         let address = |page: usize| (1 << 40) + page * KIB4;
         for page in [0, 1, 5, PMD - 1] {
-            let begin = |order, first, place: &Place| {
+            let begin = |order, first, place: &FaultAddress| {
                 begin_of(Pfn::from_bits(head), order, place, Pfn::from_bits(first)).get()
             };
             check_eq!(begin(Order::PMD, head, &place(page, address(page))), index);
@@ -110,7 +110,7 @@ mod tests {
         let mut random = Random::new(0x0063_686f_6f73_6500);
         let mut chosen = 0;
         for _ in 0..20_000 {
-            // Two extents, aligned to 2 MiB more often than not.
+            // Two ranges, aligned to 2 MiB more often than not.
             let aligned = |random: &mut Random| {
                 let pages = random.below(6 * PMD) + 1;
                 if random.below(3) == 0 {
@@ -121,30 +121,30 @@ mod tests {
             };
             let (first, second) = (aligned(&mut random), aligned(&mut random));
             let base = aligned(&mut random);
-            let extents = [
-                extent(0, base, first),
-                extent(first, base + 100 * PMD + aligned(&mut random), second),
+            let ranges = [
+                range(0, base, first),
+                range(first, base + 100 * PMD + aligned(&mut random), second),
             ];
             let index = random.below(first + second + 3);
             let address = (1 << 40) + random.below(64 * PMD) * KIB4;
             let covers = random.below(4) != 0;
-            let place = Place {
+            let place = FaultAddress {
                 address: if random.below(2) == 0 {
                     // Where it fits.
-                    locate(&extents, PageIndex::new(index))
+                    locate(&ranges, PageIndex::new(index))
                         .map_or(address, |(_, pfn)| (1 << 40) + (pfn.to_bits() % PMD) * KIB4)
                 } else {
                     address
                 },
                 index: PageIndex::new(index),
             };
-            let located = locate(&extents, place.index);
-            let small = choose(&extents, Order::PTE, &place, || false);
+            let located = locate(&ranges, place.index);
+            let small = choose(&ranges, Order::PTE, &place, || false);
             check!(small.ok() == located.map(|(_, pfn)| pfn));
-            match choose(&extents, Order::PMD, &place, || covers) {
+            match choose(&ranges, Order::PMD, &place, || covers) {
                 Ok(pfn) => {
                     chosen += 1;
-                    let Some((extent, own)) = located else {
+                    let Some((range, own)) = located else {
                         return Err(crate::kern::testing::failed(
                             file!(),
                             line!(),
@@ -156,9 +156,9 @@ mod tests {
                     // The faulting address sees the page that it would see alone.
                     let into = (place.address / KIB4) % PMD;
                     check_eq!(pfn.to_bits() + into, own.to_bits());
-                    check!(pfn.to_bits() >= extent.pfn.to_bits());
+                    check!(pfn.to_bits() >= range.pfn.to_bits());
                     check!(
-                        pfn.to_bits() + PMD <= extent.pfn.to_bits() + extent.pages,
+                        pfn.to_bits() + PMD <= range.pfn.to_bits() + range.pages,
                         "frames of others"
                     );
                 }
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn only_orders_of_the_device_are_tried() -> Checked {
-        let device = device(&[extent(0, 0, 2 * PMD)], MIB2)?;
+        let device = device(&[range(0, 0, 2 * PMD)], MIB2)?;
         check_eq!(device.order(), Order::PMD);
         check_eq!(device.order_of_level(0), Some(Order::PTE));
         check_eq!(device.order_of_level(9), Some(Order::PMD));
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn what_the_device_does_not_have_is_not_mapped() -> Checked {
-        let device = device(&[extent(0, 0, 2 * PMD)], MIB2)?;
+        let device = device(&[range(0, 0, 2 * PMD)], MIB2)?;
         check_eq!(device.check_mapping(true, at(0)), Ok(()));
         check_eq!(device.check_mapping(true, at(2 * PMD - 1)), Ok(()));
         check_eq!(device.check_mapping(true, at(2 * PMD)), Err(EINVAL));
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn an_address_is_chosen_for_the_largest_entries() -> Checked {
         // The device's memory begins in the middle of what an entry maps.
-        let device = device(&[extent(0, 3 * PMD, 8 * PMD)], MIB2)?;
+        let device = device(&[range(0, 3 * PMD, 8 * PMD)], MIB2)?;
         let mut random = Random::new(0x6164_6472);
         for round in 0..1000 {
             let start = (1 << 40) + random.below(1 << 20) * KIB4;
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn bad_memory_is_found_where_it_is_in_the_device() -> Checked {
-        let device = device(&[extent(0, 1 << 20, PMD), extent(PMD, 1 << 30, PMD)], MIB2)?;
+        let device = device(&[range(0, 1 << 20, PMD), range(PMD, 1 << 30, PMD)], MIB2)?;
         let mark = |pfn| device.mark_poisoned(Pfn::from_bits(pfn));
         check_eq!(mark((1 << 20) + 3), Ok(at(3)));
         check_eq!(mark((1 << 30) + 5), Ok(at(PMD + 5)));
@@ -279,7 +279,7 @@ mod tests {
     fn unbinding_waits_until_no_page_is_referenced() -> Checked {
         let world = world()?;
         let place = world.take_many(2 * PMD, Order::PMD)?;
-        let device = device(&[extent(0, world.pfn(place).to_bits(), 2 * PMD)], KIB4)?;
+        let device = device(&[range(0, world.pfn(place).to_bits(), 2 * PMD)], KIB4)?;
         let memory = [world.run(place, 2 * PMD)];
         device.wait_until_idle(&memory);
         // Idle is one reference here: the page map's.
@@ -305,9 +305,9 @@ mod tests {
     #[test]
     fn a_device_without_memory_is_refused() -> Checked {
         let mut list = KVec::new();
-        list.push(extent(0, 0, 0), GFP_KERNEL)?;
+        list.push(range(0, 0, 0), GFP_KERNEL)?;
         let name = CString::try_from(c"test")?;
-        let result = Arc::pin_init(Device::new(name, list, MIB2), GFP_KERNEL);
+        let result = Arc::pin_init(DevDax::new(name, list, MIB2), GFP_KERNEL);
         check_eq!(result.err(), Some(ENXIO));
         Ok(())
     }

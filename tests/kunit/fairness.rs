@@ -8,13 +8,13 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
-            devdax::Device,
+            devdax::DevDax,
             folio,
             io::{self, Side},
             layout,
         },
         kern::{
-            dax_bus::Extent,
+            dax_bus::MemoryRange,
             fs::PageRange,
             order::Order,
             testing::{Buffer, Checked, Stretch, Yields},
@@ -150,9 +150,9 @@ mod tests {
         const PAGES: usize = 20 * PMD;
         let world = world()?;
         let place = world.take_many(PAGES, Order::PTE)?;
-        let mut extents = KVec::new();
-        extents.push(
-            Extent {
+        let mut ranges = KVec::new();
+        ranges.push(
+            MemoryRange {
                 index: at(0),
                 pfn: world.pfn(place),
                 pages: PAGES,
@@ -160,7 +160,7 @@ mod tests {
             GFP_KERNEL,
         )?;
         let name = CString::try_from(c"test")?;
-        let device = Arc::pin_init(Device::new(name, extents, Order::PTE.bytes()), GFP_KERNEL)?;
+        let device = Arc::pin_init(DevDax::new(name, ranges, Order::PTE.bytes()), GFP_KERNEL)?;
         let ((), count) = yields(|| device.wait_until_idle(&[world.run(place, PAGES)]))?;
         check!(count >= PAGES / 4096, "{count} times");
         Ok(())

@@ -11,7 +11,7 @@ mod tests {
         kern::{
             fs::PageIndex,
             order::Order,
-            page::{DevFolio, DevPage, FolioRef, Giant, Region},
+            page::{DevFolio, DevPage, FolioRef, GiganticLock, Region},
             testing::{
                 hold, is_free, page_behind, page_bits, skip, with_thread, with_thread_waiting,
                 with_threads, Checked, CoreFolio, File, Random, World,
@@ -24,7 +24,7 @@ mod tests {
     const ORDERS: [usize; 10] = [0, 2, 3, 4, 5, 6, 7, 8, 9, 18];
 
     /// Pages of the device for a folio of one order, and two files that it may be in.
-    struct Place<'w> {
+    struct Fixture<'w> {
         world: &'w World,
         order: Order,
         first: usize,
@@ -32,7 +32,7 @@ mod tests {
         b: File<'w>,
     }
 
-    impl Place<'_> {
+    impl Fixture<'_> {
         fn page(&self, offset: usize) -> DevPage {
             self.world.page(self.first + offset)
         }
@@ -53,12 +53,12 @@ mod tests {
 
     /// Does something for every order, with pages of the device for each. The largest one is left
     /// out on a device that is too small for it.
-    fn for_each_order(work: impl Fn(&Place<'_>) -> Checked) -> Checked {
+    fn for_each_order(work: impl Fn(&Fixture<'_>) -> Checked) -> Checked {
         for order in ORDERS {
             let order = Order::from_bits(order);
             let world = world()?;
             if let Some(first) = place_of(&world, order) {
-                work(&Place {
+                work(&Fixture {
                     world: &world,
                     order,
                     first,
@@ -72,7 +72,7 @@ mod tests {
     }
 
     /// The same without that of a single page.
-    fn for_each_larger_order(work: impl Fn(&Place<'_>) -> Checked) -> Checked {
+    fn for_each_larger_order(work: impl Fn(&Fixture<'_>) -> Checked) -> Checked {
         for_each_order(|place| match place.order {
             Order::PTE => Ok(()),
             _ => work(place),
@@ -457,14 +457,14 @@ mod tests {
         };
         let (file, page) = (world.file(order.pages())?, world.page(place));
         associate(page, order, &file, 0)?;
-        let giant = Giant::lock();
+        let gigantic = GiganticLock::lock();
         let ((), (waited, held)) = with_thread(
             || folio::disassociate(page),
             |thread| {
                 // It has seen that nobody holds the folio, and waits to take it apart.
                 let waited = thread.waits();
                 let held = hold(page.folio());
-                drop(giant);
+                drop(gigantic);
                 (waited, held)
             },
         )?;
@@ -602,7 +602,7 @@ mod tests {
                         done += 1;
                         let held = (random.below(2) == 0).then(|| hold(page.folio()));
                         if random.below(4) == 0 {
-                            crate::kern::vm::reschedule();
+                            crate::kern::vm::cond_resched();
                         }
                         check!(page.folio().order() >= order);
                         folio::disassociate(page);

@@ -733,7 +733,7 @@ mod tests {
         let (results, ()) = with_thread(
             || {
                 while !crate::kern::vm::fatal_signal() {
-                    crate::kern::vm::reschedule();
+                    crate::kern::vm::cond_resched();
                 }
                 let mut bytes = [0; 16];
                 let results = (

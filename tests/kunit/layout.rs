@@ -793,22 +793,22 @@ mod tests {
         put_zero(&file, PMD, Order::PTE)?;
         let held = hold(world.page(place).folio());
         let memory = [world.run(place, PMD)];
-        let ((), (evacuated, waited)) = with_thread(
+        let ((), (evicted, waited)) = with_thread(
             || {
-                layout::evacuate(file.inode(), false);
+                layout::evict_device_memory(file.inode(), false);
                 folio::wait_until_unused(&memory);
             },
             |thread| {
                 // Whoever holds a page may need another one of the same entry to go on.
-                let evacuated = until(|| look(&file, 0).is_none()) && view.mapped(0).is_none();
+                let evicted = until(|| look(&file, 0).is_none()) && view.mapped(0).is_none();
                 let waited = thread.waits();
                 thread.signal(true);
                 let still = thread.waits();
                 drop(held);
-                (evacuated, waited && still)
+                (evicted, waited && still)
             },
         )?;
-        check!(evacuated);
+        check!(evicted);
         check!(waited);
         check!(view.mapped(0).is_none());
         drop(view);

@@ -300,7 +300,7 @@ mod tests {
                     if cookie != Cookie::Failed {
                         locked += 1;
                         // Told about, the file stays.
-                        crate::kern::vm::reschedule();
+                        crate::kern::vm::cond_resched();
                         unlock(folio, cookie);
                     }
                 }
@@ -317,7 +317,7 @@ mod tests {
                             Order::PTE
                         };
                         put(&file, 0, order, place, number % 2 == 0)?;
-                        crate::kern::vm::reschedule();
+                        crate::kern::vm::cond_resched();
                         match number % 4 {
                             0 => clear(&file),
                             1 => file.set_links(0),

@@ -245,8 +245,8 @@ mod tests {
                 fsync(file)?;
                 Ok(call_invalidate(file)?)
             })?;
-            check_forgotten(order, "evacuate", |file| {
-                layout::evacuate(file.inode(), false);
+            check_forgotten(order, "evict_device_memory", |file| {
+                layout::evict_device_memory(file.inode(), false);
                 Ok(())
             })?;
         }

@@ -203,7 +203,7 @@ mod tests {
             let _locked = lock(&file, 0, Order::PTE)?;
             // Busy, so that only those who are woken for nothing go to sleep once more.
             while !go.load(Acquire) {
-                crate::kern::vm::reschedule();
+                crate::kern::vm::cond_resched();
             }
             Ok(())
         };
@@ -329,7 +329,7 @@ mod tests {
                     .iter()
                     .all(|owner| owner.xchg(number + 1, Full) == 0);
                 if random.below(8) == 0 {
-                    crate::kern::vm::reschedule();
+                    crate::kern::vm::cond_resched();
                 }
                 let still = covered
                     .iter()

@@ -17,7 +17,7 @@ mod tests {
             fs::PageRange,
             order::Order,
             testing::{hold, pause, until, with_thread, with_threads, Checked, File},
-            vm::Around,
+            vm::PteBatch,
         },
         tests::helpers::*,
     };
@@ -217,7 +217,7 @@ mod tests {
         let mut asked: usize = 0;
         let neighbours: AroundEntries<'_, '_> = tree::lock_around(
             &own,
-            range(0, Around::MAX.min(PAGES) - 1),
+            range(0, PteBatch::MAX.min(PAGES) - 1),
             usize::MAX,
             false,
             |index, _, _| {

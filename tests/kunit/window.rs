@@ -597,7 +597,7 @@ mod tests {
     fn neighbours(
         file: &File<'_>,
         own: usize,
-        wanting: u64,
+        candidates: u64,
         asks_dirty: bool,
         take: impl Fn(usize, bool) -> AroundAction,
     ) -> Checked<(u64, u64)> {
@@ -606,9 +606,9 @@ mod tests {
         };
         let mut asked = 0;
         let block = range(own & !(BLOCK - 1), own | (BLOCK - 1));
-        let wanting = (wanting >> block.first.get()) as usize;
+        let candidates = (candidates >> block.first.get()) as usize;
         let before = locked_pages(file, 64);
-        let got = tree::lock_around(&locked, block, wanting, asks_dirty, |first, _, dirty| {
+        let got = tree::lock_around(&locked, block, candidates, asks_dirty, |first, _, dirty| {
             asked |= 1 << first.get();
             take(first.get(), dirty)
         });
@@ -635,10 +635,10 @@ mod tests {
             (there, there)
         );
         // What is mapped already is not looked at.
-        let wanting = bits(16, 17) | bits(24, 31);
+        let candidates = bits(16, 17) | bits(24, 31);
         check_eq!(
-            neighbours(&file, 18, wanting, false, have)?,
-            (wanting, wanting)
+            neighbours(&file, 18, candidates, false, have)?,
+            (candidates, candidates)
         );
         check_eq!(neighbours(&file, 18, 0, false, have)?, (0, 0));
         // What is left is asked about, and that is all.
@@ -692,8 +692,8 @@ mod tests {
         check_eq!(asked, firsts(&[16, 20, 24]));
         check_eq!(locked, bits(16, 21) | bits(24, 31));
         // By any of its pages; the own entry by none.
-        let wanting = bits(19, 19) | bits(21, 21) | bits(24, 31);
-        let (asked, locked) = neighbours(&file, 25, wanting, false, have)?;
+        let candidates = bits(19, 19) | bits(21, 21) | bits(24, 31);
+        let (asked, locked) = neighbours(&file, 25, candidates, false, have)?;
         check_eq!(asked, firsts(&[16, 20]));
         check_eq!(locked, bits(16, 21));
         clear(&file);

@@ -602,8 +602,8 @@ mod tests {
                 layout::evict_range(file.mapping(), PageRange::ALL);
                 Ok(())
             })?;
-            check_flushed(order, "evacuate", |file| {
-                layout::evacuate(file.inode(), false);
+            check_flushed(order, "evict_device_memory", |file| {
+                layout::evict_device_memory(file.inode(), false);
                 Ok(())
             })?;
         }

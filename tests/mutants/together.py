@@ -144,7 +144,7 @@ void rdax_cond_resched(void)
 """)
     edit(root, "rust/helpers.h", "void rdax_cond_resched(void);\n",
          "void rdax_cond_resched(void);\nunsigned int rdax_mutant(void);\n")
-    edit(root, "rust/vm.rs", "pub(crate) fn reschedule() {", """\
+    edit(root, "rust/vm.rs", "pub(crate) fn cond_resched() {", """\
 pub(crate) fn mutant() -> u32 {
     // SAFETY: Reads a number.
     unsafe { bindings::rdax_mutant() }
@@ -152,7 +152,7 @@ pub(crate) fn mutant() -> u32 {
 
 /// Lets others have the processor.
 #[inline]
-pub(crate) fn reschedule() {""")
+pub(crate) fn cond_resched() {""")
     edit(root, "rdax_main.rs", "module! {\n", """\
 /// Whether a fault is switched on.
 #[inline]

@@ -3,12 +3,12 @@
 
 //! Pages are said to be tails without a head.
 
-use crate::kern::page::{Giant, PageBlock, Tails};
+use crate::kern::page::{GiganticLock, PageBlock, Tails};
 
-pub(crate) fn case(block: PageBlock, giant: &mut Giant) {
+pub(crate) fn case(block: PageBlock, gigantic: &mut GiganticLock) {
     drop(Tails {
         block,
         regions: 512,
-        _giant: giant,
+        _gigantic: gigantic,
     });
 }

@@ -251,7 +251,7 @@ static void plan(struct file *file, enum order order)
 		break;
 	case SPARSE:
 	case BURSTS:
-		/* Both touch as much; bursts lie anywhere in their stretch, and come in any order. */
+		/* Both touch as much; bursts lie anywhere in their range, and come in any order. */
 		count /= SPARSITY;
 		file->touches = count;
 		file->operations = count;

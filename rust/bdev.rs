@@ -13,7 +13,7 @@ use super::{
     fs::Inode,
     memory::{
         MemoryOwner,
-        Stretch, //
+        PageMapRange, //
     },
     once::Once,
     page::{PageRun, Pfn},
@@ -103,23 +103,23 @@ impl BlockDevice {
     }
 
     /// All of its memory, in contiguous pieces.
-    pub(crate) fn stretches(&self) -> impl Iterator<Item = PageRun> + '_ {
+    pub(crate) fn page_runs(&self) -> impl Iterator<Item = PageRun> + '_ {
         let mut at = 0;
         core::iter::from_fn(move || {
-            let stretch = self.memory(at)?;
-            at += stretch.pages();
-            Some(stretch)
+            let run = self.memory(at)?;
+            at += run.pages();
+            Some(run)
         })
     }
 
-    /// The stretch of a page map that the first page of a run is in.
-    pub(crate) fn page_map(&self, run: PageRun) -> Stretch {
+    /// The range of a page map that the first page of a run is in.
+    pub(crate) fn page_map(&self, run: PageRun) -> PageMapRange {
         let mut map: bindings::rdax_page_map = pin_init::zeroed();
         // SAFETY: By the invariant of `PageRun` the frame is one of a page map.
         unsafe { bindings::rdax_page_map(run.pfn().to_bits(), &mut map) };
         // SAFETY: These are the frames of that page map, among them the run's first.
         let all = unsafe { PageRun::from_frames(Pfn::from_bits(map.first), map.pages) };
-        Stretch::new(all, MemoryOwner(map.owner as usize))
+        PageMapRange::new(all, MemoryOwner(map.owner as usize))
     }
 
     /// Who owns the page maps that go away with the device. One that is made of others has none.

@@ -83,7 +83,7 @@ pub(crate) enum Access {
     Recovery,
 }
 
-/// A stretch of a device's memory, whole pages of it, while a [`DaxReadGuard`] is held.
+/// A range of a device's memory, whole pages of it, while a [`DaxReadGuard`] is held.
 ///
 /// # Invariants
 ///
@@ -199,7 +199,7 @@ impl<'a> DaxMemory<'a> {
     #[inline]
     pub(crate) fn piece(&self, offset: usize, bytes: usize) -> Piece<'a> {
         let offset = offset.min(self.bytes().saturating_sub(1));
-        // INVARIANT: The offset is in the stretch, and no more is taken than follows.
+        // INVARIANT: The offset is in the memory, and no more is taken than follows.
         Piece {
             memory: *self,
             offset,
@@ -207,14 +207,14 @@ impl<'a> DaxMemory<'a> {
         }
     }
 
-    /// The address of a range, if the range is in the stretch.
+    /// The address of a range, if it is in the memory.
     #[inline]
     fn range(&self, offset: usize, bytes: usize) -> Option<*mut u8> {
         let end = offset.checked_add(bytes)?;
         (end <= self.bytes()).then(|| self.address.as_ptr().wrapping_add(offset))
     }
 
-    /// Copies `bytes` bytes from another stretch. `EIO` when the source has a memory error.
+    /// Copies `bytes` bytes from other memory. `EIO` when the source has a memory error.
     pub(crate) fn copy_within(
         &self,
         offset: usize,
@@ -253,11 +253,11 @@ impl<'a> DaxMemory<'a> {
     }
 }
 
-/// Bytes of a stretch that are copied in one go. They need not begin or end with a page.
+/// Bytes of a device's memory that are copied in one go. They need not begin or end with a page.
 ///
 /// # Invariants
 ///
-/// `offset` is in the stretch, and `bytes` bytes from there on are. So all of it is there for `'a`, by the
+/// `offset` is in the memory, and `bytes` bytes from there on are. So all of it is there for `'a`, by the
 /// invariant of [`DaxMemory`].
 #[derive(Clone, Copy)]
 pub(crate) struct Piece<'a> {
@@ -267,7 +267,7 @@ pub(crate) struct Piece<'a> {
 }
 
 impl<'a> Piece<'a> {
-    /// The stretch that the bytes are of.
+    /// The memory that the bytes are of.
     #[inline]
     pub(crate) fn memory(&self) -> DaxMemory<'a> {
         self.memory
@@ -281,7 +281,7 @@ impl<'a> Piece<'a> {
     /// Only the first `bytes` bytes, or all if there are no more.
     #[inline]
     pub(crate) fn first(&self, bytes: usize) -> Self {
-        // INVARIANT: A part of a range of the stretch is one, too.
+        // INVARIANT: A part of a piece is one, too.
         Self {
             bytes: bytes.min(self.bytes),
             ..*self
@@ -295,7 +295,7 @@ impl<'a> Piece<'a> {
 
     /// # Safety
     ///
-    /// The offset, from the begin of the stretch, is one of the piece's.
+    /// The offset, from the start of the memory, is one of the piece's.
     #[inline]
     unsafe fn page_of(&self, offset: usize) -> DevPage {
         let pfn = self.memory.run.pfn().offset(offset >> Order::PAGE_SHIFT);
@@ -306,7 +306,7 @@ impl<'a> Piece<'a> {
     /// The page that the first byte is in.
     #[inline]
     pub(crate) fn page(&self) -> DevPage {
-        // SAFETY: The first byte is in the stretch, also when the piece has none.
+        // SAFETY: The first byte is in the memory, also when the piece has none.
         unsafe { self.page_of(self.offset) }
     }
 

@@ -316,7 +316,7 @@ unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
 
 /*
  * The page map of a frame that rdax_device_memory() gave: a number that tells whose it is, and the
- * stretch of it that the frame is in.
+ * range of it that the frame is in.
  */
 struct rdax_page_map {
 	unsigned long owner;

@@ -157,7 +157,7 @@ pub(crate) enum ExtentKind {
     Other,
 }
 
-/// A stretch of a file that the filesystem described.
+/// An extent of a file, as the filesystem described it.
 #[derive(Clone, Copy)]
 pub(crate) struct Extent<'r, 'i> {
     raw: &'r bindings::iomap,

@@ -26,13 +26,13 @@ use kernel::{
 pub(crate) struct MemoryOwner(pub(super) usize);
 
 /// Pages of one page map that follow each other.
-pub(crate) struct Stretch {
+pub(crate) struct PageMapRange {
     pub(crate) run: PageRun,
     pub(crate) owner: MemoryOwner,
     gone: Atomic<bool>,
 }
 
-impl Stretch {
+impl PageMapRange {
     pub(crate) fn new(run: PageRun, owner: MemoryOwner) -> Self {
         Self {
             run,
@@ -54,16 +54,16 @@ impl Stretch {
 /// The memory of a device.
 #[pin_data]
 pub(crate) struct DeviceMemory {
-    stretches: KVec<Stretch>,
+    ranges: KVec<PageMapRange>,
     #[pin]
     stays: Srcu,
 }
 
 impl DeviceMemory {
-    /// Memory of these stretches. Sleeps. Fails for want of memory.
-    pub(crate) fn new(stretches: KVec<Stretch>) -> impl PinInit<Self, Error> {
+    /// Memory of these ranges. Sleeps. Fails for want of memory.
+    pub(crate) fn new(ranges: KVec<PageMapRange>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            stretches,
+            ranges,
             stays <- new_srcu(),
         })
     }
@@ -79,27 +79,25 @@ impl DeviceMemory {
 
     /// Whether the frame is going away, or is gone.
     pub(crate) fn is_gone(&self, pfn: Pfn) -> bool {
-        let mut stretches = self.stretches.iter();
-        stretches.any(|stretch| stretch.has(pfn) && stretch.is_gone())
+        let mut ranges = self.ranges.iter();
+        ranges.any(|range| range.has(pfn) && range.is_gone())
     }
 
     /// Whether the frame is one of the memory, and not going away.
     pub(crate) fn has(&self, pfn: Pfn) -> bool {
-        let mut stretches = self.stretches.iter();
-        stretches.any(|stretch| stretch.has(pfn) && !stretch.is_gone())
+        let mut ranges = self.ranges.iter();
+        ranges.any(|range| range.has(pfn) && !range.is_gone())
     }
 
-    /// The stretches of one owner.
-    pub(crate) fn of(&self, owner: MemoryOwner) -> impl Iterator<Item = &Stretch> {
-        self.stretches
-            .iter()
-            .filter(move |stretch| stretch.owner == owner)
+    /// The ranges of one owner.
+    pub(crate) fn of(&self, owner: MemoryOwner) -> impl Iterator<Item = &PageMapRange> {
+        self.ranges.iter().filter(move |range| range.owner == owner)
     }
 
     /// Whether the owner has memory here that is not gone. Owners are told apart by numbers, and that of
     /// one that is gone may be given to another.
     pub(crate) fn is_owned_by(&self, owner: MemoryOwner) -> bool {
-        self.of(owner).any(|stretch| !stretch.is_gone())
+        self.of(owner).any(|range| !range.is_gone())
     }
 
     /// Says that the memory of one owner goes away, and waits until nobody is left who does not know
@@ -107,9 +105,9 @@ impl DeviceMemory {
     ///
     /// Held: nothing that those who stay may need to come to an end.
     pub(crate) fn retire(&self, owner: MemoryOwner) {
-        for stretch in self.of(owner) {
+        for range in self.of(owner) {
             // Pairs with `is_gone`.
-            stretch.gone.store(true, Release);
+            range.gone.store(true, Release);
         }
         // Who comes later sees that it is gone.
         self.stays.synchronize();

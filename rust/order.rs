@@ -88,13 +88,13 @@ impl Order {
         1 << (self.0 as usize + Self::PAGE_SHIFT)
     }
 
-    /// The first index of the stretch of this order that `index` lies in.
+    /// The first index of the range of this order that `index` lies in.
     #[inline]
     pub(crate) const fn first(self, index: PageIndex) -> PageIndex {
         PageIndex::new(index.get() & !(self.pages() - 1))
     }
 
-    /// The last index of the stretch of this order that `index` lies in.
+    /// The last index of the range of this order that `index` lies in.
     #[inline]
     pub(crate) const fn last(self, index: PageIndex) -> PageIndex {
         PageIndex::new(index.get() | (self.pages() - 1))

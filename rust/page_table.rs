@@ -223,7 +223,7 @@ impl<'a> Table<'a> {
     ///
     /// # Safety
     ///
-    /// The entries are in the table and map nothing, and the pages are those of one stretch of memory
+    /// The entries are in the table and map nothing, and the pages are contiguous in memory
     /// whose entries in the file's tree are locked, or that stays for another reason.
     #[inline]
     unsafe fn map(&mut self, at: usize, page: DevPage, count: usize, how: How, protect: bool) {
@@ -255,7 +255,7 @@ impl<'a> Table<'a> {
             tally.mapped += unsafe { folio.map_pages(page, pages, self.vma) };
             done += pages;
         }
-        // SAFETY: By this function's safety requirements; a stretch of memory is of one node.
+        // SAFETY: By this function's safety requirements; contiguous memory is of one node.
         unsafe {
             tally.count(self.vma, page.folio());
             self.set(at, page.pfn(), count, how, protect);
@@ -413,7 +413,7 @@ impl VmFault {
             return 0;
         };
         let span = last - first + 1;
-        // SAFETY: All pages of the stretch are mapped by the fault's table.
+        // SAFETY: All pages of the range are mapped by the fault's table.
         let free = unsafe { bindings::rdax_candidate_ptes(table.entry(0), span as usize, upgrade) };
         let free = free as usize;
         let mut done = 0;

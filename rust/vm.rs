@@ -58,7 +58,7 @@ pub(crate) enum Present {
     Nothing,
     /// An entry of the fault's order: the fault is one of write-protection.
     Mapped,
-    /// A table of the level below: some of the stretch is mapped by smaller entries.
+    /// A table of the level below: some of the range is mapped by smaller entries.
     Smaller,
     /// An entry of a higher order.
     Larger,
@@ -128,7 +128,7 @@ impl VmFault {
         unsafe { (*self.raw()).__bindgen_anon_1.address as usize }
     }
 
-    /// Whether the VMA has the whole stretch of `order` around the address.
+    /// Whether the VMA has the whole range of `order` around the address.
     #[inline]
     pub(crate) fn vma_covers(&self, order: Order) -> bool {
         let start = self.address() & !(order.bytes() - 1);
@@ -173,7 +173,7 @@ impl VmFault {
         self.vma_flags() & (bindings::VM_RAND_READ as bindings::vm_flags_t) != 0
     }
 
-    /// The pages of the VMA in the aligned stretch of `pages` pages (a power of two, at most
+    /// The pages of the VMA in the aligned range of `pages` pages (a power of two, at most
     /// [`PteBatch::MAX`]) around the address.
     #[inline]
     pub(crate) fn around(&self, pages: usize) -> PageRange {
@@ -290,7 +290,7 @@ impl PteBatch {
     /// The most pages.
     pub(crate) const MAX: usize = 16;
 
-    /// No pages yet, of the stretch that begins at `first`.
+    /// No pages yet, of the range that begins at `first`.
     #[inline]
     pub(crate) fn new(first: PageIndex) -> Self {
         Self {
@@ -301,7 +301,7 @@ impl PteBatch {
         }
     }
 
-    /// Adds the page at `index` of the file; one that is known to be bad, or not in the stretch, is
+    /// Adds the page at `index` of the file; one that is known to be bad, or not in the range, is
     /// left out.
     #[inline]
     pub(crate) fn add(&mut self, index: PageIndex, page: DevPage) {
@@ -398,7 +398,7 @@ impl LockedVma {
         unsafe { bindings::rdax_vma_unmap_straddling(self.0.as_ptr(), address) };
     }
 
-    /// The pages of the file behind the whole stretches of `order` of the VMA that the addresses
+    /// The pages of the file behind the whole ranges of `order` of the VMA that the addresses
     /// from `start` up to `end` touch.
     pub(crate) fn whole(&self, order: Order, start: usize, end: usize) -> Option<PageRange> {
         // SAFETY: By the constructor's safety requirements.

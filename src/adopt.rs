@@ -106,8 +106,8 @@ pub(crate) fn evict_device(bdev: &BlockDevice, in_flight: &mut InFlight) {
             if !goes || foreign {
                 return;
             }
-            for stretch in memory.of(owner) {
-                folio::wait_until_unused(&[stretch.run]);
+            for range in memory.of(owner) {
+                folio::wait_until_unused(&[range.run]);
             }
         });
     }
@@ -166,7 +166,7 @@ impl Registry {
             self.switch_off_if_unused();
         })?;
         // The kernel's own code may have marked pages before.
-        for run in member.device().stretches() {
+        for run in member.device().page_runs() {
             poison::look_for_marks(run);
         }
         pr_info!("{name}: adopted\n");
@@ -186,7 +186,7 @@ impl Registry {
     ) -> Result<AdoptedDevice, (Member<AdoptedDevice>, Error)> {
         let mut held = false;
         let result = self.devices.remove(member, |bdev| {
-            for run in bdev.stretches() {
+            for run in bdev.page_runs() {
                 folio::dissolve_range(run).inspect_err(|_| held = true)?;
             }
             Ok(())

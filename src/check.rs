@@ -445,7 +445,7 @@ fn device(bdev: &BlockDevice) -> Result<Census, AllocError> {
     });
     result?;
     census.finish();
-    for run in bdev.stretches() {
+    for run in bdev.page_runs() {
         census.rest_is_free(run);
     }
     let left = LEFT_WHOLE.load(Relaxed);

@@ -179,7 +179,7 @@ impl DevDax {
         Ok(index)
     }
 
-    /// Whether one of the pages of the stretch of `order` from `first` on is bad. May sleep.
+    /// Whether one of the pages of the range of `order` from `first` on is bad. May sleep.
     #[inline]
     pub(crate) fn is_poisoned(&self, first: Pfn, order: Order) -> bool {
         self.any_poisoned.read_once()
@@ -387,7 +387,7 @@ pub(crate) fn choose(
     if !covers() {
         return Err(Counter::FallbackVma);
     }
-    // The frames of the whole stretch have to be the range's.
+    // The frames of the whole range have to be the range's.
     let offset = place
         .index
         .get()

@@ -20,8 +20,8 @@ use crate::kern::{
     fs::Inode,
     memory::{
         DeviceMemory,
+        PageMapRange, //
         Stay,
-        Stretch, //
     },
     once::Once,
     order::Order,
@@ -56,21 +56,21 @@ pub(crate) struct AdoptedDevice {
 /// of them while it is in use.
 fn memory_of(bdev: &BlockDevice) -> Result<(Arc<DeviceMemory>, bool)> {
     let own = bdev.memory_owner();
-    let mut stretches: KVec<Stretch> = KVec::new();
+    let mut ranges: KVec<PageMapRange> = KVec::new();
     let mut borrowed = false;
-    for run in bdev.stretches() {
-        let mut stretch = bdev.page_map(run);
-        if stretch.owner == own {
-            stretch = Stretch::new(run, own);
+    for run in bdev.page_runs() {
+        let mut range = bdev.page_map(run);
+        if range.owner == own {
+            range = PageMapRange::new(run, own);
         } else {
             borrowed = true;
-            if stretches.iter().any(|known| known.has(run.pfn())) {
+            if ranges.iter().any(|known| known.has(run.pfn())) {
                 continue;
             }
         }
-        stretches.push(stretch, GFP_KERNEL)?;
+        ranges.push(range, GFP_KERNEL)?;
     }
-    let memory = Arc::pin_init(DeviceMemory::new(stretches), GFP_KERNEL)?;
+    let memory = Arc::pin_init(DeviceMemory::new(ranges), GFP_KERNEL)?;
     Ok((memory, borrowed))
 }
 

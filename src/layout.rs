@@ -58,7 +58,7 @@ pub(crate) fn in_chunks(pages: usize, mut work: impl FnMut(usize, usize)) {
 
 /// Writes back all of the memory of the pages. Sleeps.
 pub(crate) fn flush(run: PageRun) {
-    poison::sound_stretches(run, |run| {
+    poison::for_each_good_run(run, |run| {
         in_chunks(run.pages(), |offset, bytes| run.write_back(offset, bytes));
     });
 }

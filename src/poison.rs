@@ -52,7 +52,7 @@ pub(crate) fn look_for_marks(run: PageRun) {
 /// Calls `f` with the parts of a run that have no page which is known to be bad. For what is, the kernel
 /// has no address any more.
 #[inline]
-pub(crate) fn sound_stretches(run: PageRun, mut f: impl FnMut(PageRun)) {
+pub(crate) fn for_each_good_run(run: PageRun, mut f: impl FnMut(PageRun)) {
     if !was_seen() {
         return f(run);
     }

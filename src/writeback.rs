@@ -59,7 +59,7 @@ impl Visitor for WriteBack<'_> {
         // faults first and finds the entry locked (spec, R5).
         let mut pages = 0;
         batch.pieces(false, |_, piece| {
-            poison::sound_stretches(piece, |sound| {
+            poison::for_each_good_run(piece, |sound| {
                 layout::in_chunks(sound.pages(), |offset, bytes| {
                     self.dax.flush(sound, offset, bytes);
                 });

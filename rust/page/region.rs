@@ -36,7 +36,7 @@ use kernel::{
     types::NotThreadSafe, //
 };
 
-/// The lock of an aligned stretch of DAX memory, under which the owners, share counts and sizes of
+/// The lock of an aligned range of DAX memory, under which the owners, share counts and sizes of
 /// its folios change (spec, section 2). Interrupts are off while it is held.
 ///
 /// It nests inside the tree's lock and does not sleep.

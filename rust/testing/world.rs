@@ -379,7 +379,7 @@ pub(crate) fn is_free(page: DevPage) -> bool {
 
 /// What is at a place in a file.
 #[derive(Clone, Copy)]
-pub(crate) struct Stretch {
+pub(crate) struct TestExtent {
     first: usize,
     pages: usize,
     kind: u32,
@@ -389,7 +389,7 @@ pub(crate) struct Stretch {
     elsewhere: bool,
 }
 
-impl Stretch {
+impl TestExtent {
     fn new(first: usize, pages: usize, kind: u32, place: usize) -> Self {
         Self {
             first,
@@ -481,9 +481,9 @@ pub(crate) struct Fault {
 /// What the filesystem knows of a file.
 struct ModelState {
     /// What is told to those who read.
-    read: KVec<Stretch>,
+    read: KVec<TestExtent>,
     /// What is told to those who write, or zero, or unshare.
-    write: KVec<Stretch>,
+    write: KVec<TestExtent>,
     begins: usize,
     ends: KVec<Ended>,
     asked: u32,
@@ -634,7 +634,7 @@ impl<'w> File<'w> {
     }
 
     /// Says what is in the file, to those who read and to those who write.
-    pub(crate) fn set_extents(&self, extents: &[Stretch]) -> Checked {
+    pub(crate) fn set_extents(&self, extents: &[TestExtent]) -> Checked {
         self.set_extents_for_writing(extents)?;
         let mut state = self.model.state.lock();
         state.read.clear();
@@ -643,7 +643,7 @@ impl<'w> File<'w> {
     }
 
     /// Says what is told to those who write.
-    pub(crate) fn set_extents_for_writing(&self, extents: &[Stretch]) -> Checked {
+    pub(crate) fn set_extents_for_writing(&self, extents: &[TestExtent]) -> Checked {
         let mut state = self.model.state.lock();
         state.write.clear();
         state.write.extend_from_slice(extents, GFP_KERNEL)?;
@@ -985,7 +985,7 @@ unsafe extern "C" fn begin(
         .iter()
         .find(|extent| extent.first <= page && page < extent.first + extent.pages);
     let end = (position as u64).saturating_add(length as u64);
-    let fill = |map: &mut bindings::iomap, extent: &Stretch, place: usize| {
+    let fill = |map: &mut bindings::iomap, extent: &TestExtent, place: usize| {
         map.type_ = extent.kind as u16;
         map.flags = extent.flags as u16;
         map.offset = (extent.first << Order::PAGE_SHIFT) as i64;

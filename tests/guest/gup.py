@@ -25,7 +25,7 @@ from lib.trace import Pages
 EFAULT, EOPNOTSUPP = 14, 95
 BYTES = 2 * PMD
 # Page numbers and counts: at the edges of 2 MiB and across.
-STRETCHES = [(0, 1), (511, 2), (0, 512), (100, 700), (1023, 1), (0, 1024)]
+RANGES = [(0, 1), (511, 2), (0, 512), (100, 700), (1023, 1), (0, 1024)]
 
 
 def unfit():
@@ -43,11 +43,11 @@ def _idle(pfns, when):
     Pages().check_idle(pfns, when)
 
 
-def _all_ways(m, stretches, sizes=(1, 7, 512)):
-    """Take references to the stretches of a mapping, in all ways."""
+def _all_ways(m, ranges, sizes=(1, 7, 512)):
+    """Take references to the ranges of a mapping, in all ways."""
     for way in gup.WAYS:
         for write in (False, True):
-            for first, count in stretches:
+            for first, count in ranges:
                 for at_once in sizes:
                     if at_once <= count or at_once == sizes[0]:
                         equal(gup.take(way, m.address + first * PAGE, count * PAGE, write, at_once),
@@ -74,7 +74,7 @@ def _short_pins_work(t, skew, order):
         stats.expect(**{f"write_{order}": some})
         pfns = m.pfns(0, PMD)
         mapped = Pages().refcounts(pfns[::73])
-        _all_ways(m, STRETCHES)
+        _all_ways(m, RANGES)
         equal(Pages().refcounts(pfns[::73]), mapped, "references afterwards")
         # Of what nobody has touched yet, or what was only loaded.
         for prepare in (lambda: m.advise(posix.MADV_DONTNEED), lambda: os.fsync(fd)):

@@ -11,7 +11,7 @@ mod tests {
         kern::{
             fs::PageRange,
             order::Order,
-            testing::{Checked, File, Share, Stretch, View},
+            testing::{Checked, File, Share, TestExtent, View},
             xa::Mark,
         },
         tests::helpers::*,
@@ -122,13 +122,13 @@ mod tests {
         let new = world.take_many(PAGES, Order::from_bits(4))?;
         world.fill(old, PAGES, 0x11);
         // The first half is the file's own, which prepares for more of its kind.
-        let own = Stretch::mapped(0, 8, new);
+        let own = TestExtent::mapped(0, 8, new);
         file.set_extents(&[
             own,
-            Stretch::mapped(8, 8, old + 8).shared(),
-            Stretch::hole(PAGES, 1),
+            TestExtent::mapped(8, 8, old + 8).shared(),
+            TestExtent::hole(PAGES, 1),
         ])?;
-        let copies = Stretch::mapped(8, 8, new + 8).shared().copy_of(old + 8);
+        let copies = TestExtent::mapped(8, 8, new + 8).shared().copy_of(old + 8);
         file.set_extents_for_writing(&[own, copies])?;
         world.fill(new, 8, 0x11);
         let view = View::new(&file, 0, PAGES + 1, Share::Shared, 0)?;
@@ -160,11 +160,11 @@ mod tests {
         let world = world()?;
         let file = world.file(PAGES + 1)?;
         let place = world.take_many(PAGES, Order::from_bits(4))?;
-        file.set_extents(&[Stretch::hole(0, PAGES + 1)])?;
+        file.set_extents(&[TestExtent::hole(0, PAGES + 1)])?;
         let view = View::new(&file, 0, PAGES + 1, Share::Shared, 0)?;
         // What a filesystem does for reading is known from here on.
         view.load(PAGES)?;
-        file.set_extents_for_writing(&[Stretch::mapped(0, PAGES, place).new_blocks()])?;
+        file.set_extents_for_writing(&[TestExtent::mapped(0, PAGES, place).new_blocks()])?;
         let before = file.begins();
         for index in 0..PAGES {
             view.store(index, 1)?;

@@ -13,7 +13,7 @@ mod tests {
             bindings,
             entry::Entry,
             order::Order,
-            testing::{Checked, Failing, File, Flushes, Share, Stretch, View},
+            testing::{Checked, Failing, File, Flushes, Share, TestExtent, View},
             vm::FaultCode,
             xa::Mark,
         },
@@ -135,8 +135,8 @@ mod tests {
                     false => (range(border, 15), range(0, border - 1)),
                 };
                 let data =
-                    Stretch::mapped(data.first.get(), data.pages(), place + data.first.get());
-                let hole_stretch = Stretch::hole(hole.first.get(), hole.pages());
+                    TestExtent::mapped(data.first.get(), data.pages(), place + data.first.get());
+                let hole_stretch = TestExtent::hole(hole.first.get(), hole.pages());
                 match first_is_hole {
                     true => file.set_extents(&[hole_stretch, data])?,
                     false => file.set_extents(&[data, hole_stretch])?,
@@ -224,8 +224,8 @@ mod tests {
         let file = world.file(PAGES)?;
         let place = world.take_many(2 * PAGES, Order::PMD)?;
         file.set_extents(&[
-            Stretch::mapped(0, 10, place),
-            Stretch::mapped(10, 3, place + PAGES),
+            TestExtent::mapped(0, 10, place),
+            TestExtent::mapped(10, 3, place + PAGES),
         ])?;
         let view = View::new(&file, 0, PAGES, Share::Shared, 0)?;
         view.load(2)?;
@@ -309,7 +309,7 @@ mod tests {
         check!((5..16).all(|page| look(&file, page) == Some((Entry::zero(Order::PTE), false))));
         // Blocks come one by one, however many were written before.
         world.fill(place, PAGES, 0);
-        file.set_extents_for_writing(&[Stretch::mapped(0, PAGES, place).new_blocks()])?;
+        file.set_extents_for_writing(&[TestExtent::mapped(0, PAGES, place).new_blocks()])?;
         for page in 7..13 {
             view.store(page, page as u64)?;
             check_eq!(writable(&view), bits(7, page));
@@ -390,9 +390,9 @@ mod tests {
         let view = View::new(&file, 0, PAGES, Share::Sync, 0)?;
         for metadata in [true, false] {
             if metadata {
-                file.set_extents(&[Stretch::mapped(0, PAGES, place).dirty()])?;
+                file.set_extents(&[TestExtent::mapped(0, PAGES, place).dirty()])?;
             } else {
-                file.set_extents(&[Stretch::mapped(0, PAGES, place)])?;
+                file.set_extents(&[TestExtent::mapped(0, PAGES, place)])?;
             }
             let from = if metadata { 0 } else { 32 };
             for page in from..from + 10 {
@@ -596,10 +596,10 @@ mod tests {
         let world = world()?;
         let file = world.file(PAGES)?;
         let place = world.take_many(PAGES, Order::PMD)?;
-        file.set_extents(&[Stretch::mapped(0, 8, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 8, place)])?;
         file.set_extents_for_writing(&[
-            Stretch::mapped(0, 8, place),
-            Stretch::mapped(8, PAGES - 8, place + 8).new_blocks(),
+            TestExtent::mapped(0, 8, place),
+            TestExtent::mapped(8, PAGES - 8, place + 8).new_blocks(),
         ])?;
         let view = View::new(&file, 0, PAGES, Share::Shared, 0)?;
         for page in 0..8 {

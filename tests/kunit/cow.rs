@@ -18,7 +18,8 @@ mod tests {
             order::Order,
             page::FolioRef,
             testing::{
-                hold, until, with_thread, with_threads, Checked, File, Share, Stretch, View, World,
+                hold, until, with_thread, with_threads, Checked, File, Share, TestExtent, View,
+                World,
             },
             vm::FaultCode,
             xa::Mark,
@@ -168,7 +169,7 @@ mod tests {
         let (old, new) = (world.take(Order::PMD)?, world.take(Order::PMD)?);
         let file = world.file(PMD)?;
         world.fill(old, PMD, 0x11);
-        file.set_extents(&[Stretch::mapped(0, PMD, old).shared()])?;
+        file.set_extents(&[TestExtent::mapped(0, PMD, old).shared()])?;
         set_max_order(Order::PMD)?;
         let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
         view.load(0)?;
@@ -176,12 +177,12 @@ mod tests {
         drop(view);
         // The other file has lost its first page.
         file.set_extents(&[
-            Stretch::mapped(0, 1, old),
-            Stretch::mapped(1, PMD - 1, old + 1).shared(),
+            TestExtent::mapped(0, 1, old),
+            TestExtent::mapped(1, PMD - 1, old + 1).shared(),
         ])?;
         file.set_extents_for_writing(&[
-            Stretch::mapped(0, 1, old),
-            Stretch::mapped(1, PMD - 1, new + 1)
+            TestExtent::mapped(0, 1, old),
+            TestExtent::mapped(1, PMD - 1, new + 1)
                 .shared()
                 .copy_of(old + 1),
         ])?;
@@ -204,7 +205,7 @@ mod tests {
         put(&large, 0, Order::PMD, place, false)?;
         let held = hold(world.page(place).folio());
         clear(&large);
-        small.set_extents(&[Stretch::mapped(0, 1, place + 5)])?;
+        small.set_extents(&[TestExtent::mapped(0, 1, place + 5)])?;
         Ok((large, small, place, held))
     }
 
@@ -437,7 +438,7 @@ mod tests {
         put(&old, 7, Order::PTE, place + 7, false)?;
         let held = hold(world.page(place + 7).folio());
         clear(&old);
-        file.set_extents(&[Stretch::mapped(0, PMD, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, PMD, place)])?;
         let ended = Atomic::new(false);
         let (result, in_time) = with_thread(
             || -> Checked {

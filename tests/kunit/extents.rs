@@ -10,7 +10,7 @@ mod tests {
         dax::stats::Counter,
         kern::{
             order::Order,
-            testing::{Checked, Share, Stretch, View},
+            testing::{Checked, Share, TestExtent, View},
             vm::FaultCode,
         },
         tests::helpers::*,
@@ -26,9 +26,9 @@ mod tests {
         set_max_order(Order::PMD)?;
         let pieces = |gap: usize| {
             [
-                Stretch::mapped(0, 100, place),
-                Stretch::mapped(100, 200, place + 100),
-                Stretch::mapped(300, PMD - 300, place + 300 + gap),
+                TestExtent::mapped(0, 100, place),
+                TestExtent::mapped(100, 200, place + 100),
+                TestExtent::mapped(300, PMD - 300, place + 300 + gap),
             ]
         };
         file.set_extents(&pieces(0))?;
@@ -49,8 +49,8 @@ mod tests {
         clear(&file);
         // A hole in the middle is not adjacent either.
         file.set_extents(&[
-            Stretch::mapped(0, 100, place),
-            Stretch::mapped(101, PMD - 101, place + 101),
+            TestExtent::mapped(0, 100, place),
+            TestExtent::mapped(101, PMD - 101, place + 101),
         ])?;
         let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
         check_eq!(fallback(&file, &view, 5, true, Counter::FallbackExtent)?, 1);
@@ -67,9 +67,9 @@ mod tests {
         for number in [None, Some(0), Some(1), Some(2)] {
             let file = world.file(PMD)?;
             let mut pieces = [
-                Stretch::mapped(0, 100, place),
-                Stretch::mapped(100, 200, place + 100),
-                Stretch::mapped(300, PMD - 300, place + 300),
+                TestExtent::mapped(0, 100, place),
+                TestExtent::mapped(100, 200, place + 100),
+                TestExtent::mapped(300, PMD - 300, place + 300),
             ];
             if let Some(piece) = number.and_then(|number: usize| pieces.get_mut(number)) {
                 *piece = piece.new_blocks();
@@ -95,13 +95,17 @@ mod tests {
         let world = world()?;
         let place = world.take(Order::PMD)?;
         set_max_order(Order::PMD)?;
-        let own = Stretch::mapped(0, 100, place);
+        let own = TestExtent::mapped(0, 100, place);
         let (behind, memory) = (PMD - 100, place + 100);
         for (first, other, writes) in [
-            (own, Stretch::unwritten(100, behind, memory), true),
-            (own, Stretch::mapped(100, behind, memory).shared(), true),
-            (own.shared(), Stretch::mapped(100, behind, memory), false),
-            (own, Stretch::mapped(100, behind, memory).elsewhere(), true),
+            (own, TestExtent::unwritten(100, behind, memory), true),
+            (own, TestExtent::mapped(100, behind, memory).shared(), true),
+            (own.shared(), TestExtent::mapped(100, behind, memory), false),
+            (
+                own,
+                TestExtent::mapped(100, behind, memory).elsewhere(),
+                true,
+            ),
         ] {
             for write in [false, writes] {
                 let file = world.file(PMD)?;

@@ -17,7 +17,7 @@ mod tests {
             dax_bus::MemoryRange,
             fs::PageRange,
             order::Order,
-            testing::{Buffer, Checked, Stretch, Yields},
+            testing::{Buffer, Checked, TestExtent, Yields},
         },
         tests::helpers::*,
     };
@@ -73,7 +73,7 @@ mod tests {
         let world = world()?;
         let file = world.file(4 * PMD)?;
         let place = world.take_many(4 * PMD, Order::PTE)?;
-        file.set_extents(&[Stretch::mapped(0, 4 * PMD, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 4 * PMD, place)])?;
         let mut bytes = KVVec::from_elem(0x11u8, BYTES, GFP_KERNEL)?;
         let transfer = |buffer: Buffer<'_>| {
             file.transfer(0, 0, buffer, |iocb, iter| {
@@ -102,12 +102,12 @@ mod tests {
             world.take_many(4 * PMD, Order::PTE)?,
             world.take_many(4 * PMD, Order::PTE)?,
         );
-        a.set_extents_for_writing(&[Stretch::mapped(0, 4 * PMD, new).shared().copy_of(old)])?;
+        a.set_extents_for_writing(&[TestExtent::mapped(0, 4 * PMD, new).shared().copy_of(old)])?;
         let (result, count) = yields(|| io::file_unshare(a.inode(), 0, BYTES as u64, a.ops()))?;
         check_eq!(result, Ok(()));
         check!(count >= 3, "unsharing: {count} times");
-        a.set_extents(&[Stretch::mapped(0, 4 * PMD, old)])?;
-        b.set_extents(&[Stretch::mapped(0, 4 * PMD, new)])?;
+        a.set_extents(&[TestExtent::mapped(0, 4 * PMD, old)])?;
+        b.set_extents(&[TestExtent::mapped(0, 4 * PMD, new)])?;
         let (same, count) = yields(|| {
             io::dedupe_compare(
                 &Side {

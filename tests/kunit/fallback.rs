@@ -10,7 +10,7 @@ mod tests {
         dax::{adopt::Adopted, poison, stats::Counter},
         kern::{
             order::Order,
-            testing::{with_paths, without_zeroes, Checked, Share, Stretch, View},
+            testing::{with_paths, without_zeroes, Checked, Share, TestExtent, View},
             vm::FaultCode,
             xa::Mark,
         },
@@ -121,8 +121,8 @@ mod tests {
         let file = world.file(PMD)?;
         let place = world.take_many(PMD + 1, Order::PMD)?;
         for extent in [
-            Stretch::mapped(0, PMD - 1, place),
-            Stretch::mapped(0, PMD, place + 1),
+            TestExtent::mapped(0, PMD - 1, place),
+            TestExtent::mapped(0, PMD, place + 1),
         ] {
             file.set_extents(&[extent])?;
             let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
@@ -141,8 +141,8 @@ mod tests {
         let place = world.take(Order::PTE)?;
         world.fill(place, 1, 0x11);
         file.set_extents(&[
-            Stretch::hole(0, PMD - 1),
-            Stretch::mapped(PMD - 1, 1, place),
+            TestExtent::hole(0, PMD - 1),
+            TestExtent::mapped(PMD - 1, 1, place),
         ])?;
         let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
         check_eq!(
@@ -202,7 +202,7 @@ mod tests {
         let result = (|| {
             check!(seen);
             let file = world.file(PMD)?;
-            file.set_extents(&[Stretch::mapped(0, PMD, place)])?;
+            file.set_extents(&[TestExtent::mapped(0, PMD, place)])?;
             let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
             check_eq!(fallback(&file, &view, 3, true, Counter::FallbackPoison)?, 1);
             check!(view.mapped(100).is_none());

@@ -14,7 +14,7 @@ mod tests {
             order::Order,
             testing::{
                 note, skip, with_failing_allocation, with_thread, with_thread_waiting, Checked,
-                Failing, Share, Stretch, View,
+                Failing, Share, TestExtent, View,
             },
             vm::FaultCode,
             xa::Mark,
@@ -326,8 +326,8 @@ mod tests {
         let file = world.file(PMD)?;
         let place = world.take(Order::PMD)?;
         file.set_extents(&[
-            Stretch::mapped(0, 100, place),
-            Stretch::mapped(100, PMD - 100, place + 100),
+            TestExtent::mapped(0, 100, place),
+            TestExtent::mapped(100, PMD - 100, place + 100),
         ])?;
         file.fail_begin(None);
         file.fail_end(None);
@@ -345,7 +345,7 @@ mod tests {
         drop(view);
         clear(&file);
         // Also when it is of no use.
-        file.set_extents(&[Stretch::inline(0, PMD)])?;
+        file.set_extents(&[TestExtent::inline(0, PMD)])?;
         file.fail_begin(None);
         file.fail_end(None);
         let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
@@ -389,7 +389,7 @@ mod tests {
         let world = world()?;
         let file = world.file(2 * PMD)?;
         let place = world.take_many(2 * PMD, Order::PMD)?;
-        file.set_extents(&[Stretch::mapped(0, 2 * PMD, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 2 * PMD, place)])?;
         let mut nth = 1;
         loop {
             let view = View::new(&file, 0, 2 * PMD, Share::Shared, nth as usize % 2)?;

@@ -11,7 +11,7 @@ mod tests {
         kern::{
             entry::Entry,
             order::Order,
-            testing::{Checked, Share, Stretch, View},
+            testing::{Checked, Share, TestExtent, View},
             vm::FaultCode,
         },
         tests::helpers::*,
@@ -32,9 +32,9 @@ mod tests {
         ] {
             for unwritten in [false, true] {
                 if unwritten {
-                    file.set_extents(&[Stretch::unwritten(0, PMD, 0)])?;
+                    file.set_extents(&[TestExtent::unwritten(0, PMD, 0)])?;
                 } else {
-                    file.set_extents(&[Stretch::hole(0, PMD)])?;
+                    file.set_extents(&[TestExtent::hole(0, PMD)])?;
                 }
                 let before = count(counter);
                 let view = View::new(&file, 0, PMD, Share::Shared, share)?;
@@ -58,9 +58,9 @@ mod tests {
         let file = world.file(1)?;
         let view = View::new(&file, 0, 1, Share::Shared, 0)?;
         for extent in [
-            Stretch::hole(0, 1),
-            Stretch::unwritten(0, 1, 0),
-            Stretch::inline(0, 1),
+            TestExtent::hole(0, 1),
+            TestExtent::unwritten(0, 1, 0),
+            TestExtent::inline(0, 1),
         ] {
             file.set_extents(&[extent])?;
             check_eq!(view.store(0, 1), Err(EFAULT));
@@ -83,13 +83,13 @@ mod tests {
             let file = world.file(pages)?;
             let place = world.take(order)?;
             world.fill(place, pages, 0);
-            file.set_extents(&[Stretch::hole(0, pages)])?;
+            file.set_extents(&[TestExtent::hole(0, pages)])?;
             set_max_order(order)?;
             let view = View::new(&file, 0, pages, Share::Shared, 0)?;
             let other = View::new(&file, 0, pages, Share::Shared, 0)?;
             check_eq!((view.load(0)?, other.load(0)?), (0, 0));
             check!(other.mapped(0).is_some());
-            file.set_extents_for_writing(&[Stretch::mapped(0, pages, place).new_blocks()])?;
+            file.set_extents_for_writing(&[TestExtent::mapped(0, pages, place).new_blocks()])?;
             file.forget_faults();
             view.store(0, 9)?;
             // Blocks were allocated for it.
@@ -100,7 +100,7 @@ mod tests {
             check!(other
                 .mapped(0)
                 .is_none_or(|mapped| { mapped.pfn == world.pfn(place).to_bits() }));
-            file.set_extents(&[Stretch::mapped(0, pages, place)])?;
+            file.set_extents(&[TestExtent::mapped(0, pages, place)])?;
             check_eq!((view.load(0)?, other.load(0)?), (9, 9));
             check_eq!(file.nrpages(), pages);
             drop((view, other));
@@ -115,7 +115,7 @@ mod tests {
         let world = world()?;
         set_fault_around(Order::PTE)?;
         let file = world.file(PMD)?;
-        file.set_extents(&[Stretch::hole(0, PMD)])?;
+        file.set_extents(&[TestExtent::hole(0, PMD)])?;
         set_max_order(Order::PMD)?;
         let large = View::new(&file, 0, PMD, Share::Shared, 0)?;
         let small = View::new(&file, 0, PMD, Share::Shared, 1)?;
@@ -140,7 +140,7 @@ mod tests {
         let file = world.file(1)?;
         let place = world.take(Order::PTE)?;
         world.fill(place, 1, 0xee);
-        file.set_extents_for_writing(&[Stretch::unwritten(0, 1, place).shared()])?;
+        file.set_extents_for_writing(&[TestExtent::unwritten(0, 1, place).shared()])?;
         let view = View::new(&file, 0, 1, Share::Shared, 0)?;
         view.store(0, 0)?;
         check!(world.is_filled(place, 0, Order::PTE.bytes(), 0));

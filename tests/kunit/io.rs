@@ -18,7 +18,7 @@ mod tests {
             order::Order,
             testing::{
                 flush_signals, hold, until, with_thread, with_thread_waiting, Buffer, Checked,
-                Failing, File, Flushes, Share, Stretch, View, World,
+                Failing, File, Flushes, Share, TestExtent, View, World,
             },
             xa::Mark,
         },
@@ -68,10 +68,10 @@ mod tests {
         world.fill(place + 2, 2, 0xff);
         // Data, a hole, data from elsewhere, unwritten blocks, nothing.
         file.set_extents(&[
-            Stretch::mapped(0, 1, place),
-            Stretch::hole(1, 1),
-            Stretch::mapped(2, 1, place + 1),
-            Stretch::unwritten(3, 2, place + 2),
+            TestExtent::mapped(0, 1, place),
+            TestExtent::hole(1, 1),
+            TestExtent::mapped(2, 1, place + 1),
+            TestExtent::unwritten(3, 2, place + 2),
         ])?;
         let mut bytes = filled(6 * PAGE, 0x55)?;
         let counted = count(Counter::ReadBytes);
@@ -101,7 +101,7 @@ mod tests {
         let world = world()?;
         let file = world.file(2)?;
         let place = world.take_many(2, Order::PTE)?;
-        file.set_extents(&[Stretch::mapped(0, 2, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 2, place)])?;
         file.set_size(PAGE as u64 + 100);
         let mut bytes = filled(2 * PAGE, 0x55)?;
         check_eq!(read(&file, PAGE, &mut bytes), (Ok(100), PAGE as u64 + 100));
@@ -121,8 +121,8 @@ mod tests {
         let place = world.take_many(3, Order::PTE)?;
         world.fill(place, 3, 0x11);
         file.set_extents(&[
-            Stretch::mapped(0, 1, place + 2),
-            Stretch::mapped(1, 2, place),
+            TestExtent::mapped(0, 1, place + 2),
+            TestExtent::mapped(1, 2, place),
         ])?;
         let bytes = filled(PAGE + 50, 0x22)?;
         check_eq!(
@@ -145,15 +145,15 @@ mod tests {
         let file = world.file(2)?;
         let place = world.take(Order::PTE)?;
         for extent in [
-            Stretch::hole(0, 1),
-            Stretch::unwritten(0, 1, place),
-            Stretch::inline(0, 1),
+            TestExtent::hole(0, 1),
+            TestExtent::unwritten(0, 1, place),
+            TestExtent::inline(0, 1),
         ] {
             file.set_extents(&[extent])?;
             check_eq!(write(&file, 0, &[1, 2, 3]), (Err(EIO), 0));
         }
         // What was done before counts.
-        file.set_extents(&[Stretch::mapped(0, 1, place), Stretch::hole(1, 1)])?;
+        file.set_extents(&[TestExtent::mapped(0, 1, place), TestExtent::hole(1, 1)])?;
         let bytes = filled(PAGE + 5, 0x33)?;
         check_eq!(write(&file, 0, &bytes), (Ok(PAGE), PAGE as u64));
         check!(world.is_filled(place, 0, PAGE, 0x33));
@@ -165,11 +165,11 @@ mod tests {
         let world = world()?;
         let file = world.file(4)?;
         let place = world.take_many(4, Order::PTE)?;
-        file.set_extents(&[Stretch::mapped(0, 4, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 4, place)])?;
         // User memory that ends after two pages.
         let memory = world.file(2)?;
         let memory_place = world.take_many(2, Order::PTE)?;
-        memory.set_extents(&[Stretch::mapped(0, 2, memory_place)])?;
+        memory.set_extents(&[TestExtent::mapped(0, 2, memory_place)])?;
         let view = View::new(&memory, 0, 2, Share::Shared, 0)?;
         world.fill(memory_place, 2, 0x44);
         view.load(0)?;
@@ -197,7 +197,7 @@ mod tests {
             transfer(&file, 0, 0, Buffer::ReadUser(beyond, PAGE)),
             (Err(EFAULT), 0)
         );
-        file.set_extents(&[Stretch::hole(0, 4)])?;
+        file.set_extents(&[TestExtent::hole(0, 4)])?;
         check_eq!(
             transfer(&file, 0, 0, Buffer::ReadUser(beyond, PAGE)),
             (Err(EFAULT), 0)
@@ -218,8 +218,8 @@ mod tests {
         for hole in [false, true] {
             world.fill_differently(old, 3);
             world.fill(new, 3, 0xee);
-            file.set_extents(&[Stretch::mapped(0, 3, old).shared()])?;
-            let target = Stretch::mapped(0, 3, new).shared();
+            file.set_extents(&[TestExtent::mapped(0, 3, old).shared()])?;
+            let target = TestExtent::mapped(0, 3, new).shared();
             let target = if hole { target } else { target.copy_of(old) };
             file.set_extents_for_writing(&[target])?;
             let bytes = filled(PAGE + 100, 0x77)?;
@@ -252,7 +252,7 @@ mod tests {
     ) -> Checked<R> {
         let memory = world.file(1)?;
         let place = world.take(Order::PTE)?;
-        memory.set_extents(&[Stretch::mapped(0, 1, place)])?;
+        memory.set_extents(&[TestExtent::mapped(0, 1, place)])?;
         world.fill(place, 1, 0x44);
         let view = View::new(&memory, 0, 1, Share::Shared, 0)?;
         view.load(0)?;
@@ -298,7 +298,7 @@ mod tests {
         let file = world.file(1)?;
         let place = world.take(Order::PTE)?;
         world.fill(place, 1, 0x11);
-        file.set_extents(&[Stretch::mapped(0, 1, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 1, place)])?;
         world.set_poison(place, true);
         let (result, _) = with_short_buffer(&world, 100, |address| {
             Ok(transfer(&file, 0, 0, Buffer::WriteUser(address, PAGE)))
@@ -319,18 +319,21 @@ mod tests {
             world.take_many(2, Order::PTE)?,
         );
         world.fill(old, 2, 0x11);
-        file.set_extents(&[Stretch::mapped(0, 2, old).shared()])?;
+        file.set_extents(&[TestExtent::mapped(0, 2, old).shared()])?;
         let view = View::new(&file, 0, 2, Share::Shared, 0)?;
         check_eq!(view.load(0)? & 0xff, 0x11);
         check_eq!(view.load(1)? & 0xff, 0x11);
-        let copied = [Stretch::mapped(0, 1, new).shared().copy_of(old)];
+        let copied = [TestExtent::mapped(0, 1, new).shared().copy_of(old)];
         file.set_extents_for_writing(&copied)?;
         check_eq!(write(&file, 0, &[0x22; 8]).0, Ok(8));
         check!(view.mapped(0).is_none());
         check!(look(&file, 0).is_none());
         // The other page was none of it.
         check!(view.mapped(1).is_some());
-        file.set_extents(&[Stretch::mapped(0, 1, new), Stretch::mapped(1, 1, old + 1)])?;
+        file.set_extents(&[
+            TestExtent::mapped(0, 1, new),
+            TestExtent::mapped(1, 1, old + 1),
+        ])?;
         check_eq!(view.load(0)? & 0xff, 0x22);
         drop(view);
         clear(&file);
@@ -342,8 +345,8 @@ mod tests {
         let world = world()?;
         let file = world.file(PMD)?;
         let place = world.take(Order::PMD)?;
-        file.set_extents(&[Stretch::hole(0, PMD)])?;
-        file.set_extents_for_writing(&[Stretch::mapped(0, PMD, place).new_blocks()])?;
+        file.set_extents(&[TestExtent::hole(0, PMD)])?;
+        file.set_extents_for_writing(&[TestExtent::mapped(0, PMD, place).new_blocks()])?;
         set_max_order(Order::PMD)?;
         let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
         check_eq!(view.load(5)?, 0);
@@ -351,7 +354,7 @@ mod tests {
         check_eq!(write(&file, 5 * PAGE, &[0x22; 8]).0, Ok(8));
         check!(view.mapped(5).is_none());
         check_eq!(file.nrpages(), 0);
-        file.set_extents(&[Stretch::mapped(0, PMD, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, PMD, place)])?;
         check_eq!(view.load(5)? & 0xff, 0x22);
         drop(view);
         clear(&file);
@@ -481,10 +484,10 @@ mod tests {
             clear(&file);
             // What was copied is what was there.
             let mut bytes = filled(len, 0)?;
-            file.set_extents(&[Stretch::mapped(0, PMD, old)])?;
+            file.set_extents(&[TestExtent::mapped(0, PMD, old)])?;
             check_eq!(read(&file, source, &mut bytes).0, Ok(len));
             let mut there = filled(len, 0)?;
-            file.set_extents(&[Stretch::mapped(0, PMD, new)])?;
+            file.set_extents(&[TestExtent::mapped(0, PMD, new)])?;
             check_eq!(read(&file, position, &mut there).0, Ok(len));
             check!(
                 bytes[..] == there[..],
@@ -548,7 +551,7 @@ mod tests {
             })?;
         }
         // What the file has alone is written to, whoever holds it.
-        file.set_extents(&[Stretch::mapped(0, PMD, old)])?;
+        file.set_extents(&[TestExtent::mapped(0, PMD, old)])?;
         put(&file, 0, Order::PTE, old, false)?;
         let held = hold(world.page(old).folio());
         check_eq!(write(&file, 5, &[0x22; 16]).0, Ok(16));
@@ -570,8 +573,8 @@ mod tests {
             if shared {
                 set_shared(&file, 4, old, new)?;
             } else {
-                file.set_extents(&[Stretch::hole(0, 4)])?;
-                file.set_extents_for_writing(&[Stretch::mapped(0, 4, new).new_blocks()])?;
+                file.set_extents(&[TestExtent::hole(0, 4)])?;
+                file.set_extents_for_writing(&[TestExtent::mapped(0, 4, new).new_blocks()])?;
             }
             let view = View::new(&file, 0, 4, Share::Shared, 0)?;
             for page in 0..4 {
@@ -594,7 +597,7 @@ mod tests {
         let file = world.file(1)?;
         let (old, new) = (world.take(Order::PTE)?, world.take(Order::PTE)?);
         put(&file, 0, Order::PTE, old, true)?;
-        file.set_extents_for_writing(&[Stretch::mapped(0, 1, new).shared().copy_of(old)])?;
+        file.set_extents_for_writing(&[TestExtent::mapped(0, 1, new).shared().copy_of(old)])?;
         let flushes = Flushes::watch(&file, 0, 0)?;
         check_eq!(write(&file, 0, &[1; 16]).0, Ok(16));
         check!(flushes.covers(world.pfn(old), Order::PTE));
@@ -609,7 +612,7 @@ mod tests {
         let world = world()?;
         let file = world.file(1)?;
         let place = world.take(Order::PTE)?;
-        file.set_extents(&[Stretch::mapped(0, 1, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 1, place)])?;
         let mut bytes = [0; 16];
         check_eq!(read(&file, 0, &mut bytes).0, Ok(16));
         check_eq!(file.asked() & bindings::IOMAP_NOWAIT, 0);
@@ -668,7 +671,7 @@ mod tests {
         let file = world.file(4)?;
         let place = world.take_many(4, Order::PTE)?;
         world.fill(place, 4, 0x11);
-        file.set_extents(&[Stretch::mapped(0, 4, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 4, place)])?;
         let flushes = Flushes::watch(&file, 0, 0)?;
         // Zeroes that are mapped, and an entry that may become one.
         put_zero(&file, 1, Order::PTE)?;
@@ -684,13 +687,13 @@ mod tests {
         check!(is_marked(&file, 3, Mark::Dirty));
         check_eq!(write_now(&file, 0, None)?, Ok(PAGE));
         // New blocks, where the old ones still have an entry.
-        file.set_extents(&[Stretch::mapped(0, 4, place).new_blocks()])?;
+        file.set_extents(&[TestExtent::mapped(0, 4, place).new_blocks()])?;
         check_eq!(write_now(&file, 3, None)?, Err(EAGAIN));
         check!(is_marked(&file, 3, Mark::Dirty));
         check!(!flushes.covers(world.pfn(place + 3), Order::PTE));
         check_eq!(write_now(&file, 0, None)?, Ok(PAGE));
         // Who may wait has them out of the way.
-        file.set_extents(&[Stretch::mapped(0, 4, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 4, place)])?;
         check_eq!(write(&file, PAGE, &[0; 16]).0, Ok(16));
         check!(look(&file, 1).is_none());
         drop(flushes);
@@ -704,8 +707,8 @@ mod tests {
         let file = world.file(2)?;
         let place = world.take_many(2, Order::PTE)?;
         file.set_extents(&[
-            Stretch::mapped(0, 1, place),
-            Stretch::mapped(1, 1, place + 1),
+            TestExtent::mapped(0, 1, place),
+            TestExtent::mapped(1, 1, place + 1),
         ])?;
         let bytes = filled(2 * PAGE, 0x11)?;
         for (call, expected) in [(0, Err(ENOSPC)), (1, Ok(PAGE))] {
@@ -729,7 +732,7 @@ mod tests {
         let world = world()?;
         let file = world.file(1)?;
         let place = world.take(Order::PTE)?;
-        file.set_extents(&[Stretch::mapped(0, 1, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 1, place)])?;
         let (results, ()) = with_thread(
             || {
                 while !crate::kern::vm::fatal_signal() {
@@ -789,7 +792,7 @@ mod tests {
             check_eq!(view.load(page)?, 0);
         }
         // Blocks that the filesystem made along with others, and does not call new.
-        file.set_extents(&[Stretch::mapped(0, 3, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 3, place)])?;
         check_eq!(write(&file, PAGE, &[0x22; 8]).0, Ok(8));
         check_eq!(view.load(1)? & 0xff, 0x22);
         // And nothing else was taken out.
@@ -809,7 +812,7 @@ mod tests {
         let file = world.file(4)?;
         let place = world.take_many(4, Order::PTE)?;
         world.fill(place, 4, 0x11);
-        file.set_extents(&[Stretch::mapped(0, 4, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 4, place)])?;
         world.set_poison(place + 2, true);
         let mut bytes = filled(4 * PAGE, 0)?;
         check_eq!(read(&file, 2 * PAGE, &mut bytes[..10]).0, Err(EIO));
@@ -834,7 +837,7 @@ mod tests {
         let file = world.file(2)?;
         let place = world.take_many(2, Order::PTE)?;
         world.fill(place, 2, 0x11);
-        file.set_extents(&[Stretch::mapped(0, 2, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 2, place)])?;
         world.set_poison(place, true);
         let mut zeroed = false;
         let zero = |from: u64, len: u64, zeroed: &mut bool| {
@@ -854,7 +857,7 @@ mod tests {
         let world = world()?;
         let file = world.file(3)?;
         let place = world.take_many(3, Order::PTE)?;
-        file.set_extents(&[Stretch::mapped(0, 3, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 3, place)])?;
         if let Err(error) = world.set_bad_blocks(place + 1, true) {
             check_eq!(error, eopnotsupp());
             crate::kern::testing::skip(c"the device keeps no list of bad blocks");
@@ -878,9 +881,9 @@ mod tests {
         let place = world.take_many(5, Order::PTE)?;
         world.fill(place, 5, 0x11);
         file.set_extents(&[
-            Stretch::mapped(0, 3, place),
-            Stretch::hole(3, 1),
-            Stretch::unwritten(4, 1, place + 4),
+            TestExtent::mapped(0, 3, place),
+            TestExtent::hole(3, 1),
+            TestExtent::unwritten(4, 1, place + 4),
         ])?;
         let mut zeroed = false;
         let zero = |from: usize, to: usize, zeroed: &mut bool| {
@@ -919,7 +922,7 @@ mod tests {
         let file = world.file(2)?;
         let place = world.take_many(2, Order::PTE)?;
         world.fill(place, 2, 0x11);
-        file.set_extents(&[Stretch::mapped(0, 2, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 2, place)])?;
         let mut zeroed = false;
         let cut = |at: usize, zeroed: &mut bool| {
             io::truncate_page(file.inode(), at as u64, file.ops(), zeroed)
@@ -946,7 +949,10 @@ mod tests {
         let (old, new) = (world.take(Order::PTE)?, world.take(Order::PTE)?);
         world.fill_differently(old, 1);
         // Whether data are in the new blocks is no matter: those of the old ones count.
-        for target in [Stretch::mapped(0, 1, new), Stretch::unwritten(0, 1, new)] {
+        for target in [
+            TestExtent::mapped(0, 1, new),
+            TestExtent::unwritten(0, 1, new),
+        ] {
             world.fill(new, 1, 0xee);
             file.set_extents_for_writing(&[target.shared().copy_of(old)])?;
             let mut zeroed = false;
@@ -975,8 +981,8 @@ mod tests {
         world.fill(new, 4, 0xee);
         put_shared(&file, 1, Order::PTE, old + 1, false, true)?;
         file.set_extents_for_writing(&[
-            Stretch::mapped(0, 1, old),
-            Stretch::mapped(1, 3, new + 1).shared().copy_of(old + 1),
+            TestExtent::mapped(0, 1, old),
+            TestExtent::mapped(1, 3, new + 1).shared().copy_of(old + 1),
         ])?;
         file.set_size(2 * PAGE as u64 + 7);
         let unshare = |from: usize, len: usize| {
@@ -1021,7 +1027,7 @@ mod tests {
         // Nothing is to be copied of what shares a hole.
         world.fill(new, 4, 0xee);
         file.set_size(4 * PAGE as u64);
-        file.set_extents_for_writing(&[Stretch::mapped(0, 4, new).shared()])?;
+        file.set_extents_for_writing(&[TestExtent::mapped(0, 4, new).shared()])?;
         check_eq!(unshare(0, 4 * PAGE), Ok(()));
         check!(world.is_filled(new, 0, 4 * PAGE, 0xee), "a hole was copied");
         check_eq!(file.last_end().map(|end| end.written), Some(0));
@@ -1053,8 +1059,14 @@ mod tests {
             )
         };
         // Extents that end at different places.
-        a.set_extents(&[Stretch::mapped(0, 1, in_a), Stretch::mapped(1, 3, in_a + 1)])?;
-        b.set_extents(&[Stretch::mapped(0, 3, in_b), Stretch::mapped(3, 1, in_b + 3)])?;
+        a.set_extents(&[
+            TestExtent::mapped(0, 1, in_a),
+            TestExtent::mapped(1, 3, in_a + 1),
+        ])?;
+        b.set_extents(&[
+            TestExtent::mapped(0, 3, in_b),
+            TestExtent::mapped(3, 1, in_b + 3),
+        ])?;
         check_eq!(compare(0, 0, 4 * PAGE), Ok(true));
         check_eq!(compare(0, PAGE, 3 * PAGE), Ok(true));
         check_eq!(compare(10, PAGE + 33, 2 * PAGE), Ok(true));
@@ -1075,9 +1087,9 @@ mod tests {
         }
         // Holes are equal to each other, and to no data, be it zeroes.
         world.fill(in_b, 1, 0);
-        a.set_extents(&[Stretch::hole(0, 4)])?;
+        a.set_extents(&[TestExtent::hole(0, 4)])?;
         check_eq!(compare(0, 0, PAGE), Ok(false));
-        b.set_extents(&[Stretch::unwritten(0, 4, in_b)])?;
+        b.set_extents(&[TestExtent::unwritten(0, 4, in_b)])?;
         check_eq!(compare(0, 0, 4 * PAGE), Ok(true));
         a.fail_begin(Some(Failing {
             call: 0,

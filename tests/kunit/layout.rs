@@ -19,7 +19,7 @@ mod tests {
             order::Order,
             testing::{
                 callbacks, hold, until, wait_callback, with_thread, with_thread_waiting,
-                with_threads, Checked, File, Flushes, Holds, Share, Stretch, View,
+                with_threads, Checked, File, Flushes, Holds, Share, TestExtent, View,
             },
             xa::Mark,
         },
@@ -119,7 +119,7 @@ mod tests {
         let world = world()?;
         let file = world.file(PMD)?;
         let place = world.take(Order::PMD)?;
-        file.set_extents(&[Stretch::mapped(0, PMD, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, PMD, place)])?;
         let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
         view.store(3, 7)?;
         check!(view.mapped(3).is_some());
@@ -147,7 +147,7 @@ mod tests {
         let (a, b) = (world.file(1)?, world.file(1)?);
         let place = world.take(Order::PTE)?;
         for file in [&a, &b] {
-            file.set_extents(&[Stretch::mapped(0, 1, place).shared()])?;
+            file.set_extents(&[TestExtent::mapped(0, 1, place).shared()])?;
         }
         let view = View::new(&b, 0, 1, Share::Shared, 0)?;
         view.load(0)?;
@@ -369,7 +369,7 @@ mod tests {
         let world = world()?;
         let file = world.file(PMD)?;
         let place = world.take(Order::PMD)?;
-        file.set_extents(&[Stretch::mapped(0, PMD, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, PMD, place)])?;
         let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
         view.store(0, 1)?;
         check!(view.mapped(0).is_some_and(|mapped| mapped.order == 9));
@@ -478,9 +478,9 @@ mod tests {
                     let file = world.file(order.pages())?;
                     let place = world.take(order)?;
                     file.set_extents(&[if hole {
-                        Stretch::hole(0, order.pages())
+                        TestExtent::hole(0, order.pages())
                     } else {
-                        Stretch::mapped(0, order.pages(), place)
+                        TestExtent::mapped(0, order.pages(), place)
                     }])?;
                     let view = View::new(&file, 0, order.pages(), Share::Shared, 0)?;
                     view.load(0)?;
@@ -786,7 +786,7 @@ mod tests {
         let world = world()?;
         let file = world.file(2 * PMD)?;
         let place = world.take_many(2 * PMD, Order::PMD)?;
-        file.set_extents(&[Stretch::mapped(0, PMD, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, PMD, place)])?;
         let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
         view.store(0, 1)?;
         check!(view.mapped(0).is_some_and(|mapped| mapped.order == 9));

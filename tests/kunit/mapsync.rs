@@ -10,7 +10,7 @@ mod tests {
         dax::stats::Counter,
         kern::{
             order::Order,
-            testing::{Checked, Flushes, Share, Stretch, View},
+            testing::{Checked, Flushes, Share, TestExtent, View},
             vm::FaultCode,
             xa::Mark,
         },
@@ -27,7 +27,7 @@ mod tests {
             let Some((file, place)) = mapped_file(&world, order)? else {
                 continue;
             };
-            file.set_extents(&[Stretch::mapped(0, order.pages(), place).dirty()])?;
+            file.set_extents(&[TestExtent::mapped(0, order.pages(), place).dirty()])?;
             set_max_order(order)?;
             let view = View::new(&file, 0, order.pages(), Share::Sync, 0)?;
             let before = count(Counter::SyncFaults);
@@ -68,7 +68,7 @@ mod tests {
             let Some((file, place)) = mapped_file(&world, order)? else {
                 continue;
             };
-            file.set_extents(&[Stretch::mapped(0, order.pages(), place).dirty()])?;
+            file.set_extents(&[TestExtent::mapped(0, order.pages(), place).dirty()])?;
             set_max_order(order)?;
             let view = View::new(&file, 0, order.pages(), Share::Sync, 0)?;
             file.tell_of_other_memory();
@@ -88,7 +88,7 @@ mod tests {
         let Some((file, place)) = mapped_file(&world, Order::PTE)? else {
             return Ok(());
         };
-        let dirty = [Stretch::mapped(0, 1, place).dirty()];
+        let dirty = [TestExtent::mapped(0, 1, place).dirty()];
         // Without MAP_SYNC.
         file.set_extents(&dirty)?;
         let view = View::new(&file, 0, 1, Share::Shared, 0)?;
@@ -99,7 +99,7 @@ mod tests {
         let view = View::new(&file, 0, 1, Share::Sync, 0)?;
         view.load(0)?;
         // With metadata that is durable, of a page that was read and of one that was not.
-        file.set_extents(&[Stretch::mapped(0, 1, place)])?;
+        file.set_extents(&[TestExtent::mapped(0, 1, place)])?;
         view.store(0, 1)?;
         check_eq!(file.syncs(), 0);
         check!(is_marked(&file, 0, Mark::Dirty));
@@ -119,8 +119,8 @@ mod tests {
         set_max_order(Order::PMD)?;
         for dirty in 0..2 {
             let mut extents = [
-                Stretch::mapped(0, 100, place),
-                Stretch::mapped(100, PMD - 100, place + 100),
+                TestExtent::mapped(0, 100, place),
+                TestExtent::mapped(100, PMD - 100, place + 100),
             ];
             extents[dirty] = extents[dirty].dirty();
             let file = world.file(PMD)?;
@@ -145,8 +145,8 @@ mod tests {
                 let (old, new) = (world.take(order)?, world.take(order)?);
                 world.fill(old, pages, 0x11);
                 set_max_order(order)?;
-                file.set_extents(&[Stretch::mapped(0, pages, old).shared()])?;
-                let copy = Stretch::mapped(0, pages, new).shared().copy_of(old);
+                file.set_extents(&[TestExtent::mapped(0, pages, old).shared()])?;
+                let copy = TestExtent::mapped(0, pages, new).shared().copy_of(old);
                 file.set_extents_for_writing(&[copy.dirty()])?;
                 let view = View::new(&file, 0, pages, share, 0)?;
                 let flushes = Flushes::watch(&file, 0, 0)?;

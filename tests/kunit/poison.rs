@@ -540,14 +540,14 @@ mod tests {
     fn what_is_bad_is_left_out_of_a_stretch() -> Checked {
         let world = world()?;
         let place = world.take_many(8, Order::PTE)?;
-        let stretches = |bad: &[usize]| {
+        let extents = |bad: &[usize]| {
             for number in bad {
                 world.set_poison(place + number, true);
             }
             let run = world.run(place, 8);
             poison::look_for_marks(run);
             let mut found = 0;
-            poison::sound_stretches(run, |sound| {
+            poison::for_each_good_run(run, |sound| {
                 let from = sound.pfn().to_bits() - run.pfn().to_bits();
                 // Each page once: more than that would carry over.
                 found += ((1usize << sound.pages()) - 1) << from;
@@ -557,10 +557,10 @@ mod tests {
             }
             found
         };
-        check_eq!(stretches(&[]), 0xff);
-        check_eq!(stretches(&[3]), 0xf7);
-        check_eq!(stretches(&[0, 1, 7]), 0x7c);
-        check_eq!(stretches(&[0, 1, 2, 3, 4, 5, 6, 7]), 0);
+        check_eq!(extents(&[]), 0xff);
+        check_eq!(extents(&[3]), 0xf7);
+        check_eq!(extents(&[0, 1, 7]), 0x7c);
+        check_eq!(extents(&[0, 1, 2, 3, 4, 5, 6, 7]), 0);
         world.check_clean()
     }
 

@@ -16,7 +16,7 @@ mod tests {
             entry::{Entry, Kind},
             fs::PageRange,
             order::Order,
-            testing::{call_invalidate, Buffer, Checked, File, Share, Stretch, View},
+            testing::{call_invalidate, Buffer, Checked, File, Share, TestExtent, View},
         },
         tests::helpers::*,
     };
@@ -137,7 +137,7 @@ mod tests {
             }
             check_eq!(asked(&file, pages, 0, false, Share::Sync)?, 0);
             // So metadata that came since is made durable.
-            file.set_extents(&[Stretch::mapped(0, pages, place).dirty()])?;
+            file.set_extents(&[TestExtent::mapped(0, pages, place).dirty()])?;
             let syncs = file.syncs();
             check!(asked(&file, pages, 0, true, Share::Sync)? > 0);
             check_eq!(file.syncs(), syncs + 1);
@@ -153,7 +153,7 @@ mod tests {
         let file = world.file(1)?;
         let place = world.take(Order::PTE)?;
         check!(reading(&file, 1, 0)? > 0);
-        file.set_extents_for_writing(&[Stretch::mapped(0, 1, place).new_blocks()])?;
+        file.set_extents_for_writing(&[TestExtent::mapped(0, 1, place).new_blocks()])?;
         check!(writing(&file, 1, 0)? > 0);
         check!(matches!(
             look(&file, 0).map(|(entry, _)| entry.kind()),
@@ -201,7 +201,7 @@ mod tests {
             take_away(&file)?;
             // The blocks are others.
             let place = world.take(order)?;
-            file.set_extents(&[Stretch::mapped(0, pages, place)])?;
+            file.set_extents(&[TestExtent::mapped(0, pages, place)])?;
             check!(
                 asked(&file, pages, page, write, Share::Shared)? > 0,
                 "{name}, order {}, write: {write}",
@@ -263,7 +263,7 @@ mod tests {
         check!(reading(&file, 1, 0)? > 0);
         check_eq!(reading(&file, 1, 0)?, 0);
         change(&file)?;
-        file.set_extents(&[Stretch::mapped(0, 1, new)])?;
+        file.set_extents(&[TestExtent::mapped(0, 1, new)])?;
         check!(reading(&file, 1, 0)? > 0, "{name}");
         check!(look(&file, 0) == Some((Entry::data(world.block(new, Order::PTE)), false)));
         check!(writing(&file, 1, 0)? > 0, "{name}");
@@ -304,7 +304,7 @@ mod tests {
         check!(look(&file, 0).is_some_and(|(entry, _)| {
             entry.kind() == Kind::Data(world.block(new, Order::PTE)) && entry.is_writable()
         }));
-        file.set_extents(&[Stretch::mapped(0, 1, new)])?;
+        file.set_extents(&[TestExtent::mapped(0, 1, new)])?;
         check_eq!(writing(&file, 1, 0)?, 0);
         layout::delete_range(file.mapping(), PageRange::ALL);
         world.check_clean()

@@ -18,7 +18,7 @@ mod tests {
             order::Order,
             testing::{
                 hold, note, until, with_thread, with_thread_waiting, Calls, Checked, File, Flushes,
-                Share, Stretch, View,
+                Share, TestExtent, View,
             },
             xa::Mark,
         },
@@ -367,9 +367,9 @@ mod tests {
         let file = world.file(12)?;
         let place = world.take_many(64, Order::PMD)?;
         file.set_extents(&[
-            Stretch::mapped(0, 4, place),
-            Stretch::mapped(4, 4, place + 40),
-            Stretch::mapped(8, 4, place + 20),
+            TestExtent::mapped(0, 4, place),
+            TestExtent::mapped(4, 4, place + 40),
+            TestExtent::mapped(8, 4, place + 20),
         ])?;
         let view = View::new(&file, 0, 12, Share::Shared, 0)?;
         view.set_random();

@@ -51,7 +51,7 @@ def _native():
     return _lib
 
 
-def _stretches(pieces):
+def _contiguous(pieces):
     """Extents that lie behind each other, in the file and on the device, taken together."""
     found = []
     for logical, physical, length, _ in pieces:
@@ -67,7 +67,7 @@ def _whole(t, fd):
     """[(number of the GiB on the device, offset in the file)] of what the file has whole."""
     start = device.data_start(t.device)
     found = []
-    for logical, physical, length in _stretches(posix.extents(fd)):
+    for logical, physical, length in _contiguous(posix.extents(fd)):
         first = -(-(physical + start) // GIB) * GIB - start
         found += [(at // GIB, logical + at - physical)
                   for at in range(first, physical + length - GIB + 1, GIB)]
@@ -195,7 +195,7 @@ def forget_entries(fd):
 def frame(t, fd, offset=0):
     """The number of the first page frame of a GiB of a file. This writes the file back."""
     wanted = [number for number, at in _whole(t, fd) if at == offset]
-    check(wanted, f"the file does not lie in one stretch: {posix.extents(fd)}")
+    check(wanted, f"the file is not contiguous: {posix.extents(fd)}")
     return (device.data_start(t.device) + wanted[0] * GIB) // PAGE
 
 

@@ -16,7 +16,7 @@ use crate::{
         entry::Entry,
         fs::{Mapping, PageIndex, PageRange},
         order::Order,
-        testing::{self, failed, Checked, File, Stretch, View, World},
+        testing::{self, failed, Checked, File, TestExtent, View, World},
         vm::FaultCode, //
     },
 };
@@ -158,7 +158,7 @@ pub(crate) fn mapped_file(world: &World, order: Order) -> Checked<Option<(File<'
         return Ok(None);
     };
     let file = world.file(order.pages())?;
-    file.set_extents(&[Stretch::mapped(0, order.pages(), place)])?;
+    file.set_extents(&[TestExtent::mapped(0, order.pages(), place)])?;
     Ok(Some((file, place)))
 }
 
@@ -259,8 +259,8 @@ pub(crate) fn put_zero(file: &File<'_>, index: usize, order: Order) -> Checked {
 
 /// Makes a file share the blocks of `old` with others, and get those of `new` when it is written to.
 pub(crate) fn set_shared(file: &File<'_>, pages: usize, old: usize, new: usize) -> Checked {
-    file.set_extents(&[Stretch::mapped(0, pages, old).shared()])?;
-    file.set_extents_for_writing(&[Stretch::mapped(0, pages, new).shared().copy_of(old)])?;
+    file.set_extents(&[TestExtent::mapped(0, pages, old).shared()])?;
+    file.set_extents_for_writing(&[TestExtent::mapped(0, pages, new).shared().copy_of(old)])?;
     Ok(())
 }
 
@@ -328,7 +328,7 @@ pub(crate) fn is_marked(file: &File<'_>, index: usize, mark: crate::kern::xa::Ma
 pub(crate) fn straight_file(world: &World, pages: usize) -> Checked<(File<'_>, usize)> {
     let place = world.take_many(pages, Order::PMD)?;
     let file = world.file(pages)?;
-    file.set_extents(&[Stretch::mapped(0, pages, place)])?;
+    file.set_extents(&[TestExtent::mapped(0, pages, place)])?;
     Ok((file, place))
 }
 

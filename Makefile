@@ -94,7 +94,7 @@ clean: ## remove what `make` made here
 	@find . -path ./.git -prune -o -type f \( -name '*.o' -o -name '*.ko' -o -name '*.mod' \
 		-o -name '*.mod.c' -o -name '.*.cmd' -o -name '*.rmeta' -o -name '*.o.d' \
 		-o -name modules.order -o -name Module.symvers -o -name 'bindings_generated.rs' \
-		-o -name bindings_options \) -print -exec rm -f {} +
+		-o -name bindings_options -o -name check_prototypes -o -name prototypes_checked \) -print -exec rm -f {} +
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \

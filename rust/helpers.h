@@ -362,6 +362,9 @@ u64 rdax_sum_percpu_u64(u64 *counter);
  */
 int rdax_function_entries(const char *const *names, unsigned long *entries, int n);
 
+/* The running kernel's BTF: see prototypes.c. */
+ssize_t rdax_read_btf(void **data);
+
 #ifdef CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS
 /* What rdax_direct_call() decides by. Nothing is redirected by it while this is written. */
 struct rdax_direct {

@@ -84,6 +84,7 @@ impl Drop for Runtime {
 }
 
 pub(crate) mod bdev;
+mod btf;
 #[cfg(RDAX_CHECK)]
 pub(crate) mod check;
 pub(crate) mod compat;
@@ -103,6 +104,7 @@ pub(crate) mod page;
 pub(crate) mod page_table;
 pub(crate) mod percpu;
 pub(crate) mod percpu_rwsem;
+pub(crate) mod prototypes;
 pub(crate) mod redirect;
 #[cfg(RDAX_TEST)]
 pub(crate) mod testing;

@@ -32,7 +32,8 @@ use super::{
     bindings,
     compat::this_module,
     error::eopnotsupp,
-    once::Once, //
+    once::Once,
+    prototypes, //
 };
 use callback::callback;
 use core::{
@@ -126,8 +127,8 @@ impl Target {
 }
 
 /// A [`Target`]: `target!(dax_iomap_fault, Key::VmFault, replacement)`. The replacement is an
-/// `unsafe extern "C" fn`. The kernel's function must be listed in `bindings.names`; that both have
-/// the same signature is checked when the module is compiled.
+/// `unsafe extern "C" fn`. The kernel's function must be listed in `bindings.names` and in `prototypes`;
+/// that both have the same signature is checked when the module is compiled.
 macro_rules! target {
     ($name:ident, $key:expr, $replacement:path $(,)?) => {{
         const _: () = {
@@ -136,6 +137,7 @@ macro_rules! target {
         };
         const NAME: &::core::ffi::CStr = {
             let name = ::core::concat!(::core::stringify!($name), "\0");
+            ::core::assert!($crate::kern::prototypes::declares(name.as_bytes()));
             match ::core::ffi::CStr::from_bytes_with_nul(name.as_bytes()) {
                 Ok(name) => name,
                 Err(_) => ::core::panic!(),
@@ -240,7 +242,8 @@ impl Redirection {
         })
     }
 
-    /// Looks up where ftrace knows the functions, which stays so. Sleeps.
+    /// Looks up where ftrace knows the functions, which stays so, and whether they are those that the
+    /// module was made for. Sleeps.
     fn find_entries(&self) -> Result {
         if self.routes[0].entry.load(Relaxed) != 0 {
             return Ok(());
@@ -265,11 +268,13 @@ impl Redirection {
         }
         if let Some(missing) = self.targets.get(found as usize) {
             pr_err!(
-                "this kernel has no function {}: rdax supports series 7.2 and 7.3\n",
-                missing.name
+                "this kernel has no function {}: rdax was tested with series {}\n",
+                missing.name,
+                env!("RDAX_SERIES")
             );
             return Err(ENOENT);
         }
+        prototypes::check()?;
         for (route, entry) in self.routes.iter().zip(entries) {
             route.entry.store(entry, Relaxed);
         }
@@ -430,7 +435,7 @@ impl Handle {
     /// Sleeps.
     ///
     /// Errors, each with a line in the log that says what to do: `ENOENT` for a function that this
-    /// kernel does not have, `EOPNOTSUPP` for one that is not called, `EBUSY` if somebody else holds one,
+    /// kernel does not have, `EOPNOTSUPP` for one that is not called, or declared otherwise, `EBUSY` if somebody else holds one,
     /// `ENODEV` if ftrace is broken; and `ENOMEM`.
     pub(crate) fn register(&mut self) -> Result {
         match self.state {

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 """Devices handed over and taken back by name."""
 
+import contextlib
 import os
 import re
 import subprocess
 
-from lib import device
+from lib import btf, device
 from lib.check import Skip, check, equal, raises, same_bytes
 from lib.device import CONFIG, SlowDisk, Stats, read, run, some, write
 from lib.mapping import Map
@@ -252,10 +253,9 @@ def module_stays_while_items_exist(t):
         check(device.module_loaded(), "the module is gone")
 
 
-@case(fs=(), quick=False)
-def module_unloads_and_loads(t):
-    """With all items gone rmmod works, and the module can be loaded again."""
-    need(DEVICE)
+@contextlib.contextmanager
+def _without_module():
+    """All items go, and the module; afterwards it is loaded, and has the items that it had."""
     module = "/run/lab/rdax.ko"
     if not os.path.exists(module):
         raise Skip(f"{module} is not there to be loaded again")
@@ -264,10 +264,9 @@ def module_unloads_and_loads(t):
         if adopted:
             write(f"{CONFIG}/{name}/adopt", "0")
         os.rmdir(f"{CONFIG}/{name}")
-    log = Log()
     try:
         device.unload_module()
-        check(not device.module_loaded(), "the module is still there")
+        yield module
     finally:
         if not device.module_loaded():
             run("insmod", module)
@@ -275,7 +274,49 @@ def module_unloads_and_loads(t):
             os.mkdir(f"{CONFIG}/{name}")
             if adopted:
                 write(f"{CONFIG}/{name}/adopt", "1")
+
+
+@case(fs=(), quick=False)
+def module_unloads_and_loads(t):
+    """With all items gone rmmod works, and the module can be loaded again."""
+    need(DEVICE)
+    log = Log()
+    with _without_module():
+        check(not device.module_loaded(), "the module is still there")
     check(any(line.startswith("rdax") for line in log.read()), "loading says nothing in the log")
+
+
+@case(fs=(), quick=False)
+def functions_of_another_kernel(t):
+    """A kernel whose functions are declared otherwise than expected is refused, with their names."""
+    need(DEVICE)
+    path = "/sys/kernel/btf/vmlinux"
+    if not os.path.exists(path):
+        raise Skip("this kernel has no BTF")
+    with open(path, "rb") as f:
+        changed = btf.with_changed_parameter(f.read(), "copy_huge_pud")
+    other = "/tmp/rdax-tests/btf"
+    with open(other, "wb") as f:
+        f.write(changed)
+    log = Log()
+    with _without_module() as module:
+        run("mount", "--bind", other, path)
+        try:
+            run("insmod", module)
+            with Item(DEVICE) as item:
+                raises(EOPNOTSUPP, "adopting", item.set, True)
+                check(not item.adopted(), "adopt reads 1 afterwards")
+        finally:
+            run("umount", path)
+            if device.module_loaded():
+                device.unload_module()
+    named = [line for line in log.read() if "this kernel has" in line]
+    equal(len(named), 1, f"functions named in the log: {named}")
+    check("int copy_huge_pud(struct mm_struct *, struct mm_struct *, pud_t *" in named[0]
+          and "int copy_huge_pud(void, struct mm_struct *, pud_t *" in named[0],
+          f"what the log says: {named[0]}")
+    with Item(DEVICE) as item:
+        item.set(True)
 
 
 @case(fs=())

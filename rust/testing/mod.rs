@@ -9,14 +9,23 @@
 #![allow(dead_code)]
 
 mod call;
+mod extent;
+mod file;
 mod made_up;
+mod model;
+mod task;
 mod thread;
+mod view;
 mod watch;
 mod world;
 
 pub(crate) use call::*;
+pub(crate) use extent::*;
+pub(crate) use file::*;
 pub(crate) use made_up::*;
+pub(crate) use task::*;
 pub(crate) use thread::*;
+pub(crate) use view::*;
 pub(crate) use watch::*;
 pub(crate) use world::*;
 

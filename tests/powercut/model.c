@@ -9,12 +9,15 @@
  * the other, which looks at them. docs/powercut.md describes the model; powercut.h, what programs in
  * the guest say to it.
  */
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "chance.h"
 #include "emulator.h"
@@ -794,6 +797,48 @@ static int64_t restore(const struct powercut *request)
 	return 0;
 }
 
+/* The device as it is now, where the checker of the host finds it. */
+static int64_t copy(const struct powercut *request)
+{
+	static const uint8_t zero[PAGE];
+	const uint8_t *from = devices[request->a[0]].memory;
+	uint64_t at, end;
+	char name[40];
+	bool bad;
+	int to;
+
+	snprintf(name, sizeof(name), "copy-%" PRIu64, request->a[1]);
+	to = open(name, O_WRONLY | O_CREAT | O_EXCL, 0600);
+	if (to < 0)
+		return -1;
+	bad = ftruncate(to, size);
+	for (at = 0; at < size && !bad; at = end + PAGE) {
+		for (end = at; end < size && memcmp(from + end, zero, PAGE); end += PAGE)
+			;
+		bad = end > at && pwrite(to, from + at, end - at, at) != (ssize_t)(end - at);
+	}
+	return close(to) || bad ? -1 : 0;
+}
+
+static int64_t copy_state(const struct powercut *request)
+{
+	char name[40];
+
+	snprintf(name, sizeof(name), "copy-%" PRIu64, request->a[0]);
+	if (!access(name, F_OK))
+		return POWERCUT_COPY_WAITS;
+	snprintf(name, sizeof(name), "damaged-%" PRIu64, request->a[0]);
+	return access(name, F_OK) ? POWERCUT_COPY_IS_GOOD : POWERCUT_COPY_IS_DAMAGED;
+}
+
+static int64_t processor_time(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+	return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
 static int64_t set_device(const struct powercut *request)
 {
 	uint64_t number = request->a[0];
@@ -874,6 +919,12 @@ static int64_t serve(unsigned int vcpu, struct powercut *request)
 		return keep(request);
 	case POWERCUT_RESTORE:
 		return restore(request);
+	case POWERCUT_COPY:
+		return copy(request);
+	case POWERCUT_COPY_STATE:
+		return copy_state(request);
+	case POWERCUT_CLOCK:
+		return processor_time();
 	}
 	return -1;
 }

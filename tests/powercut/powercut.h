@@ -48,6 +48,12 @@ enum powercut_op {
 	POWERCUT_KEEP,
 	/* Put it on a device: number of the file, device. */
 	POWERCUT_RESTORE,
+	/* Copy a device to a file of the host, for the filesystem's own checker: device, number of the file. */
+	POWERCUT_COPY,
+	/* What has become of that file: number. The answer is one of enum powercut_copy. */
+	POWERCUT_COPY_STATE,
+	/* Processor time of the emulator so far, in nanoseconds. */
+	POWERCUT_CLOCK,
 };
 
 enum powercut_kind {
@@ -58,6 +64,9 @@ enum powercut_kind {
 	/* or some are; others have what they had at some time since. */
 	POWERCUT_LOSES_SOME,
 };
+
+/* A copy waits to be checked, was found good and is gone, or was found damaged. */
+enum powercut_copy { POWERCUT_COPY_WAITS, POWERCUT_COPY_IS_GOOD, POWERCUT_COPY_IS_DAMAGED };
 
 /* When a cut comes. */
 enum powercut_moment { POWERCUT_AT_EVENT, POWERCUT_AT_FENCE, POWERCUT_AT_ACCESS, POWERCUT_ON_REQUEST };

@@ -56,6 +56,7 @@ _fallocate = _declare("fallocate", _int, _int, _int, _off, _off)
 _ftruncate = _declare("ftruncate", _int, _int, _off)
 _prctl = _declare("prctl", _int, _int, *[ctypes.c_ulong] * 4)
 _vmsplice = _declare("vmsplice", ctypes.c_ssize_t, _int, _void, _size, ctypes.c_uint)
+_mount = _declare("mount", _int, *[ctypes.c_char_p] * 3, ctypes.c_ulong, ctypes.c_char_p)
 _umount2 = _declare("umount2", _int, ctypes.c_char_p, _int)
 _syncfs = _declare("syncfs", _int, _int)
 _syscall = _declare("syscall", ctypes.c_long, *[ctypes.c_long] * 7)
@@ -123,6 +124,12 @@ def process_vm_write(pid, source, target, length):
     here, there = (ctypes.c_uint64 * 2)(source, length), (ctypes.c_uint64 * 2)(target, length)
     return _must(_syscall(311, pid, ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0),
                  "process_vm_writev")
+
+
+def mount(source, target, filesystem, options):
+    """Mount without the command of that name."""
+    texts = (text.encode() for text in (source, target, filesystem))
+    _must(_mount(*texts, 0, options.encode()), f"mount {source}")
 
 
 def umount(path):

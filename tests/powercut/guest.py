@@ -26,6 +26,8 @@ from lib.mapping import Map  # noqa: E402
  COPY_STATE, CLOCK) = range(1, 17)
 WAITS, GOOD, DAMAGED = range(3)
 THREADS = 4
+# Of race.c.
+SYNCERS, SLOTS = 2, 1600
 KINDS = ("all of it", "none of it", "some of it")
 MOMENTS = ("event", "fence", "access", "request")
 MOUNT = "/mnt/powercut"
@@ -73,6 +75,10 @@ class Model:
                 ("workload_failure", text, []),
                 ("workload_ops", size, [ctypes.POINTER(pointer)]),
                 ("workload_ops_are", None, [text, size]),
+                ("powercut_salt", None, [number]),
+                ("oracle_example", i64, [number, *[ctypes.POINTER(u64)] * 3]),
+                ("race_promises", None, [ctypes.POINTER(u64), text]),
+                ("race_promises_are", ctypes.c_int, [u64, ctypes.POINTER(u64), text]),
                 ("oracle_begin", ctypes.c_int, [text]),
                 ("oracle_advance", ctypes.c_int, [u64]),
                 ("oracle_check", ctypes.c_int,
@@ -143,10 +149,16 @@ class Files:
         self.others = others.value
         return text.value.decode().splitlines(), promises.value
 
-    def ops(self):
+    def promised(self, _events):
+        """What it needs to know again what was promised."""
         at = ctypes.c_void_p()
         size = self.lib.workload_ops(at)
         return ctypes.string_at(at, size)
+
+    def recall(self, promised, what):
+        self.lib.workload_ops_are(promised, len(promised))
+        self.begin()
+        self.advance(what["events"][0])
 
 
 class Race(Files):
@@ -176,8 +188,15 @@ class Race(Files):
                             promises)
         return text.value.decode().splitlines(), promises.value
 
-    def ops(self):
-        return b""
+    def promised(self, events):
+        to = ctypes.create_string_buffer(SYNCERS * SLOTS * 8)
+        self.lib.race_promises((ctypes.c_uint64 * THREADS)(*events), to)
+        return to.raw
+
+    def recall(self, promised, what):
+        if self.lib.race_promises_are(self.size, (ctypes.c_uint64 * THREADS)(*what["events"]),
+                                      promised):
+            raise Failed("race")
 
 
 class Giant(Race):
@@ -203,8 +222,11 @@ class Program:
     def advance(self, events):
         pass
 
-    def ops(self):
+    def promised(self, _events):
         return b""
+
+    def recall(self, _promised, what):
+        self.store.recall(what["seed"], (what["events"][0] + 1) // 2)
 
 
 def workload(model, name):
@@ -248,6 +270,9 @@ class Round:
     def __init__(self, model, args, fs, name, devices, seed):
         self.model, self.args, self.fs, self.devices, self.seed = model, args, fs, devices, seed
         self.name, self.workload = name, workload(model, name)
+        Round.rounds += 1
+        self.salt = Round.rounds % 255
+        model.lib.powercut_salt(self.salt)
         self.times = {"record": 0.0, "load": 0.0, "mount": 0.0, "check": 0.0, "unmount": 0.0, "copy": 0.0}
         # Those that are not known to be good: the number of each, and its cut.
         self.copies = []
@@ -362,7 +387,7 @@ class Round:
         return sums
 
     said = 0.0
-    images = copied = 0
+    images = copied = rounds = 0
 
     def failure(self, cut, kept, results):
         self.model.ask(LOAD, cut, self.devices[1].number)
@@ -375,7 +400,8 @@ class Round:
             what["image"] = Round.images
             self.model.ask(KEEP, cut, what["image"])
             what["lines"] = self.lost_lines(cut)
-            what["ops"] = base64.b64encode(self.workload.ops()).decode()
+            what["salt"] = self.salt
+            what["promised"] = base64.b64encode(self.workload.promised(what["events"])).decode()
         tell(type="failure", **what)
 
 
@@ -411,22 +437,51 @@ def known(model, devices):
     posix.umount(MOUNT)
 
 
+def noticed(model, devices):
+    """Whether what must not be there after a cut is found: put there by hand."""
+    make("ext4", devices[0])
+    devices[0].mount("ext4")
+    files = Files(model, "map")
+    files.prepare(MOUNT)
+    files.run(MOUNT, 1, 1 << 40, 400)
+    files.begin()
+    files.advance(800)
+    wrong, _ = files.check(MOUNT, None)
+    wrong = [f"nothing was lost, and found is: {line}" for line in wrong]
+    promised, older, others = (ctypes.c_uint64() for _ in range(3))
+    at = model.lib.oracle_example(0, promised, older, others)
+    if at < 0:
+        raise Failed("nothing was promised")
+    earlier = promised.value ^ 1 << 20
+    with open(f"{MOUNT}/file0", "r+b", buffering=0) as file:
+        for value, what in ((0, "zero"), (older.value, "older"), (others.value, "another file's"),
+                            (earlier, "of an earlier recording")):
+            os.pwrite(file.fileno(), value.to_bytes(8, "little"), at)
+            # Of the two ways of reading, whichever has its turn.
+            found, _ = files.check(MOUNT, None)
+            if len(found) != 1 or what not in found[0]:
+                wrong.append(f"{what} in place of what was promised: {found}")
+        os.pwrite(file.fileno(), promised.value.to_bytes(8, "little"), at)
+        size = os.fstat(file.fileno()).st_size
+        os.truncate(file.fileno(), size - 8)
+        if not files.check(MOUNT, None)[0]:
+            wrong.append("a size that was promised is not missed")
+    posix.umount(MOUNT)
+    tell(type="noticed", wrong=wrong)
+
+
 def replay(model, args, devices):
     """Look at an image that was kept once more."""
     with open(args.replay, encoding="utf-8") as described:
         what = json.load(described)
     begin(model, devices, what["fs"], what["fs"])
-    ops = base64.b64decode(what["ops"])
-    if not ops:
-        raise Failed(f"what {what['workload']} was promised was not kept, only its image")
+    model.lib.powercut_salt(what["salt"])
     for on in devices[1:]:
         if model.ask(RESTORE, what["image"], on.number):
             raise Failed("the image cannot be read")
         on.mount(what["fs"])
         files = workload(model, what["workload"])
-        model.lib.workload_ops_are(ops, len(ops))
-        files.begin()
-        files.advance(what["events"][0])
+        files.recall(base64.b64decode(what["promised"]), what)
         lost, promises = files.check(MOUNT, what["events"])
         posix.umount(MOUNT)
         tell(type="replay", device=on.name, adopted=on.adopt, lost=lost, promises=promises)
@@ -474,6 +529,7 @@ def main():
     if args.known:
         begin(model, devices, "ext4", args.fs[0])
         known(model, devices)
+        noticed(model, devices)
     if args.replay:
         replay(model, args, devices)
         return

@@ -533,7 +533,7 @@ static bool is_others(const struct block *block, bool latest, unsigned int file,
 		      uint64_t value)
 {
 	return block->kin && (block->leaving || !latest) && value && (value >> 28 & 15) != file &&
-	       (value & 0xfffffff) == at / UNIT;
+	       (value & 0xfffffff) == place_of(at);
 }
 
 /*
@@ -596,6 +596,8 @@ static void tell(unsigned int file, uint64_t offset, uint64_t found, uint32_t nu
 
 	if (!found)
 		what = "zero";
+	else if ((found >> 20 & 0xff) != salt)
+		what = "of an earlier recording";
 	else if (of != file && of < workload->files)
 		what = "another file's";
 	else if (of == file)
@@ -606,7 +608,7 @@ static void tell(unsigned int file, uint64_t offset, uint64_t found, uint32_t nu
 		say(", there from the first");
 	else if (found)
 		say(", stored by operation %u at %#llx", by,
-		    (unsigned long long)(found & 0xfffffff) * UNIT);
+		    (unsigned long long)(found & 0xfffff) * UNIT);
 	if (!number)
 		say("), a hole");
 	else if (block->promise[unit])
@@ -834,4 +836,29 @@ int oracle_check(const char *path, char *to, size_t length, uint64_t *promises, 
 	close(directory);
 	*others = through_shared;
 	return wrong;
+}
+
+/*
+ * A word that was promised and not stored to since, as an example of what must be there: where it is in
+ * the file, or -1. Its value is in `value`; another one that the word had is in `older`, and one that
+ * another file has there in `others`.
+ */
+int64_t oracle_example(unsigned int file, uint64_t *value, uint64_t *older, uint64_t *others)
+{
+	const struct state *state = last(file);
+	uint64_t at;
+
+	for (at = 0; at < state->size / UNIT * UNIT; at += UNIT) {
+		const struct block *block = &blocks[state->blocks[at / PAGE]];
+		unsigned int unit = at % PAGE / UNIT;
+
+		if (!state->blocks[at / PAGE] || !block->promise[unit] || block->since[unit] ||
+		    !block->promised[unit])
+			continue;
+		*value = block->promised[unit];
+		*older = value_of(FIRST, file, at);
+		*others = value_of(FIRST, (file + 1) % workload->files, at);
+		return at;
+	}
+	return -1;
 }

@@ -10,8 +10,8 @@ import lmdb
 SOME = 40
 
 
-def _value(number, key):
-    dice = random.Random(number * 1000 + key)
+def _value(seed, number, key):
+    dice = random.Random(f"{seed} {number} {key}")
     return dice.randbytes(dice.choice((20, 200, 3000))).hex()
 
 
@@ -22,20 +22,30 @@ class _Store:
         self.tell = tell
         self.states = [{}]
 
-    def run(self, path, seed, wanted, most):
-        """Commit until there are so many cuts; how many there are."""
+    def _transactions(self, seed, most):
+        """(number, changes) of each, which is in `states` before it begins."""
         dice = random.Random(seed)
         self.states = [{}]
+        for number in range(1, most + 1):
+            state = dict(self.states[-1])
+            changes = {}
+            for _ in range(dice.randint(1, 4)):
+                key = dice.randrange(SOME)
+                changes[key] = None if dice.random() < 0.2 else _value(seed, number, key)
+            state.update(changes)
+            self.states.append({key: value for key, value in state.items() if value})
+            yield number, changes
+
+    def recall(self, seed, most):
+        """Know again what the first transactions were."""
+        for _ in self._transactions(seed, most):
+            pass
+
+    def run(self, path, seed, wanted, most):
+        """Commit until there are so many cuts; how many there are."""
         cuts = 0
         with self.open(path) as store:
-            for number in range(1, most + 1):
-                state = dict(self.states[-1])
-                changes = {}
-                for _ in range(dice.randint(1, 4)):
-                    key = dice.randrange(SOME)
-                    changes[key] = None if dice.random() < 0.2 else _value(number, key)
-                state.update(changes)
-                self.states.append({key: value for key, value in state.items() if value})
+            for number, changes in self._transactions(seed, most):
                 self.tell(2 * number - 1)
                 store.change(number, changes)
                 cuts = self.tell(2 * number)

@@ -27,6 +27,7 @@
 
 struct op *ops;
 uint32_t op_count;
+uint8_t salt;
 
 static const struct {
 	const char *name;
@@ -83,6 +84,12 @@ int64_t powercut_ask(uint64_t op, uint64_t a, uint64_t b, uint64_t c)
 const struct powercut *powercut_answer(void)
 {
 	return &request;
+}
+
+/* The salt of what follows. */
+void powercut_salt(unsigned int to)
+{
+	salt = to;
 }
 
 /* What was done, for whoever keeps it, in bytes; and the same once more from there. */

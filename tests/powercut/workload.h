@@ -41,10 +41,21 @@ struct op {
 	uint64_t offset, length;
 };
 
+/*
+ * Another one for each recording of a guest, so that what an earlier one left in blocks that are free now
+ * is not taken for what this one stored.
+ */
+extern uint8_t salt;
+
+static inline uint64_t place_of(uint64_t offset)
+{
+	return (uint64_t)salt << 20 | (offset / UNIT & 0xfffff);
+}
+
 /* What the operation of this number stores at this offset of this file. Zero is nobody's. */
 static inline uint64_t value_of(uint32_t number, unsigned int file, uint64_t offset)
 {
-	return (uint64_t)(number + 1) << 32 | (uint64_t)file << 28 | (offset / UNIT & 0xfffffff);
+	return (uint64_t)(number + 1) << 32 | (uint64_t)file << 28 | place_of(offset);
 }
 
 /* The contents that a file has at first. */

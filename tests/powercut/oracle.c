@@ -593,8 +593,12 @@ static void tell(unsigned int file, uint64_t offset, uint64_t found, uint32_t nu
 	const char *what = "something else";
 	uint32_t by = (found >> 32) - 1;
 	unsigned int of = found >> 28 & 15;
+	bool found_by = found;
 
-	if (!found)
+	/* No number of an operation: part of a word. */
+	if (found && !(found >> 32))
+		found_by = false;
+	else if (!found)
 		what = "zero";
 	else if ((found >> 20 & 0xff) != salt)
 		what = "of an earlier recording";
@@ -604,9 +608,9 @@ static void tell(unsigned int file, uint64_t offset, uint64_t found, uint32_t nu
 		what = "older";
 	say("file%u at %#llx: found %#llx (%s", file, (unsigned long long)offset,
 	    (unsigned long long)found, what);
-	if (found && by == FIRST)
+	if (found_by && by == FIRST)
 		say(", there from the first");
-	else if (found)
+	else if (found_by)
 		say(", stored by operation %u at %#llx", by,
 		    (unsigned long long)(found & 0xfffff) * UNIT);
 	if (!number)

@@ -83,6 +83,10 @@ class Model:
                 ("oracle_advance", ctypes.c_int, [u64]),
                 ("oracle_check", ctypes.c_int,
                  [text, text, size, ctypes.POINTER(u64), ctypes.POINTER(u64)]),
+                ("log_prepare", ctypes.c_int, [text]),
+                ("log_run", i64, [text, u64, i64, number]),
+                ("log_recall", None, [u64]),
+                ("log_check", ctypes.c_int, [text, u64, text, size, ctypes.POINTER(u64)]),
                 ("race_prepare", ctypes.c_int, [text, u64]),
                 ("race_run", i64, [text, u64, i64, number]),
                 ("race_check", ctypes.c_int,
@@ -161,6 +165,37 @@ class Files:
         self.advance(what["events"][0])
 
 
+class Log(Files):
+    """A log through a MAP_SYNC mapping."""
+
+    def prepare(self, path):
+        if self.lib.log_prepare(path.encode()):
+            raise Failed("log")
+
+    def run(self, path, seed, wanted, most):
+        cuts = self.lib.log_run(path.encode(), seed, wanted, most)
+        if cuts < 0:
+            raise Failed("log")
+        return cuts
+
+    def begin(self):
+        pass
+
+    def advance(self, events):
+        pass
+
+    def check(self, path, events):
+        text, promises = ctypes.create_string_buffer(400), ctypes.c_uint64()
+        self.lib.log_check(path.encode(), events[0], text, len(text), promises)
+        return text.value.decode().splitlines(), promises.value
+
+    def promised(self, _events):
+        return b""
+
+    def recall(self, _promised, what):
+        self.lib.log_recall(what["seed"])
+
+
 class Race(Files):
     """A thread that stores while others sync."""
 
@@ -230,7 +265,8 @@ class Program:
 
 
 def workload(model, name):
-    return {"race": Race, "giant": Giant, "sqlite": Program, "lmdb": Program}.get(name, Files)(model, name)
+    others = {"log": Log, "race": Race, "giant": Giant, "sqlite": Program, "lmdb": Program}
+    return others.get(name, Files)(model, name)
 
 
 def tell(**what):

@@ -737,12 +737,19 @@ static int64_t load(struct powercut *request)
 static int64_t peek(const struct powercut *request)
 {
 	const struct cut *this = &cuts[request->a[0]];
+	const uint64_t offset = request->a[1] - physical;
+	const uint8_t *line = base + offset / LINE * LINE;
 	int64_t value;
+	uint64_t i;
 
-	advance(this);
-	exchange(this);
-	memcpy(&value, durable + (request->a[1] - physical), sizeof(value));
-	exchange(this);
+	/* The recording goes on, so what is durable now has to stay. */
+	for (i = 0; i < this->changed; i++)
+		if (changes[i].line == offset / LINE)
+			line = changes[i].data;
+	for (i = 0; i < this->survived; i++)
+		if (survivors[this->survivors + i].line == offset / LINE)
+			line = survivors[this->survivors + i].data;
+	memcpy(&value, line + offset % LINE, sizeof(value));
 	return value;
 }
 

@@ -16,6 +16,7 @@
 #define pte_uffd pte_uffd_wp
 #define pte_mkuffd pte_mkuffd_wp
 #define pmd_uffd pmd_uffd_wp
+#define _PAGE_UFFD _PAGE_UFFD_WP
 #endif
 
 /* Protection for userfaultfd of more than stores. */

@@ -224,17 +224,17 @@ unsigned long rdax_zero_folio_pfn(struct vm_fault *vmf);
 
 static inline bool rdax_pte_ahead(pte_t pte)
 {
-	return pte_val(pte) & BIT(RDAX_PAGE_BIT_AHEAD);
+	return native_pte_val(pte) & BIT(RDAX_PAGE_BIT_AHEAD);
 }
 
 static inline pte_t rdax_pte_mkahead(pte_t pte)
 {
-	return __pte(pte_val(pte) | BIT(RDAX_PAGE_BIT_AHEAD));
+	return pte_set_flags(pte, BIT(RDAX_PAGE_BIT_AHEAD));
 }
 
 static inline pte_t rdax_pte_clear_ahead(pte_t pte)
 {
-	return __pte(pte_val(pte) & ~BIT(RDAX_PAGE_BIT_AHEAD));
+	return pte_clear_flags(pte, BIT(RDAX_PAGE_BIT_AHEAD));
 }
 
 /* What there are: pages that were stored to, and such that a store to would not be noticed. */

@@ -73,15 +73,13 @@ void rdax_ptes_unlock(spinlock_t *lock)
 	rcu_read_unlock();
 }
 
+/* From the last entry to the first, so that there is one bit to be put in for each. */
 static unsigned long empty(const pte_t *ptes, unsigned long n)
 {
 	unsigned long found = 0;
-	unsigned long i;
 
-	for (i = 0; i < n; i++) {
-		if (pte_none(ptep_get((pte_t *)ptes + i)))
-			found |= BIT(i);
-	}
+	while (n--)
+		found = found << 1 | pte_none(ptep_get((pte_t *)ptes + n));
 	return found;
 }
 
@@ -91,15 +89,14 @@ static unsigned long empty(const pte_t *ptes, unsigned long n)
  */
 static unsigned long closed(const pte_t *ptes, unsigned long n)
 {
+	/* One that is for NUMA balancing to find is not present to the processor. */
+	const pteval_t flags = _PAGE_PRESENT | _PAGE_RW | _PAGE_DIRTY_BITS | _PAGE_UFFD;
 	unsigned long found = 0;
-	unsigned long i;
 
-	for (i = 0; i < n; i++) {
-		pte_t pte = ptep_get((pte_t *)ptes + i);
+	while (n--) {
+		pte_t pte = ptep_get((pte_t *)ptes + n);
 
-		if (pte_present(pte) && !pte_write(pte) && !pte_dirty(pte) && !pte_uffd(pte) &&
-		    !pte_protnone(pte))
-			found |= BIT(i);
+		found = found << 1 | ((native_pte_val(pte) & flags) == _PAGE_PRESENT);
 	}
 	return found;
 }
@@ -185,7 +182,15 @@ void rdax_ptes_set(struct vm_area_struct *vma, unsigned long addr, pte_t *ptes, 
 	if (protect)
 		pte = pte_mkuffd(pte);
 	/* What a processor has of an address that nothing was mapped at is not kept. */
-	set_ptes(vma->vm_mm, addr, ptes, pte, n);
+	if (IS_ENABLED(CONFIG_PAGE_TABLE_CHECK) || cpu_feature_enabled(X86_FEATURE_XENPV)) {
+		set_ptes(vma->vm_mm, addr, ptes, pte, n);
+		return;
+	}
+	/* The same, where nobody has to be asked for each entry. A present one has its frame as it is. */
+	for (; n; n--, ptes++) {
+		native_set_pte(ptes, pte);
+		pte = native_make_pte(native_pte_val(pte) + PAGE_SIZE);
+	}
 }
 
 /* Whether an entry that is there has to change; the processor may be changing it otherwise. */

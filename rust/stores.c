@@ -33,10 +33,12 @@
 #endif
 
 /* Whether an entry maps a page that the filesystem was told of no store to; it may be writable, or dirty. */
-static bool is_silent(pte_t pte)
+static __always_inline bool is_silent(pte_t pte)
 {
-	return pte_present(pte) && !pte_special(pte) &&
-	       (rdax_pte_ahead(pte) || !pte_soft_dirty(pte));
+	pteval_t flags = native_pte_val(pte);
+
+	return (flags & (_PAGE_PRESENT | _PAGE_PROTNONE)) && !(flags & _PAGE_SPECIAL) &&
+	       (rdax_pte_ahead(pte) || !(flags & _PAGE_SOFT_DIRTY));
 }
 
 static unsigned int what_is(pte_t pte)
@@ -45,10 +47,21 @@ static unsigned int what_is(pte_t pte)
 	       (pte_dirty(pte) ? RDAX_CONST_RDAX_STORED : 0);
 }
 
+static unsigned long frame_of(pte_t pte)
+{
+	unsigned long frame = native_pte_val(pte);
+
+	if (cpu_feature_enabled(X86_FEATURE_XENPV))
+		return pte_pfn(pte);
+	/* The same, where nobody has to be asked for each entry. */
+	frame ^= protnone_mask(frame);
+	return (frame & PTE_PFN_MASK) >> PAGE_SHIFT;
+}
+
 /* Whether somebody may have written to the page, whom the entry's lock keeps it for. */
 static bool note_use(pte_t pte)
 {
-	struct folio *folio = pfn_folio(pte_pfn(pte));
+	struct folio *folio = pfn_folio(frame_of(pte));
 
 	if (!folio_test_referenced(folio))
 		return false;
@@ -74,6 +87,7 @@ static unsigned int note_stores(struct vm_area_struct *vma, pmd_t *pmdp, pmd_t p
 
 		if (!is_silent(pte))
 			continue;
+		found |= what_is(pte);
 		if (rdax_pte_ahead(pte)) {
 			if (note_use(pte))
 				found |= RDAX_CONST_RDAX_STORED;
@@ -89,13 +103,24 @@ static unsigned int note_stores(struct vm_area_struct *vma, pmd_t *pmdp, pmd_t p
 	return found;
 }
 
+static unsigned int look_for_stores(pte_t *ptes, unsigned long n)
+{
+	unsigned int found = 0;
+
+	for (; n; n--, ptes++) {
+		pte_t pte = ptep_get(ptes);
+
+		if (is_silent(pte))
+			found |= what_is(pte);
+	}
+	return found;
+}
+
 static unsigned int look_at_table(struct vm_area_struct *vma, pmd_t *pmdp, unsigned long addr,
 				  unsigned long end, bool note)
 {
 	unsigned long n = (end - addr) >> PAGE_SHIFT;
 	unsigned int found = 0;
-	bool ahead = false;
-	unsigned long i;
 	pte_t *ptes;
 	pmd_t pmd;
 
@@ -104,16 +129,7 @@ static unsigned int look_at_table(struct vm_area_struct *vma, pmd_t *pmdp, unsig
 	pmd = pmdp_get_lockless(pmdp);
 	if (pmd_present(pmd) && !pmd_leaf(pmd) && !pmd_bad(pmd)) {
 		ptes = (pte_t *)pmd_page_vaddr(pmd) + pte_index(addr);
-		for (i = 0; i < n; i++) {
-			pte_t pte = ptep_get(ptes + i);
-
-			if (!is_silent(pte))
-				continue;
-			found |= what_is(pte);
-			ahead |= rdax_pte_ahead(pte);
-		}
-		if (note && (ahead || (found & RDAX_CONST_RDAX_STORED)))
-			found |= note_stores(vma, pmdp, pmd, ptes, n);
+		found = note ? note_stores(vma, pmdp, pmd, ptes, n) : look_for_stores(ptes, n);
 	}
 	rcu_read_unlock();
 	return found;

@@ -8,7 +8,7 @@
 use super::{
     bdev::OnSuperBlock,
     bindings,
-    once::{read_once, Once},
+    once::{full_barrier, read_once, Once},
     order::Order,
     page::Pfn,
     xa::{Tree, TreeGuard}, //
@@ -482,9 +482,7 @@ impl Inode {
     #[inline]
     pub(crate) fn mark_dirty_pages(&self) {
         // As `__mark_inode_dirty` does it: the mark in the tree is seen by whoever clears the state.
-        //
-        // SAFETY: A barrier can stand anywhere.
-        unsafe { bindings::smp_mb() };
+        full_barrier();
         // SAFETY: The inode is alive, and the word is written atomically.
         let state = unsafe { read_once((&raw const (*self.as_ptr()).i_state).cast::<u32>()) };
         if state & bindings::inode_state_flags_enum_I_DIRTY_PAGES as u32 != 0 {

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `READ_ONCE`, `WRITE_ONCE`, `smp_load_acquire` and `smp_store_release`, inlined.
+//! `READ_ONCE`, `WRITE_ONCE`, `smp_load_acquire`, `smp_store_release`, barriers, and what changes a word
+//! without returning it, inlined.
 //!
 //! [`Atomic`] calls a C helper for each of its operations where the kernel does not inline these (it
 //! can only when built with clang). Where an operation is executed for each page or for each call that
-//! is redirected, the calls would be a good part of the work. On x86 the four are plain moves that the
-//! compiler neither splits, merges nor moves past a barrier of its own; what they guarantee is that of
-//! the kernel's memory model, and they go with the operations of [`Atomic`].
+//! is redirected, the calls would be a good part of the work. On x86 loads and stores are plain moves
+//! that the compiler neither splits, merges nor moves past a barrier of its own, and what is locked is
+//! fully ordered; what they guarantee is that of the kernel's memory model, and they go with the
+//! operations of [`Atomic`].
 //!
 //! C headers: [`include/asm-generic/rwonce.h`](srctree/include/asm-generic/rwonce.h),
 //! [`arch/x86/include/asm/barrier.h`](srctree/arch/x86/include/asm/barrier.h)
 
+use core::arch::asm;
 use kernel::sync::atomic::{Atomic, AtomicType};
 
 #[cfg(not(CONFIG_X86_64))]
@@ -22,7 +25,51 @@ fn barrier() {
     // An assembly block is taken to access all memory.
     //
     // SAFETY: It is empty.
-    unsafe { core::arch::asm!("", options(nostack, preserves_flags)) };
+    unsafe { asm!("", options(nostack, preserves_flags)) };
+}
+
+/// `smp_wmb`: no store that follows comes before one that precedes.
+#[inline(always)]
+pub(super) fn write_barrier() {
+    // Stores are seen in their order on x86.
+    barrier();
+}
+
+/// `smp_mb`.
+#[inline(always)]
+pub(super) fn full_barrier() {
+    // SAFETY: Adding nothing to a word below the stack changes nothing.
+    unsafe { asm!("lock add dword ptr [rsp - 4], 0", options(nostack)) };
+}
+
+/// `atomic_long_or` and `atomic_long_andnot`, fully ordered.
+pub(super) trait Bits {
+    /// Sets bits of the word.
+    fn set_bits(&self, bits: usize);
+    /// Clears bits of the word.
+    fn clear_bits(&self, bits: usize);
+}
+
+impl Bits for Atomic<usize> {
+    #[inline(always)]
+    fn set_bits(&self, bits: usize) {
+        // SAFETY: The pointer is valid and aligned, and any bits are a value, by the invariant of
+        // `Atomic`.
+        unsafe { asm!("lock or [{}], {}", in(reg) self.as_ptr(), in(reg) bits, options(nostack)) };
+    }
+
+    #[inline(always)]
+    fn clear_bits(&self, bits: usize) {
+        // SAFETY: As in `set_bits`.
+        unsafe { asm!("lock and [{}], {}", in(reg) self.as_ptr(), in(reg) !bits, options(nostack)) };
+    }
+}
+
+/// `atomic_add`, fully ordered.
+#[inline(always)]
+pub(super) fn add(word: &Atomic<i32>, n: i32) {
+    // SAFETY: The pointer is valid and aligned, and any bits are a value, by the invariant of `Atomic`.
+    unsafe { asm!("lock add [{}], {:e}", in(reg) word.as_ptr(), in(reg) n, options(nostack)) };
 }
 
 /// Words that are read and written once, in one go.

@@ -18,7 +18,7 @@ use super::{
 use crate::kern::{
     bindings,
     fs::{Mapping, PageIndex},
-    once::Once,
+    once::{self, Once},
     order::Order, //
 };
 use core::ptr::{self, NonNull};
@@ -132,7 +132,7 @@ impl DevFolio {
     /// Takes references for `count` entries of page tables.
     #[inline]
     pub(in crate::kern) fn get_many(self, count: usize) {
-        self.0.count(REFCOUNT).add(count as i32, Relaxed);
+        once::add(self.0.count(REFCOUNT), count as i32);
     }
 
     /// The address of the `address_space` that owns the folio, 0 if none does.

@@ -21,7 +21,7 @@ use super::{
 use crate::kern::{
     bindings,
     fs::{Mapping, PageIndex},
-    once::Once,
+    once::{write_barrier, Bits, Once},
     order::Order,
     vm, //
 };
@@ -141,29 +141,29 @@ impl Region {
         }
         let info = tail_info(block);
         // This is most of the work of a first fault on a large folio: in groups that begin at
-        // multiples of their size, and one by one where the head is missing in a group.
-        const GROUP: usize = 16;
-        let begin = usize::from(first == head);
-        let grouped = if first == head { GROUP.min(pages) } else { 0 };
-        let mut at = begin;
+        // multiples of their size, but for the head.
+        //
         // SAFETY: The pages with numbers less than `pages` from `first` on are of the block, and their
         // region is locked. Orders of up to four have one group, all others a multiple of its size.
         unsafe {
-            while at < grouped {
-                if !claim_group::<1, false>(first.next(at), pgmap, info) {
-                    unclaim(first, begin, at, pgmap);
-                    return false;
-                }
-                at += 1;
-            }
-            while at < pages {
-                let claimed = if owners_only {
-                    claim_group::<GROUP, true>(first.next(at), pgmap, info)
-                } else {
-                    claim_group::<GROUP, false>(first.next(at), pgmap, info)
+            let mut at = 0;
+            if first == head {
+                let next = head.next(1);
+                let claimed = match pages {
+                    2 => claim_group::<1>(next, pgmap, info, owners_only),
+                    4 => claim_group::<3>(next, pgmap, info, owners_only),
+                    8 => claim_group::<7>(next, pgmap, info, owners_only),
+                    _ => claim_group::<{ GROUP - 1 }>(next, pgmap, info, owners_only),
                 };
                 if !claimed {
-                    unclaim(first, begin, at, pgmap);
+                    return false;
+                }
+                at = GROUP;
+            }
+            // Ends: each round is for the group behind the last one's.
+            while at < pages {
+                if !claim_group::<GROUP>(first.next(at), pgmap, info, owners_only) {
+                    unclaim(first, usize::from(first == head), at, pgmap);
                     return false;
                 }
                 at += GROUP;
@@ -186,6 +186,7 @@ impl Region {
     /// Makes the first page of the block the head of a folio whose tails all were claimed. The folio has
     /// refcount 0 and no owner. False, and nothing is changed, when the page is in use, or not of the
     /// region.
+    #[inline]
     fn make_head(&mut self, block: PageBlock) -> bool {
         let head = block.first();
         let pgmap = head.word(INFO).read_once();
@@ -198,7 +199,8 @@ impl Region {
         }
         // SAFETY: The order is not that of one page, and nobody uses the pages.
         unsafe { init_large(block) };
-        head.update_flags(|flags| flags | FLAG_HEAD);
+        // Pairs with `is_large`: whoever sees the head sees the order.
+        head.flags().set_bits(FLAG_HEAD);
         true
     }
 }
@@ -273,19 +275,19 @@ impl RegionFolio<'_> {
     /// changed, if it is larger, or in use.
     #[inline]
     pub(crate) fn dissolve(self) -> bool {
-        let block = self.block();
-        if block.order() == Order::PTE {
+        let order = self.order();
+        if order == Order::PTE {
             return true;
         }
-        if block.order() > Region::ORDER || !self.is_idle() {
+        if order > Region::ORDER || !self.is_idle() {
             return false;
         }
-        self.unmake_head(block);
-        let head = block.first();
+        self.unmake_head(order);
+        let head = self.head();
         let pgmap = head.word(INFO).read_once();
         // SAFETY: These were the folio's tails, which is in one region, and by the type invariant that
         // is locked.
-        unsafe { unclaim(head, 1, block.order().pages(), pgmap) };
+        unsafe { unclaim(head, 1, order.pages(), pgmap) };
         true
     }
 
@@ -297,7 +299,7 @@ impl RegionFolio<'_> {
         if block.order() <= Region::ORDER || !self.is_idle() {
             return None;
         }
-        self.unmake_head(block);
+        self.unmake_head(block.order());
         // INVARIANT: All pages were tails of the folio.
         Some(Tails {
             block,
@@ -313,12 +315,14 @@ impl RegionFolio<'_> {
     }
 
     /// Takes what makes it a large folio off one that is idle and owned by nobody.
-    fn unmake_head(&self, block: PageBlock) {
+    #[inline]
+    fn unmake_head(&self, order: Order) {
         let head = self.head();
-        head.update_flags(|flags| flags & !FLAG_HEAD);
+        head.flags().clear_bits(FLAG_HEAD);
         // The second and third page held more than a tail's words.
-        for at in 1..block.order().pages().min(3) {
-            let page = block.nth(at);
+        for at in 1..order.pages().min(3) {
+            // SAFETY: The folio has so many pages.
+            let page = unsafe { head.next(at) };
             if at == 1 {
                 let flags = page.flags().read_once();
                 page.flags().write_once(flags & !ORDER_MASK);
@@ -341,9 +345,11 @@ impl RegionFolio<'_> {
 ///
 /// The order is not that of one page, the region of the first page is locked, and nobody uses these
 /// pages.
+#[inline]
 unsafe fn init_large(block: PageBlock) {
     let order = block.order();
-    let second = block.nth(1);
+    // SAFETY: By this function's safety requirements there is one.
+    let second = unsafe { block.first().next(1) };
     let flags = second.flags().read_once();
     second
         .flags()
@@ -373,6 +379,9 @@ unsafe fn init_large(block: PageBlock) {
     }
 }
 
+/// Pages that are worked on in one go where all those of a large folio are.
+const GROUP: usize = 16;
+
 /// Claims `N` pages or none. A page of a large folio is told by the tails, one of which at least
 /// is among the pages: what they hold as a mapping is no more zero than an owner.
 ///
@@ -380,7 +389,26 @@ unsafe fn init_large(block: PageBlock) {
 ///
 /// The `N` pages from `page` on are of a device, and their region is locked.
 #[inline(always)]
-unsafe fn claim_group<const N: usize, const OWNERS_ONLY: bool>(
+unsafe fn claim_group<const N: usize>(
+    page: DevPage,
+    pgmap: usize,
+    info: usize,
+    owners_only: bool,
+) -> bool {
+    // SAFETY: By this function's safety requirements.
+    unsafe {
+        match owners_only {
+            true => claim_pages::<N, true>(page, pgmap, info),
+            false => claim_pages::<N, false>(page, pgmap, info),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As for [`claim_group`].
+#[inline(always)]
+unsafe fn claim_pages<const N: usize, const OWNERS_ONLY: bool>(
     page: DevPage,
     pgmap: usize,
     info: usize,
@@ -419,12 +447,51 @@ unsafe fn claim_group<const N: usize, const OWNERS_ONLY: bool>(
 /// They are tails that have no head, or whose folio nobody uses, and their region is locked.
 #[inline]
 unsafe fn unclaim(first: DevPage, begin: usize, end: usize, pgmap: usize) {
-    for at in begin..end {
+    /// As `GROUP`: there is less to do for each page.
+    const RELEASED: usize = 2 * GROUP;
+
+    let mut at = begin;
+    // Ends: each round is for the pages behind the last one's.
+    //
+    // SAFETY: By this function's safety requirements, here and below.
+    unsafe {
+        while end - at >= RELEASED {
+            unclaim_group::<RELEASED>(first.next(at), pgmap);
+            at += RELEASED;
+        }
+        // Mostly these are the tails of a folio, or the last of them.
+        match end - at {
+            1 => return unclaim_group::<1>(first.next(at), pgmap),
+            3 => return unclaim_group::<3>(first.next(at), pgmap),
+            7 => return unclaim_group::<7>(first.next(at), pgmap),
+            15 => return unclaim_group::<15>(first.next(at), pgmap),
+            31 => return unclaim_group::<31>(first.next(at), pgmap),
+            _ => (),
+        }
+        // Ends: as above.
+        while at < end {
+            unclaim_group::<1>(first.next(at), pgmap);
+            at += 1;
+        }
+    }
+}
+
+/// Makes pages of `N` tails from `page` on.
+///
+/// # Safety
+///
+/// As for [`unclaim`].
+#[inline(always)]
+unsafe fn unclaim_group<const N: usize>(page: DevPage, pgmap: usize) {
+    for at in 0..N {
         // SAFETY: By this function's safety requirements.
-        let page = unsafe { first.next(at) };
-        page.word(MAPPING).write_once(0);
-        // Pairs with `DevPage::folio`.
-        page.word(INFO).store_release(pgmap);
+        unsafe { page.next(at) }.word(MAPPING).write_once(0);
+    }
+    // Pairs with `DevPage::folio`: whoever sees a page of its own sees that it has no owner.
+    write_barrier();
+    for at in 0..N {
+        // SAFETY: By this function's safety requirements.
+        unsafe { page.next(at) }.word(INFO).write_once(pgmap);
     }
 }
 

@@ -372,15 +372,21 @@ impl<'t> LockedRange<'t> {
         // index that `next` gives nothing for.
         while let Some(value) = next(index) {
             let pages = value.pages();
-            if index.get() & (pages - 1) != 0
-                || xas.at(index).is_some()
-                || pages != 1 && xas.reserve_order(value.order()).is_err()
-            {
+            if index.get() & (pages - 1) != 0 || xas.at(index).is_some() {
                 return;
             }
-            // SAFETY: Nothing is there.
-            if !unsafe { xas.store_locked(value) } {
-                return;
+            match xas.insert_in_node(value) {
+                Some(Ok(())) => (),
+                Some(Err(_)) => return,
+                None => {
+                    if pages != 1 && xas.reserve_order(value.order()).is_err() {
+                        return;
+                    }
+                    // SAFETY: Nothing is there.
+                    if !unsafe { xas.store_locked(value) } {
+                        return;
+                    }
+                }
             }
             if let Some(mark) = mark {
                 xas.set_mark(mark);

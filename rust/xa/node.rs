@@ -74,6 +74,17 @@ pub(super) unsafe fn slot_of(node: *mut bindings::xa_node, offset: usize) -> *mu
 /// As for [`slot_of`]; the value has the order of the one that it replaces.
 #[inline(always)]
 pub(super) unsafe fn overwrite_slot(node: *mut bindings::xa_node, offset: usize, value: RawValue) {
+    // SAFETY: By this function's requirements.
+    unsafe { write_slot(node, offset, value.0) };
+}
+
+/// Writes a slot.
+///
+/// # Safety
+///
+/// As for [`slot_of`]; the word is one that the tree may have there.
+#[inline(always)]
+unsafe fn write_slot(node: *mut bindings::xa_node, offset: usize, word: usize) {
     // SAFETY: By this function's requirements the node is live. The offset is cut to the number of its
     // slots. They are read concurrently under RCU only, atomically.
     unsafe {
@@ -81,7 +92,73 @@ pub(super) unsafe fn overwrite_slot(node: *mut bindings::xa_node, offset: usize,
         Atomic::from_ptr(slot.add(offset & NODE_MASK))
     }
     // As `rcu_assign_pointer`; pairs with look-ups under RCU.
-    .store_release(value.0 as *mut _);
+    .store_release(word as *mut _);
+}
+
+/// Whether nothing is in `slots` slots from `offset` on.
+///
+/// # Safety
+///
+/// As for [`slot_of`].
+#[inline(always)]
+pub(super) unsafe fn is_free(node: *mut bindings::xa_node, offset: usize, slots: usize) -> bool {
+    let mut used = 0;
+    for at in offset..offset + slots {
+        // SAFETY: By this function's requirements.
+        used |= unsafe { slot_of(node, at) } as usize;
+    }
+    used == 0
+}
+
+/// Stores a value in as many slots as it has indices, from `offset` on: what `xas_store` does there,
+/// without its generality.
+///
+/// # Safety
+///
+/// As for [`slot_of`]; the node is one of the lowest level, the offset a multiple of the value's
+/// indices, and nothing is in those slots.
+#[inline(always)]
+pub(super) unsafe fn fill_slots(node: *mut bindings::xa_node, offset: usize, value: RawValue) {
+    let slots = value.pages();
+    // SAFETY: By this function's requirements. As in the core, the first slot is written first, which the
+    // others lead to.
+    unsafe {
+        overwrite_slot(node, offset, value);
+        for at in offset + 1..offset + slots {
+            write_slot(node, at, sibling(offset));
+        }
+        (*node).count += slots as u8;
+        (*node).nr_values += slots as u8;
+    }
+}
+
+/// What a slot holds that is one of the others of the value at `offset`: [`as_sibling`].
+#[inline(always)]
+const fn sibling(offset: usize) -> usize {
+    offset << 2 | 2
+}
+
+/// Sets a mark, if another slot of the node has it, so that it need not be set further up. False, and
+/// nothing is done, if none has.
+///
+/// # Safety
+///
+/// As for [`slot_of`].
+#[inline(always)]
+pub(super) unsafe fn mark_another(
+    node: *mut bindings::xa_node,
+    offset: usize,
+    mark: Mark,
+) -> bool {
+    // SAFETY: As in `marks_of`. They are read concurrently under RCU only, atomically.
+    let marks = unsafe {
+        Atomic::from_ptr(&raw mut (*node).__bindgen_anon_2.marks[mark as usize][0])
+    };
+    let now = marks.read_once();
+    if now != 0 {
+        marks.write_once(now | 1 << (offset & NODE_MASK));
+    }
+    now != 0
 }
 
 /// Log2 of the indices of each slot.

@@ -6,8 +6,8 @@ use super::{
     super::{bindings, fs::PageIndex, once::Once, order::Order},
     new_state,
     node::{
-        as_node, as_sibling, as_value, is_node, marks_of, overwrite_slot, shift_of, slot_of,
-        BOUNDS, NODE_MASK, NODE_ORDER, RESTART,
+        as_node, as_sibling, as_value, fill_slots, is_free, is_node, mark_another, marks_of,
+        overwrite_slot, shift_of, slot_of, BOUNDS, NODE_MASK, NODE_ORDER, RESTART,
     },
     InsertError, LockedSlot, Mark, Paused, RawValue, Reserve, TreeGuard,
 };
@@ -304,15 +304,26 @@ impl<'g, 't> XaState<'g, 't> {
         XaReader(XaState::new(self.guard, index))
     }
 
-    /// Whether a value of `order`, below [`NODE_ORDER`], can be put at the state's index, a multiple of
-    /// its pages: there is nothing, as far as the state's node tells.
-    #[inline]
-    fn has_room(&self, order: Order) -> bool {
+    /// Stores a value at the state's index, and locks it, where that is a multiple of its pages, the
+    /// state's node is of the lowest level, and nothing is there: [`XaState::insert`] in fewer steps.
+    /// `None`, and nothing is done, where it is not so simple.
+    #[inline(always)]
+    pub(super) fn insert_in_node(&mut self, value: RawValue) -> Option<Result<(), InsertError>> {
         let offset = self.xas.xa_index & NODE_MASK;
-        (0..order.pages()).all(|at| match self.slot_of_page(offset + at) {
-            Some(slot) => slot.is_null(),
-            None => false,
-        })
+        let pages = value.pages();
+        if pages > NODE_MASK || offset & (pages - 1) != 0 || self.slot_of_page(0).is_none() {
+            return None;
+        }
+        let node = self.xas.xa_node;
+        // SAFETY: `slot_of_page` says that there is a node, of the lowest level; by the type invariant it
+        // is in the tree.
+        if !unsafe { is_free(node, offset, pages) } {
+            return Some(Err(InsertError::Occupied));
+        }
+        // SAFETY: As above, and nothing is there.
+        unsafe { fill_slots(node, offset, value.locked()) };
+        self.xas.xa_offset = offset as u8;
+        Some(Ok(()))
     }
 
     /// Stores a value where nothing is, at its order's multiple below the state's index, and locks it.
@@ -324,15 +335,17 @@ impl<'g, 't> XaState<'g, 't> {
         reserve: &mut Reserve,
     ) -> Result<LockedSlot<'t>, InsertError> {
         let order = value.order();
+        if ptr::eq(self.xas.xa_node, RESTART) {
+            self.load();
+        }
+        if let Some(inserted) = self.insert_in_node(value) {
+            // INVARIANT: The value was stored as a locked one.
+            return inserted.map(|()| self.locked_slot(order));
+        }
         if order != Order::PTE {
             self.reserve_order(order)?;
-        } else {
-            if ptr::eq(self.xas.xa_node, RESTART) {
-                self.load();
-            }
-            if !self.current().is_null() {
-                return Err(InsertError::Occupied);
-            }
+        } else if !self.current().is_null() {
+            return Err(InsertError::Occupied);
         }
         self.xas.xa_alloc = reserve.0;
         // SAFETY: Nothing is there.
@@ -369,13 +382,6 @@ impl<'g, 't> XaState<'g, 't> {
     /// because what an order means to a state takes some steps.
     pub(super) fn reserve_order(&mut self, order: Order) -> Result<(), InsertError> {
         let index = self.index();
-        if order < NODE_ORDER && order.first(index) == index && self.slot_of_page(0).is_some() {
-            if !self.has_room(order) {
-                return Err(InsertError::Occupied);
-            }
-            self.xas.xa_sibs = (order.pages() - 1) as u8;
-            return Ok(());
-        }
         self.give_order(order.first(index), order);
         // SAFETY: The tree is alive and locked.
         if unsafe { bindings::xas_find_conflict(&mut self.xas) }.is_null() {
@@ -489,6 +495,11 @@ impl<'g, 't> XaState<'g, 't> {
     #[inline]
     pub(crate) fn set_mark(&mut self, mark: Mark) {
         if self.has_mark(mark) {
+            return;
+        }
+        let node = self.xas.xa_node;
+        // SAFETY: By the type invariant the node is in the tree, which is locked.
+        if is_node(node) && unsafe { mark_another(node, self.xas.xa_offset.into(), mark) } {
             return;
         }
         // SAFETY: The tree is alive and locked. A state without a node changes nothing.

@@ -185,6 +185,29 @@ impl Entry {
         self.bits & (ORDER_BITS << ORDER_SHIFT) == 0
     }
 
+    #[inline]
+    const fn is_of(self, kind: usize) -> bool {
+        self.bits & KIND_BITS << KIND_SHIFT == kind << KIND_SHIFT
+    }
+
+    /// Whether the entry is a placeholder.
+    #[inline]
+    pub(crate) const fn is_empty(self) -> bool {
+        self.is_of(EMPTY)
+    }
+
+    /// Whether the entry stands for a hole.
+    #[inline]
+    pub(crate) const fn is_zero(self) -> bool {
+        self.is_of(ZERO)
+    }
+
+    /// Whether the entry stands for memory.
+    #[inline]
+    pub(crate) const fn is_data(self) -> bool {
+        self.is_of(DATA)
+    }
+
     /// What the entry stands for.
     #[inline]
     pub(crate) const fn kind(self) -> Kind {

@@ -510,9 +510,9 @@ impl Evicted {
     fn has(self, entry: Entry, device: FileDevice<'_>) -> bool {
         match self {
             Self::All => true,
-            Self::Data => matches!(entry.kind(), Kind::Data(_)),
+            Self::Data => entry.is_data(),
             Self::Gone => entry.page().is_some_and(|page| device.is_gone(page.pfn())),
-            Self::Zeroes => entry.kind() == Kind::Zero,
+            Self::Zeroes => entry.is_zero(),
         }
     }
 

@@ -123,14 +123,14 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     ) -> Result<(), Failure<'a>> {
         let locked = &mut *target.locked;
         let block = memory.block;
-        let old = locked.entry().kind();
+        let old = locked.entry();
         if !self.device.may_map(block.pfn()) {
             pr_err_once!(
                 "a device was given memory of others since it was adopted; release it and adopt it again\n"
             );
             return Err(self.fallback_or(Counter::FallbackExtent, EIO));
         }
-        if memory.copy.is_some() || old == Kind::Zero {
+        if memory.copy.is_some() || old.is_zero() {
             self.clear_way(locked, memory)?;
         }
         folio::associate(block, self.mapping, locked.first(), memory.shared).map_err(|error| {
@@ -143,7 +143,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 AssociateError::Interrupted => self.fallback_or(Counter::FallbackConflict, EINTR),
             }
         })?;
-        if matches!(old, Kind::Data(_)) {
+        if old.is_data() {
             layout::release_backing(locked, self.device);
         }
         let mut entry = Entry::data(block);

@@ -11,7 +11,6 @@ use super::{
     Failure, Fault,
 };
 use crate::kern::{
-    entry::Kind,
     order::Order,
     vm::{FaultCode, Present}, //
 };
@@ -44,7 +43,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         locked: &'l mut LockedEntry<'a>,
     ) -> Result<Target<'l, 'a>, Failure<'a>> {
         let mut size = self.order();
-        if locked.entry().kind() == Kind::Empty {
+        if locked.entry().is_empty() {
             size = locked.entry().order();
         }
         // With the entry locked, nobody else changes the page table here.
@@ -68,7 +67,7 @@ impl Failure<'_> {
     pub(super) fn clear_way(&self, locked: LockedEntry<'_>) {
         match self {
             Failure::Again => layout::discard(locked),
-            Failure::Narrow if locked.entry().kind() == Kind::Empty => locked.remove(),
+            Failure::Narrow if locked.entry().is_empty() => locked.remove(),
             _ => (),
         }
     }

@@ -133,26 +133,28 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     }
 
     fn serve_once(&mut self, wanted: &Wanted, ops: &IomapOps) -> Result<Outcome, Failure<'a>> {
-        let mut created = tree::lock_or_create(self.mapping, &wanted.entry)?;
-        let mut behind = PrefaultEntries::new(&created.locked, created.prefault);
+        let mut result = tree::lock_or_create(self.mapping, &wanted.entry);
+        // It stays where it is: each step would move what is large.
+        let created = match &mut result {
+            Ok(created) => created,
+            Err(error) => return Err((*error).into()),
+        };
+        let prefault = created.prefault;
+        let mut behind = PrefaultEntries::new(&created.locked, prefault);
         let mut target = self.target(&mut created.locked)?;
         let installed = match self.known(&target)? {
             Some(installed) => installed,
             None => match self.ask(&mut target, &mut behind, ops) {
                 Ok(installed) => installed,
                 Err(failure) => {
-                    failure.clear_way(created.locked);
+                    if let Ok(created) = result {
+                        failure.clear_way(created.locked);
+                    }
                     return Err(failure);
                 }
             },
         };
-        self.insert(
-            &mut target,
-            created.prefault,
-            behind.as_ref(),
-            wanted,
-            &installed,
-        )
+        self.insert(&mut target, prefault, behind.as_ref(), wanted, &installed)
     }
 
     /// Asks the filesystem of the pages of the order and of those that are prefaulted, and makes the

@@ -16,7 +16,6 @@ use super::{
 };
 use crate::kern::{
     dax::{Access, DaxDevice, DaxReadGuard},
-    entry::Kind,
     error::{ehwpoison, is_hwpoison},
     iomap::{ExtentKind, IomapFlags, IomapIter, IomapOps, IomapSpace},
     order::Order,
@@ -258,7 +257,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         let shared = iter.extent().is_shared();
         let locked = &*target.locked;
         let size = target.size;
-        if copy && matches!(locked.entry().kind(), Kind::Data(_)) {
+        if copy && locked.entry().is_data() {
             // Larger orders do without.
             let held = match self.order() {
                 Order::PTE => layout::held_for_long(locked, self.device),

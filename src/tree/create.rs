@@ -4,7 +4,7 @@
 
 use super::{prefault::scan_dirty_before, LockedEntry, Prefault, PrefaultLimits};
 use crate::kern::{
-    entry::{Entry, Kind},
+    entry::Entry,
     fs::{Mapping, PageIndex},
     order::Order,
     wait::{self, EntryKey},
@@ -82,7 +82,7 @@ pub(crate) fn lock_or_create<'m>(
                     .map_err(|_| LockError::Killed)?;
                 continue;
             };
-            if entry.order() == order || matches!(entry.kind(), Kind::Data(_)) {
+            if entry.order() == order || entry.is_data() {
                 let mut prefault = Prefault::none();
                 if dirty && !locked.is_dirty() {
                     if let Some(limits) = limits {
@@ -97,7 +97,7 @@ pub(crate) fn lock_or_create<'m>(
             }
             // A placeholder, or zeroes, of a larger order than is wanted.
             drop(guard);
-            if entry.kind() == Kind::Zero {
+            if entry.is_zero() {
                 mapping.unmap(locked.range());
             }
             locked.remove();

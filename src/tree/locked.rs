@@ -3,7 +3,7 @@
 //! The locked entry.
 
 use crate::kern::{
-    entry::{Entry, Kind},
+    entry::Entry,
     fs::{Mapping, PageIndex, PageRange},
     wait::{self, EntryKey, Wake},
     xa::{LeftLocked, LockedSlot, Mark, XaState}, //
@@ -134,7 +134,7 @@ impl<'m> LockedEntry<'m> {
 
     #[inline]
     fn is_dirty_without_memory(&self) -> bool {
-        self.dirty && !matches!(self.entry.kind(), Kind::Data(_))
+        self.dirty && !self.entry.is_data()
     }
 
     /// Leaves the entry locked. Its word is enough to unlock it ([`unlock_left`]).

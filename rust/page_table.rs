@@ -12,7 +12,7 @@
 use super::{
     bindings,
     order::Order,
-    page::{DevFolio, DevPage, Pfn},
+    page::{DevFolio, DevPage, PageRun, Pfn},
     vm::{FaultCode, Present, PteBatch, VmFault}, //
 };
 use core::{
@@ -218,38 +218,35 @@ impl<'a> Table<'a> {
         };
     }
 
-    /// Maps `count` pages of device memory from `page` on by entries, with a reference and a map count
-    /// for each.
+    /// Maps pages of device memory by entries, with a reference and a map count for each.
     ///
     /// # Safety
     ///
     /// The entries are in the table and map nothing, and the pages are contiguous in memory
     /// whose entries in the file's tree are locked, or that stays for another reason.
     #[inline]
-    unsafe fn map(&mut self, at: usize, page: DevPage, count: usize, how: How, protect: bool) {
+    unsafe fn map(&mut self, at: usize, run: PageRun, how: How, protect: bool) {
+        let (first, count) = (run.first(), run.pages());
         let mut tally = Tally {
             added: count,
             ..Tally::default()
         };
         let mut done = 0;
         while done < count {
-            // SAFETY: By this function's safety requirements: these pages stay, and the references
-            // are those of the entries.
-            done += unsafe {
-                bindings::rdax_map_small(
-                    page.next(done).as_ptr(),
-                    count - done,
-                    &raw mut tally.mapped,
-                )
-            };
-            if done == count {
-                break;
-            }
             // SAFETY: By this function's safety requirements.
-            let page = unsafe { page.next(done) };
+            let page = unsafe { first.next(done) };
+            let rest = count - done;
+            if !page.is_in_large() {
+                // SAFETY: By this function's safety requirements: these pages stay, and the references
+                // are those of the entries.
+                done += unsafe {
+                    bindings::rdax_map_small(page.as_ptr(), rest, &raw mut tally.mapped)
+                };
+                continue;
+            }
             let folio = page.folio();
             let into = page.pfn().to_bits() - folio.head().pfn().to_bits();
-            let pages = (folio.order().pages() - into).min(count - done);
+            let pages = (folio.order().pages() - into).min(rest);
             // SAFETY: By this function's safety requirements; so many pages are in the folio. The
             // references are those of the entries.
             tally.mapped += unsafe { folio.map_pages(page, pages, self.vma) };
@@ -257,8 +254,8 @@ impl<'a> Table<'a> {
         }
         // SAFETY: By this function's safety requirements; contiguous memory is of one node.
         unsafe {
-            tally.count(self.vma, page.folio());
-            self.set(at, page.pfn(), count, how, protect);
+            tally.count(self.vma, first.folio());
+            self.set(at, run.pfn(), count, how, protect);
         }
     }
 }
@@ -320,7 +317,7 @@ impl VmFault {
     pub(crate) fn insert_page(&mut self, page: DevPage, write: bool) -> Insertion {
         self.insert_one(page.pfn(), How::of(write), |table, how, protect| {
             // SAFETY: Nothing is mapped there, and the caller vouches for the page.
-            unsafe { table.map(0, page, 1, how, protect) };
+            unsafe { table.map(0, page.block().run(), how, protect) };
         })
     }
 
@@ -416,42 +413,37 @@ impl VmFault {
         // SAFETY: All pages of the range are mapped by the fault's table.
         let free = unsafe { bindings::rdax_candidate_ptes(table.entry(0), span as usize, upgrade) };
         let free = free as usize;
+        let free = free << first;
         let mut done = 0;
-        for (at, run) in batch.runs(free << first) {
+        batch.memory(free, |at, run| {
             let entry = at - first;
-            match run {
-                PteRun::Zeroes => {
-                    // SAFETY: Only the address is computed with.
-                    let zero = unsafe { bindings::rdax_zero_pfn(table.address(entry) as usize) };
-                    if !upgrade {
-                        let zero = Pfn::from_bits(zero as usize);
-                        // SAFETY: Nothing is mapped there, and zeroes are not counted.
-                        unsafe { table.set(entry, zero, 1, How::ZERO, false) };
+            if !upgrade {
+                // SAFETY: Nothing is mapped there, and the caller vouches for the pages.
+                unsafe { table.map(entry, run, how, false) };
+                done += run.pages();
+                return;
+            }
+            for (number, page) in run.iter().enumerate() {
+                // SAFETY: The entry is in the table, and maps the page.
+                unsafe {
+                    if table.look(entry + number, page.pfn()) == Slot::Same {
+                        bindings::rdax_pte_allow(table.vma, table.entry(entry + number), how.0);
                         done += 1;
                     }
                 }
-                PteRun::Memory(page, count) if upgrade => {
-                    for number in 0..count {
-                        let pfn = page.pfn().offset(number);
-                        // SAFETY: The entry is in the table, and maps the page.
-                        unsafe {
-                            if table.look(entry + number, pfn) == Slot::Same {
-                                bindings::rdax_pte_allow(
-                                    table.vma,
-                                    table.entry(entry + number),
-                                    how.0,
-                                );
-                                done += 1;
-                            }
-                        }
-                    }
-                }
-                PteRun::Memory(page, count) => {
-                    // SAFETY: Nothing is mapped there, and the caller vouches for the pages.
-                    unsafe { table.map(entry, page, count, how, false) };
-                    done += count;
-                }
             }
+        });
+        if !upgrade {
+            batch.zeroes(free, |at| {
+                let entry = at - first;
+                // SAFETY: Only the address is computed with. Nothing is mapped there, and zeroes are not
+                // counted.
+                unsafe {
+                    let zero = bindings::rdax_zero_pfn(table.address(entry));
+                    table.set(entry, Pfn::from_bits(zero), 1, How::ZERO, false);
+                }
+                done += 1;
+            });
         }
         done
     }
@@ -625,14 +617,6 @@ level!(
     rdax_pud_set,
     rdax_pud_allow
 );
-
-/// Pages that are mapped along, which lie behind each other in the file and in memory.
-pub(super) enum PteRun {
-    /// One page of zeroes.
-    Zeroes,
-    /// So many pages of memory.
-    Memory(DevPage, usize),
-}
 
 impl DevFolio {
     /// Counts `count` entries of the lowest level for pages of a large folio from `page` on: a

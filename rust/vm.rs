@@ -8,10 +8,12 @@ use super::{
     bindings,
     fs::{File, Mapping, PageIndex, PageRange},
     order::Order,
-    page::DevPage,
-    page_table::PteRun, //
+    page::{DevPage, PageRun}, //
 };
-use core::ptr::{self, NonNull};
+use core::{
+    mem::MaybeUninit,
+    ptr::{self, NonNull}, //
+};
 use kernel::types::Opaque;
 
 /// What a fault handler says (`VM_FAULT_*`).
@@ -278,12 +280,24 @@ impl VmFault {
 }
 
 /// Pages to be mapped along with the one that faulted.
+///
+/// # Invariants
+///
+/// The first `len` of the runs were given, and their places are in `given`.
 pub(crate) struct PteBatch {
     first: PageIndex,
-    pages: [*mut bindings::page; Self::MAX],
     /// A bit for each place that has a page, of memory or of zeroes.
     given: usize,
     zeroes: usize,
+    len: usize,
+    memory: [MaybeUninit<PteRun>; Self::MAX],
+}
+
+/// Pages that are contiguous in the file and in memory, from a place on.
+#[derive(Clone, Copy)]
+struct PteRun {
+    at: usize,
+    pages: PageRun,
 }
 
 impl PteBatch {
@@ -291,37 +305,80 @@ impl PteBatch {
     pub(crate) const MAX: usize = 16;
 
     /// No pages yet, of the range that begins at `first`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(first: PageIndex) -> Self {
+        // INVARIANT: None was given.
         Self {
             first,
-            pages: [core::ptr::null_mut(); Self::MAX],
             given: 0,
             zeroes: 0,
+            len: 0,
+            memory: [const { MaybeUninit::uninit() }; Self::MAX],
         }
     }
 
-    /// Adds the page at `index` of the file; one that is known to be bad, or not in the range, is
+    /// A bit for each of `pages` places from the one at `index` of the file on: the first of them, and
+    /// the bits. `None` if it is not in the range; those behind it are left out.
+    #[inline(always)]
+    fn places(&self, index: PageIndex, pages: usize) -> Option<(usize, usize)> {
+        let at = index.get().wrapping_sub(self.first.get());
+        if at >= Self::MAX || pages == 0 {
+            return None;
+        }
+        Some((at, places(at, pages.min(Self::MAX - at))))
+    }
+
+    /// Adds pages from `index` of the file on; those that are not in the range, or known to be bad, are
     /// left out.
-    #[inline]
-    pub(crate) fn add(&mut self, index: PageIndex, page: DevPage) {
-        let at = index.get().wrapping_sub(self.first.get());
-        if page.is_poisoned() {
+    #[inline(always)]
+    pub(crate) fn add(&mut self, index: PageIndex, pages: PageRun) {
+        let Some((at, bits)) = self.places(index, pages.pages()) else {
             return;
-        }
-        if let Some(slot) = self.pages.get_mut(at) {
-            *slot = page.as_ptr();
-            self.given |= 1 << at;
+        };
+        let pages = pages.up_to(Self::MAX - at);
+        match pages.has_marks() {
+            false => self.add_sound(at, bits, pages),
+            true => self.add_some(at, pages),
         }
     }
 
-    /// Adds the page of zeroes for `index` of the file.
+    /// Adds those pages from the place `at` on that are not known to be bad.
+    #[cold]
+    fn add_some(&mut self, at: usize, pages: PageRun) {
+        for (number, page) in pages.iter().enumerate() {
+            if !page.is_poisoned() {
+                self.add_sound(at + number, 1 << (at + number), page.block().run());
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn add_sound(&mut self, at: usize, bits: usize, pages: PageRun) {
+        if let Some(last) = self.memory[..self.len.min(Self::MAX)].last_mut() {
+            // SAFETY: By the type invariant it was given.
+            let last = unsafe { last.assume_init_mut() };
+            if last.at + last.pages.pages() == at {
+                if let Some(joined) = last.pages.joined(pages) {
+                    last.pages = joined;
+                    self.given |= bits;
+                    return;
+                }
+            }
+        }
+        if let Some(next) = self.memory.get_mut(self.len) {
+            // INVARIANT: One more was given.
+            next.write(PteRun { at, pages });
+            self.len += 1;
+            self.given |= bits;
+        }
+    }
+
+    /// Adds pages of zeroes from `index` of the file on.
     #[inline]
-    pub(crate) fn add_zeroes(&mut self, index: PageIndex) {
-        let at = index.get().wrapping_sub(self.first.get());
-        if at < Self::MAX {
-            self.given |= 1 << at;
-            self.zeroes |= 1 << at;
+    pub(crate) fn add_zeroes(&mut self, index: PageIndex, pages: usize) {
+        if let Some((_, bits)) = self.places(index, pages) {
+            self.given |= bits;
+            self.zeroes |= bits;
         }
     }
 
@@ -346,31 +403,42 @@ impl PteBatch {
         Some((self.given.trailing_zeros() as usize, last as usize))
     }
 
-    /// The pages at those places that have a bit in `places`: the number of the first place, and what
-    /// is to be mapped there.
-    #[inline]
-    pub(super) fn runs(&self, places: usize) -> impl Iterator<Item = (usize, PteRun)> + '_ {
-        let mut rest = self.given & places;
-        core::iter::from_fn(move || {
-            let at = rest.trailing_zeros() as usize;
-            let page = NonNull::new(*self.pages.get(at)?);
-            let Some(page) = page.filter(|_| self.zeroes >> at & 1 == 0) else {
-                rest &= rest - 1;
-                return Some((at, PteRun::Zeroes));
-            };
-            let mut count = 1;
-            rest &= rest - 1;
-            while rest >> (at + count) & 1 != 0
-                && self.pages.get(at + count).copied() == Some(page.as_ptr().wrapping_add(count))
-            {
-                rest &= rest - 1;
-                count += 1;
+    /// Calls `work` with the memory of those places that have a bit in `free`, in pieces: the number of
+    /// the first place, and the pages.
+    #[inline(always)]
+    pub(super) fn memory(&self, free: usize, mut work: impl FnMut(usize, PageRun)) {
+        for run in &self.memory[..self.len.min(Self::MAX)] {
+            // SAFETY: By the type invariant it was given.
+            let PteRun { at, pages } = unsafe { run.assume_init() };
+            let mut rest = free & places(at, pages.pages());
+            // Ends: each turn is for the lowest bits, which are cleared.
+            while rest != 0 {
+                let begin = rest.trailing_zeros() as usize;
+                let count = (!(rest >> begin)).trailing_zeros() as usize;
+                rest &= !places(begin, count);
+                if let Some(part) = pages.from(begin - at) {
+                    work(begin, part.up_to(count));
+                }
             }
-            // SAFETY: The page was given as one.
-            let page = unsafe { DevPage::from_raw(page) };
-            Some((at, PteRun::Memory(page, count)))
-        })
+        }
     }
+
+    /// Calls `work` with the number of each place that has a page of zeroes and a bit in `free`.
+    #[inline(always)]
+    pub(super) fn zeroes(&self, free: usize, mut work: impl FnMut(usize)) {
+        let mut rest = free & self.zeroes;
+        // Ends: as above.
+        while rest != 0 {
+            work(rest.trailing_zeros() as usize);
+            rest &= rest - 1;
+        }
+    }
+}
+
+/// A bit for each of `pages` places, at least one, from `at` on, in all less than a word has bits.
+#[inline(always)]
+const fn places(at: usize, pages: usize) -> usize {
+    ((1 << pages) - 1) << at
 }
 
 /// A VMA of a file, whose address space its task has locked for writing.

@@ -240,6 +240,12 @@ impl DevPage {
         });
     }
 
+    /// Whether the page is one of a folio of several. For whoever keeps it in the folio that it is in.
+    #[inline]
+    pub(super) fn is_in_large(self) -> bool {
+        self.flags().read_once() & FLAG_HEAD != 0 || self.word(INFO).read_once() & 1 != 0
+    }
+
     /// The folio that this page is part of.
     #[inline]
     pub(crate) fn folio(self) -> DevFolio {

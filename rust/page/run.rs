@@ -4,10 +4,13 @@
 
 use super::{
     DevPage,
-    Pfn, //
+    Pfn,
+    FLAG_HWPOISON,
+    FLAG_MADE_UP, //
 };
 use crate::kern::{
     bindings,
+    once::Once,
     order::Order, //
 };
 
@@ -70,6 +73,18 @@ impl PageRun {
     pub(crate) fn iter(self) -> impl Iterator<Item = DevPage> {
         // SAFETY: By the type invariant these frames have pages.
         (0..self.pages).map(move |at| unsafe { DevPage::of(self.first.offset(at)) })
+    }
+
+    /// Whether any of the pages is marked.
+    #[inline]
+    pub(crate) fn has_marks(self) -> bool {
+        let first = self.first();
+        let mut flags = 0;
+        for at in 0..self.pages {
+            // SAFETY: By the type invariant there are so many pages.
+            flags |= unsafe { first.next(at) }.flags().read_once();
+        }
+        flags & (FLAG_HWPOISON | FLAG_MADE_UP) != 0
     }
 
     /// The pages from number `at` on.

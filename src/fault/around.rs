@@ -47,13 +47,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         }
         let mut batch = PteBatch::new(block.first);
         if locked.entry().order() != Order::PTE {
-            Self::add(
-                &mut batch,
-                block,
-                candidates,
-                locked.first(),
-                locked.entry(),
-            );
+            Self::add(&mut batch, block, locked.first(), locked.entry());
         }
         let entries;
         if !asked {
@@ -63,19 +57,11 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
             }
         } else if let Some(behind) = behind {
             let (first, pages, backing) = behind.filled();
-            for at in 0..pages {
-                let index = PageIndex::new(first.get() + at);
-                if index > block.last || candidates >> (index.get() - block.first.get()) & 1 == 0 {
-                    continue;
-                }
-                match backing {
-                    Backing::Hole => batch.add_zeroes(index),
-                    Backing::Memory(run) => {
-                        if let Some(page) = run.nth(at) {
-                            batch.add(index, page);
-                        }
-                    }
-                }
+            let pages = pages.min((block.last.get() + 1).saturating_sub(first.get()));
+            match backing {
+                Backing::Hole => batch.add_zeroes(first, pages),
+                Backing::Memory(run) if pages != 0 => batch.add(first, run.up_to(pages)),
+                Backing::Memory(_) => (),
             }
         }
         #[cfg(RDAX_CHECK)]
@@ -86,24 +72,19 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         self.device.add(Counter::AroundPte, mapped as u64);
     }
 
-    /// Adds the pages of an entry that are candidates in the block.
+    /// Adds the pages of an entry that are in the block.
     #[inline]
-    fn add(
-        batch: &mut PteBatch,
-        block: PageRange,
-        candidates: usize,
-        first: PageIndex,
-        entry: Entry,
-    ) {
+    fn add(batch: &mut PteBatch, block: PageRange, first: PageIndex, entry: Entry) {
         let Some(memory) = entry.block() else {
             return;
         };
         let begin = first.max(block.first).get();
         let end = entry.order().last(first).min(block.last).get();
-        for at in begin..=end {
-            if candidates >> (at - block.first.get()) & 1 != 0 {
-                batch.add(PageIndex::new(at), memory.nth(at - first.get()));
-            }
+        if begin > end {
+            return;
+        }
+        if let Some(pages) = memory.run().from(begin - first.get()) {
+            batch.add(PageIndex::new(begin), pages.up_to(end - begin + 1));
         }
     }
 
@@ -122,7 +103,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         let first = self.index;
         let end = self.index.get() + ahead;
         tree::lock_around(locked, block, candidates, write, |at, entry, dirty| {
-            let Some(page) = entry.page().filter(|_| !write || entry.is_writable()) else {
+            let Some(memory) = entry.block().filter(|_| !write || entry.is_writable()) else {
                 return AroundAction::Leave;
             };
             let mut action = AroundAction::Lock;
@@ -133,9 +114,9 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
                 action = AroundAction::LockAndMark;
             }
             if entry.is_of_one_page() {
-                batch.add(at, page);
+                batch.add(at, memory.run());
             } else {
-                Self::add(batch, block, candidates, at, entry);
+                Self::add(batch, block, at, entry);
             }
             action
         })

@@ -152,7 +152,7 @@ struct Table<'a> {
     start: usize,
     first: NonNull<bindings::pte_t>,
     lock: *mut bindings::spinlock_t,
-    _fault: PhantomData<&'a VmFault>,
+    _fault: PhantomData<&'a VmFault<'a>>,
     _not_send: NotThreadSafe,
 }
 
@@ -160,9 +160,12 @@ impl<'a> Table<'a> {
     /// The table of the fault, of which the entries from that for the address `start` on are wanted.
     /// `None` if there is no table.
     #[inline]
-    fn lock(fault: &'a VmFault, start: usize) -> Option<Self> {
+    fn lock(fault: &'a VmFault<'_>, start: usize) -> Option<Self> {
+        if !fault.has_pmd() {
+            return None;
+        }
         let mut lock = core::ptr::null_mut();
-        // SAFETY: The fault is valid.
+        // SAFETY: The fault is valid, and has an entry of the second level.
         let first = unsafe { bindings::rdax_ptes_lock(fault.raw(), start as usize, &raw mut lock) };
         // INVARIANT: This is what the helper does.
         Some(Self {
@@ -282,12 +285,12 @@ impl TableMakers {
 
     /// How many there are where a fault happened; those of other places may be among them.
     #[inline]
-    fn at(&self, fault: &VmFault) -> &Atomic<u32> {
+    fn at(&self, fault: &VmFault<'_>) -> &Atomic<u32> {
         &self.0[(fault.address() / Order::PMD.bytes()) % Self::SLOTS]
     }
 }
 
-impl VmFault {
+impl VmFault<'_> {
     /// Whether it matters which pages the VMA maps besides the one that is accessed: userfaultfd waits
     /// for accesses, or stores to it are to be told from one another (soft-dirty).
     #[inline]
@@ -305,18 +308,18 @@ impl VmFault {
     /// Has a table for the page that was accessed. False without memory. Sleeps.
     #[inline]
     fn make_table(&self) -> bool {
-        // SAFETY: The fault is valid, and its address space stays.
-        unsafe { bindings::rdax_ptes_make(self.raw()) == 0 }
+        // SAFETY: The fault is valid, and its address space stays; the entry of the second level is there.
+        self.has_pmd() && unsafe { bindings::rdax_ptes_make(self.raw()) == 0 }
     }
 
     /// Maps a page, by an entry of the lowest level. Sleeps.
     ///
-    /// The page's entry in the file's tree is locked by the caller, or the page stays for another
-    /// reason.
+    /// For the page to be that of the file, its entry in the file's tree is locked.
     #[inline]
     pub(crate) fn insert_page(&mut self, page: DevPage, write: bool) -> Insertion {
         self.insert_one(page.pfn(), How::of(write), |table, how, protect| {
-            // SAFETY: Nothing is mapped there, and the caller vouches for the page.
+            // SAFETY: Nothing is mapped there, and by its type invariant the page is there. The reference
+            // that is taken keeps it.
             unsafe { table.map(0, page.block().run(), how, protect) };
         })
     }
@@ -329,11 +332,14 @@ impl VmFault {
         page: DevPage,
         write: bool,
     ) -> Insertion {
+        if !self.has_pmd() {
+            return Insertion::Occupied;
+        }
         let count = makers.at(self);
         count.fetch_add(1, Full);
         // Whoever had the lock before has entered what he would, and it is found; who gets it from now
         // on sees the count.
-        // SAFETY: The fault is valid, and the core has filled in this level.
+        // SAFETY: The fault is valid, and has an entry of the second level.
         unsafe { bindings::rdax_level_unlock(bindings::rdax_pmd_lock(self.raw())) };
         let inserted = self.insert_page(page, write);
         count.fetch_sub(1, Release);
@@ -398,11 +404,14 @@ impl VmFault {
     /// stays as it is. Those of a fault of write-protection are made writable where they are mapped.
     /// Pages that are mapped for writing are so without having been written to.
     ///
-    /// The entries of the pages are locked by the caller.
+    /// For the pages to be those of the file, their entries are locked.
     pub(crate) fn map_batch(&mut self, batch: &PteBatch, write: bool) -> usize {
         let Some((first, last)) = batch.bounds() else {
             return 0;
         };
+        if !self.is_around(batch.index(first), batch.index(last)) {
+            return 0;
+        }
         let start = self.address_of(batch.index(first));
         let upgrade = write && self.present(Order::PTE) == Present::Mapped;
         let how = if write { How::AHEAD } else { How::LOAD };
@@ -410,7 +419,7 @@ impl VmFault {
             return 0;
         };
         let span = last - first + 1;
-        // SAFETY: All pages of the range are mapped by the fault's table.
+        // SAFETY: All pages of the range are mapped by the fault's table: they are around its address.
         let free = unsafe { bindings::rdax_candidate_ptes(table.entry(0), span as usize, upgrade) };
         let free = free as usize;
         let free = free << first;
@@ -418,7 +427,7 @@ impl VmFault {
         batch.memory(free, |at, run| {
             let entry = at - first;
             if !upgrade {
-                // SAFETY: Nothing is mapped there, and the caller vouches for the pages.
+                // SAFETY: Nothing is mapped there, and by the invariant of `PageRun` the pages are there.
                 unsafe { table.map(entry, run, how, false) };
                 done += run.pages();
                 return;
@@ -448,10 +457,9 @@ impl VmFault {
         done
     }
 
-    /// Maps a folio of order [`Order::PMD`], by one entry.
+    /// Maps a folio of order [`Order::PMD`], by one entry; none of another order.
     ///
-    /// The folio's entry in the file's tree is locked by the caller, or the folio stays for another
-    /// reason.
+    /// For the folio to be that of the file, its entry in the file's tree is locked.
     #[inline]
     pub(crate) fn insert_pmd(&mut self, folio: DevFolio, write: bool) -> Insertion {
         self.insert_pmd_if(folio, write, |_| true)
@@ -475,9 +483,12 @@ impl VmFault {
         write: bool,
         may_enter: impl FnOnce(&Self) -> bool,
     ) -> Insertion {
+        if folio.order() != Order::PMD {
+            return Insertion::Occupied;
+        }
         let pfn = folio.head().pfn();
         self.insert_large::<Pmd>(pfn, How::of(write), may_enter, |vma, tally| {
-            // SAFETY: The caller vouches for the folio, and its reference is the entry's.
+            // SAFETY: The folio is there, and of the order; its reference is the entry's.
             unsafe { folio.map_whole(vma, tally) };
         })
     }
@@ -485,13 +496,16 @@ impl VmFault {
     /// Maps a folio of order [`Order::PUD`], by one entry. As [`VmFault::insert_pmd`].
     #[inline]
     pub(crate) fn insert_pud(&mut self, folio: DevFolio, write: bool) -> Insertion {
+        if folio.order() != Order::PUD {
+            return Insertion::Occupied;
+        }
         let pfn = folio.head().pfn();
         self.insert_large::<Pud>(
             pfn,
             How::of(write),
             |_| true,
             |vma, tally| {
-                // SAFETY: The caller vouches for the folio, and its reference is the entry's.
+                // SAFETY: As for a folio of 2 MiB.
                 unsafe { folio.map_whole(vma, tally) };
                 tally.mapped_by_pmd = 0;
             },
@@ -521,11 +535,15 @@ impl VmFault {
         may_enter: impl FnOnce(&Self) -> bool,
         enter: impl FnOnce(*mut bindings::vm_area_struct, &mut Tally),
     ) -> Insertion {
+        if L::ORDER < Order::PUD && !self.has_pmd() || !self.vma_covers(L::ORDER) {
+            return Insertion::Occupied;
+        }
         let fault = self.raw();
         let bits = pfn.to_bits() as usize;
-        // SAFETY: The fault is valid, and of this level or the core has filled in this level. The
-        // entry is looked at and changed under the lock. What is entered is counted before, and the
-        // reference that this takes keeps the folio.
+        // SAFETY: By its type invariant the fault is valid, and has the entry of the third level; that of
+        // the second is there, as was just seen, and the VMA has all that the entry maps. The entry is
+        // looked at and changed under the lock. What is entered is counted before, and the reference
+        // that this takes keeps the folio.
         unsafe {
             let lock = L::lock(fault);
             let result = match Slot::of(L::look(fault, bits)) {
@@ -553,9 +571,12 @@ impl VmFault {
 
 /// A level of page tables above the lowest: what the helpers are called.
 trait Level {
+    /// What an entry maps.
+    const ORDER: Order;
+
     /// # Safety
     ///
-    /// The fault is valid, and of this level.
+    /// The fault is valid, and has an entry of this level.
     unsafe fn lock(fault: *mut bindings::vm_fault) -> *mut bindings::spinlock_t;
     /// # Safety
     ///
@@ -572,10 +593,12 @@ trait Level {
 }
 
 macro_rules! level {
-    ($name:ident, $lock:ident, $look:ident, $set:ident, $allow:ident) => {
+    ($name:ident, $order:expr, $lock:ident, $look:ident, $set:ident, $allow:ident) => {
         struct $name;
 
         impl Level for $name {
+            const ORDER: Order = $order;
+
             #[inline(always)]
             unsafe fn lock(fault: *mut bindings::vm_fault) -> *mut bindings::spinlock_t {
                 // SAFETY: By this function's safety requirements.
@@ -605,6 +628,7 @@ macro_rules! level {
 
 level!(
     Pmd,
+    Order::PMD,
     rdax_pmd_lock,
     rdax_pmd_look,
     rdax_pmd_set,
@@ -612,6 +636,7 @@ level!(
 );
 level!(
     Pud,
+    Order::PUD,
     rdax_pud_lock,
     rdax_pud_look,
     rdax_pud_set,

@@ -11,6 +11,7 @@ use super::{
     page::{DevPage, PageRun}, //
 };
 use core::{
+    marker::PhantomData,
     mem::MaybeUninit,
     ptr::{self, NonNull}, //
 };
@@ -78,17 +79,24 @@ impl Present {
     }
 }
 
-/// A page fault, in the task that it happened to. The VMA and its file stay while it is handled.
+/// A page fault, in the task that it happened to.
+///
+/// # Invariants
+///
+/// The fault is handled by this task for all of `'f`. It is in the VMA of an open file, and both stay as
+/// they are for as long. Its pointer to an entry of the third level is set, and that to one of the second
+/// level unless it is of the third.
 #[repr(transparent)]
-pub(crate) struct VmFault(Opaque<bindings::vm_fault>);
+pub(crate) struct VmFault<'f>(Opaque<bindings::vm_fault>, PhantomData<&'f File>);
 
-impl VmFault {
+impl<'f> VmFault<'f> {
     /// # Safety
     ///
-    /// A fault that is being handled by this task, in the VMA of an open file.
+    /// A fault that is being handled by this task for all of `'f`, in the VMA of an open file.
     #[inline]
-    pub(crate) unsafe fn from_raw<'a>(vmf: NonNull<bindings::vm_fault>) -> &'a mut Self {
-        // SAFETY: The type is transparent; the caller vouches for the lifetime.
+    pub(crate) unsafe fn from_raw(vmf: NonNull<bindings::vm_fault>) -> &'f mut Self {
+        // SAFETY: The type is transparent; the rest is this function's safety requirement.
+        // INVARIANT: The core fills in what it has looked up.
         unsafe { vmf.cast::<Self>().as_mut() }
     }
 
@@ -105,14 +113,14 @@ impl VmFault {
 
     /// The file that is mapped.
     #[inline]
-    pub(crate) fn file<'a>(&self) -> &'a File {
-        // SAFETY: By the type's constructor the VMA has a file, which it keeps open.
+    pub(crate) fn file(&self) -> &'f File {
+        // SAFETY: By the type invariant the VMA has a file, which it keeps open for so long.
         unsafe { File::from_raw(NonNull::new_unchecked((*self.vma()).vm_file)) }
     }
 
     /// The contents that are mapped.
     #[inline]
-    pub(crate) fn mapping<'a>(&self) -> &'a Mapping {
+    pub(crate) fn mapping(&self) -> &'f Mapping {
         self.file().mapping()
     }
 
@@ -175,6 +183,27 @@ impl VmFault {
         self.vma_flags() & (bindings::VM_RAND_READ as bindings::vm_flags_t) != 0
     }
 
+    /// Whether the core has looked up the entry of the second level: not for a fault of the third.
+    #[inline(always)]
+    pub(super) fn has_pmd(&self) -> bool {
+        // SAFETY: The fault is valid.
+        !unsafe { (*self.raw()).pmd }.is_null()
+    }
+
+    /// Whether the page table that maps the address maps all of these pages, for the VMA.
+    #[inline]
+    pub(super) fn is_around(&self, first: PageIndex, last: PageIndex) -> bool {
+        let (start, end) = (self.address_of(first), self.address_of(last));
+        let other = (start ^ self.address()) | (end ^ self.address());
+        // SAFETY: By the type invariant the VMA stays as it is.
+        let vma = unsafe { &(*self.vma()).__bindgen_anon_1.__bindgen_anon_1 };
+        self.has_pmd()
+            && other < Order::PMD.bytes()
+            && vma.vm_start as usize <= start
+            && start <= end
+            && end < vma.vm_end as usize
+    }
+
     /// The pages of the VMA in the aligned range of `pages` pages (a power of two, at most
     /// [`PteBatch::MAX`]) around the address.
     #[inline]
@@ -202,8 +231,11 @@ impl VmFault {
     /// outdated at once.
     #[inline]
     pub(crate) fn candidate_ptes(&self, range: PageRange) -> usize {
+        if !self.is_around(range.first, range.last) {
+            return 0;
+        }
         let pages = range.pages().min(PteBatch::MAX);
-        // SAFETY: The fault is valid, and the range is around its address.
+        // SAFETY: The fault is valid, and the range is around its address, as was just seen.
         unsafe {
             bindings::rdax_vmf_candidate_ptes(
                 self.raw(),
@@ -248,8 +280,11 @@ impl VmFault {
     /// What the page table has at the address, for a fault of `order`.
     #[inline]
     pub(crate) fn present(&self, order: Order) -> Present {
-        // SAFETY: The fault is valid; pmd or pud are set for faults of their order, the pmd also for
-        // those of a page.
+        if order < Order::PUD && !self.has_pmd() {
+            return Present::Larger;
+        }
+        // SAFETY: By the type invariant the fault is valid and has the entry of the third level; that of
+        // the second is there, as was just seen.
         unsafe {
             match order {
                 Order::PTE if bindings::rdax_vmf_pmd_is_huge(self.raw()) => Present::Larger,

@@ -323,7 +323,7 @@ impl Driver for DevDax {
     }
 
     #[inline]
-    fn fault(&self, home: &Home<'_, Self>, vmf: &mut VmFault, order: Order) -> FaultCode {
+    fn fault(&self, home: &Home<'_, Self>, vmf: &mut VmFault<'_>, order: Order) -> FaultCode {
         fault(self, home, vmf, order)
     }
 
@@ -424,7 +424,7 @@ pub(crate) fn begin_of(head: Pfn, order: Order, place: &FaultAddress, first: Pfn
 pub(crate) fn fault(
     device: &DevDax,
     home: &Home<'_, DevDax>,
-    vmf: &mut VmFault,
+    vmf: &mut VmFault<'_>,
     order: Order,
 ) -> FaultCode {
     let place = FaultAddress {

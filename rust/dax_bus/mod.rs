@@ -135,7 +135,7 @@ pub(crate) trait Driver: Send + Sync + Sized + 'static {
     /// Serves a fault by an entry of `order`, which [`Driver::order_of_level`] gave. Sleeps.
     ///
     /// Held: the device stays bound, and its folios are given their places by `home`.
-    fn fault(&self, home: &Home<'_, Self>, vmf: &mut VmFault, order: Order) -> FaultCode;
+    fn fault(&self, home: &Home<'_, Self>, vmf: &mut VmFault<'_>, order: Order) -> FaultCode;
 
     /// Waits until nobody has a reference to any page. Sleeps, and cannot be interrupted, as the
     /// memory's pages go next.

@@ -51,7 +51,7 @@ const PUD: usize = Order::PUD.bits();
 ///
 /// Held: the filesystem's `invalidate_lock`, shared.
 #[inline(always)]
-pub(crate) fn iomap_fault(vmf: &mut VmFault, order: u32, ops: &IomapOps) -> Outcome {
+pub(crate) fn iomap_fault<'f>(vmf: &'f mut VmFault<'f>, order: u32, ops: &IomapOps) -> Outcome {
     let Some(order) = Order::of_level(order) else {
         return FaultCode::FALLBACK.into();
     };
@@ -65,7 +65,7 @@ pub(crate) fn iomap_fault(vmf: &mut VmFault, order: u32, ops: &IomapOps) -> Outc
 /// A fault of an order, and what follows from its flags. The order is the type's, so that nothing has
 /// to be computed of it while a fault is served.
 struct Fault<'a, const ORDER: usize> {
-    vmf: &'a mut VmFault,
+    vmf: &'a mut VmFault<'a>,
     device: FileDevice<'a>,
     mapping: &'a Mapping,
     index: PageIndex,
@@ -75,7 +75,7 @@ struct Fault<'a, const ORDER: usize> {
 
 impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     #[inline(always)]
-    fn new(vmf: &'a mut VmFault) -> Self {
+    fn new(vmf: &'a mut VmFault<'a>) -> Self {
         let mapping = vmf.mapping();
         Self {
             index: vmf.index(),

@@ -20,7 +20,7 @@ use crate::kern::{
 /// dirty and the mapping writable. Sleeps.
 ///
 /// Held: the filesystem's `invalidate_lock`, shared.
-pub(crate) fn finish_sync_fault(vmf: &mut VmFault, order: u32, pfn: Pfn) -> FaultCode {
+pub(crate) fn finish_sync_fault<'f>(vmf: &'f mut VmFault<'f>, order: u32, pfn: Pfn) -> FaultCode {
     match Order::of_level(order) {
         Some(Order::PTE) => finish_of_order::<PTE>(vmf, pfn),
         Some(Order::PMD) => finish_of_order::<PMD>(vmf, pfn),
@@ -29,7 +29,7 @@ pub(crate) fn finish_sync_fault(vmf: &mut VmFault, order: u32, pfn: Pfn) -> Faul
     }
 }
 
-fn finish_of_order<const ORDER: usize>(vmf: &mut VmFault, pfn: Pfn) -> FaultCode {
+fn finish_of_order<'f, const ORDER: usize>(vmf: &'f mut VmFault<'f>, pfn: Pfn) -> FaultCode {
     let order = Order::from_bits(ORDER);
     let mapping = vmf.mapping();
     let device = FileDevice::of(mapping.host());

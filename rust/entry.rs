@@ -176,7 +176,8 @@ impl Entry {
     /// The pages that the entry covers.
     #[inline]
     pub(crate) const fn order(self) -> Order {
-        Order::from_bits((self.bits >> ORDER_SHIFT) & ORDER_BITS)
+        // SAFETY: By the type invariant these bits were an order's.
+        unsafe { Order::from_bits_unchecked((self.bits >> ORDER_SHIFT) & ORDER_BITS) }
     }
 
     /// Whether the entry covers one page.

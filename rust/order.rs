@@ -53,6 +53,17 @@ impl Order {
         }
     }
 
+    /// The order with this number.
+    ///
+    /// # Safety
+    ///
+    /// It is one that [`Order::bits`] gave.
+    #[inline(always)]
+    pub(super) const unsafe fn from_bits_unchecked(bits: usize) -> Self {
+        // INVARIANT: By this function's safety requirements.
+        Self(bits as u8)
+    }
+
     /// The order's number.
     #[inline]
     pub(crate) const fn bits(self) -> usize {

@@ -346,15 +346,12 @@ impl FolioReleaseBatch {
     pub(crate) fn add(&mut self, page: DevPage) {
         // The entry keeps the folio as it is.
         let head = page.folio().head();
-        let kept = match self.region.take() {
-            Some(region) if region.covers(head) => region,
-            other => {
-                drop(other);
-                Region::lock(head)
-            }
-        };
-        let region = self.region.insert(kept);
-        let Some(folio) = region.folio(page) else {
+        if !self.region.as_ref().is_some_and(|region| region.covers(head)) {
+            // The one is unlocked before the other is locked.
+            self.region = None;
+            self.region = Some(Region::lock(head));
+        }
+        let Some(folio) = self.region.as_ref().and_then(|region| region.folio(page)) else {
             return;
         };
         if folio.owner() == 0 {

@@ -153,7 +153,8 @@ impl RawValue {
     /// Log2 of the indices that it is for.
     #[inline(always)]
     const fn order(self) -> Order {
-        Order::from_bits(self.0 >> ORDER_SHIFT & ORDER_BITS)
+        // SAFETY: By the type invariant these are the bits of an entry, which has them from an order.
+        unsafe { Order::from_bits_unchecked(self.0 >> ORDER_SHIFT & ORDER_BITS) }
     }
 
     /// The indices that it is for.

@@ -66,7 +66,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     }
 
     /// Puts memory into the page table.
-    #[inline]
+    #[inline(always)]
     pub(super) fn insert_memory(
         &mut self,
         locked: &LockedEntry<'_>,

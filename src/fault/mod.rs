@@ -140,7 +140,10 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             Err(error) => return Err((*error).into()),
         };
         let prefault = created.prefault;
-        let mut behind = PrefaultEntries::new(&created.locked, prefault);
+        let mut behind = match self.order() {
+            Order::PTE => PrefaultEntries::new(&created.locked, prefault),
+            _ => None,
+        };
         let mut target = self.target(&mut created.locked)?;
         let installed = match self.known(&target)? {
             Some(installed) => installed,

@@ -2,6 +2,12 @@
 
 //! What the suites have in common.
 
+pub(crate) mod entries;
+pub(crate) mod folios;
+pub(crate) mod mapped;
+pub(crate) mod prefaults;
+pub(crate) mod transfers;
+
 use crate::{
     dax::{
         adopt::Adopted,
@@ -429,4 +435,15 @@ pub(crate) fn fallback(
     check!(fell, "no fault of 2 MiB fell back");
     check!(view.mapped(page).is_some_and(|mapped| mapped.order == 0));
     Ok(count(reason) - before)
+}
+
+/// Whether the entry that covers a page of the file is locked.
+pub(crate) fn is_locked(file: &File<'_>, index: usize) -> bool {
+    look(file, index).is_some_and(|(_, locked)| locked)
+}
+
+/// Writes a range of the file back, as `fsync` does.
+pub(crate) fn write_back(file: &File<'_>, range: PageRange) -> Result<usize> {
+    let request = Request { range, sync: true };
+    writeback::writeback(file.mapping(), file.world().dax(), &request)
 }

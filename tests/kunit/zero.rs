@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Zeroing, and memory that is bad (spec, section 6).
+
+use kernel::prelude::*;
+
+#[kunit_tests(rdax_zero)]
+mod tests {
+    use crate::{
+        dax::io,
+        kern::{
+            error::eopnotsupp,
+            order::Order,
+            testing::{Buffer, Checked, Flushes, TestExtent},
+        },
+        tests::helpers::{transfers::*, *},
+    };
+    use kernel::prelude::*;
+
+    #[test]
+    fn a_bad_page_that_was_overwritten_in_part_stays_bad() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        world.fill(place, 1, 0x11);
+        file.set_extents(&[TestExtent::mapped(0, 1, place)])?;
+        world.set_poison(place, true);
+        let (result, _) = with_short_buffer(&world, 100, |address| {
+            Ok(transfer(&file, 0, 0, Buffer::WriteUser(address, PAGE)))
+        })?;
+        check!(result.is_err() || result.is_ok_and(|done| done <= 100));
+        let stays = world.page(place).is_poisoned();
+        world.set_poison(place, false);
+        check!(stays);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_page_marked_as_bad_is_not_read() -> Checked {
+        let world = world()?;
+        let file = world.file(4)?;
+        let place = world.take_many(4, Order::PTE)?;
+        world.fill(place, 4, 0x11);
+        file.set_extents(&[TestExtent::mapped(0, 4, place)])?;
+        world.set_poison(place + 2, true);
+        let mut bytes = filled(4 * PAGE, 0)?;
+        check_eq!(read(&file, 2 * PAGE, &mut bytes[..10]).0, Err(EIO));
+        check_eq!(read(&file, 0, &mut bytes[..2 * PAGE]).0, Ok(2 * PAGE));
+        check_eq!(read(&file, 3 * PAGE, &mut bytes[..PAGE]).0, Ok(PAGE));
+        // A part of it would keep what was lost.
+        check_eq!(write(&file, 2 * PAGE + 8, &[1; 8]).0, Err(EIO));
+        check_eq!(write(&file, 2 * PAGE, &[1; 8]).0, Err(EIO));
+        check!(world.page(place + 2).is_poisoned());
+        // All of it is as good as new.
+        let new = filled(PAGE, 0x22)?;
+        check_eq!(write(&file, 2 * PAGE, &new).0, Ok(PAGE));
+        check!(!world.page(place + 2).is_poisoned());
+        check_eq!(read(&file, 0, &mut bytes).0, Ok(4 * PAGE));
+        check!(all(&bytes[2 * PAGE..3 * PAGE], 0x22));
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_page_marked_as_bad_is_good_when_it_was_zeroed() -> Checked {
+        let world = world()?;
+        let file = world.file(2)?;
+        let place = world.take_many(2, Order::PTE)?;
+        world.fill(place, 2, 0x11);
+        file.set_extents(&[TestExtent::mapped(0, 2, place)])?;
+        world.set_poison(place, true);
+        let mut zeroed = false;
+        let zero = |from: u64, len: u64, zeroed: &mut bool| {
+            io::zero_range(file.inode(), from, len, file.ops(), zeroed)
+        };
+        check_eq!(zero(8, 100, &mut zeroed), Err(EIO));
+        check!(!zeroed);
+        check_eq!(zero(0, PAGE as u64, &mut zeroed), Ok(()));
+        check!(zeroed);
+        check!(!world.page(place).is_poisoned());
+        check!(world.is_filled(place, 0, PAGE, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_block_that_the_device_knows_as_bad_is_an_io_error() -> Checked {
+        let world = world()?;
+        let file = world.file(3)?;
+        let place = world.take_many(3, Order::PTE)?;
+        file.set_extents(&[TestExtent::mapped(0, 3, place)])?;
+        if let Err(error) = world.set_bad_blocks(place + 1, true) {
+            check_eq!(error, eopnotsupp());
+            crate::kern::testing::skip(c"the device keeps no list of bad blocks");
+            return Ok(());
+        }
+        let mut bytes = [0; 16];
+        let bad = read(&file, PAGE, &mut bytes).0;
+        let good = read(&file, 0, &mut bytes).0;
+        let cleared = world.set_bad_blocks(place + 1, false);
+        check_eq!(bad, Err(EIO));
+        check_eq!(good, Ok(16));
+        check_eq!(cleared, Ok(()));
+        check_eq!(read(&file, PAGE, &mut bytes).0, Ok(16));
+        Ok(())
+    }
+
+    #[test]
+    fn zeroing_writes_only_where_there_is_data() -> Checked {
+        let world = world()?;
+        let file = world.file(5)?;
+        let place = world.take_many(5, Order::PTE)?;
+        world.fill(place, 5, 0x11);
+        file.set_extents(&[
+            TestExtent::mapped(0, 3, place),
+            TestExtent::hole(3, 1),
+            TestExtent::unwritten(4, 1, place + 4),
+        ])?;
+        let mut zeroed = false;
+        let zero = |from: usize, to: usize, zeroed: &mut bool| {
+            io::zero_range(
+                file.inode(),
+                from as u64,
+                (to - from) as u64,
+                file.ops(),
+                zeroed,
+            )
+        };
+        check_eq!(zero(3 * PAGE, 5 * PAGE, &mut zeroed), Ok(()));
+        check!(!zeroed, "nothing was there to be zeroed");
+        // Or it would take for data what it has set aside there.
+        check_eq!(file.first_end().map(|end| end.written), Some(0));
+        check_eq!(file.last_end().map(|end| end.written), Some(0));
+        check!(world.is_filled(place + 4, 0, PAGE, 0x11));
+        let flushes = Flushes::watch(&file, 0, 0)?;
+        check_eq!(zero(10, 2 * PAGE + 20, &mut zeroed), Ok(()));
+        check!(flushes.count() > 0, "zeroes were not written back");
+        check!(
+            flushes.iter().all(|flush| flush.byte == 0),
+            "written back before they were there"
+        );
+        drop(flushes);
+        check!(zeroed);
+        check!(world.is_filled(place, 0, 10, 0x11));
+        check!(world.is_filled(place, 10, 2 * PAGE + 20, 0));
+        check!(world.is_filled(place, 2 * PAGE + 20, 3 * PAGE, 0x11));
+        Ok(())
+    }
+
+    #[test]
+    fn truncating_zeroes_the_rest_of_the_block() -> Checked {
+        let world = world()?;
+        let file = world.file(2)?;
+        let place = world.take_many(2, Order::PTE)?;
+        world.fill(place, 2, 0x11);
+        file.set_extents(&[TestExtent::mapped(0, 2, place)])?;
+        let mut zeroed = false;
+        let cut = |at: usize, zeroed: &mut bool| {
+            io::truncate_page(file.inode(), at as u64, file.ops(), zeroed)
+        };
+        check_eq!(cut(PAGE, &mut zeroed), Ok(()));
+        check!(!zeroed);
+        check_eq!(cut(100, &mut zeroed), Ok(()));
+        check!(zeroed);
+        check!(world.is_filled(place, 0, 100, 0x11));
+        check!(world.is_filled(place, 100, PAGE, 0));
+        check!(world.is_filled(place + 1, 0, PAGE, 0x11));
+        file.set_block_bits(9);
+        check_eq!(cut(PAGE + 100, &mut zeroed), Ok(()));
+        check!(world.is_filled(place + 1, 100, 512, 0));
+        check!(world.is_filled(place + 1, 512, PAGE, 0x11));
+        file.set_block_bits(12);
+        Ok(())
+    }
+}

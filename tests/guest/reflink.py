@@ -224,7 +224,7 @@ def _rewrite(directory, how, size, seed):
 @case(fs=XFS, timeout=240)
 def rewritten_clones_are_in_few_pieces(t):
     """In no more than the kernel's own code leaves: what XFS has set aside for the copy is used."""
-    beside, size, found = _Beside(t), 8 << 20, {}
+    beside, size, found = _Beside(t), 4 << 20, {}
     for ways in WAYS:
         for adopted in (False, True):
             with beside.mounted(adopted) as directory:

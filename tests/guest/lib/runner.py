@@ -467,7 +467,7 @@ def make_plan(settings):
             cases = [c for c in _cases if c.group == group and variant in c.fs
                      and wanted(variant, c)]
             plan.append((variant, group, cases))
-        if not settings.fs or group in settings.fs:
+        if not settings.fs or group in settings.fs or "none" in settings.fs:
             plan.append((None, group, [c for c in _cases if c.group == group and not c.fs
                                        and wanted(None, c)]))
     return [part for part in plan if part[2]]
@@ -490,7 +490,8 @@ def main(directory):
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN",
                         help="run the cases whose name holds or matches PATTERN; repeatable")
     parser.add_argument("--fs", metavar="LIST",
-                        help=f"of {','.join(VARIANTS)},erofs (default: all)")
+                        help=f"of {','.join(VARIANTS)},erofs, and none for the cases that make "
+                             "their own, or need none (default: all)")
     parser.add_argument("--giant", action=argparse.BooleanOptionalAction,
                         help="only the cases for a device of 9G that was made with an alignment "
                              "of 1G, or none of them (default: all that can run)")
@@ -511,7 +512,7 @@ def main(directory):
     settings.seconds = settings.seconds or (
         10 if settings.quick else 20 if os.uname().release.endswith("-rdax-debug") else 60)
     settings.fs = settings.fs.split(",") if settings.fs else []
-    unknown = [f for f in settings.fs if f not in (*VARIANTS, "erofs")]
+    unknown = [f for f in settings.fs if f not in (*VARIANTS, "erofs", "none")]
     if unknown:
         parser.error(f"unknown filesystem {unknown[0]}")
     settings.variants = [v for v in VARIANTS if not settings.fs or v in settings.fs]

@@ -19,7 +19,9 @@ use super::{
     order::Order,
     page::{DevFolio, Pfn},
     redirect::{
+        begin_in_flight,
         call_original,
+        end_in_flight,
         target,
         InFlight,
         Key,
@@ -109,21 +111,6 @@ pub(super) unsafe extern "C" fn dax_iomap_fault(
         };
     }
     outcome.code.0
-}
-
-/// # Safety
-///
-/// [`end_in_flight`] is called afterwards.
-unsafe extern "C" fn begin_in_flight() {
-    core::mem::forget(InFlight::enter());
-}
-
-/// # Safety
-///
-/// A value was forgotten for the call that ends here.
-unsafe extern "C" fn end_in_flight() {
-    // SAFETY: By this function's safety requirements.
-    drop(unsafe { InFlight::resume() });
 }
 
 /// # Safety

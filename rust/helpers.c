@@ -548,6 +548,11 @@ bool rdax_is_dying(void)
 	return fatal_signal_pending(current) || current->flags & PF_EXITING;
 }
 
+bool rdax_is_kernel_thread(void)
+{
+	return current->flags & PF_KTHREAD;
+}
+
 bool rdax_fatal_signal_pending(void)
 {
 	return fatal_signal_pending(current);

@@ -281,6 +281,20 @@ void rdax_see_again(unsigned long pfn);
  */
 void rdax_timed_wait(void (*callback)(struct inode *inode), struct inode *inode, unsigned int ms);
 bool rdax_fatal_signal_pending(void);
+
+/*
+ * Has the system call that the task is in made again, when the folio's last reference is gone, or the
+ * time has passed: the caller ends it with -ERESTARTSYS. False where that is not possible. @begin and
+ * @end are called around what is done in the module afterwards.
+ */
+bool rdax_restart_after(struct folio *folio, unsigned int ms, void (*begin)(void),
+			void (*end)(void));
+/* Without waiting, if so. */
+void rdax_restart_at_once(void);
+bool rdax_restart_is_due(void);
+/* Whether the task is in a system call that is made again when it ends with -ERESTARTSYS. */
+bool rdax_may_restart(void);
+bool rdax_is_kernel_thread(void);
 /* The same, or the task exits, which no signal ends any more. */
 bool rdax_is_dying(void);
 bool rdax_in_transaction(void);

@@ -603,6 +603,18 @@ pub(crate) fn ratelimit() -> bool {
     unsafe { bindings::rdax_ratelimit() }
 }
 
+/// Whether this is a thread of the kernel, which works for somebody else or for nobody.
+pub(crate) fn is_kernel_thread() -> bool {
+    // SAFETY: Looks at the current task.
+    unsafe { bindings::rdax_is_kernel_thread() }
+}
+
+/// Milliseconds of the kernel's clock, which begin anew when there are too many.
+pub(crate) fn now_ms() -> u32 {
+    // SAFETY: Computes.
+    unsafe { bindings::jiffies64_to_msecs(tick() as u64) as u32 }
+}
+
 /// The kernel's clock, in ticks.
 #[inline]
 pub(crate) fn tick() -> usize {

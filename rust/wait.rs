@@ -11,6 +11,7 @@ use super::{
     memory::Stay,
     once::Once,
     page::DevFolio,
+    redirect::{begin_in_flight, end_in_flight},
     xa::{Tree, TreeGuard, XaState}, //
 };
 use core::{
@@ -419,6 +420,43 @@ pub(crate) fn nap_until_idle(stay: &Stay<'_>, folio: DevFolio) -> Result {
         true => Err(EINTR),
         false => Ok(()),
     }
+}
+
+/// Has the system call that this task is in made again when nobody uses the folio any more, or after
+/// `at_most` milliseconds: the caller ends it with `ERESTARTSYS`, and then the task waits, with nothing
+/// held. False where that cannot be: for threads of the kernel, and for calls that end otherwise.
+///
+/// Nobody is woken when the last reference but those of mappings goes, and when the device does; then it
+/// takes all of the time.
+pub(crate) fn restart_after(stay: &Stay<'_>, folio: DevFolio, at_most: u32) -> bool {
+    // SAFETY: The folio's address is only compared; it is never looked at afterwards. The two functions
+    // are called one after the other.
+    let will = unsafe {
+        bindings::rdax_restart_after(
+            folio.as_ptr(),
+            at_most,
+            Some(begin_in_flight),
+            Some(end_in_flight),
+        )
+    };
+    // From here on the last reference is told of.
+    if will && (stay.is_over(folio.head().pfn()) || folio.refcount() <= folio.mapcount()) {
+        // SAFETY: Changes what belongs to the current task.
+        unsafe { bindings::rdax_restart_at_once() };
+    }
+    will
+}
+
+/// Whether this task is in a system call that can be made again ([`restart_after`]).
+pub(crate) fn may_restart() -> bool {
+    // SAFETY: Looks at the current task.
+    unsafe { bindings::rdax_may_restart() }
+}
+
+/// Whether the system call that this task is in is to end now because it will be made again.
+pub(crate) fn restart_is_due() -> bool {
+    // SAFETY: Looks at what belongs to the current task.
+    unsafe { bindings::rdax_restart_is_due() }
 }
 
 /// Sleeps once, as one who is woken when the folio's last reference goes, unless `is_done` says that

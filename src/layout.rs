@@ -10,7 +10,8 @@ use super::{
     folio::{self, FolioReleaseBatch},
     poison,
     stats::Counter,
-    tree::{self, Disposition, EntryBatch, Filter, LockedEntry, Visitor, WalkAction}, //
+    tree::{self, Disposition, EntryBatch, Filter, LockedEntry, Visitor, WalkAction},
+    tries::{self, Tries}, //
 };
 use crate::kern::{
     entry::{Entry, Kind},
@@ -295,6 +296,11 @@ fn timed<T>(device: FileDevice<'_>, wait: impl FnOnce() -> T) -> T {
     waited
 }
 
+/// Counts how long a task has waited since its last try.
+fn count_since(tries: Tries, device: FileDevice<'_>) {
+    device.add(Counter::LayoutWaitNs, u64::from(tries.last) * 1_000_000);
+}
+
 /// How those who want a file's pages idle take turns with those who use them.
 ///
 /// Who looks once, finds somebody, and lets faults in while he sleeps finds somebody the next time, too,
@@ -303,11 +309,24 @@ fn timed<T>(device: FileDevice<'_>, wait: impl FnOnce() -> T) -> T {
 /// over soon. Then it is the turn of the others: whoever holds a page may be about to fault on the next one,
 /// which he needs before he lets go of the first. Each turn is longer than the one before, up to a bound, so
 /// that a moment is long enough on a machine that is slow or busy.
+///
+/// Their turn is as long as somebody likes who holds a page, so nothing may be held meanwhile: neither the
+/// file, which others want to write, nor the filesystem, which is to be frozen. A system call ends before
+/// their turn and is made again after it ([`wait::restart_after`]). Where that cannot be, their turns come to
+/// an end with [`Turns::PATIENCE`], and the call with an error.
 pub(crate) struct Turns {
     /// How long the turn of the others is, in milliseconds.
-    theirs: u32,
-    /// There was somebody to wait for.
-    waited: Cell<bool>,
+    theirs: Cell<u32>,
+    /// Since when there is somebody to wait for.
+    since: Cell<Option<Instant<Monotonic>>>,
+}
+
+/// Whether a call may be made again from its beginning.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    Yes,
+    /// Something was done that would be done twice.
+    No,
 }
 
 impl Turns {
@@ -317,11 +336,41 @@ impl Turns {
     const LONGEST_MOMENT: u32 = 320;
     /// For a fault, which does not know how often it was tried before.
     const OF_FAULT: u32 = 40;
+    /// How long somebody is waited for with the caller's locks held, in milliseconds: about as long as a
+    /// large write holds them.
+    const PATIENCE: u32 = 2500;
+    /// The same for a thread of the kernel. What it works for (an exported filesystem, a loop device) may take
+    /// an error for a broken device; and users cannot have it do so again and again as they like.
+    const PATIENCE_OF_KERNEL: u32 = 30_000;
 
     pub(crate) fn new() -> Self {
         Self {
-            theirs: Self::FIRST,
-            waited: Cell::new(false),
+            theirs: Cell::new(Self::FIRST),
+            since: Cell::new(None),
+        }
+    }
+
+    fn patience() -> u32 {
+        match vm::is_kernel_thread() {
+            true => Self::PATIENCE_OF_KERNEL,
+            false => Self::PATIENCE,
+        }
+    }
+
+    /// Notes that there is somebody to wait for, perhaps since a try before this one.
+    fn begin(&self, device: FileDevice<'_>) {
+        if self.since.get().is_some() {
+            return;
+        }
+        self.since.set(Some(Instant::now()));
+        match tries::so_far() {
+            Some(tries) => {
+                // Turns that double take as long together as the next one.
+                self.theirs
+                    .set(tries.first.clamp(Self::FIRST, Self::LONGEST));
+                count_since(tries, device);
+            }
+            None => device.inc(Counter::LayoutWaits),
         }
     }
 
@@ -340,11 +389,9 @@ impl Turns {
             return Ok(None);
         };
         let device = FileDevice::of(inode);
-        if !self.waited.replace(true) {
-            device.inc(Counter::LayoutWaits);
-        }
+        self.begin(device);
         timed(device, || {
-            let moment = (self.theirs / 2).min(Self::LONGEST_MOMENT);
+            let moment = (self.theirs.get() / 2).min(Self::LONGEST_MOMENT);
             let mut left = moment;
             // Ends with the moment, of which each turn takes a part.
             while wait::is_soon_idle(stay, folio, &mut left, moment / 4)? {
@@ -360,47 +407,74 @@ impl Turns {
     /// The turn of the others: sleeps as `how` says until they are done with the folio, but not for
     /// longer than their turn.
     ///
-    /// Errors: `ERESTARTSYS` when a signal came, `EIO` when the device goes away.
+    /// Errors: `ERESTARTSYS` when the call is to be made again, or a signal came; `EAGAIN` when it cannot be
+    /// made again and they were waited for for long; `EIO` when the device goes away.
     pub(crate) fn let_others(
-        &mut self,
+        &self,
         stay: &Stay<'_>,
         folio: DevFolio,
         how: Sleep<'_>,
-        device: FileDevice<'_>,
+        inode: &Inode,
+        again: Again,
     ) -> Result {
-        let theirs = self.theirs;
-        self.theirs = (theirs * 2).min(Self::LONGEST);
+        let device = FileDevice::of(inode);
+        let theirs = self.theirs.get();
+        if again == Again::Yes && wait::restart_after(stay, folio, theirs) {
+            tries::note(inode.mapping());
+            return Err(ERESTARTSYS);
+        }
+        let waited = self
+            .since
+            .get()
+            .map_or(0, |since| since.elapsed().as_millis());
+        let left = i64::from(Self::patience()) - waited;
+        if left <= 0 {
+            return Err(EAGAIN);
+        }
+        self.theirs.set((theirs * 2).min(Self::LONGEST));
+        let at_most = theirs.min(left as u32);
         timed(device, || {
-            wait::wait_until_idle(stay, folio, how, Some(theirs))
+            wait::wait_until_idle(stay, folio, how, Some(at_most))
         })
     }
 
     /// The same, for those whose caller holds the `invalidate_lock` exclusively, if anybody: it is let go
     /// meanwhile.
-    pub(crate) fn let_faults_in(
-        &mut self,
-        stay: &Stay<'_>,
-        folio: DevFolio,
-        inode: &Inode,
-    ) -> Result {
+    pub(crate) fn let_faults_in(&self, stay: &Stay<'_>, folio: DevFolio, inode: &Inode) -> Result {
         let how = Sleep::Callback(inode, WaitCallback::let_faults_in());
-        self.let_others(stay, folio, how, FileDevice::of(inode))
+        self.let_others(stay, folio, how, inode, Again::Yes)
+    }
+
+    /// For a caller that cannot let go of its locks to wait, and tries again with them: whether it has done so
+    /// for long enough.
+    fn are_over() -> bool {
+        const CEASED: u32 = 1000;
+
+        !wait::may_restart()
+            && tries::so_far()
+                .is_some_and(|tries| tries.last < CEASED && tries.first >= Self::patience())
     }
 }
 
 /// Waits until nobody uses the range's pages, then removes its entries (`dax_break_layout`).
 /// Sleeps.
 ///
-/// Errors: `ERESTARTSYS` when a signal came, or at once with [`Patience::None`] and a busy page;
-/// `EIO` when the device goes away; no entry is removed then.
+/// Errors: `ERESTARTSYS` when a signal came, when the system call is to be made again, or at once with
+/// [`Patience::None`] and a busy page; `EAGAIN` when that was waited for for long; `EIO` when the device goes
+/// away; no entry is removed then.
 pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) -> Result {
     if !inode.is_dax() {
         return Ok(());
     }
-    if matches!(patience, Patience::Callback(_)) && vm::fatal_signal() {
+    if matches!(patience, Patience::Callback(_)) {
         // XFS, which breaks the layouts of two files, does so until it need not wait for the second
         // one, and takes an error only from the first, which may have nothing to wait for.
-        return Err(ERESTARTSYS);
+        if vm::fatal_signal() || wait::restart_is_due() {
+            return Err(ERESTARTSYS);
+        }
+        if Turns::are_over() {
+            return Err(EAGAIN);
+        }
     }
     let mapping = inode.mapping();
     if mapping.is_empty() {
@@ -410,17 +484,25 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     device.inc(Counter::LayoutBreaks);
     // While the task sleeps, the entries may be removed, and the device may go.
     let stay = device.stay().ok_or(EIO)?;
-    let mut turns = Turns::new();
-    // Ends when nobody holds a page, or with a signal. Whoever holds one can take others meanwhile, but not
+    let turns = Turns::new();
+    // Ends when nobody holds a page, or with an error. Whoever holds one can take others meanwhile, but not
     // in our turns.
     while let Some(folio) = turns.busy_folio(&stay, inode, range)? {
         let Patience::Callback(callback) = patience else {
             // The caller lets go of its locks and tries again.
+            wait::restart_after(&stay, folio, turns.theirs.get());
+            tries::note(mapping);
             return Err(ERESTARTSYS);
         };
-        turns.let_others(&stay, folio, Sleep::Callback(inode, callback), device)?;
+        let how = Sleep::Callback(inode, callback);
+        turns.let_others(&stay, folio, how, inode, Again::Yes)?;
     }
     drop(stay);
+    if let Some(tries) = tries::end(mapping) {
+        if turns.since.get().is_none() {
+            count_since(tries, device);
+        }
+    }
     remove_range(mapping, tree::whole_entries(mapping, range), true, false);
     Ok(())
 }

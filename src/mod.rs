@@ -18,4 +18,5 @@ pub(crate) mod poison;
 pub(crate) mod sequence;
 pub(crate) mod stats;
 pub(crate) mod tree;
+mod tries;
 pub(crate) mod writeback;

@@ -66,6 +66,25 @@ impl Drop for InFlight {
     }
 }
 
+/// For C, where something is done later for a call: it begins.
+///
+/// # Safety
+///
+/// [`end_in_flight`] is called afterwards.
+pub(in crate::kern) unsafe extern "C" fn begin_in_flight() {
+    core::mem::forget(InFlight::enter());
+}
+
+/// The same: it ends.
+///
+/// # Safety
+///
+/// A value was forgotten for the call that ends here.
+pub(in crate::kern) unsafe extern "C" fn end_in_flight() {
+    // SAFETY: By this function's safety requirements.
+    drop(unsafe { InFlight::resume() });
+}
+
 /// Waits until every call that was redirected before, and that is not about a mounted filesystem,
 /// has left the module's code but for its last instructions. Sleeps, not interruptible.
 ///

@@ -24,6 +24,7 @@ pub(crate) use answer::{prepare_answers, with_answer};
 #[cfg(RDAX_TEST)]
 pub(crate) use callback::Destination;
 pub(crate) use eviction::sees_evictions;
+pub(super) use in_flight::{begin_in_flight, end_in_flight};
 pub(crate) use in_flight::{quiesce, settle, InFlight};
 pub(crate) use original::{call_original, call_original_for, is_sought, CALLERS};
 

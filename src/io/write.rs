@@ -8,7 +8,10 @@ use super::{
     CHUNK, PAGE,
 };
 use crate::{
-    dax::{device::FileDevice, layout::Turns},
+    dax::{
+        device::FileDevice,
+        layout::{Again, Turns}, //
+    },
     kern::{
         dax::{Access, DaxReadGuard},
         error::{edeadlk, is_hwpoison},
@@ -101,11 +104,11 @@ fn write_pieces(
         return Err(EAGAIN);
     }
     let mut bounce = KVVec::new();
-    let mut turns = Turns::new();
+    let turns = Turns::new();
     let mut left = walk.available();
     // Ends: each round writes at least a byte or returns, but for one, from which on the source is
     // memory of ours, of which at least a byte can be had and written; and for those that waited for
-    // somebody who holds a page, which a signal ends.
+    // somebody who holds a page, which is for so long only.
     while left > 0 {
         if vm::fatal_signal() {
             return Err(EINTR);
@@ -160,7 +163,11 @@ fn write_pieces(
                 return Err(edeadlk());
             }
             Err(Stop::Held(folio)) => {
-                turns.let_others(&stay, folio, Sleep::Interruptible, FileDevice::of(inode))?;
+                let again = match walk.position() == start {
+                    true => Again::Yes,
+                    false => Again::No,
+                };
+                turns.let_others(&stay, folio, Sleep::Interruptible, inode, again)?;
             }
             // There is something to write.
             Ok(()) => return Err(EIO),

@@ -6,6 +6,7 @@ uses at the same time; entries of every order.
 """
 
 import ctypes
+import errno
 import os
 import random
 import resource
@@ -741,6 +742,125 @@ def reader_who_holds_shared_pages_delays_a_writer_at_most(t):
     same_bytes(os.pread(fd, PMD, 0), after, "the file")
     with open(f"{own}/clone", "rb") as f:
         same_bytes(f.read(), before, "the clone")
+
+
+def _cut(fd, _path):
+    os.ftruncate(fd, PAGE)
+
+
+def _cut_by_opening(_fd, path):
+    os.open(path, os.O_RDWR | os.O_TRUNC)
+
+
+def _punch(fd, _path):
+    posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 0, PMD)
+
+
+def _collapse(fd, _path):
+    posix.fallocate(fd, posix.COLLAPSE_RANGE, 0, PMD)
+
+
+def _clone_over(other):
+    def call(fd, path):
+        posix.clone(os.open(os.path.join(os.path.dirname(path), other), os.O_RDWR), fd)
+    call.__name__ = f"_clone_over_from_{other}"
+    return call
+
+
+def _clone_from(fd, path):
+    posix.clone(fd, os.open(os.path.join(os.path.dirname(path), "low"), os.O_RDWR))
+
+
+def _write_over(fd, _path):
+    os.pwrite(fd, pages("a", 16), 0)
+
+
+def _zero(fd, _path):
+    posix.fallocate(fd, posix.ZERO_RANGE, 0, 8 * PAGE)
+
+
+WAITING = {_cut: "ftruncate", _cut_by_opening: "openat", _punch: "fallocate", _collapse: "fallocate",
+           _zero: "fallocate"}
+WAITING_ON_XFS = {_clone_over("low"): "ioctl", _clone_over("high"): "ioctl", _clone_from: "ioctl",
+                  _write_over: "pwrite64"}
+
+
+def _wait_for_himself(path, call):
+    """He has a page of the file in a pipe, and makes a call that waits until nobody holds it."""
+    fd = os.open(path, os.O_RDWR)
+    pipe = os.pipe()
+    with Map(fd, PMD) as m:
+        equal(posix.vmsplice(pipe[1], m.address + 5 * PAGE, PAGE), PAGE, "bytes in the pipe")
+    call(fd, path)
+
+
+def _use_a_file(path, at):
+    """What its other users do with a file, and who freezes the filesystem."""
+    fd = os.open(path, os.O_RDWR)
+    os.pwrite(fd, b"v", at)
+    equal(os.pread(fd, 1, at), b"v", "what was written")
+    with Map(fd, PAGE, offset=PMD) as m:
+        m.store(1, 7)
+    os.fsync(fd)
+    os.fstat(fd)
+    os.fchmod(fd, 0o666)
+    os.close(fd)
+    device.run("fsfreeze", "--freeze", os.path.dirname(path))
+    device.run("fsfreeze", "--unfreeze", os.path.dirname(path))
+
+
+@case(timeout=300)
+def who_waits_for_his_own_page_holds_nobody_up(t):
+    """He may write to a file, and holds a page of it, so that whatever takes its blocks waits for him.
+    His own calls wait, and can be killed; all others get on with the file meanwhile."""
+    os.chmod(t.dir, 0o755)
+    t.open("low", allocate=PMD)
+    fd = t.open(allocate=BYTES)
+    t.open("high", allocate=PMD)
+    for name in ("low", "file", "high"):
+        os.chmod(t.path(name), 0o666)
+    data = pages("v", COUNT)
+    os.pwrite(fd, data, 0)
+    calls = WAITING | (WAITING_ON_XFS if t.variant.reflink else {})
+    for call, number in calls.items():
+        if call is _write_over:
+            posix.clone(fd, t.open("clone"))
+        attacker = _as_nobody(_wait_for_himself, t.path(), call)
+        try:
+            attacker.blocked_in(number)
+            # In the middle of the wait, however long it has been.
+            Task(_use_a_file, t.path(), BYTES - 1, name=f"a user beside {call.__name__}").result()
+            attacker.blocked_in(number)
+        finally:
+            attacker.kill()
+        equal(attacker.signalled(), signal.SIGKILL, f"signal for {call.__name__}")
+    want = bytearray(data)
+    want[-1], want[PMD + 1] = ord("v"), 7
+    same_bytes(os.pread(fd, BYTES, 0), bytes(want), "the file")
+
+
+@case(fs=("xfs",), timeout=200)
+def calls_that_cannot_be_made_again_give_up(t):
+    """Calls that tell of errors in another way than by what they return are not made again, and end
+    while their file is locked; so does a write that has written something."""
+    fd, other = t.open(allocate=BYTES), t.open("other", allocate=BYTES)
+    for one in (fd, other):
+        os.pwrite(one, pages("v", COUNT), 0)
+    pipe = os.pipe()
+    with Map(fd, BYTES) as m:
+        posix.vmsplice(pipe[1], m.address + PMD, PAGE)
+    for source, target in ((fd, other), (other, fd)):
+        equal(posix.dedupe(source, 0, BYTES, target, 0), (-errno.EAGAIN, 0), "status")
+    os.read(pipe[0], PAGE)
+    posix.clone(fd, other)
+    with Map(fd, BYTES) as m:
+        posix.vmsplice(pipe[1], m.address + PMD, PAGE)
+    equal(os.pwrite(fd, pages("n", COUNT), 0), PMD, "bytes that were written")
+    same_bytes(os.pread(fd, BYTES, 0), pages("n", 512) + pages("v", 512, 512), "the file")
+    same_bytes(os.read(pipe[0], PAGE), page("v", 512), "what is in the pipe")
+    equal(os.pwrite(fd, pages("n", 512, 512), PMD), PMD, "bytes that were written")
+    same_bytes(os.pread(fd, BYTES, 0), pages("n", COUNT), "the file")
+    same_bytes(os.pread(other, BYTES, 0), pages("v", COUNT), "the clone")
 
 
 # ---- everything at random ----

@@ -14,7 +14,7 @@ from .check import Failure, Skip, check
 # Numbers of the system calls that tasks are watched in.
 SYSCALLS = {"write": 1, "pread64": 17, "pwrite64": 18, "truncate": 76, "ftruncate": 77, "unlink": 87,
             "umount2": 166, "fallocate": 285, "unlinkat": 263, "close": 3, "munmap": 11, "futex": 202,
-            "ioctl": 16}
+            "ioctl": 16, "openat": 257, "copy_file_range": 326}
 
 # What stands in place of a number when a task sleeps in a page fault of its own.
 NO_CALL = -1
@@ -178,16 +178,21 @@ class Task:
                           + describe(self.pid))
 
     def waits_in(self, *names, hold=0.25, timeout=20):
-        """Whether the child sleeps in one of these system calls, for a while, or else ends."""
+        """Whether the child sleeps in one of these system calls, for a while, or else ends.
+
+        A call that waits may be made again by the kernel from time to time: what the child is in while it
+        runs is not looked at."""
         wanted = [SYSCALLS[n] for n in names]
         deadline, since = Deadline(timeout), None
         while not self.done():
-            if state(self.pid) in "SD" and syscall(self.pid) in wanted:
+            number = syscall(self.pid) if state(self.pid) in "SD" else None
+            if number in wanted:
                 since = since or time.monotonic()
                 if time.monotonic() - since >= hold * pace:
                     return True
-            else:
+            elif number is not None:
                 since = None
+            if since is None:
                 check(not deadline.over(),
                       f"{self.name} is not in {'/'.join(names)}:\n" + describe(self.pid))
             time.sleep(0.02)

@@ -620,6 +620,39 @@ unsafe extern "C" fn truncate_inode_pages(
     }
 }
 
+/// Called by those who write files back and wait for it, other than for `fsync`. Those who exchange what files
+/// have are among them.
+///
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn filemap_write_and_wait_range(
+    mapping: *mut bindings::address_space,
+    start: bindings::loff_t,
+    end: bindings::loff_t,
+) -> c_int {
+    if end < start {
+        return 0;
+    }
+    // SAFETY: By this function's safety requirements.
+    let inode = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) }.host();
+    if let Err(error) = layout::refuse_if_held(inode, PageRange::of_bytes(start, end)) {
+        return error.to_errno();
+    }
+    // SAFETY: By this function's safety requirements. What a file with DAX has is written back when the first
+    // of them returns.
+    let (written, before) = unsafe {
+        (
+            bindings::filemap_fdatawrite_range(mapping, start, end),
+            bindings::filemap_check_errors(mapping),
+        )
+    };
+    match written {
+        0 => before,
+        error => error,
+    }
+}
+
 /// In the place of what is only watched, for its signature.
 ///
 /// # Safety
@@ -760,7 +793,7 @@ unsafe extern "C" fn change_huge_pud(
 
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
 pub(crate) static TARGETS: [Target;
-    28 + 2 * cfg!(CONFIG_UPROBES) as usize
+    29 + 2 * cfg!(CONFIG_UPROBES) as usize
         + cfg!(CONFIG_KSM) as usize
         + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
@@ -810,6 +843,11 @@ pub(crate) static TARGETS: [Target;
         dax_dedupe_file_range_compare,
         Key::Inode,
         dax_dedupe_file_range_compare
+    ),
+    target!(
+        filemap_write_and_wait_range,
+        Key::Truncated,
+        filemap_write_and_wait_range
     ),
     target!(vma_adjust_trans_huge, Key::Vma, vma_adjust_trans_huge),
     target!(copy_huge_pud, Key::SixthVma, copy_huge_pud),

@@ -273,6 +273,13 @@ impl Mapping {
         Ok(InvalidateLockGuard(self))
     }
 
+    /// Whether this task keeps faults of the file out (`invalidate_lock`, exclusive). Not known, and said to be
+    /// false, on PREEMPT_RT.
+    pub(crate) fn are_faults_out(&self) -> bool {
+        // SAFETY: The address space is alive.
+        unsafe { bindings::rdax_invalidate_locked(self.as_ptr()) }
+    }
+
     /// Keeps an error of write-back for the next `fsync`.
     pub(crate) fn set_error(&self, error: Error) {
         // SAFETY: The address space is alive.

@@ -73,6 +73,11 @@ static bool is_mine(struct rw_semaphore *lock)
 #endif
 }
 
+bool rdax_invalidate_locked(struct address_space *mapping)
+{
+	return is_mine(&mapping->invalidate_lock);
+}
+
 void rdax_wait_with_faults(struct inode *inode)
 {
 	struct rw_semaphore *lock = &inode->i_mapping->invalidate_lock;

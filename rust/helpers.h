@@ -40,6 +40,9 @@ void rdax_blocks_unlock_shared(struct inode *inode);
 int rdax_blocks_lock(struct inode *inode);
 void rdax_blocks_unlock(struct inode *inode);
 
+/* Whether the task holds the file's invalidate_lock exclusively. */
+bool rdax_invalidate_locked(struct address_space *mapping);
+
 /* Sleeps, with the file's invalidate_lock let go meanwhile if the task holds it exclusively. */
 void rdax_wait_with_faults(struct inode *inode);
 

@@ -250,6 +250,23 @@ pub(crate) fn delete_range(mapping: &Mapping, range: PageRange) {
     remove_range(mapping, range, false, false);
 }
 
+/// Sees that nobody holds a page of the range, for a caller that writes it back with faults kept out: he does not
+/// want stores until he has done something with the blocks, which is to take them from the file. He has waited
+/// for those who hold pages, so that this finds nobody; or is one who exchanges what two files have, and has
+/// not (spec, R2). For all others it does nothing. Waits for a moment.
+///
+/// Errors: `EBUSY` when somebody holds a page; `ERESTARTSYS` when a signal came, `EIO` when the device goes away.
+pub(crate) fn refuse_if_held(inode: &Inode, range: PageRange) -> Result {
+    if !inode.mapping().are_faults_out() {
+        return Ok(());
+    }
+    let stay = FileDevice::of(inode).stay().ok_or(EIO)?;
+    match Turns::new().busy_folio(&stay, inode, range)? {
+        Some(_) => Err(EBUSY),
+        None => Ok(()),
+    }
+}
+
 /// Removes what a file has in the range, as the filesystem takes for done: unmaps it, and writes back
 /// what is dirty. With `may_stay`, nothing is removed if somebody holds a page of it: to be waited for he
 /// would have to be let fault on the next, and the caller looks whether there is something left. Sleeps.

@@ -197,7 +197,7 @@ enum SwitchState {
 
 impl Redirection {
     /// The most functions a table can have.
-    const MAX_TARGETS: usize = 32;
+    const MAX_TARGETS: usize = 40;
 
     /// The functions that may have the shorter way: `dax_iomap_fault` and `dax_iomap_rw`, which
     /// must be the first of a table.

@@ -676,7 +676,7 @@ def files_that_are_exchanged_give_up_no_page_that_is_held(t):
             are_right("afterwards")
             for held in (one, two):
                 equal(posix.vmsplice(writer, held.address + 5 * PAGE, PAGE), PAGE, "bytes in the pipe")
-                raises(errno.EINVAL, "an exchange of what somebody holds", posix.swap_extents, *fds)
+                raises(errno.EBUSY, "an exchange of what somebody holds", posix.swap_extents, *fds)
                 are_right("when it was refused")
                 same_bytes(os.read(reader, PAGE), held.read(5 * PAGE, PAGE), "what was in the pipe")
             posix.swap_extents(*fds)
@@ -688,16 +688,24 @@ def files_that_are_exchanged_give_up_no_page_that_is_held(t):
 
 @case(fs=("ext4",))
 def exchange_with_the_boot_loader(t):
-    """EXT4_IOC_SWAP_BOOT breaks no layout either: no word of the entries, and nothing is lost."""
+    """EXT4_IOC_SWAP_BOOT breaks no layout either: no word of the entries, nothing is lost, and with a page
+    that somebody holds it is refused."""
     t.need_adopted()
     fd = t.open("file", allocate=1024 * PAGE)
     os.pwrite(fd, pages("b", 1024), 0)
     with Map(fd, 1024 * PAGE) as m:
         m.touch()
         m.write(5 * PAGE, page("s"))
+        os.fsync(fd)
+        reader, writer = os.pipe()
+        posix.vmsplice(writer, m.address + 5 * PAGE, PAGE)
+        raises(errno.EBUSY, "an exchange of what somebody holds", fcntl.ioctl, fd,
+               posix.EXT4_IOC_SWAP_BOOT)
+        m.write(6 * PAGE, page("t"))
+        same_bytes(os.read(reader, PAGE), page("s"), "what was in the pipe")
         fcntl.ioctl(fd, posix.EXT4_IOC_SWAP_BOOT)
         equal(m.mapped(), 0, "bytes mapped of what the file has no more")
         fcntl.ioctl(fd, posix.EXT4_IOC_SWAP_BOOT)
-        same_bytes(m.read(0, 1024 * PAGE), pages("b", 5) + page("s") + pages("b", 1018, 6),
+        same_bytes(m.read(0, 1024 * PAGE), pages("b", 5) + page("s") + page("t") + pages("b", 1017, 7),
                    "the mapping when it is back")
     os.close(fd)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Which side serves a call, with one device adopted and one not."""
 
+import errno
 import os
 import subprocess
 
@@ -8,7 +9,7 @@ from lib import bpf, posix
 from lib.check import Skip, check, equal, raises, same_bytes
 from lib.device import CONFIG, Stats, read, run, some, write
 from lib.mapping import Map
-from lib.pattern import pages
+from lib.pattern import page, pages
 from lib.posix import PAGE, PMD
 from lib.runner import case
 
@@ -167,3 +168,43 @@ def files_without_dax_are_merged_as_ever(t):
                     os.close(fd)
             finally:
                 fs.umount()
+
+
+@case(fs=())
+def exchange_with_a_file_without_dax(t):
+    """XFS_IOC_EXCHANGE_RANGE of a file with DAX and one without breaks neither's layout: it is refused
+    with a page that somebody holds, and works without one."""
+    need(DEVICE)
+    fs = mountable()
+    with Item(DEVICE, True):
+        run(*fs.variant.mkfs, "-i", "exchange=1", fs.node)
+        os.makedirs(fs.mount_point, exist_ok=True)
+        run("mount", "-t", "xfs", "-o", "dax=inode", fs.node, fs.mount_point)
+        try:
+            os.mkdir(f"{fs.mount_point}/dax")
+            posix.set_dax(f"{fs.mount_point}/dax")
+            fds = [os.open(f"{fs.mount_point}/{name}", os.O_RDWR | os.O_CREAT)
+                   for name in ("dax/file", "plain")]
+            for fd, letter in zip(fds, "dp", strict=True):
+                posix.fallocate(fd, 0, 0, 2 * PMD)
+                os.pwrite(fd, pages(letter, 1024), 0)
+                os.fsync(fd)
+            reader, writer = os.pipe()
+            with Map(fds[0], 2 * PMD) as m:
+                equal(posix.vmsplice(writer, m.address + 5 * PAGE, PAGE), PAGE, "bytes in the pipe")
+                for first, second in (fds, fds[::-1]):
+                    raises(errno.EBUSY, "an exchange of what somebody holds", posix.exchange_range,
+                           first, second, 0, PMD)
+                same_bytes(m.read(0, 2 * PMD), pages("d", 1024), "mapping when it was refused")
+                # Elsewhere nobody holds anything.
+                posix.exchange_range(*fds, PMD, PMD)
+                same_bytes(m.read(0, 2 * PMD), pages("d", 512) + pages("p", 512, 512), "mapping")
+                same_bytes(os.read(reader, PAGE), page("d", 5), "what was in the pipe")
+                posix.exchange_range(*fds, 0, PMD)
+                same_bytes(m.read(0, 2 * PMD), pages("p", 1024), "mapping when nobody holds any more")
+            same_bytes(os.pread(fds[1], 2 * PMD, 0), pages("d", 1024), "the file without DAX")
+            for fd in (*fds, reader, writer):
+                os.close(fd)
+        finally:
+            fs.umount()
+            fs.check()

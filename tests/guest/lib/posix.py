@@ -28,7 +28,8 @@ INSERT_RANGE, UNSHARE_RANGE = 32, 64
 FICLONE, FICLONERANGE, FIDEDUPERANGE = 0x40049409, 0x4020940D, 0xC0189436
 FS_IOC_FIEMAP, FS_IOC_SHUTDOWN = 0xC020660B, 0x8004587D
 SHUTDOWN_NO_LOG_FLUSH = 2
-XFS_IOC_SWAPEXT, EXT4_IOC_SWAP_BOOT = 0xC0C0586D, 0x6611
+XFS_IOC_SWAPEXT, EXT4_IOC_SWAP_BOOT, XFS_IOC_EXCHANGE_RANGE = 0xC0C0586D, 0x6611, 0x40285881
+FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR, FS_XFLAG_DAX = 0x801C581F, 0x401C5820, 0x8000
 EXTENT_UNWRITTEN, EXTENT_SHARED = 0x800, 0x2000
 DEDUPE_SAME, DEDUPE_DIFFERS = 0, 1
 NOBODY = 65534
@@ -217,6 +218,25 @@ def swap_extents(target, other):
     before = bytes(40) + times + bytes(48)
     fcntl.ioctl(target, XFS_IOC_SWAPEXT,
                 struct.pack("5q16x", 0, target, other, 0, stat.st_size) + before)
+
+
+def set_dax(path):
+    """Files that are made in this directory from now on have DAX (FS_XFLAG_DAX)."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        attributes = bytearray(28)
+        fcntl.ioctl(fd, FS_IOC_FSGETXATTR, attributes)
+        flags = struct.unpack_from("I", attributes)[0]
+        struct.pack_into("I", attributes, 0, flags | FS_XFLAG_DAX)
+        fcntl.ioctl(fd, FS_IOC_FSSETXATTR, attributes)
+    finally:
+        os.close(fd)
+
+
+def exchange_range(target, other, offset, length):
+    """XFS_IOC_EXCHANGE_RANGE: two files exchange what they have at an offset."""
+    fcntl.ioctl(target, XFS_IOC_EXCHANGE_RANGE,
+                struct.pack("iIQQQQ", other, 0, offset, offset, length, 0))
 
 
 def clone_range(source, source_offset, length, target, target_offset):

@@ -20,7 +20,7 @@ from lib.pattern import page, pages
 from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
-from lib.space import free_blocks, held_clone, neighbours, overlap
+from lib.space import free_blocks, held_clone, neighbours, overlap, settle
 from lib.task import Task
 from lib.trace import Pages
 
@@ -281,7 +281,7 @@ def _freed(t, how, skew, offset):
 
         def free_and_use():
             how(t, fd)
-            t.sync()
+            settle(t)
             posix.fallocate(other, 0, PMD, freed)
             for i in range(freed // PAGE):
                 os.pwrite(other, page("n", i), PMD + i * PAGE)

@@ -11,11 +11,24 @@ from .pattern import page, pages
 from .posix import PAGE, PMD
 
 
+def settle(t):
+    """What files have given back can be had by others.
+
+    ext4 has the blocks when its journal's thread is done with the commit, which those who wait for the
+    commit may learn of a moment before. The thread is done when it makes the next one.
+    """
+    t.sync()
+    os.utime(t.dir)
+    t.sync()
+
+
 def neighbours(t, size):
     """(left, right): two files, each in one extent, the one right behind the other on the device.
 
-    When the right one gives its blocks back, growing the left one takes them.
+    When the right one gives its blocks back, growing the left one takes them: filesystems take the first
+    that fit, and what earlier cases have given back is not to come free meanwhile before these.
     """
+    settle(t)
     made = []
     for i in range(24):
         fd = t.open(f"neighbour{i}", allocate=size)

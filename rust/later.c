@@ -19,15 +19,18 @@
 
 /* How long an access is tried by a caller that keeps the address space's lock. */
 #define PATIENCE HZ
+/* Who was not seen for so long has got what he wanted, or given up: it is another access then. */
+#define PAUSE (HZ / 2)
 
 struct kept {
 	struct hlist_node node;
 	struct callback_head work;
 	struct task_struct *task;
 	struct file *file;
-	/* The page that was tried last, and since when. */
+	/* The page that was tried last, since when, and when last. */
 	unsigned long index;
 	unsigned long since;
+	unsigned long last;
 	void (*begin)(void);
 	void (*end)(void);
 };
@@ -76,6 +79,7 @@ static struct kept *keep(struct file *file, void (*begin)(void), void (*end)(voi
 	if (!kept)
 		return NULL;
 	kept->task = current;
+	kept->index = ULONG_MAX;
 	kept->begin = begin;
 	kept->end = end;
 	init_task_work(&kept->work, leaves_kernel);
@@ -112,9 +116,10 @@ vm_fault_t rdax_fault_later(struct vm_fault *vmf, void (*begin)(void), void (*en
 		mmap_read_unlock(vmf->vma->vm_mm);
 		return VM_FAULT_NOPAGE | VM_FAULT_RETRY;
 	}
-	if (!kept->since || kept->index != vmf->pgoff) {
+	if (kept->index != vmf->pgoff || time_after(jiffies, kept->last + PAUSE)) {
 		kept->index = vmf->pgoff;
-		kept->since = jiffies | 1;
+		kept->since = jiffies;
 	}
+	kept->last = jiffies;
 	return time_after(jiffies, kept->since + PATIENCE) ? VM_FAULT_SIGBUS : VM_FAULT_NOPAGE;
 }

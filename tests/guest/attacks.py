@@ -323,7 +323,11 @@ def _mincore(m, part):
 
 
 def _user_fault(m, _part):
-    m.protected = Protected(m)
+    try:
+        m.protected = Protected(m)
+    except Skip as skip:
+        # One call less.
+        raise OSError(str(skip)) from skip
     m.protected.__enter__()
 
 

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a device needs to be adopted, and for large mappings.
+
+use super::{
+    filesystem::{filesystem, mounted},
+    Findings,
+};
+use crate::{
+    device::{self, Block, Dax, Mode},
+    mounts::{self, Mount},
+    persist,
+    size::{amount, GIB, PMD, PUD},
+    superblock,
+    system::System,
+};
+
+pub(super) fn all(system: &System, found: &mut Findings) {
+    let (blocks, _) = device::blocks(system);
+    let blocks: Vec<Block> = blocks
+        .into_iter()
+        .filter(|block| block.mode != Mode::Devdax)
+        .collect();
+    let daxes = device::dax_devices(system);
+    if blocks.is_empty() && daxes.is_empty() {
+        found.problem(
+            "devices",
+            "there are no pmem and no dax devices",
+            "ndctl list -N -i tells of namespaces that are not enabled; the kernel parameter \
+             memmap=4G!8G makes a pmem0 of ordinary memory",
+        );
+    }
+    for block in &blocks {
+        whole_device(system, block, found);
+    }
+    for dax in &daxes {
+        dax_device(dax, found);
+    }
+}
+
+/// A block device, the filesystem on it, and its mounts.
+pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings) {
+    let mounts = mounts::of(system, &block.number);
+    if !block_device(system, block, found) {
+        return;
+    }
+    adoption(system, block, &mounts, found);
+    match superblock::read(system, &block.name) {
+        Some(superblock) => filesystem(block, &superblock, found),
+        None if mounts.is_empty() => found.note_fix(
+            &block.name,
+            "there is no filesystem that rdax knows (or it may not be read)",
+            format!("mkfs.xfs -d su=2m,sw=1 /dev/{}", block.name),
+        ),
+        None => {}
+    }
+    for mount in &mounts {
+        mounted(block, mount, found);
+    }
+}
+
+/// Whether it is worth looking further.
+fn block_device(system: &System, block: &Block, found: &mut Findings) -> bool {
+    let name = &block.name;
+    let namespace = block.namespace.as_deref().unwrap_or("NAMESPACE");
+    match block.mode {
+        Mode::Fsdax => {}
+        Mode::Mapped => {
+            found.note(
+                name,
+                "a device-mapper device: its mappings are as large as those below it allow, and \
+                 where it lies in memory is not known here",
+            );
+            return true;
+        }
+        Mode::Sector | Mode::Raw | Mode::Devdax | Mode::Other if block.namespace.is_some() => {
+            found.problem(
+                name,
+                format!("{namespace} is in mode {}, not fsdax", block.mode.name()),
+                format!("ndctl create-namespace -f -e {namespace} -m fsdax -a 2M (this erases it)"),
+            );
+            return false;
+        }
+        _ => {
+            found.problem(
+                name,
+                "is not persistent memory",
+                "adopt a pmem device; rdax list shows them",
+            );
+            return false;
+        }
+    }
+    found.ok(
+        name,
+        format!(
+            "{namespace} is in mode fsdax, {}{}",
+            amount(block.size),
+            match block.map {
+                Some("mem") => ", its page map in memory",
+                Some("dev") => ", its page map on the device",
+                _ => "",
+            }
+        ),
+    );
+    if block.is_dax_capable(system) == Some(false) {
+        found.problem(
+            name,
+            "the kernel says that it is not capable of DAX",
+            "see dmesg for nd_pmem",
+        );
+    }
+    alignment(system, block, namespace, found);
+    true
+}
+
+fn alignment(system: &System, block: &Block, namespace: &str, found: &mut Findings) {
+    let name = &block.name;
+    let Some(start) = block.start else {
+        found.note(name, "where it lies in memory is told to root only");
+        return;
+    };
+    let what = if block.partition.is_some() {
+        "partition"
+    } else {
+        "data"
+    };
+    let at = format!("its {what} begins at physical {start:#x}");
+    let past = |size| amount(start % size);
+    let remake = |align: &str| {
+        if block.partition.is_some() {
+            format!("have the partition begin on a multiple of {align} (parted -a none, unit b)")
+        } else {
+            let map = if align == "1G" { " -M mem" } else { "" };
+            // Or it would stay adopted while it is taken apart.
+            let first = match device::is_adopted(system, name) {
+                Some(false) => String::new(),
+                _ => format!("rdax release {name}, then "),
+            };
+            format!(
+                "{first}ndctl create-namespace -f -e {namespace} -m fsdax -a {align}{map} (this \
+                 erases it)"
+            )
+        }
+    };
+    if start % PMD != 0 {
+        found.problem(
+            name,
+            format!("{at}, {} past a multiple of 2 MiB", past(PMD)),
+            remake("2M"),
+        );
+    } else if start % PUD != 0 {
+        found.note_fix(
+            name,
+            format!(
+                "{at}, {} past a multiple of 1 GiB: files find room for 1 GiB mappings only where \
+                 the filesystem lays them out for it",
+                past(PUD)
+            ),
+            format!(
+                "rdax layout create PATH SIZE makes such files; or: {}",
+                remake("1G")
+            ),
+        );
+    } else {
+        found.ok(name, format!("{at}, a multiple of 1 GiB"));
+    }
+    if block.size < GIB {
+        found.note(
+            name,
+            format!("{} have no room for 1 GiB mappings", amount(block.size)),
+        );
+    }
+}
+
+fn adoption(system: &System, block: &Block, mounts: &[Mount], found: &mut Findings) {
+    let name = &block.name;
+    match device::is_adopted(system, name) {
+        Some(true) => {
+            found.ok(name, "is adopted");
+            let max_order = system.read(block.config().join("max_order"));
+            let order = match max_order.as_deref() {
+                Ok("pte") => Some("4 KiB"),
+                Ok("pmd") => Some("2 MiB"),
+                _ => None,
+            };
+            if let Some(order) = order {
+                found.note_fix(
+                    name,
+                    format!("max_order lets files be mapped by {order} at most"),
+                    format!("rdax adopt --max-order 1G {name}"),
+                );
+            }
+        }
+        Some(false) => {
+            let fix = match mounts.first() {
+                Some(mount) => {
+                    let point = mount.point.display();
+                    format!("umount {point}, rdax adopt {name}, and mount it again")
+                }
+                None => format!("rdax adopt {name} (--load loads the module, too)"),
+            };
+            found.problem(name, "is not adopted", fix);
+        }
+        None => found.note(name, "whether it is adopted is told to root only"),
+    }
+    if block.namespace.is_some() {
+        if persist::of(system, name).is_some() {
+            found.ok(name, "will be adopted at every boot");
+        } else {
+            found.note_fix(
+                name,
+                "is not adopted at boot",
+                format!("rdax adopt --persist {name}"),
+            );
+        }
+    }
+}
+
+pub(super) fn dax_device(dax: &Dax, found: &mut Findings) {
+    let name = &dax.name;
+    if dax.mode() == "system-ram" {
+        found.note(name, "is ordinary memory");
+        return;
+    }
+    let align = dax.align.unwrap_or(0);
+    if align % PMD != 0 || align == 0 {
+        found.note_fix(
+            name,
+            format!("its alignment is {}: it is mapped by pages", amount(align)),
+            format!(
+                "ndctl create-namespace -f -e {} -m devdax -a 2M (this erases it)",
+                dax.namespace.as_deref().unwrap_or("NAMESPACE")
+            ),
+        );
+    } else {
+        found.ok(name, format!("its alignment is {}", amount(align)));
+    }
+    if dax.is_adopted() {
+        found.ok(name, "is adopted");
+    } else {
+        found.note_fix(
+            name,
+            format!(
+                "is served by {}",
+                dax.driver.as_deref().unwrap_or("no driver")
+            ),
+            format!("rdax adopt {name}"),
+        );
+    }
+}

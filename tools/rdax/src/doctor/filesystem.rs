@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a filesystem needs: how it was made, and how it is mounted.
+
+use super::Findings;
+use crate::{
+    device::Block,
+    mounts::Mount,
+    size::{amount, GIB, PAGE, PMD},
+    superblock::Superblock,
+};
+
+pub(super) fn filesystem(block: &Block, superblock: &Superblock, found: &mut Findings) {
+    let name = &block.name;
+    let kind = superblock.kind();
+    if superblock.block_size() != PAGE {
+        let fix = match superblock {
+            Superblock::Xfs(_) => format!("mkfs.xfs -f -b size=4k -d su=2m,sw=1 /dev/{name}"),
+            Superblock::Ext4(_) => {
+                format!("mkfs.ext4 -b 4096 -E stride=512,stripe_width=512 /dev/{name}")
+            }
+            Superblock::Erofs { .. } => "mkfs.erofs -b 4096 …".to_owned(),
+        };
+        found.problem(
+            name,
+            format!(
+                "the blocks of its {kind} have {}, not the 4 KiB of a page, so it cannot be mounted \
+                 with DAX",
+                amount(superblock.block_size())
+            ),
+            format!("{fix} (this erases it)"),
+        );
+        return;
+    }
+    found.ok(
+        name,
+        format!("the blocks of its {kind} have the size of a page"),
+    );
+    match superblock {
+        Superblock::Xfs(xfs) => {
+            let unit = xfs.stripe_unit;
+            if unit == 0 || unit % PMD != 0 {
+                let has = if unit == 0 {
+                    "no stripe unit".to_owned()
+                } else {
+                    amount(unit)
+                };
+                found.note_fix(
+                    name,
+                    format!("XFS was not told to align files to 2 MiB (su: {has})"),
+                    format!(
+                        "mkfs.xfs -f -d su=2m,sw=1 /dev/{name} (this erases it); or for one \
+                         directory, before its files are written: xfs_io -c 'extsize 2m' DIR"
+                    ),
+                );
+            } else {
+                found.ok(name, format!("XFS aligns files to {}", amount(unit)));
+            }
+            if xfs.group_size < 2 * GIB && block.size >= 2 * GIB {
+                found.note_fix(
+                    name,
+                    format!(
+                        "XFS has {} allocation groups of {}: there is hardly room for 1 GiB mappings",
+                        xfs.groups,
+                        amount(xfs.group_size)
+                    ),
+                    format!(
+                        "mkfs.xfs -f -d su=1g,sw=1,agcount={} /dev/{name} (this erases it)",
+                        (block.size / (2 * GIB)).max(1)
+                    ),
+                );
+            }
+            if xfs.reflink && block.partition.is_some() {
+                found.problem(
+                    name,
+                    "XFS with reflink takes no partition for DAX",
+                    format!("mkfs.xfs -f -m reflink=0 -d su=2m,sw=1 /dev/{name} (this erases it)"),
+                );
+            }
+            if xfs.realtime {
+                found.note(
+                    name,
+                    "XFS has a realtime device; adopt that, too, if it may go away",
+                );
+            }
+        }
+        Superblock::Ext4(ext4) => {
+            let unit = ext4.cluster_size.unwrap_or(ext4.stride);
+            if unit == 0 || unit % PMD != 0 {
+                found.note_fix(
+                    name,
+                    "ext4 was not told to align files to 2 MiB (stride, stripe_width)",
+                    format!(
+                        "mkfs.ext4 -b 4096 -E stride=512,stripe_width=512 /dev/{name} (this erases \
+                         it); for new files: tune2fs -E stride=512,stripe_width=512 /dev/{name} and \
+                         mount it again"
+                    ),
+                );
+            } else {
+                found.ok(name, format!("ext4 aligns files to {}", amount(unit)));
+            }
+        }
+        Superblock::Erofs { .. } => {}
+    }
+}
+
+pub(super) fn mounted(block: &Block, mount: &Mount, found: &mut Findings) {
+    let point = mount.point.display();
+    let subject = point.to_string();
+    match mount.dax() {
+        Some("always") => found.ok(&subject, "mounted with dax=always"),
+        Some("never") => found.problem(
+            &subject,
+            "mounted with dax=never: no file is mapped directly",
+            format!(
+                "umount {point}, mount -o dax=always /dev/{} {point}",
+                block.name
+            ),
+        ),
+        _ => found.note_fix(
+            &subject,
+            "mounted without dax=always: only files that have the attribute are DAX files",
+            format!(
+                "umount {point}, mount -o dax=always /dev/{} {point}; or for files that are made \
+                 from now on: xfs_io -c 'chattr +x' DIR",
+                block.name
+            ),
+        ),
+    }
+}

@@ -6,8 +6,8 @@
 //! [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h)
 
 use super::{
-    bdev::OnSuperBlock,
     bindings,
+    members::OnSuperBlock,
     once::{full_barrier, read_once, Once},
     order::Order,
     page::Pfn,

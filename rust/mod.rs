@@ -97,6 +97,7 @@ pub(crate) mod error;
 pub(crate) mod fs;
 pub(crate) mod iomap;
 pub(crate) mod iov;
+pub(crate) mod members;
 pub(crate) mod memory;
 pub(crate) mod once;
 pub(crate) mod order;

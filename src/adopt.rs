@@ -27,9 +27,7 @@ use crate::kern::compat::*;
 use crate::kern::{
     bdev::{
         BlockDevice,
-        Claim,
-        Member,
-        Writer, //
+        Claim, //
     },
     configfs::{
         Directory,
@@ -37,6 +35,7 @@ use crate::kern::{
     },
     entry_points,
     error::eopnotsupp,
+    members::{Member, Writer},
     once::Once,
     order::Order,
     redirect::{

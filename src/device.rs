@@ -12,12 +12,12 @@ use super::stats::{
 #[cfg(RDAX_TEST)]
 use crate::kern::memory::MemoryOwner;
 use crate::kern::{
-    bdev::{
-        BlockDevice,
+    bdev::BlockDevice,
+    fs::Inode,
+    members::{
         OnSuperBlock,
         Set, //
     },
-    fs::Inode,
     memory::{
         DeviceMemory,
         PageMapRange, //

@@ -14,8 +14,8 @@ use super::{
     Route, //
 };
 use crate::kern::{
-    bdev::Members,
     bindings,
+    members::Members,
     once::Once,
     page::DevFolio, //
 };

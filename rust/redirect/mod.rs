@@ -29,10 +29,10 @@ pub(crate) use in_flight::{quiesce, settle, InFlight};
 pub(crate) use original::{call_original, call_original_for, is_sought, CALLERS};
 
 use super::{
-    bdev::Members,
     bindings,
     compat::this_module,
     error::eopnotsupp,
+    members::Members,
     once::Once,
     prototypes, //
 };

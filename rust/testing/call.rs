@@ -4,9 +4,9 @@
 
 use super::{File, World};
 use crate::kern::{
-    bdev::{Members, OnSuperBlock, TestSlot},
     bindings,
     fs::Mapping,
+    members::{Members, OnSuperBlock, TestSlot},
     order::Order,
     page::DevFolio,
     redirect::{Destination, Key, Redirection}, //

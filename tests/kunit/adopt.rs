@@ -12,8 +12,8 @@ mod tests {
             device, //
         },
         kern::{
-            bdev::{Members, TestSlot},
             error::eopnotsupp,
+            members::{Members, TestSlot},
             order::Order,
             page::DevFolio,
             redirect::{self, Destination, InFlight, Key},

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Breaking a layout: waiting until nobody uses pages, then removing entries.
+
+use super::{
+    super::{device::FileDevice, stats::Counter, tree, tries},
+    busy::find_busy,
+    remove::remove_range,
+    turns::{count_since, timed, Again, Turns},
+};
+use crate::kern::{
+    fs::{Inode, PageRange},
+    vm,
+    wait::{self, Sleep, WaitCallback},
+};
+use kernel::prelude::*;
+
+/// How a layout break waits for a page that somebody uses.
+#[derive(Clone, Copy)]
+pub(crate) enum Patience {
+    /// Not at all: `ERESTARTSYS` at the first busy page.
+    None,
+    /// Sleeping by the filesystem's callback; a signal ends it.
+    Callback(WaitCallback),
+}
+
+/// Waits until nobody uses the range's pages, then removes its entries (`dax_break_layout`).
+/// Sleeps.
+///
+/// Errors: `ERESTARTSYS` when a signal came, when the system call is to be made again, or at once with
+/// [`Patience::None`] and a busy page; `EAGAIN` when that was waited for for long; `EIO` when the device goes
+/// away; no entry is removed then.
+pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) -> Result {
+    if !inode.is_dax() {
+        return Ok(());
+    }
+    if matches!(patience, Patience::Callback(_)) {
+        // XFS, which breaks the layouts of two files, does so until it need not wait for the second
+        // one, and takes an error only from the first, which may have nothing to wait for.
+        if vm::fatal_signal() || wait::restart_is_due() {
+            return Err(ERESTARTSYS);
+        }
+        if Turns::are_over() {
+            return Err(EAGAIN);
+        }
+    }
+    let mapping = inode.mapping();
+    if mapping.is_empty() {
+        return Ok(());
+    }
+    let device = FileDevice::of(inode);
+    device.inc(Counter::LayoutBreaks);
+    // While the task sleeps, the entries may be removed, and the device may go.
+    let stay = device.stay().ok_or(EIO)?;
+    let turns = Turns::new();
+    // Ends when nobody holds a page, or with an error. Whoever holds one can take others meanwhile, but not
+    // in our turns.
+    while let Some(folio) = turns.busy_folio(&stay, inode, range)? {
+        let Patience::Callback(callback) = patience else {
+            // The caller lets go of its locks and tries again.
+            wait::restart_after(&stay, folio, turns.theirs.get());
+            tries::note(mapping);
+            return Err(ERESTARTSYS);
+        };
+        let how = Sleep::Callback(inode, callback);
+        turns.let_others(&stay, folio, how, inode, Again::Yes)?;
+    }
+    drop(stay);
+    if let Some(tries) = tries::end(mapping) {
+        if turns.since.get().is_none() {
+            count_since(tries, device);
+        }
+    }
+    remove_range(mapping, tree::whole_entries(mapping, range), true, false);
+    Ok(())
+}
+
+/// The same for a whole file that is being evicted, uninterruptible (`dax_break_layout_final`).
+/// What a deleted file has is not written back. Sleeps.
+pub(crate) fn break_layout_final(inode: &Inode) {
+    if !inode.is_dax() {
+        return;
+    }
+    let mapping = inode.mapping();
+    let device = FileDevice::of(inode);
+    if let Some(stay) = device.stay() {
+        // Every turn waits until somebody is done with a page, and nobody begins any more. The pages
+        // of a device that goes away are waited for by that ([`folio::wait_until_unused`]).
+        while let Some(folio) = find_busy(mapping, PageRange::ALL, Some(device)) {
+            // Fails when the device goes, and then the folio is not found again.
+            device.inc(Counter::LayoutWaits);
+            let _ = timed(device, || {
+                wait::wait_until_idle(&stay, folio, Sleep::Uninterruptible, None)
+            });
+        }
+    }
+    remove_range(mapping, PageRange::ALL, true, inode.is_unlinked());
+}

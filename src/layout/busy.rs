@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who uses a file's pages other than by a mapping.
+
+use super::{
+    super::{
+        device::FileDevice,
+        stats::Counter,
+        tree::{self, Disposition, EntryBatch, Filter, LockedEntry, Visitor, WalkAction},
+    },
+    turns::{timed, Turns},
+};
+use crate::kern::{
+    entry::Entry,
+    fs::{Inode, Mapping, PageRange},
+    page::DevFolio,
+    wait,
+};
+use kernel::prelude::*;
+
+/// Looks for a folio with more references than page tables hold.
+struct FindBusy<'a> {
+    busy: Option<DevFolio>,
+    /// Pages that go away with this device are nobody's concern.
+    spare: Option<FileDevice<'a>>,
+}
+
+impl Visitor for FindBusy<'_> {
+    const ASKS_DIRTY: bool = false;
+    const BATCHES: bool = false;
+
+    fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
+        let Some(page) = entry.page() else {
+            return WalkAction::Next;
+        };
+        let folio = page.folio();
+        if folio.refcount() > folio.mapcount()
+            && self
+                .spare
+                .is_none_or(|device| !device.is_gone(folio.head().pfn()))
+        {
+            self.busy = Some(folio);
+            return WalkAction::Stop;
+        }
+        WalkAction::Next
+    }
+
+    fn work(&mut self, _batch: &EntryBatch<'_>) -> Disposition {
+        // Not reached: nothing is to be worked on.
+        Disposition::Clean(0)
+    }
+}
+
+/// The first folio of the range, in the order of the file, that somebody uses other than by a
+/// mapping (`dax_layout_busy_page_range`). The range is unmapped first. Sleeps.
+pub(crate) fn busy_folio(mapping: &Mapping, range: PageRange) -> Option<DevFolio> {
+    find_busy(mapping, range, None)
+}
+
+pub(super) fn find_busy(
+    mapping: &Mapping,
+    range: PageRange,
+    spare: Option<FileDevice<'_>>,
+) -> Option<DevFolio> {
+    if mapping.is_empty() || !mapping.host().is_dax() {
+        return None;
+    }
+    let range = tree::whole_entries(mapping, range);
+    // First the page tables, then the counts: fast GUP is either seen by its reference, or sees
+    // that the page is gone.
+    mapping.unmap(range);
+    let mut visitor = FindBusy { busy: None, spare };
+    tree::walk(mapping, range, Filter::Any, &mut visitor);
+    visitor.busy
+}
+
+/// Sees that nobody holds a page of the range, for a caller that writes it back with faults kept out: he does not
+/// want stores until he has done something with the blocks, which is to take them from the file. He has waited
+/// for those who hold pages, so that this finds nobody; or is one who exchanges what two files have, and has
+/// not (spec, R2). For all others it does nothing. Waits for a moment.
+///
+/// Errors: `EBUSY` when somebody holds a page; `ERESTARTSYS` when a signal came, `EIO` when the device goes away.
+pub(crate) fn refuse_if_held(inode: &Inode, range: PageRange) -> Result {
+    if !inode.mapping().are_faults_out() {
+        return Ok(());
+    }
+    let stay = FileDevice::of(inode).stay().ok_or(EIO)?;
+    match Turns::new().busy_folio(&stay, inode, range)? {
+        Some(_) => Err(EBUSY),
+        None => Ok(()),
+    }
+}
+
+/// The folio of a locked entry that the file is about to give up, if somebody uses it other than by a
+/// mapping. The entry is unmapped first, and as long as it is locked nobody maps it.
+pub(crate) fn held(locked: &LockedEntry<'_>) -> Option<DevFolio> {
+    let page = locked.entry().page()?;
+    locked.mapping().unmap(locked.range());
+    let folio = page.folio();
+    (folio.refcount() > folio.mapcount()).then_some(folio)
+}
+
+/// As [`held`], but who holds the folio for a moment only is waited for, with the entry locked, so that he is
+/// the last. Sleeps.
+pub(crate) fn held_for_long(locked: &LockedEntry<'_>, device: FileDevice<'_>) -> Option<DevFolio> {
+    let folio = held(locked)?;
+    if let Some(stay) = device.stay() {
+        let mut left = Turns::OF_FAULT;
+        device.inc(Counter::LayoutWaits);
+        let idle = timed(device, || {
+            wait::is_soon_idle(&stay, folio, &mut left, Turns::OF_FAULT / 4)
+        });
+        if idle == Ok(true) {
+            return held(locked);
+        }
+    }
+    Some(folio)
+}
+
+/// Whether somebody holds a page of a file that nobody uses any more, so that it is mapped by nobody.
+/// Sleeps.
+pub(crate) fn is_held(inode: &Inode) -> bool {
+    busy_folio(inode.mapping(), PageRange::ALL).is_some()
+}

@@ -43,6 +43,8 @@ pub(crate) enum Insertion {
     Occupied,
     /// Somebody makes a table of smaller entries there. Nothing was changed.
     Yielded,
+    /// The folio is not as large as the entry is to be. Nothing was changed.
+    Unfit,
     /// There is no memory for a table. Nothing was changed.
     NoMemory,
 }
@@ -54,7 +56,7 @@ impl Insertion {
     pub(crate) fn code(self) -> FaultCode {
         match self {
             Self::NoMemory => FaultCode::OOM,
-            Self::Yielded => FaultCode::FALLBACK,
+            Self::Yielded | Self::Unfit => FaultCode::FALLBACK,
             _ => FaultCode::NOPAGE,
         }
     }
@@ -484,32 +486,18 @@ impl VmFault<'_> {
         may_enter: impl FnOnce(&Self) -> bool,
     ) -> Insertion {
         if folio.order() != Order::PMD {
-            return Insertion::Occupied;
+            return Insertion::Unfit;
         }
-        let pfn = folio.head().pfn();
-        self.insert_large::<Pmd>(pfn, How::of(write), may_enter, |vma, tally| {
-            // SAFETY: The folio is there, and of the order; its reference is the entry's.
-            unsafe { folio.map_whole(vma, tally) };
-        })
+        self.insert_large::<Pmd>(folio.head().pfn(), How::of(write), may_enter, Some(folio))
     }
 
     /// Maps a folio of order [`Order::PUD`], by one entry. As [`VmFault::insert_pmd`].
     #[inline]
     pub(crate) fn insert_pud(&mut self, folio: DevFolio, write: bool) -> Insertion {
         if folio.order() != Order::PUD {
-            return Insertion::Occupied;
+            return Insertion::Unfit;
         }
-        let pfn = folio.head().pfn();
-        self.insert_large::<Pud>(
-            pfn,
-            How::of(write),
-            |_| true,
-            |vma, tally| {
-                // SAFETY: As for a folio of 2 MiB.
-                unsafe { folio.map_whole(vma, tally) };
-                tally.mapped_by_pmd = 0;
-            },
-        )
+        self.insert_large::<Pud>(folio.head().pfn(), How::of(write), |_| true, Some(folio))
     }
 
     /// Maps zeroes by an entry of the second level, for reading. `None` if there is no memory for
@@ -522,18 +510,18 @@ impl VmFault<'_> {
             return None;
         }
         let zero = Pfn::from_bits(zero);
-        Some(self.insert_large::<Pmd>(zero, How::ZERO, |_| true, |_, _| ()))
+        Some(self.insert_large::<Pmd>(zero, How::ZERO, |_| true, None))
     }
 
-    /// Has one entry of a higher level, which `enter` counts if it is new, and `may_enter`, asked under
-    /// the lock, allows that.
+    /// Has one entry of a higher level, for a folio of its size or for zeroes. A new one only if
+    /// `may_enter`, which is asked under the lock, allows it.
     #[inline(always)]
     fn insert_large<L: Level>(
         &mut self,
         pfn: Pfn,
         how: How,
         may_enter: impl FnOnce(&Self) -> bool,
-        enter: impl FnOnce(*mut bindings::vm_area_struct, &mut Tally),
+        folio: Option<DevFolio>,
     ) -> Insertion {
         if L::ORDER < Order::PUD && !self.has_pmd() || !self.vma_covers(L::ORDER) {
             return Insertion::Occupied;
@@ -542,17 +530,22 @@ impl VmFault<'_> {
         let bits = pfn.to_bits() as usize;
         // SAFETY: By its type invariant the fault is valid, and has the entry of the third level; that of
         // the second is there, as was just seen, and the VMA has all that the entry maps. The entry is
-        // looked at and changed under the lock. What is entered is counted before, and the reference
-        // that this takes keeps the folio.
+        // looked at and changed under the lock. The callers have seen that the folio is of that size.
+        // It is counted before it is entered, and the reference that this takes keeps it.
         unsafe {
             let lock = L::lock(fault);
             let result = match Slot::of(L::look(fault, bits)) {
                 Slot::Empty if !may_enter(self) => Insertion::Yielded,
                 Slot::Empty => {
                     let mut tally = Tally::default();
-                    enter(self.vma(), &mut tally);
+                    if let Some(folio) = folio {
+                        folio.map_whole(self.vma(), &mut tally);
+                        if L::ORDER != Order::PMD {
+                            tally.mapped_by_pmd = 0;
+                        }
+                        tally.count(self.vma(), folio);
+                    }
                     L::set(fault, bits, how.0);
-                    tally.count(self.vma(), DevPage::of(pfn).folio());
                     Insertion::New
                 }
                 Slot::Same => {
@@ -671,7 +664,7 @@ impl DevFolio {
     /// # Safety
     ///
     /// The lock of the entry is held, and the caller keeps the folio. The entry is in the VMA.
-    #[inline]
+    #[inline(always)]
     unsafe fn map_whole(self, vma: *mut bindings::vm_area_struct, tally: &mut Tally) {
         let pages = self.order().pages();
         let mut first = false;

@@ -41,7 +41,7 @@ static __always_inline bool is_silent(pte_t pte)
 	       (rdax_pte_ahead(pte) || !(flags & _PAGE_SOFT_DIRTY));
 }
 
-static unsigned int what_is(pte_t pte)
+static __always_inline unsigned int what_is(pte_t pte)
 {
 	return (pte_write(pte) ? RDAX_CONST_RDAX_OPEN : 0) |
 	       (pte_dirty(pte) ? RDAX_CONST_RDAX_STORED : 0);
@@ -87,7 +87,8 @@ static unsigned int note_stores(struct vm_area_struct *vma, pmd_t *pmdp, pmd_t p
 
 		if (!is_silent(pte))
 			continue;
-		found |= what_is(pte);
+		if (pte_dirty(pte))
+			found |= RDAX_CONST_RDAX_STORED;
 		if (rdax_pte_ahead(pte)) {
 			if (note_use(pte))
 				found |= RDAX_CONST_RDAX_STORED;

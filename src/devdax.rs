@@ -480,7 +480,7 @@ pub(crate) fn fault(
             Counter::WritePte,
         ),
     };
-    if inserted == Insertion::Yielded {
+    if matches!(inserted, Insertion::Yielded | Insertion::Unfit) {
         return refused(Counter::FallbackConflict);
     }
     let code = inserted.code();

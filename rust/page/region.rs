@@ -445,7 +445,7 @@ unsafe fn claim_pages<const N: usize, const OWNERS_ONLY: bool>(
 /// # Safety
 ///
 /// They are tails that have no head, or whose folio nobody uses, and their region is locked.
-#[inline]
+#[inline(always)]
 unsafe fn unclaim(first: DevPage, begin: usize, end: usize, pgmap: usize) {
     /// As `GROUP`: there is less to do for each page.
     const RELEASED: usize = 2 * GROUP;

@@ -19,16 +19,38 @@ use core::{marker::PhantomData, ptr};
 ///
 /// # Invariants
 ///
-/// Unless `tree` is `None`, the value of `order` at `first` of the tree is locked, and no other token
-/// stands for it. If the node is not NULL, the value is in the slot at `offset` of it: the node stays
-/// as long as there is a value in it, and no value is moved but the one at index 0.
+/// Unless `tree` is `None`, the value at `first` of the tree is locked, has the order that `place` says,
+/// and no other token stands for it. If the node is not NULL, the value is in the slot of it that `place`
+/// says: the node stays as long as there is a value in it, and no value is moved but the one at index 0.
 #[must_use = "the value stays locked"]
 pub(crate) struct LockedSlot<'t> {
     pub(super) tree: Option<&'t Tree>,
     pub(super) first: PageIndex,
-    pub(super) order: Order,
     pub(super) node: *mut bindings::xa_node,
-    pub(super) offset: u8,
+    pub(super) place: Place,
+}
+
+/// The order of a value, and the slot of its node that it is in. One word: what is between two bytes of
+/// a token would be moved with it, byte by byte.
+#[derive(Clone, Copy)]
+pub(super) struct Place(usize);
+
+impl Place {
+    #[inline(always)]
+    pub(super) const fn new(order: Order, offset: u8) -> Self {
+        Self(order.bits() << u8::BITS | offset as usize)
+    }
+
+    #[inline(always)]
+    const fn order(self) -> Order {
+        // SAFETY: `new` was given one.
+        unsafe { Order::from_bits_unchecked(self.0 >> u8::BITS) }
+    }
+
+    #[inline(always)]
+    const fn offset(self) -> u8 {
+        self.0 as u8
+    }
 }
 
 impl<'t> LockedSlot<'t> {
@@ -53,7 +75,7 @@ impl<'t> LockedSlot<'t> {
             // INVARIANT: The callers have checked that the tree is this one; by this type's invariant
             // the node is in it.
             xas.xas.xa_node = self.node;
-            xas.xas.xa_offset = self.offset;
+            xas.xas.xa_offset = self.place.offset();
         }
         xas
     }
@@ -69,27 +91,27 @@ impl<'t> LockedSlot<'t> {
     /// where [`LockedSlot::xas`] gives no state.
     #[inline(always)]
     pub(crate) fn unlock(&mut self, guard: &TreeGuard<'_>, value: RawValue) -> bool {
-        debug_assert!(value.order() == self.order);
+        debug_assert!(value.order() == self.place.order());
         if !self.is_of(guard) {
             return false;
         }
         self.tree = None;
         let value = value.unlocked();
-        if self.node.is_null() || value.order() != self.order {
+        if self.node.is_null() || value.order() != self.place.order() {
             // SAFETY: By the type invariant this is the token's value, and of the order; it is a token
             // for nothing any more.
-            unsafe { unlock_slowly(XaState::new(guard, self.first), self.order, value) };
+            unsafe { unlock_slowly(XaState::new(guard, self.first), self.place.order(), value) };
         } else {
             // SAFETY: By the type invariant the node is in the tree, which is locked, and the value
             // there was this token's and has the order.
-            unsafe { overwrite_slot(self.node, self.offset.into(), value) };
+            unsafe { overwrite_slot(self.node, self.place.offset().into(), value) };
         }
         true
     }
 
     /// Leaves the value locked. A number is enough to unlock it: `value`, which is stored then.
     pub(crate) fn leave(&mut self, value: RawValue) -> LeftLocked {
-        debug_assert!(value.order() == self.order);
+        debug_assert!(value.order() == self.place.order());
         // INVARIANT: By this type's invariant; this is a token for nothing any more.
         LeftLocked {
             tree: self.tree.take().map_or(0, |tree| tree.0.get() as usize),
@@ -213,7 +235,7 @@ impl XaState<'_, '_> {
         } else {
             // INVARIANT: By the slot's invariant the node is in the tree, which is this one.
             self.xas.xa_node = slot.node;
-            self.xas.xa_offset = slot.offset;
+            self.xas.xa_offset = slot.place.offset();
         }
         // SAFETY: By the slot's invariant the value is that token's.
         unsafe { self.erase_current() };

@@ -39,8 +39,10 @@ pub(super) fn as_value(slot: *mut c_void) -> Option<RawValue> {
 pub(super) fn as_node(slot: *mut c_void) -> Option<*mut bindings::xa_node> {
     let bits = slot as usize;
     // As `xa_is_node`: the two lowest bits are those of internal entries, the small ones of which
-    // are no pointers.
-    (bits & 3 == 2 && bits > 4096).then(|| slot.wrapping_byte_sub(2).cast())
+    // are no pointers. The kernel's have the highest bit.
+    const MASK: usize = 1 << (usize::BITS - 1) | 3;
+    const NODE: usize = 1 << (usize::BITS - 1) | 2;
+    (bits & MASK == NODE).then(|| slot.wrapping_byte_sub(2).cast())
 }
 
 /// The offset of the slot that has the value, for one of the others over which it extends.

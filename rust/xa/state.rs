@@ -4,6 +4,7 @@
 
 use super::{
     super::{bindings, fs::PageIndex, once::Once, order::Order},
+    locked::Place,
     new_state,
     node::{
         as_node, as_sibling, as_value, fill_slots, is_free, is_node, mark_another, marks_of,
@@ -175,9 +176,8 @@ impl<'g, 't> XaState<'g, 't> {
         LockedSlot {
             tree: Some(self.guard.tree),
             first: order.first(self.index()),
-            order,
             node: if stays { node } else { ptr::null_mut() },
-            offset: self.xas.xa_offset,
+            place: Place::new(order, self.xas.xa_offset),
         }
     }
 

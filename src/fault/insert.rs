@@ -17,6 +17,7 @@ use super::{
 use crate::kern::{
     order::Order,
     page::DevPage,
+    page_table::Insertion,
     vm::{self, FaultCode}, //
 };
 
@@ -84,13 +85,14 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         check::about_to_map(self.mapping, self.index, write);
         let inserted = match self.order() {
             Order::PTE => self.vmf.insert_page(page, write),
-            order if folio.order() != order || locked.entry().order() != order => {
-                // A larger folio, which the core maps whole or page by page only.
-                return Err(Failure::Fallback(Counter::FallbackConflict));
-            }
+            order if locked.entry().order() != order => Insertion::Unfit,
             Order::PMD => self.vmf.insert_pmd(folio, write),
             _ => self.vmf.insert_pud(folio, write),
         };
+        if inserted == Insertion::Unfit {
+            // A larger folio, which the core maps whole or page by page only.
+            return Err(Failure::Fallback(Counter::FallbackConflict));
+        }
         if inserted.is_done() {
             self.device.inc(counter);
         }

@@ -21,7 +21,8 @@ pub(crate) struct LockedEntry<'m> {
     entry: Entry,
     /// Where it is, which does not change while it is locked.
     pub(super) slot: LockedSlot<'m>,
-    dirty: bool,
+    /// 0 if not; a word, as the others are, for it to be moved in one go.
+    dirty: usize,
 }
 
 impl<'m> LockedEntry<'m> {
@@ -37,7 +38,7 @@ impl<'m> LockedEntry<'m> {
             mapping,
             entry,
             slot,
-            dirty,
+            dirty: dirty.into(),
         }
     }
 
@@ -76,7 +77,7 @@ impl<'m> LockedEntry<'m> {
     /// Whether the entry was dirty when it was locked, or has been marked since.
     #[inline]
     pub(crate) fn is_dirty(&self) -> bool {
-        self.dirty
+        self.dirty != 0
     }
 
     /// Whether the entry has a mark now.
@@ -109,7 +110,7 @@ impl<'m> LockedEntry<'m> {
         let mut guard = self.mapping.tree().lock();
         if let Some(mut xas) = self.slot.xas(&mut guard) {
             xas.set_mark(mark);
-            self.dirty |= mark == Mark::Dirty;
+            self.dirty |= usize::from(mark == Mark::Dirty);
         }
     }
 
@@ -117,7 +118,7 @@ impl<'m> LockedEntry<'m> {
     #[inline(always)]
     pub(super) fn mark_dirty_at(&mut self, xas: &mut XaState<'_, '_>) {
         xas.set_mark(Mark::Dirty);
-        self.dirty = true;
+        self.dirty = 1;
     }
 
     /// Removes the entry from the tree and wakes all its waiters. The caller has released its backing.
@@ -134,7 +135,7 @@ impl<'m> LockedEntry<'m> {
 
     #[inline]
     fn is_dirty_without_memory(&self) -> bool {
-        self.dirty && !self.entry.is_data()
+        self.is_dirty() && !self.entry.is_data()
     }
 
     /// Leaves the entry locked. Its word is enough to unlock it ([`unlock_left`]).

@@ -17,7 +17,7 @@ use super::{
     iomap::IomapOps,
     iov::{IovIter, Kiocb},
     order::Order,
-    page::{DevFolio, Pfn},
+    page::{DevFolio, KeptOwner, Pfn},
     redirect::{
         begin_in_flight,
         call_original,
@@ -436,13 +436,24 @@ unsafe extern "C" fn dax_dedupe_file_range_compare(
 ///
 /// # Safety
 ///
-/// The number was given for the entry that covers `index`, and is given back once.
-unsafe fn cookie_of(mapping: &Mapping, index: PageIndex, bits: usize) -> Cookie {
+/// The number was given for the entry that covers `index`, and is given back once; so is what was left of
+/// `kept` with it.
+unsafe fn cookie_of(
+    mapping: &Mapping,
+    index: PageIndex,
+    bits: usize,
+    kept: Option<DevFolio>,
+) -> Cookie {
     match bits {
         Cookie::FAILED => Cookie::Failed,
         Cookie::NOTHING => Cookie::Nothing,
         // SAFETY: By this function's safety requirements.
-        bits => Cookie::Locked(unsafe { LeftLocked::from_bits(mapping.tree(), index, bits) }),
+        bits => unsafe {
+            Cookie::Locked(
+                LeftLocked::from_bits(mapping.tree(), index, bits),
+                kept.map(|folio| KeptOwner::from_left(folio)),
+            )
+        },
     }
 }
 
@@ -469,8 +480,8 @@ unsafe extern "C" fn dax_unlock_folio(folio: *mut bindings::folio, cookie: bindi
     let mapping = unsafe { Mapping::from_raw(mapping) };
     // SAFETY: The core gives back what `dax_lock_folio` gave, and the folio has its place in the file
     // since.
-    let cookie = unsafe { cookie_of(mapping, folio.index(), cookie) };
-    poison::unlock_folio(mapping, folio, cookie);
+    let cookie = unsafe { cookie_of(mapping, folio.index(), cookie, Some(folio)) };
+    poison::unlock_folio(mapping, cookie);
 }
 
 /// # Safety
@@ -502,7 +513,7 @@ unsafe extern "C" fn dax_unlock_mapping_entry(
     // SAFETY: By this function's safety requirements.
     let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
     // SAFETY: The core gives back what `dax_lock_mapping_entry` gave for the index.
-    let cookie = unsafe { cookie_of(mapping, PageIndex::new(index as usize), cookie) };
+    let cookie = unsafe { cookie_of(mapping, PageIndex::new(index as usize), cookie, None) };
     poison::unlock_index(mapping, cookie);
 }
 

@@ -13,7 +13,7 @@ use crate::kern::{
     page::DevPage,
 };
 use crate::kern::{
-    page::DevFolio,
+    page::{DevFolio, KeptOwner},
     redirect::InFlight,
     wait::{EntryKey, OwnerGuard},
     xa::LeftLocked, //
@@ -22,10 +22,13 @@ use kernel::prelude::*;
 
 /// Locks the entry of the folio in the file that owns it, and leaves it locked. The caller knows the
 /// folio only and holds no reference to the inode. `None` if the folio is in no file that could be
-/// locked. The folio keeps its owner meanwhile ([`DevFolio::release_owner`]).
+/// locked. The folio keeps its owner meanwhile.
 ///
 /// The call is in flight, but not while it waits: the file's device may be given back meanwhile. Sleeps.
-pub(crate) fn lock_by_folio(folio: DevFolio, in_flight: &mut InFlight) -> Option<LeftLocked> {
+pub(crate) fn lock_by_folio(
+    folio: DevFolio,
+    in_flight: &mut InFlight,
+) -> Option<(LeftLocked, KeptOwner)> {
     // Ends: it starts over when the folio has got another owner, or another place, since it was looked
     // up, and when its entry has been unlocked.
     loop {
@@ -42,18 +45,14 @@ pub(crate) fn lock_by_folio(folio: DevFolio, in_flight: &mut InFlight) -> Option
         let (entry, locked) = Entry::from_raw(xas.load()?);
         if !locked {
             // Up to the unlocking the core goes by the folio's owner, as does the unlocking.
-            match folio.keep_owner(mapping) {
-                Ok(now) if now == index => (),
-                Ok(_) => {
-                    folio.release_owner();
-                    continue;
-                }
-                Err(ENOENT) => continue,
+            let kept = match folio.keep_owner(mapping) {
+                Ok(kept) if kept.index() == index => kept,
+                Ok(_) | Err(ENOENT) => continue,
                 Err(_) => return None,
-            }
+            };
             let left = xas.lock()?.leave(entry.unlocked());
             FileDevice::of(mapping.host()).inc(Counter::PoisonLocks);
-            return Some(left);
+            return Some((left, kept));
         }
         let key = EntryKey::new(mapping, entry.order().first(index));
         in_flight.pause(|| owner.wait(key));

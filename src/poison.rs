@@ -16,7 +16,7 @@ use crate::kern::{
 use crate::kern::{
     fs::{Mapping, PageIndex},
     once::Once,
-    page::{DevFolio, DevPage, PageRun},
+    page::{DevFolio, DevPage, KeptOwner, PageRun},
     redirect::{self, InFlight},
     vm,
     xa::LeftLocked, //
@@ -83,8 +83,8 @@ pub(crate) enum Cookie {
     Failed,
     /// There was nothing to lock.
     Nothing,
-    /// The entry was locked.
-    Locked(LeftLocked),
+    /// The entry was locked, and the folio keeps its owner if that is all that is known of it.
+    Locked(LeftLocked, Option<KeptOwner>),
 }
 
 impl Cookie {
@@ -97,7 +97,12 @@ impl Cookie {
         match self {
             Self::Failed => Self::FAILED,
             Self::Nothing => Self::NOTHING,
-            Self::Locked(left) => left.into_bits(),
+            Self::Locked(left, kept) => {
+                if let Some(kept) = kept {
+                    kept.leave();
+                }
+                left.into_bits()
+            }
         }
     }
 }
@@ -107,17 +112,17 @@ impl Cookie {
 pub(crate) fn lock_folio(folio: DevFolio, in_flight: &mut InFlight) -> Cookie {
     SEEN.store(true, Relaxed);
     match owner::lock_by_folio(folio, in_flight) {
-        Some(left) => Cookie::Locked(left),
+        Some((left, kept)) => Cookie::Locked(left, Some(kept)),
         None => Cookie::Failed,
     }
 }
 
 /// Unlocks what [`lock_folio`] locked (`dax_unlock_folio`).
 ///
-/// `mapping` is the folio's owner, which has not changed since.
-pub(crate) fn unlock_folio(mapping: &Mapping, folio: DevFolio, cookie: Cookie) {
-    if let Cookie::Locked(left) = cookie {
-        folio.release_owner();
+/// `mapping` is the owner of that folio, which has not changed since.
+pub(crate) fn unlock_folio(mapping: &Mapping, cookie: Cookie) {
+    if let Cookie::Locked(left, kept) = cookie {
+        drop(kept);
         tree::unlock_left(mapping, left);
     }
 }
@@ -145,12 +150,12 @@ pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option
         return (Cookie::Nothing, None);
     }
     FileDevice::of(inode).inc(Counter::PoisonLocks);
-    (Cookie::Locked(locked.leave_locked()), Some(page))
+    (Cookie::Locked(locked.leave_locked(), None), Some(page))
 }
 
 /// Unlocks what [`lock_index`] locked (`dax_unlock_mapping_entry`).
 pub(crate) fn unlock_index(mapping: &Mapping, cookie: Cookie) {
-    if let Cookie::Locked(left) = cookie {
+    if let Cookie::Locked(left, _) = cookie {
         tree::unlock_left(mapping, left);
     }
 }

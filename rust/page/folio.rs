@@ -170,11 +170,11 @@ impl DevFolio {
         (self.owner() == ptr::from_ref(mapping) as usize).then(|| self.index())
     }
 
-    /// Has [`RegionFolio::keeps_owner`](super::RegionFolio::keeps_owner) say yes, for whoever has locked the owner's entry and knows the
-    /// folio only, up to [`DevFolio::release_owner`]. Returns the page index of the folio in its owner.
+    /// Has [`RegionFolio::keeps_owner`](super::RegionFolio::keeps_owner) say yes for as long as the result
+    /// is there, for whoever has locked the owner's entry and knows the folio only.
     ///
     /// Errors: `ENOENT` if the file does not own the folio, `EBUSY` if as many as there can be are kept.
-    pub(crate) fn keep_owner(self, mapping: &Mapping) -> Result<PageIndex> {
+    pub(crate) fn keep_owner(self, mapping: &Mapping) -> Result<KeptOwner> {
         let _region = Region::lock(self.0);
         if self.owner() != ptr::from_ref(mapping) as usize {
             return Err(ENOENT);
@@ -182,21 +182,11 @@ impl DevFolio {
         for kept in &KEPT {
             let ours = self.as_ptr() as usize;
             if kept.cmpxchg(0, ours, Relaxed).is_ok() {
-                return Ok(self.index());
+                // INVARIANT: The table has it as of now.
+                return Ok(KeptOwner(self));
             }
         }
         Err(EBUSY)
-    }
-
-    /// Ends what [`DevFolio::keep_owner`] began.
-    pub(crate) fn release_owner(self) {
-        let ours = self.as_ptr() as usize;
-        for kept in &KEPT {
-            // Pairs with `keeps_owner`: what was read of the folio before was read while it was kept.
-            if kept.cmpxchg(ours, 0, Release).is_ok() {
-                return;
-            }
-        }
     }
 
     /// Says where in a device the folio is, which whoever maps it says alike.
@@ -260,6 +250,48 @@ impl Drop for FolioRef {
     }
 }
 
+/// That a folio keeps its owner, and its place in that. It ends when this is dropped.
+///
+/// # Invariants
+///
+/// [`KEPT`] has the folio, on account of this value.
+#[must_use = "the owner is kept no longer"]
+#[derive(PartialEq, Eq)]
+pub(crate) struct KeptOwner(DevFolio);
+
+impl KeptOwner {
+    /// The page index of the folio in its owner.
+    #[inline]
+    pub(crate) fn index(&self) -> PageIndex {
+        self.0.index()
+    }
+
+    /// Goes on keeping the owner, up to [`KeptOwner::from_left`].
+    pub(crate) fn leave(self) {
+        core::mem::forget(self);
+    }
+
+    /// # Safety
+    ///
+    /// [`KeptOwner::leave`] was called for the folio, and nobody else is given what it has left.
+    pub(in crate::kern) unsafe fn from_left(folio: DevFolio) -> Self {
+        // INVARIANT: By this function's safety requirements.
+        Self(folio)
+    }
+}
+
+impl Drop for KeptOwner {
+    fn drop(&mut self) {
+        let ours = self.0.as_ptr() as usize;
+        for kept in &KEPT {
+            // Pairs with `keeps_owner`: what was read of the folio before was read while it was kept.
+            if kept.cmpxchg(ours, 0, Release).is_ok() {
+                return;
+            }
+        }
+    }
+}
+
 /// Folios that keep their owners. The core handles one memory failure at a time.
 static KEPT: [Atomic<usize>; 4] = [const { Atomic::new(0) }; 4];
 
@@ -267,6 +299,6 @@ static KEPT: [Atomic<usize>; 4] = [const { Atomic::new(0) }; 4];
 #[inline]
 pub(super) fn keeps_owner(folio: DevFolio) -> bool {
     let ours = folio.as_ptr() as usize;
-    // Pairs with `release_owner`.
+    // Pairs with the end of `KeptOwner`.
     KEPT.iter().any(|kept| kept.load_acquire() == ours)
 }

@@ -16,7 +16,7 @@ mod folio;
 mod region;
 mod run;
 
-pub(crate) use folio::DevFolio;
+pub(crate) use folio::{DevFolio, KeptOwner};
 #[cfg(RDAX_TEST)]
 pub(crate) use folio::FolioRef;
 pub(crate) use region::{GiganticLock, Region, RegionFolio, Tails};

@@ -292,7 +292,7 @@ mod tests {
         )?;
         let cookie = results.into_iter().next().unwrap_or(Cookie::Failed);
         check!(cookie != Cookie::Failed);
-        poison::unlock_folio(file.mapping(), folio, cookie);
+        poison::unlock_folio(file.mapping(), cookie);
         check!(waited);
         check!(
             over,

@@ -35,7 +35,7 @@ mod tests {
     fn unlock(folio: DevFolio, cookie: Cookie) -> bool {
         match OwnerGuard::of(folio) {
             Some(owner) => {
-                poison::unlock_folio(owner.mapping(), folio, cookie);
+                poison::unlock_folio(owner.mapping(), cookie);
                 true
             }
             None => false,
@@ -181,7 +181,7 @@ mod tests {
                 || tree::lock_present(file.mapping(), at(200)).is_some(),
                 || match by_index {
                     true => poison::unlock_index(file.mapping(), cookie),
-                    false => poison::unlock_folio(file.mapping(), folio, cookie),
+                    false => poison::unlock_folio(file.mapping(), cookie),
                 },
             )?;
             check!(waited && got, "by index: {by_index}");

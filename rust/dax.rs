@@ -112,26 +112,59 @@ impl DaxDevice {
         self.0.get()
     }
 
-    /// The memory of up to `pages` pages at page `page_offset` of the device; less when less is
-    /// contiguous.
+    /// Writes the cache lines of the pages' memory, `bytes` from `offset` on, as far as they have them,
+    /// back to the device.
+    #[inline]
+    pub(crate) fn flush(&self, run: PageRun, offset: usize, bytes: usize) {
+        let (address, bytes) = run.range(offset, bytes);
+        // SAFETY: The device is alive, and by the invariant of `PageRun` the memory is there. Writing
+        // back cache lines changes nothing.
+        unsafe { bindings::dax_flush(self.as_ptr(), address.cast(), bytes) };
+    }
+}
+
+/// A page of a device that is known to be one.
+///
+/// # Invariants
+///
+/// The device has a page with this number: it, or the filesystem that it is mounted for, has said so.
+#[derive(Clone, Copy)]
+pub(crate) struct DaxPlace<'d> {
+    device: &'d DaxDevice,
+    page: usize,
+}
+
+impl<'d> DaxPlace<'d> {
+    /// # Safety
+    ///
+    /// The device has a page with this number.
+    #[inline]
+    pub(super) const unsafe fn new(device: &'d DaxDevice, page: usize) -> Self {
+        // INVARIANT: By this function's safety requirements.
+        Self { device, page }
+    }
+
+    /// The memory of up to `pages` pages from this one on; less when less is contiguous.
     ///
     /// Errors: `EHWPOISON` for poisoned memory, `ENXIO` when the device is gone, others of the
     /// driver.
     #[inline]
     pub(crate) fn access<'a>(
-        &'a self,
+        self,
         _alive: &'a DaxReadGuard,
-        page_offset: usize,
         pages: usize,
         access: Access,
-    ) -> Result<DaxMemory<'a>> {
+    ) -> Result<DaxMemory<'a>>
+    where
+        'd: 'a,
+    {
         let mut address = core::ptr::null_mut();
         let mut pfn = 0;
-        // SAFETY: The device is alive, the read lock is held, the pointers are to locals.
+        // SAFETY: The device is alive and has the page, the read lock is held, the pointers are to locals.
         let got = unsafe {
             bindings::dax_direct_access(
-                self.as_ptr(),
-                page_offset as usize,
+                self.device.as_ptr(),
+                self.page,
                 pages as isize,
                 match access {
                     Access::Normal => bindings::dax_access_mode_DAX_ACCESS,
@@ -154,31 +187,20 @@ impl DaxDevice {
         let run = unsafe { PageRun::from_frames(Pfn::from_bits(pfn), pages) };
         // INVARIANT: This is what the driver says.
         Ok(DaxMemory {
-            device: self,
-            page_offset,
+            device: self.device,
+            page_offset: self.page,
             address,
             run,
         })
     }
 
-    /// Zeroes a whole page and writes the zeroes back. Clears poison where the driver can.
-    pub(crate) fn zero_page(&self, _alive: &DaxReadGuard, page_offset: usize) -> Result {
+    /// Zeroes the page and writes the zeroes back. Clears poison where the driver can.
+    pub(crate) fn zero_page(self, _alive: &DaxReadGuard) -> Result {
         sleeping(|| {
-            // SAFETY: The device is alive and the read lock held. The kernel takes one page at a time.
-            to_result(unsafe {
-                bindings::dax_zero_page_range(self.as_ptr(), page_offset as usize, 1)
-            })
+            // SAFETY: The device is alive and has the page, and the read lock is held. The kernel takes
+            // one page at a time.
+            to_result(unsafe { bindings::dax_zero_page_range(self.device.as_ptr(), self.page, 1) })
         })
-    }
-
-    /// Writes the cache lines of the pages' memory, `bytes` from `offset` on, as far as they have them,
-    /// back to the device.
-    #[inline]
-    pub(crate) fn flush(&self, run: PageRun, offset: usize, bytes: usize) {
-        let (address, bytes) = run.range(offset, bytes);
-        // SAFETY: The device is alive, and by the invariant of `PageRun` the memory is there. Writing
-        // back cache lines changes nothing.
-        unsafe { bindings::dax_flush(self.as_ptr(), address.cast(), bytes) };
     }
 }
 

@@ -10,7 +10,7 @@
 use super::{
     bdev::BlockDevice,
     bindings,
-    dax::DaxDevice,
+    dax::{DaxDevice, DaxPlace},
     dax_bus,
     error::eopnotsupp,
     fs::{Inode, Mapping, PageIndex, PageRange},
@@ -553,11 +553,9 @@ unsafe extern "C" fn dax_holder_notify_failure(
     let goes = flags & bindings::mf_flags_MF_MEM_PRE_REMOVE as c_int != 0;
     if !goes {
         let made_up = flags & bindings::mf_flags_MF_SW_SIMULATED as c_int != 0;
-        // SAFETY: By this function's safety requirements.
-        let device = unsafe { DaxDevice::from_raw(NonNull::new_unchecked(device)) };
         poison::note(
-            device,
-            offset,
+            // SAFETY: By this function's safety requirements.
+            unsafe { failed_place(device, offset) },
             len.div_ceil(Order::PTE.bytes() as u64) as usize,
             made_up,
         );
@@ -570,11 +568,25 @@ unsafe extern "C" fn dax_holder_notify_failure(
         return result;
     }
     // SAFETY: By this function's safety requirements.
-    let device = unsafe { DaxDevice::from_raw(NonNull::new_unchecked(device)) };
-    if poison::notify_failure(&mut in_flight, device, offset, flags) {
+    let place = unsafe { failed_place(device, offset) };
+    if poison::notify_failure(&mut in_flight, place, flags) {
         0
     } else {
         result
+    }
+}
+
+/// The page at byte `offset` of a device.
+///
+/// # Safety
+///
+/// The device is alive for `'d`, and has that page.
+#[cfg(CONFIG_MEMORY_FAILURE)]
+unsafe fn failed_place<'d>(device: *mut bindings::dax_device, offset: u64) -> DaxPlace<'d> {
+    // SAFETY: By this function's safety requirements.
+    unsafe {
+        let device = DaxDevice::from_raw(NonNull::new_unchecked(device));
+        DaxPlace::new(device, PageIndex::of_byte(offset).get())
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::{
     bindings,
-    dax::DaxDevice,
+    dax::{DaxDevice, DaxPlace},
     error::{ecanceled, eopnotsupp},
     fs::Inode,
     once::Once,
@@ -234,10 +234,10 @@ impl<'r, 'i> Extent<'r, 'i> {
             .wrapping_add(position.wrapping_sub(self.raw.offset as u64))
     }
 
-    /// The device, and the page on it that `position` of the file is in. `EIO` when the filesystem
+    /// The page of the device that `position` of the file is in. `EIO` when the filesystem
     /// named no DAX device or a place that is not aligned to pages.
     #[inline]
-    pub(crate) fn place(&self, position: u64) -> Result<(&'i DaxDevice, usize)> {
+    pub(crate) fn place(&self, position: u64) -> Result<DaxPlace<'i>> {
         let device = NonNull::new(self.raw.dax_dev).ok_or(EIO)?;
         let page = position & !(Order::PTE.bytes() as u64 - 1);
         let address = self.address(page);
@@ -246,7 +246,8 @@ impl<'r, 'i> Extent<'r, 'i> {
         }
         // SAFETY: The filesystem holds the device while it is mounted, and it is while we serve it.
         let device = unsafe { DaxDevice::from_raw(device) };
-        Ok((device, (address >> Order::PAGE_SHIFT) as usize))
+        // SAFETY: The filesystem says that its extent is there.
+        Ok(unsafe { DaxPlace::new(device, (address >> Order::PAGE_SHIFT) as usize) })
     }
 }
 

@@ -216,7 +216,7 @@ spinlock_t *rdax_pmd_lock(struct vm_fault *vmf)
 
 unsigned int rdax_pmd_look(struct vm_fault *vmf, unsigned long pfn)
 {
-	pmd_t pmd = *vmf->pmd;
+	pmd_t pmd = pmdp_get(vmf->pmd);
 
 	if (pmd_none(pmd))
 		return RDAX_CONST_RDAX_NOTHING;
@@ -248,7 +248,7 @@ void rdax_pmd_set(struct vm_fault *vmf, unsigned long pfn, unsigned int how)
 void rdax_pmd_allow(struct vm_fault *vmf, unsigned int how)
 {
 	if (adds_rights(how))
-		set_pmd(vmf->pmd, allowed_pmd(vmf->vma, *vmf->pmd, how));
+		set_pmd(vmf->pmd, allowed_pmd(vmf->vma, pmdp_get(vmf->pmd), how));
 }
 
 /* ---- the third level ---- */
@@ -260,7 +260,7 @@ spinlock_t *rdax_pud_lock(struct vm_fault *vmf)
 
 unsigned int rdax_pud_look(struct vm_fault *vmf, unsigned long pfn)
 {
-	pud_t pud = *vmf->pud;
+	pud_t pud = pudp_get(vmf->pud);
 
 	if (pud_none(pud))
 		return RDAX_CONST_RDAX_NOTHING;
@@ -290,7 +290,7 @@ void rdax_pud_set(struct vm_fault *vmf, unsigned long pfn, unsigned int how)
 void rdax_pud_allow(struct vm_fault *vmf, unsigned int how)
 {
 	if (adds_rights(how))
-		set_pud(vmf->pud, allowed_pud(vmf->vma, *vmf->pud, how));
+		set_pud(vmf->pud, allowed_pud(vmf->vma, pudp_get(vmf->pud), how));
 }
 
 void rdax_level_unlock(spinlock_t *lock)

@@ -150,14 +150,14 @@ unsigned int rdax_vma_stores(struct vm_area_struct *vma, unsigned long addr, uns
 		pud_t *pudp, pud;
 
 		next = pgd_addr_end(addr, end);
-		if (pgd_none(*pgd))
+		if (pgd_none(pgdp_get(pgd)))
 			continue;
 		p4d = p4d_offset(pgd, addr);
 		next = p4d_addr_end(addr, end);
-		if (p4d_none(*p4d))
+		if (p4d_none(p4dp_get(p4d)))
 			continue;
 		pudp = pud_offset(p4d, addr);
-		pud = READ_ONCE(*pudp);
+		pud = pudp_get(pudp);
 		next = pud_addr_end(addr, end);
 		if (!pud_present(pud) || pud_leaf(pud))
 			continue;

@@ -10,7 +10,7 @@ use super::{
 };
 #[cfg(CONFIG_MEMORY_FAILURE)]
 use crate::kern::{
-    dax::{Access, DaxDevice, DaxReadGuard},
+    dax::{Access, DaxPlace, DaxReadGuard},
     order::Order,
 };
 use crate::kern::{
@@ -160,23 +160,22 @@ pub(crate) fn unlock_index(mapping: &Mapping, cookie: Cookie) {
     }
 }
 
-/// Notes of the `pages` pages from byte `offset` of a device on, which are about to be marked as bad,
+/// Notes of `pages` pages of a device from this one on, which are about to be marked as bad,
 /// whether their failure was made up (`MF_SW_SIMULATED`): by those who inject errors to see what
 /// becomes of it, as with `MADV_HWPOISON`. Everybody is told of it as of any other, but the memory is
 /// as good as before, and stays in use. Sleeps.
 #[cfg(CONFIG_MEMORY_FAILURE)]
-pub(crate) fn note(device: &DaxDevice, offset: u64, pages: usize, made_up: bool) {
+pub(crate) fn note(first: DaxPlace<'_>, pages: usize, made_up: bool) {
     let alive = DaxReadGuard::new();
     // Whether it is on the list of bad blocks by now makes no difference.
-    let first = PageIndex::of_byte(offset).get();
-    if let Ok(memory) = device.access(&alive, first, pages, Access::Recovery) {
+    if let Ok(memory) = first.access(&alive, pages, Access::Recovery) {
         for page in memory.run().iter() {
             page.note_failure(made_up);
         }
     }
 }
 
-/// Tells of the failure of the page at byte `offset` of a device, whose filesystem has said that it
+/// Tells of the failure of a page of a device, whose filesystem has said that it
 /// cannot (`dax_holder_notify_failure`): it is marked, the processes that map it are told, and their
 /// mappings of it taken away. `flags` are those of the memory failure (`MF_*`). Sleeps.
 ///
@@ -187,8 +186,7 @@ pub(crate) fn note(device: &DaxDevice, offset: u64, pages: usize, made_up: bool)
 #[cfg(CONFIG_MEMORY_FAILURE)]
 pub(crate) fn notify_failure(
     in_flight: &mut InFlight,
-    device: &DaxDevice,
-    offset: u64,
+    place: DaxPlace<'_>,
     flags: i32,
 ) -> bool {
     /// How often the page is looked for in a file that it has left meanwhile.
@@ -197,12 +195,7 @@ pub(crate) fn notify_failure(
     let Some(page) = ({
         let alive = DaxReadGuard::new();
         // Whether it is on the list of bad blocks by now makes no difference.
-        let found = device.access(
-            &alive,
-            PageIndex::of_byte(offset).get(),
-            1,
-            Access::Recovery,
-        );
+        let found = place.access(&alive, 1, Access::Recovery);
         found.ok().map(|memory| memory.run().first())
     }) else {
         return false;

@@ -6,7 +6,7 @@ use super::{failed, Checked, File};
 use crate::kern::{
     bdev::Claim,
     bindings,
-    dax::{DaxDevice, DaxReadGuard},
+    dax::{DaxDevice, DaxPlace, DaxReadGuard},
     error::eopnotsupp,
     fs::{Inode, Mapping},
     iomap::IomapOps,
@@ -66,12 +66,11 @@ impl World {
         let dax = NonNull::new(dax).ok_or(eopnotsupp())?;
         let found = {
             let alive = DaxReadGuard::new();
-            // SAFETY: The device was just got.
-            let device = unsafe { DaxDevice::from_raw(dax) };
-            device
+            // SAFETY: The device was just got, and has a page at least.
+            let first = unsafe { DaxPlace::new(DaxDevice::from_raw(dax), 0) };
+            first
                 .access(
                     &alive,
-                    0,
                     usize::MAX >> 20,
                     crate::kern::dax::Access::Normal,
                 )

@@ -192,16 +192,15 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     /// Copies all of the order to its new place; zeroes where the source has no data.
     fn copy(&self, copy: &CopyOnWrite<'_>) -> Result {
         let pages = self.order().pages();
-        let (device, place) = copy.to;
         if copy.from.is_some() {
             self.device.add(Counter::CowPages, pages as u64);
         }
         self.in_pieces(|offset, bytes| {
             let alive = DaxReadGuard::new();
-            let to = device.access(&alive, place, pages, Access::Normal)?;
+            let to = copy.to.access(&alive, pages, Access::Normal)?;
             match copy.from {
-                Some((device, place)) => {
-                    let from = device.access(&alive, place, pages, Access::Normal)?;
+                Some(from) => {
+                    let from = from.access(&alive, pages, Access::Normal)?;
                     to.copy_within(offset, &from, offset, bytes)
                 }
                 None => to.zero(offset, bytes),

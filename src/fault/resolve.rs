@@ -15,7 +15,7 @@ use super::{
     Failure, Fault,
 };
 use crate::kern::{
-    dax::{Access, DaxDevice, DaxReadGuard},
+    dax::{Access, DaxPlace, DaxReadGuard},
     error::{ehwpoison, is_hwpoison},
     iomap::{ExtentKind, IomapFlags, IomapIter, IomapOps, IomapSpace},
     order::Order,
@@ -40,14 +40,11 @@ pub(super) enum New {
     All,
 }
 
-/// A page of a DAX device: the device, and which page of it.
-pub(super) type DevicePage<'i> = (&'i DaxDevice, usize);
-
 /// A copy on write that is to be made.
 pub(super) struct CopyOnWrite<'i> {
-    pub(super) to: DevicePage<'i>,
+    pub(super) to: DaxPlace<'i>,
     /// Where the data still is; zeroes if `None`.
-    pub(super) from: Option<DevicePage<'i>>,
+    pub(super) from: Option<DaxPlace<'i>>,
 }
 
 /// Memory that the file has.
@@ -270,7 +267,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 return Err(Failure::Again);
             }
         }
-        let (device, place) = iter
+        let place = iter
             .extent()
             .place(start)
             .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?;
@@ -287,8 +284,8 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
 
         let wanted = size.pages().max((available >> Order::PAGE_SHIFT) as usize);
         // A device that goes away first waits for this guard, then for the locked entry.
-        let run = device
-            .access(&DaxReadGuard::new(), place, wanted, Access::Normal)
+        let run = place
+            .access(&DaxReadGuard::new(), wanted, Access::Normal)
             .map(|memory| memory.run())
             .map_err(|error| {
                 if self.order() == Order::PTE && wanted > Order::PTE.pages() {
@@ -305,7 +302,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         };
         let copy = match copy {
             true => Some(CopyOnWrite {
-                to: (device, place),
+                to: place,
                 from: match iter.copy_source() {
                     Some(source) => Some(
                         source

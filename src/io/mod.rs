@@ -60,12 +60,12 @@ fn piece_at<'a>(
     bytes: u64,
     access: Access,
 ) -> Result<Piece<'a>> {
-    let (device, place) = extent.place(position)?;
+    let place = extent.place(position)?;
     let offset = in_page(position);
     // What is not the last piece ends with a page: the next one begins none in its middle.
     let bytes = bytes.min((CHUNK - offset) as u64) as usize;
     let pages = (offset + bytes).div_ceil(PAGE);
-    let memory = device.access(alive, place, pages, access)?;
+    let memory = place.access(alive, pages, access)?;
     Ok(memory.piece(offset, bytes))
 }
 

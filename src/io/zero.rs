@@ -114,12 +114,12 @@ fn zero_extent(
             let alive = DaxReadGuard::new();
             let extent = walk.extent();
             if offset == 0 && left >= PAGE as u64 {
-                let (dax, place) = extent.place(position)?;
+                let place = extent.place(position)?;
                 if poison::was_seen() {
                     let piece = piece_at(&extent, &alive, position, 1, Access::Recovery)?;
                     piece.first(PAGE).make_writable();
                 }
-                dax.zero_page(&alive, place)?;
+                place.zero_page(&alive)?;
                 let piece = piece_at(&extent, &alive, position, 1, Access::Normal)?;
                 if piece.has_hwpoison() {
                     // The device has nothing against it, and its content is new.

@@ -34,7 +34,7 @@ def condition(text):
 
 def merge(number, old, new):
     """What stands for both, or None."""
-    statement = re.compile(r"^(?!let |const |static |use |\.|\||&&)(.|\n)*;$")
+    statement = re.compile(r"^(?!let |pub|const |static |use |\.|\||&&)(.|\n)*;$")
     if balanced(old) and statement.match(old):
         if balanced(new) and (not new or statement.match(new)
                               or (new.endswith("}") and not new.startswith("let "))):
@@ -75,7 +75,7 @@ def merge(number, old, new):
         return f"{a[1]}: {chosen(number, a[2], b[2])},"
     # Parts of something larger, and what is in a table of constants.
     if re.match(r"[.}|&!=<>+*/-]|\(\"|(if|let|while|match|else|for)\b|\w+ = ", old) \
-            or not old or not new or new.startswith("."):
+            or not old or not new or new.startswith(".") or " => " in old:
         return None
     if balanced(old) and balanced(new) and old.endswith(",") == new.endswith(",") \
             and not old.endswith(("{", ";")) and not new.endswith(("{", ";")):
@@ -87,7 +87,7 @@ def merge(number, old, new):
 
 def put(root, number, record, taken):
     """Whether the fault can be put in beside the others."""
-    if record.path in ("src/entry.rs",) or not record.path.endswith(".rs"):
+    if record.path in ("rust/entry.rs",) or not record.path.endswith(".rs"):
         return False        # constants
     kinds = "".join(record.kinds)
     m = re.fullmatch(r"( *)(-+)(\+*)( *)", kinds)

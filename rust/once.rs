@@ -61,7 +61,9 @@ impl Bits for Atomic<usize> {
     #[inline(always)]
     fn clear_bits(&self, bits: usize) {
         // SAFETY: As in `set_bits`.
-        unsafe { asm!("lock and [{}], {}", in(reg) self.as_ptr(), in(reg) !bits, options(nostack)) };
+        unsafe {
+            asm!("lock and [{}], {}", in(reg) self.as_ptr(), in(reg) !bits, options(nostack))
+        };
     }
 }
 

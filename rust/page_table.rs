@@ -244,9 +244,8 @@ impl<'a> Table<'a> {
             if !page.is_in_large() {
                 // SAFETY: By this function's safety requirements: these pages stay, and the references
                 // are those of the entries.
-                done += unsafe {
-                    bindings::rdax_map_small(page.as_ptr(), rest, &raw mut tally.mapped)
-                };
+                done +=
+                    unsafe { bindings::rdax_map_small(page.as_ptr(), rest, &raw mut tally.mapped) };
                 continue;
             }
             let folio = page.folio();

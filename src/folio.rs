@@ -346,7 +346,11 @@ impl FolioReleaseBatch {
     pub(crate) fn add(&mut self, page: DevPage) {
         // The entry keeps the folio as it is.
         let head = page.folio().head();
-        if !self.region.as_ref().is_some_and(|region| region.covers(head)) {
+        if !self
+            .region
+            .as_ref()
+            .is_some_and(|region| region.covers(head))
+        {
             // The one is unlocked before the other is locked.
             self.region = None;
             self.region = Some(Region::lock(head));

@@ -184,11 +184,7 @@ pub(crate) fn note(first: DaxPlace<'_>, pages: usize, made_up: bool) {
 ///
 /// The call is in flight, but not while it waits.
 #[cfg(CONFIG_MEMORY_FAILURE)]
-pub(crate) fn notify_failure(
-    in_flight: &mut InFlight,
-    place: DaxPlace<'_>,
-    flags: i32,
-) -> bool {
+pub(crate) fn notify_failure(in_flight: &mut InFlight, place: DaxPlace<'_>, flags: i32) -> bool {
     /// How often the page is looked for in a file that it has left meanwhile.
     const ATTEMPTS: usize = 8;
 

@@ -16,9 +16,9 @@ mod folio;
 mod region;
 mod run;
 
-pub(crate) use folio::{DevFolio, KeptOwner};
 #[cfg(RDAX_TEST)]
 pub(crate) use folio::FolioRef;
+pub(crate) use folio::{DevFolio, KeptOwner};
 pub(crate) use region::{GiganticLock, Region, RegionFolio, Tails};
 pub(crate) use run::{PageBlock, PageRun};
 

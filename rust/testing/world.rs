@@ -69,11 +69,7 @@ impl World {
             // SAFETY: The device was just got, and has a page at least.
             let first = unsafe { DaxPlace::new(DaxDevice::from_raw(dax), 0) };
             first
-                .access(
-                    &alive,
-                    usize::MAX >> 20,
-                    crate::kern::dax::Access::Normal,
-                )
+                .access(&alive, usize::MAX >> 20, crate::kern::dax::Access::Normal)
                 .map(|memory| memory.run())
         };
         let mount = found.and_then(|found| {

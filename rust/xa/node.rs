@@ -147,15 +147,10 @@ const fn sibling(offset: usize) -> usize {
 ///
 /// As for [`slot_of`].
 #[inline(always)]
-pub(super) unsafe fn mark_another(
-    node: *mut bindings::xa_node,
-    offset: usize,
-    mark: Mark,
-) -> bool {
+pub(super) unsafe fn mark_another(node: *mut bindings::xa_node, offset: usize, mark: Mark) -> bool {
     // SAFETY: As in `marks_of`. They are read concurrently under RCU only, atomically.
-    let marks = unsafe {
-        Atomic::from_ptr(&raw mut (*node).__bindgen_anon_2.marks[mark as usize][0])
-    };
+    let marks =
+        unsafe { Atomic::from_ptr(&raw mut (*node).__bindgen_anon_2.marks[mark as usize][0]) };
     let now = marks.read_once();
     if now != 0 {
         marks.write_once(now | 1 << (offset & NODE_MASK));

@@ -1,4 +1,4 @@
-//! error: E0133
+//! error: E0624
 // SPDX-License-Identifier: GPL-2.0
 
 //! That a folio keeps its owner is ended by somebody who knows the folio only.

@@ -1,4 +1,4 @@
-//! error: E0133
+//! error: E0624
 // SPDX-License-Identifier: GPL-2.0
 
 //! A page of a device is used of which nobody has said that the device has it.

@@ -242,10 +242,10 @@ impl<'a> Table<'a> {
             let page = unsafe { first.next(done) };
             let rest = count - done;
             if !page.is_in_large() {
+                let mapped = &raw mut tally.mapped;
                 // SAFETY: By this function's safety requirements: these pages stay, and the references
                 // are those of the entries.
-                done +=
-                    unsafe { bindings::rdax_map_small(page.as_ptr(), rest, &raw mut tally.mapped) };
+                done += unsafe { bindings::rdax_map_small(page.as_ptr(), rest, mapped) };
                 continue;
             }
             let folio = page.folio();

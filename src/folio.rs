@@ -9,7 +9,9 @@ use crate::kern::{
     fs::{Mapping, PageIndex},
     once::Once,
     order::Order,
-    page::{DevFolio, DevPage, GiganticLock, PageBlock, PageRun, Region, RegionFolio, Tails},
+    page::{
+        DevFolio, DevPage, GiganticLock, PageBlock, PageRun, Region, RegionFolio, Released, Tails,
+    },
     vm, //
 };
 use kernel::{
@@ -374,19 +376,16 @@ impl FolioReleaseBatch {
         if folio.refcount() != 0 {
             note_without_owner();
         }
-        folio.set_share(0);
-        if folio.refcount() != 0 {
-            #[cfg(RDAX_CHECK)]
-            super::check::left_whole();
-            return;
-        }
-        let order = folio.order();
-        if order > Region::ORDER {
-            let folio = folio.get_unlocked();
-            self.region = None;
-            dissolve_gigantic(folio);
-        } else if order != Order::PTE {
-            folio.dissolve();
+        match folio.release() {
+            Released::Dissolved => (),
+            Released::Held => {
+                #[cfg(RDAX_CHECK)]
+                super::check::left_whole();
+            }
+            Released::Gigantic(folio) => {
+                self.region = None;
+                dissolve_gigantic(folio);
+            }
         }
     }
 }

@@ -68,7 +68,7 @@ impl Visitor for WriteBack<'_> {
         });
         self.written += pages;
         let stats = self.device;
-        stats.add(Counter::WritebackEntries, batch.iter().count() as u64);
+        stats.add(Counter::WritebackEntries, batch.len() as u64);
         stats.add(Counter::WritebackBytes, (pages << Order::PAGE_SHIFT) as u64);
         Disposition::Clean(held)
     }
@@ -95,11 +95,12 @@ impl WriteBack<'_> {
             return;
         }
         let mapping = batch.mapping();
+        // Several entries are smaller.
+        let order = batch.first_order();
         if batch.has_ahead() {
-            let small = batch.iter().all(|(_, entry, _)| entry.order() < Order::PMD);
-            self.stored |= mapping.note_stores(batch.range(), small);
+            self.stored |= mapping.note_stores(batch.range(), order < Order::PMD);
         }
-        if batch.iter().any(|(_, entry, _)| entry.order() > Order::PMD) {
+        if order > Order::PMD {
             // The core cannot write-protect what an entry of the third level maps.
             mapping.unmap(batch.range());
         } else {

@@ -19,7 +19,7 @@ mod run;
 #[cfg(RDAX_TEST)]
 pub(crate) use folio::FolioRef;
 pub(crate) use folio::{DevFolio, KeptOwner};
-pub(crate) use region::{GiganticLock, Region, RegionFolio, Tails};
+pub(crate) use region::{GiganticLock, Region, RegionFolio, Released, Tails};
 pub(crate) use run::{PageBlock, PageRun};
 
 use super::{

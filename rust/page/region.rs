@@ -224,6 +224,16 @@ pub(crate) struct RegionFolio<'r> {
     _region: PhantomData<&'r Region>,
 }
 
+/// What became of a folio that lost its last entry: [`RegionFolio::release`].
+pub(crate) enum Released {
+    /// Pages of their own.
+    Dissolved,
+    /// It stays whole, as somebody has a reference.
+    Held,
+    /// It is larger than a region, and has to be dissolved by parts.
+    Gigantic(DevFolio),
+}
+
 impl Deref for RegionFolio<'_> {
     type Target = DevFolio;
 
@@ -271,6 +281,23 @@ impl RegionFolio<'_> {
         head.word(INDEX).write_once(share);
     }
 
+    /// Takes the owner off a folio, or the last entry that is counted, and makes pages of their own of it
+    /// if nobody has a reference.
+    #[inline]
+    pub(crate) fn release(self) -> Released {
+        self.set_share(0);
+        if self.refcount() != 0 {
+            return Released::Held;
+        }
+        let order = self.order();
+        if order > Region::ORDER {
+            return Released::Gigantic(self.folio);
+        }
+        // Idle: that was seen, but for the share count, which was set.
+        self.dissolve_idle(order);
+        Released::Dissolved
+    }
+
     /// Makes pages of their own of a folio that is not larger than a region. False, and nothing is
     /// changed, if it is larger, or in use.
     #[inline]
@@ -282,13 +309,22 @@ impl RegionFolio<'_> {
         if order > Region::ORDER || !self.is_idle() {
             return false;
         }
+        self.dissolve_idle(order);
+        true
+    }
+
+    /// The same for one of an order that is idle and not larger than a region.
+    #[inline(always)]
+    fn dissolve_idle(self, order: Order) {
+        if order == Order::PTE {
+            return;
+        }
         self.unmake_head(order);
         let head = self.head();
         let pgmap = head.word(INFO).read_once();
         // SAFETY: These were the folio's tails, which is in one region, and by the type invariant that
         // is locked.
         unsafe { unclaim(head, 1, order.pages(), pgmap) };
-        true
     }
 
     /// Begins to dissolve a folio that is larger than a region: what is left are tails without a head,

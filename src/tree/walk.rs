@@ -77,6 +77,20 @@ impl<'m> EntryBatch<'m> {
         })
     }
 
+    /// How many entries there are.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The order of the first entry. Where there are several, they all are in one node of the tree.
+    #[inline]
+    pub(crate) fn first_order(&self) -> Order {
+        self.iter()
+            .next()
+            .map_or(Order::PTE, |(_, entry, _)| entry.order())
+    }
+
     /// Whether a page table has some of the entries' memory.
     pub(crate) fn is_mapped(&self) -> bool {
         self.iter()

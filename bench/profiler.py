@@ -18,6 +18,10 @@ FEW = 3
 # The clock is read a little inside of the marks; more than that says that something is wrong.
 AGREE = 0.02
 
+# Functions of the core that take a lock.
+LOCKS = re.compile(r"_raw_(spin|read|write)_(try)?lock(_\w+)?|(down|percpu_down)_(read|write)(_\w+)?|"
+                   r"mutex_(try)?lock(_\w+)?")
+
 OWNERS = ("ours", "filesystem", "core", "entry", "user")
 FILESYSTEMS = ("xfs", "ext4", "jbd2", "mbcache", "crc16", "libcrc32c")
 
@@ -40,6 +44,35 @@ def shorten(name):
         elif not depth:
             kept += char
     return re.sub(r"\brdax_main::(dax::)?", "", kept)
+
+
+def is_atomic(code):
+    """Whether an instruction, as hexadecimal bytes, reads and writes memory atomically. A kernel that
+    runs on one processor puts a prefix that means nothing (0x3e) in place of "lock"."""
+    data = bytes.fromhex(code)
+    at = 0
+    while at < len(data) and data[at] in b"\xf0\xf2\xf3\x2e\x36\x3e\x26\x64\x65\x66\x67":
+        at += 1
+    prefixes = data[:at]
+    if at < len(data) and data[at] & 0xf0 == 0x40:
+        at += 1
+    two = data[at:at + 1] == b"\x0f"
+    opcode, modrm = data[at + two:at + two + 1], data[at + two + 1:at + two + 2]
+    if not opcode or not modrm or modrm[0] >> 6 == 3:
+        return False        # no memory
+    opcode, operation = opcode[0], modrm[0] >> 3 & 7
+    if not two and opcode in (0x86, 0x87):
+        return True         # xchg needs no prefix
+    if 0xf0 in prefixes:
+        return True
+    if 0x3e not in prefixes:
+        return False
+    if two:
+        return (opcode in (0xab, 0xb0, 0xb1, 0xb3, 0xbb, 0xc0, 0xc1)
+                or opcode == 0xba and operation >= 5 or opcode == 0xc7 and operation == 1)
+    return (opcode < 0x32 and opcode & 7 < 2 or opcode in (0x80, 0x81, 0x83) and operation < 7
+            or opcode in (0xf6, 0xf7) and operation in (2, 3)
+            or opcode in (0xfe, 0xff) and operation < 2)
 
 
 class Function:
@@ -213,6 +246,16 @@ class Profile:
                        "the clock")
         for owner in OWNERS:
             yield both(f"  {owner}", [side[owner] for side in by_owner])
+        atomic, locks = [], []
+        yield ""
+        for counts in (ours, theirs):
+            atomic.append(sum(count for address, count in counts.by_address.items()
+                              if is_atomic(counts.bytes[address])))
+            locks.append(sum(count for address, count in counts.by_address.items()
+                             if address == (function := symbols.at(address)).start
+                             and LOCKS.fullmatch(function.symbol)))
+        yield both("atomic operations", atomic)
+        yield both("locks taken", locks)
         others = [0, 0]
         yield ""
         for label in sorted(owner_of, key=lambda it: (-by_function[0][it], -by_function[1][it])):

@@ -17,6 +17,10 @@ use kernel::{
 };
 
 /// A DAX device, which a filesystem holds while it is mounted.
+///
+/// # Invariants
+///
+/// A reference to one is to a device that is alive for as long.
 #[repr(transparent)]
 pub(crate) struct DaxDevice(Opaque<bindings::dax_device>);
 
@@ -26,6 +30,10 @@ pub(crate) struct DaxDevice(Opaque<bindings::dax_device>);
 /// holders. So nothing is waited for while this lives but what the driver does itself; least of all a
 /// user's buffer, which he can have take for ever (userfaultfd, FUSE). A debug kernel complains of all
 /// else, if the module was built with its checks.
+///
+/// # Invariants
+///
+/// `dax_read_lock` returned the number, for which the lock is held.
 #[must_use = "the lock is dropped at once"]
 pub(crate) struct DaxReadGuard(i32);
 

@@ -112,6 +112,10 @@ impl PageRange {
 }
 
 /// A file's contents: its tree of entries and the mappings of it.
+///
+/// # Invariants
+///
+/// A reference to one is to an address space that is alive for as long.
 #[repr(transparent)]
 pub(crate) struct Mapping(Opaque<bindings::address_space>);
 
@@ -334,6 +338,10 @@ impl Drop for BlocksGivenUp<'_> {
 }
 
 /// An inode.
+///
+/// # Invariants
+///
+/// A reference to one is to an inode that is alive for as long.
 #[repr(transparent)]
 pub(crate) struct Inode(Opaque<bindings::inode>);
 
@@ -561,6 +569,10 @@ impl Drop for InodeRef {
 }
 
 /// An open file.
+///
+/// # Invariants
+///
+/// A reference to one is to a file that is open for as long.
 #[repr(transparent)]
 pub(crate) struct File(Opaque<bindings::file>);
 

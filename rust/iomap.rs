@@ -24,6 +24,10 @@ use kernel::{
 };
 
 /// A filesystem's callbacks.
+///
+/// # Invariants
+///
+/// A reference to one is to callbacks that are valid for as long, of a filesystem that is mounted.
 #[repr(transparent)]
 pub(crate) struct IomapOps(Opaque<bindings::iomap_ops>);
 
@@ -158,6 +162,11 @@ pub(crate) enum ExtentKind {
 }
 
 /// An extent of a file, as the filesystem described it.
+///
+/// # Invariants
+///
+/// The filesystem on whose device the inode is has filled in the extent, and nobody changes it during
+/// `'r`.
 #[derive(Clone, Copy)]
 pub(crate) struct Extent<'r, 'i> {
     raw: &'r bindings::iomap,
@@ -266,6 +275,11 @@ impl IomapSpace {
 /// Every extent that [`IomapIter::next`] gave is finished by the next call of it, which tells the
 /// filesystem how far the walk was advanced meanwhile: a walk must be called until it says that it
 /// is over, or be ended by [`IomapIter::finish`].
+///
+/// # Invariants
+///
+/// All of `raw` is set, for the inode and with the callbacks of its filesystem, which alone changes the
+/// extents in it.
 pub(crate) struct IomapIter<'a> {
     raw: &'a mut bindings::iomap_iter,
     ops: &'a IomapOps,

@@ -13,6 +13,10 @@ use core::ptr::NonNull;
 use kernel::types::Opaque;
 
 /// An iterator over the caller's buffers.
+///
+/// # Invariants
+///
+/// A reference to one is to an iterator that is valid for as long, and nobody else's to use.
 #[repr(transparent)]
 pub(crate) struct IovIter(Opaque<bindings::iov_iter>);
 
@@ -145,6 +149,11 @@ impl IovIter {
 }
 
 /// A read or write of a file, under way.
+///
+/// # Invariants
+///
+/// A reference to one is to a control block that is valid for as long, with an open file, and nobody
+/// else's to use.
 #[repr(transparent)]
 pub(crate) struct Kiocb(Opaque<bindings::kiocb>);
 

@@ -40,6 +40,11 @@ const MAX_MEMBERS: usize = SLOTS / 2;
 
 /// The addresses of the member devices: a hash table with linear probing. Null is a place that
 /// ends a search; [`Members::removed`] one that does not.
+///
+/// # Invariants
+///
+/// What is neither NULL nor [`Members::removed`] is the address of a device that is claimed for as long
+/// as it is here. Each is found by its hash, with no NULL in between.
 #[repr(C)]
 pub(crate) struct Members(
     [Atomic<*mut bindings::block_device>; SLOTS],

@@ -477,6 +477,11 @@ const fn places(at: usize, pages: usize) -> usize {
 }
 
 /// A VMA of a file, whose address space its task has locked for writing.
+///
+/// # Invariants
+///
+/// The VMA has a file, and this task holds its address space's lock for writing for as long as this is
+/// used.
 pub(crate) struct LockedVma(NonNull<bindings::vm_area_struct>);
 
 impl LockedVma {

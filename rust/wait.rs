@@ -67,6 +67,11 @@ pub(crate) enum Wake {
     All,
 }
 
+/// A task that waits for an entry.
+///
+/// # Invariants
+///
+/// While it is in a queue, `wait` is its first field, and wakes the task on whose stack it is.
 #[repr(C)]
 struct EntryWaiter {
     wait: bindings::wait_queue_entry,
@@ -160,6 +165,11 @@ fn sleep_on_entry(
 
 /// The address space that owns a folio, kept from being freed by RCU alone: it may be on its way
 /// out.
+///
+/// # Invariants
+///
+/// The address space was a folio's owner within the critical section of RCU that `rcu` stands for. So its
+/// memory stays for as long.
 pub(crate) struct OwnerGuard {
     mapping: NonNull<bindings::address_space>,
     rcu: rcu::Guard,

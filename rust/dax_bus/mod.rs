@@ -56,6 +56,11 @@ pub(crate) struct MemoryRange {
 }
 
 /// A device that is being bound.
+///
+/// # Invariants
+///
+/// The bus has the device in the hands of the driver that it is being bound to, for as long as this is
+/// there.
 pub(crate) struct Candidate<'a> {
     raw: NonNull<bindings::dev_dax>,
     _bound: PhantomData<&'a ()>,

@@ -265,6 +265,10 @@ impl<D: Listed> Home<'_, D> {
 }
 
 /// A reference to an inode.
+///
+/// # Invariants
+///
+/// The value owns one of the references that the inode counts.
 struct DaxInode(NonNull<bindings::inode>);
 
 impl DaxInode {

@@ -21,6 +21,11 @@ use kernel::{
 
 /// What `dax_lock_mapping_entry` answers for one address space that has no entries, while somebody
 /// asks by way of the core ([`with_answer`]).
+///
+/// # Invariants
+///
+/// The address space, unless NULL, and the page are those of the one caller of [`with_answer`] that there
+/// is at a time, and stay until it returns.
 pub(super) struct Answer {
     /// Where ftrace knows the function; 0 until it was looked up.
     entry: Atomic<usize>,

@@ -103,6 +103,10 @@ pub(crate) enum Key {
 }
 
 /// A function of the kernel, and what serves in its place.
+///
+/// # Invariants
+///
+/// The replacement is a function of the type that the named one has, and may be called wherever that may.
 pub(crate) struct Target {
     name: &'static CStr,
     key: Key,
@@ -152,6 +156,11 @@ pub(crate) use target;
 
 /// A table of functions that can be redirected together, and for whom: the members of a set of
 /// block devices.
+///
+/// # Invariants
+///
+/// The routes are those of the targets, as many as there are. What ftrace calls is registered by the holder
+/// of the only [`Handle`].
 pub(crate) struct Redirection {
     /// One for each target, in the same order.
     routes: [Route; Self::MAX_TARGETS],
@@ -171,6 +180,10 @@ pub(crate) struct Redirection {
 unsafe impl Sync for Redirection {}
 
 /// What [`callback`] needs of a target.
+///
+/// # Invariants
+///
+/// The replacement is that of the target, and the entry 0 or where ftrace calls from for it.
 struct Route {
     /// Where ftrace knows the function; 0 until it was looked up.
     entry: Atomic<usize>,

@@ -13,6 +13,11 @@ use kernel::{
 };
 
 /// A task that is in [`call_original`]; on its stack.
+///
+/// # Invariants
+///
+/// The task is that on whose stack it is. It is in the list, whose lock guards `next`, for as long as that
+/// task is in [`call_original`].
 struct Caller {
     task: *mut bindings::task_struct,
     /// The number of a frame that [`call_original_for`] was given, until it was found.

@@ -38,6 +38,11 @@ pub(crate) enum Mark {
 }
 
 /// The XArray of an address space.
+///
+/// # Invariants
+///
+/// A reference to one is to an array that is alive for as long. Its lock is taken with interrupts off, and
+/// it holds no other entries than such as [`RawValue`] says.
 #[repr(transparent)]
 pub(crate) struct Tree(Opaque<bindings::xarray>);
 

@@ -3,14 +3,13 @@
 
 //! A token for a locked value is made of nothing.
 
-use crate::kern::{fs::PageIndex, order::Order, xa::LockedSlot};
+use crate::kern::{fs::PageIndex, xa::LockedSlot};
 
 pub(crate) fn case() -> LockedSlot<'static> {
     LockedSlot {
         tree: None,
         first: PageIndex::new(0),
-        order: Order::PTE,
         node: core::ptr::null_mut(),
-        offset: 0,
+        place: panic!(),
     }
 }

@@ -3,12 +3,12 @@
 
 //! A device's memory is written to when the device may be gone.
 
-use crate::kern::dax::{Access, DaxDevice, DaxReadGuard};
+use crate::kern::dax::{Access, DaxPlace, DaxReadGuard};
 
-pub(crate) fn case(device: &DaxDevice) -> kernel::error::Result {
+pub(crate) fn case(place: DaxPlace<'_>) -> kernel::error::Result {
     let memory = {
         let alive = DaxReadGuard::new();
-        device.access(&alive, 0, 1, Access::Normal)?
+        place.access(&alive, 1, Access::Normal)?
     };
     memory.zero(0, 4096)
 }

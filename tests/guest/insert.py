@@ -182,6 +182,36 @@ def only_what_is_accessed_is_mapped_where_accesses_count(t):
             equal(m.mapped(), 5 * PAGE, "bytes mapped")
 
 
+def _stored_after_scan(fd, kernel):
+    with Map(fd, 2 * PMD) as m:
+        m.touch(step=PMD, write=True)
+        with Protected(m, protect=False):
+            m.protect_written()
+            equal(m.mapped_huge(), 2 * PMD, "bytes mapped by huge entries")
+            equal(m.written(), [], "pages that were stored to")
+            if kernel:
+                with Map(-1, PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as source:
+                    source.write(0, page("s"))
+                    posix.process_vm_write(os.getpid(), source.address, m.address + 9 * PAGE, PAGE)
+            else:
+                m.write(9 * PAGE, page("s"))
+            check(9 in m.written(), "the store was not noted")
+            check(not any(at >= PMD // PAGE for at in m.written()), "a store that was none was noted")
+
+
+@case()
+def store_to_a_huge_entry_that_was_protected_by_a_scan(t):
+    """PAGEMAP_SCAN protects an entry of 2 MiB as it is; nobody takes it apart before the store."""
+    for kernel in (False, True):
+        fd = _file(t, 2 * PMD)
+        store = Task(_stored_after_scan, fd, kernel, name="store")
+        try:
+            store.result()
+        finally:
+            store.kill()
+        os.close(fd)
+
+
 # ---- times ----
 
 STEP = 0.03                     # seconds between stores; the clock of files has steps of 4 ms

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 """Files that go while somebody has their pages."""
 
+import contextlib
 import os
 import signal
 import socket
 
-from lib import posix, task
-from lib.check import check, same_bytes
-from lib.device import wait_for
+from lib import device, posix, task
+from lib.check import check, equal, same_bytes
+from lib.device import run, wait_for
 from lib.mapping import Map
 from lib.pattern import page, pages
 from lib.posix import PAGE, PMD
@@ -169,3 +170,50 @@ def many_removed_files_with_pages_held(t):
     os.unlink(t.path("victim"))
     os.close(fd)
     wait_for(lambda: t.sync() or free_blocks(t.dir) > before - 64, "free blocks")
+
+
+@contextlib.contextmanager
+def _little_memory(limit):
+    """A directory for those who may use `limit` bytes of memory, as every user has one with systemd."""
+    root = "/sys/fs/cgroup"
+    if not os.path.exists(f"{root}/cgroup.controllers"):
+        run("mount", "-t", "cgroup2", "none", root)
+    device.write(f"{root}/cgroup.subtree_control", "+memory")
+    group = f"{root}/little-{os.getpid()}"
+    os.mkdir(group)
+    try:
+        device.write(f"{group}/memory.max", str(limit))
+        yield group
+    finally:
+        try:
+            os.rmdir(group)
+        except OSError:
+            pass  # Somebody does not go away, which is told already.
+
+
+@case(fs=("xfs",), timeout=300)
+def end_of_a_removed_file_for_whose_entries_memory_ran_out(t):
+    """He looks at pages of a hole that are far from each other until there is no memory, in the middle of
+    what one of them needs, and goes away. The file has no entry, but more than nothing in its tree."""
+    own = own_directory(t)
+    step = 1 << 24          # pages: each needs nodes of four levels
+
+    def use_up(group, path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.ftruncate(fd, (step * PAGE) << 14)
+        os.unlink(path)
+        with Map(-1, PMD, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as room:
+            # Keeps the page table.
+            room.touch(0, PAGE, write=True)
+            device.write(f"{group}/cgroup.procs", str(os.getpid()))
+            posix.become_nobody()
+            for number in range(1, 1 << 14):
+                posix.mmap(room.address + PAGE, PAGE, posix.PROT_READ,
+                           posix.MAP_SHARED | posix.MAP_FIXED, fd, number * step * PAGE)
+                room.touch(PAGE, PAGE)
+
+    with _little_memory(3 << 20) as group:
+        for number in range(6):
+            user = Task(use_up, group, f"{own}/{number}")
+            check(user.join(20), f"he does not go away:\n{task.describe(user.pid)}")
+            equal(user.signalled(), signal.SIGKILL, "what ended him")

@@ -35,7 +35,7 @@ UNASKED = ["stressng"]
 
 # What a group needs compiled.
 NATIVE = [("stress", "stress"), ("attacks", "attack"), ("sweep", "sweep.so"), ("giant", "gib.so"),
-          ("giant", "gib-stress"), ("devdax", "uring.so"), ("gup", "gup_test"),
+          ("giant", "gib-stress"), ("devdax", "uring.so"), ("refcounts", "uring.so"), ("gup", "gup_test"),
           ("gup", "gup_longterm"), ("gup", "gib.so"), ("syscalls", "gib.so")]
 
 # What a quick run does on other filesystems than XFS.

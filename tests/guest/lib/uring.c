@@ -3,6 +3,11 @@
 #include <errno.h>
 #include <liburing.h>
 #include <string.h>
+#include <sys/mman.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 /*
  * Register @length bytes at @buffer, then move them in pieces of @piece bytes from (or, with
@@ -39,4 +44,24 @@ long uring_move(int fd, void *buffer, size_t length, size_t piece, int write)
 	}
 	io_uring_queue_exit(&ring);
 	return error ? error : moved;
+}
+
+/* Have @length bytes at @buffer mapped for writing by a worker of io_uring's. Returns 0 or -errno. */
+long uring_populate(void *buffer, size_t length)
+{
+	struct io_uring_cqe *done;
+	struct io_uring ring;
+	long error;
+
+	error = io_uring_queue_init(8, &ring, 0);
+	if (error)
+		return error;
+	io_uring_prep_madvise(io_uring_get_sqe(&ring), buffer, length, MADV_POPULATE_WRITE);
+	error = io_uring_submit(&ring) == 1 ? 0 : -EIO;
+	if (!error)
+		error = io_uring_wait_cqe(&ring, &done);
+	if (!error)
+		error = done->res;
+	io_uring_queue_exit(&ring);
+	return error;
 }

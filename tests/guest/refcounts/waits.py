@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """Who waits for a page, and what ends the wait."""
 
+import ctypes
 import os
 import select
 import signal
 import threading
 
-from lib import posix, task
+from lib import native, posix, task
 from lib.check import check, equal, raises, same_bytes
 from lib.device import SlowDisk, run, wait_for
 from lib.mapping import Map
@@ -91,6 +92,65 @@ def kernel_access_that_waits_for_a_page_leaves_the_address_space_to_others(t):
     process.result()
     same_bytes(os.pread(fd, 2 * PAGE, at - PAGE), page("l", 99) + page("s"), "the file")
     os.close(fd)
+
+
+@case(fs=("xfs",))
+def worker_that_waits_for_a_page_leaves_the_address_space_to_others(t):
+    """A worker of io_uring's has a page that somebody holds mapped for writing, for a thread; others of
+    its process map and unmap memory meanwhile, and everybody can look at the process."""
+    at = 100 * PAGE
+    done, others = os.pipe()
+
+    def threads():
+        lib = ctypes.CDLL(native.path("uring.so"))
+        lib.uring_populate.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        lib.uring_populate.restype = ctypes.c_long
+        errors = []
+        with Map(fd, 2 * PMD) as m:
+            asking = threading.Thread(
+                target=lambda: errors.append(lib.uring_populate(m.address + at, PAGE)))
+            asking.start()
+            workers = []
+            wait_for(lambda: workers.extend(_workers()) or workers, "a worker")
+            wait_for(lambda: "wait_for_held" in task.describe(os.getpid())
+                     or "dax_iomap_fault" in task.describe(os.getpid()), "the worker in a fault")
+            for _ in range(5):
+                _use_address_space()
+            os.write(others, b"d")
+            asking.join()
+            equal(errors, [0], "what io_uring said")
+            m.write(at, page("s"))
+
+    def look():
+        with open(f"/proc/{process.pid}/cmdline", "rb") as f:
+            return len(f.read())
+
+    with held_clone(t.dir) as fd:
+        process = Task(threads)
+        looking = None
+        try:
+            wait_for(lambda: process.done() or select.select([done], [], [], 0)[0], "other threads")
+            looking = Task(look, name="somebody who looks")
+            looking.result()
+        finally:
+            if not select.select([done], [], [], 0)[0]:
+                print(task.describe(process.pid), flush=True)
+                process.kill()
+        check(not process.done(), "the page was not waited for")
+    # The page has come out of the pipe.
+    process.result()
+    same_bytes(os.pread(fd, 2 * PAGE, at - PAGE), page("l", 99) + page("s"), "the file")
+    os.close(fd)
+
+
+def _workers():
+    """The threads of this process that work for io_uring."""
+    found = []
+    for tid in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{tid}/comm", encoding="ascii") as comm:
+            if comm.read().startswith("iou-wrk"):
+                found.append(tid)
+    return found
 
 
 @case(fs=("xfs",))

@@ -127,7 +127,9 @@ pub(super) unsafe extern "C" fn callback(
                 }
                 if inode.is_null()
                     || (*inode).i_flags & bindings::S_DAX == 0
-                    || (*inode).i_data.i_pages.xa_head.is_null()
+                    // What an entry for which memory ran out half way has left in the tree is no entry, and
+                    // nobody removes it.
+                    || (*inode).i_data.nrpages == 0
                     || (*(*inode).i_sb).s_flags & bindings::SB_ACTIVE as c_ulong == 0
                 {
                     return;

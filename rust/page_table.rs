@@ -41,7 +41,8 @@ pub(crate) enum Insertion {
     /// Something else is there: another page, a marker, a table of smaller entries, or no table any
     /// more. Nothing was changed.
     Occupied,
-    /// Somebody makes a table of smaller entries there. Nothing was changed.
+    /// A table of smaller entries is to be there: somebody makes one, or userfaultfd has to be told of a
+    /// store, for which the core takes a larger entry apart. Nothing was changed.
     Yielded,
     /// The folio is not as large as the entry is to be. Nothing was changed.
     Unfit,
@@ -552,7 +553,7 @@ impl VmFault<'_> {
                     Insertion::Present
                 }
                 Slot::Protected if how.0 != How::STORE.0 => Insertion::Present,
-                Slot::Protected => Insertion::Protected,
+                Slot::Protected => Insertion::Yielded,
                 Slot::Marked | Slot::Other => Insertion::Occupied,
             };
             bindings::rdax_level_unlock(lock);

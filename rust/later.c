@@ -72,8 +72,9 @@ static struct kept *keep(struct file *file, void (*begin)(void), void (*end)(voi
 {
 	struct kept *kept;
 
-	/* These do not leave the kernel. */
-	if (current->flags & (PF_KTHREAD | PF_USER_WORKER))
+	/* These do not leave the kernel; io_uring's come by the work of their tasks all the same. */
+	if (current->flags & PF_KTHREAD ||
+	    (current->flags & (PF_USER_WORKER | PF_IO_WORKER)) == PF_USER_WORKER)
 		return NULL;
 	kept = kzalloc_obj(*kept, GFP_NOWAIT | __GFP_NOWARN);
 	if (!kept)

@@ -210,9 +210,10 @@ unsafe extern "C" fn evict(inode: *mut bindings::inode) {
         if is_held(inode) && bindings::rdax_park(inode, Some(is_held)) {
             return;
         }
-        // Without entries it is evicted by the kernel's own function.
         layout::break_layout_final(Inode::from_raw(NonNull::new_unchecked(inode)));
-        bindings::iput(inode);
+        // Without entries it would be evicted by the kernel's own function by itself. Whatever may be left,
+        // this is not called for it once more.
+        call_original(|| bindings::iput(inode));
     }
 }
 

@@ -131,6 +131,7 @@ pub(super) unsafe extern "C" fn callback(
                     // nobody removes it.
                     || (*inode).i_data.nrpages == 0
                     || (*(*inode).i_sb).s_flags & bindings::SB_ACTIVE as c_ulong == 0
+                    || route.key == Key::Evicted && is_calling_original()
                 {
                     return;
                 }

@@ -69,7 +69,8 @@ pub(crate) enum Key {
     /// `struct inode *`
     Inode,
     /// `struct inode *` of any file. The replacement serves those with entries while their
-    /// filesystem is in use; it is not being unmounted.
+    /// filesystem is in use; it is not being unmounted. It may call the function, with
+    /// [`call_original`].
     Evicted,
     /// `struct inode *`, which may be without DAX.
     AnyInode,

@@ -21,7 +21,7 @@ mod tests {
                 call_break_layout, call_busy_page, call_invalidate, call_writeback, decide,
                 decide_directly, decide_without_file, hold, note, pause, until,
                 with_anonymous_owner, with_failing_allocation, with_paths, with_thread,
-                with_threads, Checked, File, HeldByOther,
+                with_threads, without_memory, Checked, File, HeldByOther,
             },
             xa::Mark,
         },
@@ -112,6 +112,74 @@ mod tests {
         results.0?;
         results.1?;
         check_all(&file, folio, Destination::Ours)?;
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_file_for_whose_entries_memory_ran_out_is_evicted_by_the_kernel() -> Checked {
+        // Needs a node for each of some levels.
+        const DEEP: usize = 1 << 38;
+
+        let world = world()?;
+        let file = world.file(1)?;
+        let folio = world.page(world.take(Order::PTE)?).folio();
+        let check_evicted = |what: &str, expected: Destination| -> Checked {
+            let redirection = adopt::redirection();
+            for (number, (name, key)) in redirection.targets().enumerate() {
+                if matches!(key, Key::Evicted | Key::Truncated) {
+                    let found = decide(redirection, number, key, &file, folio);
+                    check_eq!(found, expected, "{name}, {what}");
+                }
+            }
+            Ok(())
+        };
+        let mut half_built = 0;
+        for nodes in 0..8 {
+            // All but the first are refused.
+            let (result, _) = without_memory(|| {
+                with_failing_allocation(nodes + 1, || {
+                    lock_entry(file.mapping(), at(DEEP), Order::PTE, false).map(drop)
+                })
+            });
+            if result.is_ok() {
+                break;
+            }
+            check_eq!(file.nrpages(), 0);
+            half_built += usize::from(!file.mapping().is_empty());
+            check_evicted("without an entry", Destination::Kernel)?;
+        }
+        check!(half_built > 0);
+        let entry = lock_entry(file.mapping(), at(DEEP), Order::PTE, false);
+        check_evicted("with an entry", Destination::Ours)?;
+        match entry {
+            Ok(entry) => entry.remove(),
+            Err(_) => check!(false),
+        }
+        check!(file.mapping().is_empty());
+        world.check_clean()
+    }
+
+    #[test]
+    fn an_eviction_is_redirected_once() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        put(&file, 0, Order::PTE, place, false)?;
+        let folio = world.page(place).folio();
+        let redirection = adopt::redirection();
+        let mut found = 0;
+        for (number, (name, key)) in redirection.targets().enumerate() {
+            if key == Key::Evicted {
+                found += 1;
+                let decide = || decide(redirection, number, key, &file, folio);
+                check_eq!(decide(), Destination::Ours, "{name}");
+                // The replacement has done what it can.
+                let again = redirect::call_original(decide);
+                check_eq!(again, Destination::Kernel, "{name}");
+            }
+        }
+        check!(found > 0);
         clear(&file);
         world.check_clean()
     }

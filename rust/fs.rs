@@ -15,7 +15,7 @@ use super::{
 };
 use core::ptr::{self, NonNull};
 use kernel::{
-    error::{to_result, Error, Result},
+    error::{code::*, to_result, Error, Result},
     sync::atomic::Atomic,
     types::{NotThreadSafe, Opaque}, //
 };
@@ -308,9 +308,71 @@ impl Drop for InvalidateLockGuard<'_> {
     }
 }
 
+/// The locks that keep the blocks of the files on one device while they are copied from.
+///
+/// # Invariants
+///
+/// The pointer is from `rdax_blocks_new`, and this value's own.
+pub(crate) struct BlockLocks(NonNull<bindings::rdax_blocks>);
+
+// SAFETY: What it points to are locks, which all tasks may use.
+unsafe impl Send for BlockLocks {}
+// SAFETY: As above.
+unsafe impl Sync for BlockLocks {}
+
+impl BlockLocks {
+    /// Locks for one more device. Sleeps. Fails for want of memory.
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: It takes nothing.
+        let locks = unsafe { bindings::rdax_blocks_new() };
+        // INVARIANT: It was made just now.
+        Ok(Self(NonNull::new(locks).ok_or(ENOMEM)?))
+    }
+
+    /// Keeps the blocks that the filesystem says a file has, from now on, from being given up by a page
+    /// fault that makes a copy of them, as long as the result lives. Whoever has it neither lets page faults
+    /// happen nor waits for more than the filesystem's answer. Sleeps, unless `nowait`.
+    ///
+    /// Errors: `EAGAIN` with `nowait`, `EINTR` for a fatal signal.
+    #[inline]
+    pub(crate) fn keep<'a>(&'a self, inode: &'a Inode, nowait: bool) -> Result<BlocksKept<'a>> {
+        // SAFETY: The locks and the inode are alive.
+        to_result(unsafe {
+            bindings::rdax_blocks_lock_shared(self.0.as_ptr(), inode.as_ptr(), nowait)
+        })?;
+        Ok(BlocksKept {
+            locks: self,
+            inode,
+            _not_send: NotThreadSafe,
+        })
+    }
+
+    /// Waits until nobody copies from the blocks of the file, and keeps others from beginning, while the
+    /// filesystem puts a copy in their place. Sleeps.
+    ///
+    /// Errors: `EINTR` for a fatal signal.
+    pub(crate) fn give_up<'a>(&'a self, inode: &'a Inode) -> Result<BlocksGivenUp<'a>> {
+        // SAFETY: The locks and the inode are alive.
+        to_result(unsafe { bindings::rdax_blocks_lock(self.0.as_ptr(), inode.as_ptr()) })?;
+        Ok(BlocksGivenUp {
+            locks: self,
+            inode,
+            _not_send: NotThreadSafe,
+        })
+    }
+}
+
+impl Drop for BlockLocks {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant. Whoever has one of them locked borrows this value.
+        unsafe { bindings::rdax_blocks_free(self.0.as_ptr()) };
+    }
+}
+
 /// The blocks of a file stay its own while this lives, as far as page faults go.
 #[must_use = "the blocks may go at once"]
 pub(crate) struct BlocksKept<'a> {
+    locks: &'a BlockLocks,
     inode: &'a Inode,
     _not_send: NotThreadSafe,
 }
@@ -318,22 +380,25 @@ pub(crate) struct BlocksKept<'a> {
 impl Drop for BlocksKept<'_> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: Locked by `keep_blocks`, by this task.
-        unsafe { bindings::rdax_blocks_unlock_shared(self.inode.as_ptr()) };
+        // SAFETY: Locked by [`BlockLocks::keep`], by this task.
+        unsafe {
+            bindings::rdax_blocks_unlock_shared(self.locks.0.as_ptr(), self.inode.as_ptr());
+        }
     }
 }
 
 /// Nobody copies from the blocks of a file by [`BlocksKept`] while this lives.
 #[must_use = "readers are let in at once"]
 pub(crate) struct BlocksGivenUp<'a> {
+    locks: &'a BlockLocks,
     inode: &'a Inode,
     _not_send: NotThreadSafe,
 }
 
 impl Drop for BlocksGivenUp<'_> {
     fn drop(&mut self) {
-        // SAFETY: Locked by `give_up_blocks`, by this task.
-        unsafe { bindings::rdax_blocks_unlock(self.inode.as_ptr()) };
+        // SAFETY: Locked by [`BlockLocks::give_up`], by this task.
+        unsafe { bindings::rdax_blocks_unlock(self.locks.0.as_ptr(), self.inode.as_ptr()) };
     }
 }
 
@@ -368,37 +433,12 @@ impl Inode {
         unsafe { Mapping::from_raw(NonNull::new_unchecked((*self.as_ptr()).i_mapping)) }
     }
 
-    /// Keeps the blocks that the filesystem says a file has, from now on, from being given up by a page
-    /// fault that makes a copy of them, as long as the result lives. `None` where files cannot share
-    /// blocks, so that none are given up. Whoever has it neither lets page faults happen nor waits for
-    /// more than the filesystem's answer. Sleeps, unless `nowait`.
-    ///
-    /// Errors: `EAGAIN` with `nowait`, `EINTR` for a fatal signal.
+    /// Whether files like this one can share blocks with others, so that blocks of theirs are given up by
+    /// page faults.
     #[inline]
-    pub(crate) fn keep_blocks(&self, nowait: bool) -> Result<Option<BlocksKept<'_>>> {
+    pub(crate) fn may_share_blocks(&self) -> bool {
         // SAFETY: The inode is alive.
-        if !unsafe { bindings::rdax_may_share_blocks(self.as_ptr()) } {
-            return Ok(None);
-        }
-        // SAFETY: As above.
-        to_result(unsafe { bindings::rdax_blocks_lock_shared(self.as_ptr(), nowait) })?;
-        Ok(Some(BlocksKept {
-            inode: self,
-            _not_send: NotThreadSafe,
-        }))
-    }
-
-    /// Waits until nobody copies from the blocks of the file, and keeps others from beginning, while the
-    /// filesystem puts a copy in their place. Sleeps.
-    ///
-    /// Errors: `EINTR` for a fatal signal.
-    pub(crate) fn give_up_blocks(&self) -> Result<BlocksGivenUp<'_>> {
-        // SAFETY: The inode is alive.
-        to_result(unsafe { bindings::rdax_blocks_lock(self.as_ptr()) })?;
-        Ok(BlocksGivenUp {
-            inode: self,
-            _not_send: NotThreadSafe,
-        })
+        unsafe { bindings::rdax_may_share_blocks(self.as_ptr()) }
     }
 
     /// The file's size in bytes.

@@ -31,14 +31,19 @@ void rdax_invalidate_unlock(struct address_space *mapping);
 /* Whether files like this one can share blocks with others. */
 bool rdax_may_share_blocks(struct inode *inode);
 
+/* The locks for the blocks of the files on one device. NULL for want of memory. */
+struct rdax_blocks;
+struct rdax_blocks *rdax_blocks_new(void);
+void rdax_blocks_free(struct rdax_blocks *blocks);
+
 /*
  * The blocks of a file that may share them, for whoever copies from them without holding the pages, or,
  * exclusively, puts a copy in their place. 0, -EAGAIN, or -EINTR for a fatal signal.
  */
-int rdax_blocks_lock_shared(struct inode *inode, bool nowait);
-void rdax_blocks_unlock_shared(struct inode *inode);
-int rdax_blocks_lock(struct inode *inode);
-void rdax_blocks_unlock(struct inode *inode);
+int rdax_blocks_lock_shared(struct rdax_blocks *blocks, struct inode *inode, bool nowait);
+void rdax_blocks_unlock_shared(struct rdax_blocks *blocks, struct inode *inode);
+int rdax_blocks_lock(struct rdax_blocks *blocks, struct inode *inode);
+void rdax_blocks_unlock(struct rdax_blocks *blocks, struct inode *inode);
 
 /* Whether the task holds the file's invalidate_lock exclusively. */
 bool rdax_invalidate_locked(struct address_space *mapping);

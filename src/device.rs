@@ -13,7 +13,12 @@ use super::stats::{
 use crate::kern::memory::MemoryOwner;
 use crate::kern::{
     bdev::BlockDevice,
-    fs::Inode,
+    fs::{
+        BlockLocks,
+        BlocksGivenUp,
+        BlocksKept,
+        Inode, //
+    },
     members::{
         OnSuperBlock,
         Set, //
@@ -45,6 +50,7 @@ pub(crate) struct AdoptedDevice {
     memory: Arc<DeviceMemory>,
     /// The memory is that of other devices, which may go without this one, and be exchanged for others.
     borrowed: bool,
+    blocks: BlockLocks,
     /// The tick in which it was last asked whether the filesystem was shut down.
     asked: Atomic<usize>,
 }
@@ -114,6 +120,7 @@ impl AdoptedDevice {
             switches: switches.copy(),
             memory,
             borrowed,
+            blocks: BlockLocks::new()?,
             asked: Atomic::new(0),
         })
     }
@@ -217,6 +224,27 @@ impl<'a> FileDevice<'a> {
     #[inline]
     pub(crate) fn stay(self) -> Option<Stay<'a>> {
         self.0.map(|device| device.memory.stay())
+    }
+
+    /// Keeps the blocks of a file as long as the result lives ([`BlockLocks::keep`]). `None` where files
+    /// cannot share blocks, so that none are given up. Sleeps, unless `nowait`.
+    ///
+    /// Errors: `EAGAIN` with `nowait`, `EINTR` for a fatal signal.
+    #[inline]
+    pub(crate) fn keep_blocks(inode: &'a Inode, nowait: bool) -> Result<Option<BlocksKept<'a>>> {
+        if !inode.may_share_blocks() {
+            return Ok(None);
+        }
+        let device = device_for(inode).ok_or(EIO)?;
+        device.blocks.keep(inode, nowait).map(Some)
+    }
+
+    /// Waits until nobody copies from the blocks of a file ([`BlockLocks::give_up`]). Sleeps.
+    ///
+    /// Errors: `EINTR` for a fatal signal.
+    pub(crate) fn give_up_blocks(inode: &'a Inode) -> Result<BlocksGivenUp<'a>> {
+        let device = device_for(inode).ok_or(EIO)?;
+        device.blocks.give_up(inode)
     }
 
     /// Whether an entry may be made for a frame that the device has given: that of memory which was

@@ -183,7 +183,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 // What is read without the pages being held is read to its end before its blocks go.
                 let _given_up = match resolved.is_copied() {
                     false => None,
-                    true => match self.mapping.host().give_up_blocks() {
+                    true => match FileDevice::give_up_blocks(self.mapping.host()) {
                         Ok(given_up) => Some(given_up),
                         Err(error) => {
                             layout::empty(target.locked);

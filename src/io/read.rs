@@ -3,12 +3,15 @@
 //! Reading files.
 
 use super::{in_page, of_block, piece_at, CHUNK, PAGE};
-use crate::kern::{
-    dax::{Access, DaxReadGuard},
-    fs::{BlocksKept, Inode},
-    iomap::{Extent, ExtentKind, IomapFlags, IomapIter, IomapOps, IomapSpace},
-    iov::IovIter,
-    vm,
+use crate::{
+    dax::device::FileDevice,
+    kern::{
+        dax::{Access, DaxReadGuard},
+        fs::{BlocksKept, Inode},
+        iomap::{Extent, ExtentKind, IomapFlags, IomapIter, IomapOps, IomapSpace},
+        iov::IovIter,
+        vm,
+    },
 };
 use kernel::prelude::*;
 
@@ -33,7 +36,7 @@ pub(super) fn read_file(
     let nowait = ask.is_nowait();
     // Ends: each round reads at least a byte, but for the last.
     let result = loop {
-        let kept = match inode.keep_blocks(nowait) {
+        let kept = match FileDevice::keep_blocks(inode, nowait) {
             Ok(kept) => kept,
             Err(error) => {
                 if walk.position() != position {

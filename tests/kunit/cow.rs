@@ -8,13 +8,14 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
+            device::FileDevice,
             layout::{self, Patience},
             poison,
             stats::Counter,
             tree,
         },
         kern::{
-            fs::PageRange,
+            fs::{BlockLocks, PageRange},
             order::Order,
             page::FolioRef,
             testing::{
@@ -283,7 +284,7 @@ mod tests {
         world.fill(old, 1, 0x11);
         set_shared(&file, 1, old, new)?;
         let ended = Atomic::new(false);
-        let reading = file.mapping().host().give_up_blocks()?;
+        let reading = FileDevice::give_up_blocks(file.inode())?;
         let (result, (waited, early, over)) = with_thread(
             || -> Checked<Result> {
                 let view = View::new(&file, 0, 1, Share::Shared, 0)?;
@@ -318,6 +319,24 @@ mod tests {
     #[test]
     fn a_copy_waits_for_reads_of_the_old_blocks() -> Checked {
         store_to_what_is_read(false)
+    }
+
+    #[test]
+    fn readers_wait_for_no_other_device() -> Checked {
+        let world = world()?;
+        let (one, other) = (BlockLocks::new()?, BlockLocks::new()?);
+        let file = world.file(1)?;
+        // More files than locks.
+        let mut files = KVec::new();
+        for _ in 0..64 {
+            files.push(world.file(1)?, GFP_KERNEL)?;
+        }
+        let _given_up = one.give_up(file.inode())?;
+        check_eq!(one.keep(file.inode(), true).err(), Some(EAGAIN));
+        for file in &files {
+            check!(other.keep(file.inode(), true).is_ok());
+        }
+        Ok(())
     }
 
     #[test]

@@ -122,10 +122,14 @@ fn zero_buffer(iter: &mut IovIter, bytes: usize) -> Result<usize> {
     }
 }
 
+/// The most bytes that are copied by way of memory of ours. There is always room for them: to wait for
+/// memory with the blocks kept would hold up who stores to them.
+const BOUNCE: usize = 256;
+
 /// Goes on with a read of `bytes` bytes where the buffer is not there: has it there, which a user can
 /// make take for ever, with nothing held. Returns how many bytes were read, at least one.
 ///
-/// Whatever becomes of the buffer meanwhile, a page of the file is copied to memory of ours, and from
+/// Whatever becomes of the buffer meanwhile, a little of the file is copied to memory of ours, and from
 /// there to the buffer with page faults.
 #[cold]
 #[inline(never)]
@@ -140,20 +144,21 @@ fn read_to_missing(
         return Err(EINTR);
     }
     let wanted = bytes.min((PAGE - in_page(position)) as u64) as usize;
-    let mut page = KVVec::from_elem(0u8, wanted, GFP_KERNEL)?;
+    let mut room = [0u8; BOUNCE];
+    let room = &mut room[..wanted.min(BOUNCE)];
     let there = {
         let alive = DaxReadGuard::new();
-        let piece = piece_at(&extent, &alive, position, wanted as u64, Access::Normal)?;
+        let piece = piece_at(&extent, &alive, position, room.len() as u64, Access::Normal)?;
         if piece.has_hwpoison() {
             return Err(EIO);
         }
-        piece.read(&mut page)
+        piece.read(room)
     };
     drop(kept);
     if there == 0 {
         return Err(EIO);
     }
-    match iter.copy_from(&page[..there]) {
+    match iter.copy_from(&room[..there]) {
         0 => Err(EFAULT),
         done => {
             iter.fault_in(bytes as usize - done);

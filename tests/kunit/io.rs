@@ -16,8 +16,8 @@ mod tests {
             bindings,
             order::Order,
             testing::{
-                flush_signals, until, with_thread, Buffer, Checked, Failing, File, Flushes, Share,
-                TestExtent, View,
+                flush_signals, until, with_failing_allocation, with_thread, Buffer, Checked, Failing,
+                File, Flushes, Share, TestExtent, View,
             },
             xa::Mark,
         },
@@ -247,6 +247,28 @@ mod tests {
             (Err(EIO), 0)
         );
         Ok(())
+    }
+
+    #[test]
+    fn who_waits_for_a_buffer_needs_no_memory() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        file.set_extents(&[TestExtent::mapped(0, 1, world.take(Order::PTE)?)])?;
+        let memory = world.file(1)?;
+        memory.set_extents(&[TestExtent::mapped(0, 1, world.take(Order::PTE)?)])?;
+        let view = View::new(&memory, 0, 1, Share::Shared, 0)?;
+        // The model has room then for what it notes of the next one.
+        for _ in 0..3 {
+            check_eq!(read(&file, 0, &mut [0; 16]).0, Ok(16));
+        }
+        // Behind the mapping.
+        let nothing = Buffer::ReadUser(view.address(0) + PAGE, PAGE);
+        let (done, failed) = with_failing_allocation(1, || transfer(&file, 0, 0, nothing));
+        check_eq!(done, (Err(EFAULT), 0));
+        check!(!failed);
+        drop(view);
+        clear(&memory);
+        world.check_clean()
     }
 
     /// A write that may not wait, of one page of 0x7e; and whether it came back at once although

@@ -277,6 +277,18 @@ impl Mapping {
         Ok(InvalidateLockGuard(self))
     }
 
+    /// The same, without waiting for faults that are under way, or for others who keep them out. Does not
+    /// sleep.
+    ///
+    /// Errors: `EAGAIN` if there are such.
+    pub(crate) fn try_invalidate_lock(&self) -> Result<InvalidateLockGuard<'_>> {
+        // SAFETY: The address space is alive.
+        match unsafe { bindings::rdax_invalidate_trylock(self.as_ptr()) } {
+            true => Ok(InvalidateLockGuard(self)),
+            false => Err(EAGAIN),
+        }
+    }
+
     /// Whether this task keeps faults of the file out (`invalidate_lock`, exclusive). Not known, and said to be
     /// false, on PREEMPT_RT.
     pub(crate) fn are_faults_out(&self) -> bool {
@@ -303,7 +315,7 @@ pub(crate) struct InvalidateLockGuard<'m>(&'m Mapping);
 
 impl Drop for InvalidateLockGuard<'_> {
     fn drop(&mut self) {
-        // SAFETY: Locked by `invalidate_lock`.
+        // SAFETY: Locked by `invalidate_lock` or `try_invalidate_lock`.
         unsafe { bindings::rdax_invalidate_unlock(self.0.as_ptr()) };
     }
 }

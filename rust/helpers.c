@@ -57,6 +57,11 @@ int rdax_invalidate_lock(struct address_space *mapping)
 	return down_write_killable(&mapping->invalidate_lock);
 }
 
+bool rdax_invalidate_trylock(struct address_space *mapping)
+{
+	return down_write_trylock(&mapping->invalidate_lock);
+}
+
 void rdax_invalidate_unlock(struct address_space *mapping)
 {
 	filemap_invalidate_unlock(mapping);

@@ -26,6 +26,7 @@ void rdax_mapping_set_error(struct address_space *mapping, int error);
 
 /* Keeps faults of the file out, unless a fatal signal comes. */
 int rdax_invalidate_lock(struct address_space *mapping);
+bool rdax_invalidate_trylock(struct address_space *mapping);
 void rdax_invalidate_unlock(struct address_space *mapping);
 
 /* Whether files like this one can share blocks with others. */

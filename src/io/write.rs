@@ -78,8 +78,13 @@ fn write_shared(
     };
     walk.fail(of_block(error));
     // What nothing was written to is taken back, but not from under a fault that makes its copy there.
-    // A task that is about to die leaves it, as a write that ends early leaves what is behind its end.
-    match inode.mapping().invalidate_lock() {
+    // A task that is about to die leaves it, as a write that ends early leaves what is behind its end; and
+    // so does one that does not wait.
+    let out = match ask.is_nowait() {
+        true => inode.mapping().try_invalidate_lock(),
+        false => inode.mapping().invalidate_lock(),
+    };
+    match out {
         Ok(_out) => walk.next().map(|_| ()),
         Err(error) => Err(error),
     }

@@ -16,8 +16,8 @@ mod tests {
             bindings,
             order::Order,
             testing::{
-                flush_signals, until, with_failing_allocation, with_thread, Buffer, Checked, Failing,
-                File, Flushes, Share, TestExtent, View,
+                flush_signals, until, with_failing_allocation, with_thread, Buffer, Checked,
+                Failing, File, Flushes, Share, TestExtent, View,
             },
             xa::Mark,
         },
@@ -247,6 +247,32 @@ mod tests {
             (Err(EIO), 0)
         );
         Ok(())
+    }
+
+    #[test]
+    fn a_write_that_may_not_wait_leaves_who_keeps_faults_out_alone() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        set_shared(&file, 1, world.take(Order::PTE)?, world.take(Order::PTE)?)?;
+        for out in [Some(file.mapping().invalidate_lock()?), None] {
+            let ended = Atomic::new(false);
+            let work = || {
+                let nowait = bindings::IOCB_NOWAIT as u32;
+                let done = transfer(&file, 0, nowait, Buffer::Write(&[0x7e; 16]));
+                ended.store(true, Release);
+                done
+            };
+            let (done, in_time) = with_thread(work, |_| {
+                let in_time = until(|| ended.load(Acquire));
+                // So that it ends.
+                drop(out);
+                in_time
+            })?;
+            check!(in_time);
+            check_eq!(done, (Err(EAGAIN), 0));
+        }
+        clear(&file);
+        world.check_clean()
     }
 
     #[test]

@@ -563,6 +563,11 @@ bool rdax_is_kernel_thread(void)
 	return current->flags & PF_KTHREAD;
 }
 
+bool rdax_signal_pending(void)
+{
+	return signal_pending(current);
+}
+
 bool rdax_fatal_signal_pending(void)
 {
 	return fatal_signal_pending(current);

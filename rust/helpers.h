@@ -289,6 +289,7 @@ void rdax_see_again(unsigned long pfn);
  * task's state was set by the caller.
  */
 void rdax_timed_wait(void (*callback)(struct inode *inode), struct inode *inode, unsigned int ms);
+bool rdax_signal_pending(void);
 bool rdax_fatal_signal_pending(void);
 
 /*

@@ -382,6 +382,14 @@ pub(crate) fn is_soon_idle(
     interval: u32,
 ) -> Result<bool> {
     let is_done = || folio.refcount() <= folio.mapcount();
+    if *left == 0 {
+        return Ok(false);
+    }
+    // SAFETY: Looks at the current task.
+    if unsafe { bindings::rdax_signal_pending() } {
+        // Who finds one folio after the other, each idle when it is looked at again, would not see it.
+        return Err(ERESTARTSYS);
+    }
     // Ends when the time is over: each turn takes some of it.
     loop {
         let interval = interval.min(*left);

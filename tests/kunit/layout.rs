@@ -8,6 +8,7 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
+            device::FileDevice,
             folio,
             layout::{self, Patience},
             stats::Counter,
@@ -20,11 +21,15 @@ mod tests {
                 callbacks, hold, until, wait_callback, with_thread, with_threads, Checked, File,
                 Share, TestExtent, View,
             },
+            wait,
             xa::Mark,
         },
         tests::helpers::*,
     };
-    use kernel::prelude::*;
+    use kernel::{
+        prelude::*,
+        sync::atomic::{Acquire, Atomic, Release},
+    };
 
     const PMD: usize = Order::PMD.pages();
 
@@ -245,6 +250,37 @@ mod tests {
             drop(held);
         }
         clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_moment_ends_however_often_a_folio_is_idle_again() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let folio = world.page(world.take(Order::PTE)?).folio();
+        let stay = FileDevice::of(file.inode()).stay().ok_or(EIO)?;
+        let mut left = 3;
+        for expected in [2, 1, 0] {
+            check_eq!(wait::is_soon_idle(&stay, folio, &mut left, 2), Ok(true));
+            check_eq!(left, expected);
+        }
+        check_eq!(wait::is_soon_idle(&stay, folio, &mut left, 2), Ok(false));
+        drop(stay);
+        // So it does by a signal.
+        for fatal in [false, true] {
+            let signalled = Atomic::new(false);
+            let work = || {
+                let stay = FileDevice::of(file.inode()).stay().ok_or(EIO)?;
+                check!(until(|| signalled.load(Acquire)));
+                let mut left = 3;
+                Ok(wait::is_soon_idle(&stay, folio, &mut left, 2))
+            };
+            let (found, ()): (Checked<Result<bool>>, ()) = with_thread(work, |thread| {
+                thread.signal(fatal);
+                signalled.store(true, Release);
+            })?;
+            check_eq!(found?, Err(ERESTARTSYS));
+        }
         world.check_clean()
     }
 

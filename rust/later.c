@@ -111,8 +111,16 @@ vm_fault_t rdax_fault_later(struct vm_fault *vmf, void (*begin)(void), void (*en
 	if (vmf->flags & (FAULT_FLAG_USER | FAULT_FLAG_VMA_LOCK))
 		return VM_FAULT_NOPAGE;
 	kept = find(file) ?: keep(file, begin, end);
-	if (!kept)
+	if (!kept) {
+		/*
+		 * A thread of the kernel that gets pages there ahead of somebody (KVM), who comes himself when
+		 * that fails. It would ask again and again with the lock.
+		 */
+		if (current->flags & PF_KTHREAD && vmf->flags & FAULT_FLAG_REMOTE &&
+		    vmf->flags & FAULT_FLAG_ALLOW_RETRY)
+			return VM_FAULT_SIGBUS;
 		return VM_FAULT_NOPAGE;
+	}
 	if (vmf->flags & FAULT_FLAG_ALLOW_RETRY) {
 		mmap_read_unlock(vmf->vma->vm_mm);
 		return VM_FAULT_NOPAGE | VM_FAULT_RETRY;

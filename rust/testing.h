@@ -94,6 +94,8 @@ void rdax_test_unmap(unsigned long addr, unsigned long len);
 void rdax_test_set_random(unsigned long addr);
 int rdax_test_load(unsigned long addr, u64 *value);
 int rdax_test_store(unsigned long addr, u64 value);
+/* Has a page there that can be written to, as one that works for somebody else does. */
+int rdax_test_ask_for(unsigned long addr);
 
 static const unsigned int RDAX_CONST_TEST_PRESENT = 1 << 0;
 static const unsigned int RDAX_CONST_TEST_WRITABLE = 1 << 1;

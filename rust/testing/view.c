@@ -128,6 +128,19 @@ int rdax_test_store(unsigned long addr, u64 value)
 	return put_user(value, (u64 __user *)addr);
 }
 
+int rdax_test_ask_for(unsigned long addr)
+{
+	struct mm_struct *mm = current->mm;
+	int locked = 1;
+	long got;
+
+	mmap_read_lock(mm);
+	got = get_user_pages_remote(mm, addr, 1, FOLL_WRITE, NULL, &locked);
+	if (locked)
+		mmap_read_unlock(mm);
+	return got < 0 ? got : 0;
+}
+
 static unsigned int entry_flags(bool writable, bool dirty)
 {
 	return RDAX_CONST_TEST_PRESENT | (writable ? RDAX_CONST_TEST_WRITABLE : 0) |

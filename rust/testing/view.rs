@@ -162,6 +162,12 @@ impl<'f> View<'f> {
         kernel::error::to_result(unsafe { bindings::rdax_test_store(self.address(page), value) })
     }
 
+    /// Has a page of the file there to be written to, as a thread of the kernel does for somebody else.
+    pub(crate) fn ask_for(&self, page: usize) -> Result {
+        // SAFETY: Mapped by `new`, in this task, which has the address space therefore.
+        kernel::error::to_result(unsafe { bindings::rdax_test_ask_for(self.address(page)) })
+    }
+
     /// What the page table has for a page of the file.
     pub(crate) fn mapped(&self, page: usize) -> Option<Mapped> {
         mapped_at(self.address(page))

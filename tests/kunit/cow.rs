@@ -239,6 +239,34 @@ mod tests {
         world.check_clean()
     }
 
+    #[test]
+    fn a_thread_of_the_kernel_does_not_wait_for_a_page_with_an_address_space() -> Checked {
+        let world = world()?;
+        let (large, small, place, held) = on_a_held_folio(&world)?;
+        let ended = Atomic::new(false);
+        let (result, over) = with_thread(
+            || -> Checked<Result> {
+                let view = View::new(&small, 0, 1, Share::Shared, 0)?;
+                let result = view.ask_for(0);
+                ended.store(true, Release);
+                Ok(result)
+            },
+            |thread| {
+                let over = until(|| ended.load(Acquire));
+                // So that it ends.
+                thread.signal(true);
+                drop(held);
+                over
+            },
+        )?;
+        check!(over, "it asks again and again");
+        check_eq!(result?, Err(EFAULT));
+        clear(&small);
+        put(&large, 0, Order::PMD, place, false)?;
+        clear(&large);
+        world.check_clean()
+    }
+
     /// A store that makes a copy of a page that somebody holds, in an entry of `order`.
     fn store_to_what_is_held(order: Order, signal: bool) -> Checked {
         let world = world()?;

@@ -216,7 +216,7 @@ static void event(uint64_t thread, uint64_t count)
 	if (state != RECORDING)
 		return;
 	events[thread] = count;
-	if (below(65536) >= rate)
+	if (rate == POWERCUT_EVERY_FENCE || below(65536) >= rate)
 		return;
 	switch (below(5)) {
 	case 0:
@@ -396,7 +396,7 @@ static void fence(unsigned int vcpu, void *data)
 	for (i = 0; i < cpu->count; i++)
 		complete(cpu, &cpu->pending[i]);
 	cpu->count = 0;
-	if (fences_left && !--fences_left)
+	if (rate == POWERCUT_EVERY_FENCE || (fences_left && !--fences_left))
 		random_cut(POWERCUT_AT_FENCE);
 	pthread_mutex_unlock(&lock);
 }

@@ -224,6 +224,16 @@ static void store(unsigned int file, uint64_t from, uint64_t length, uint32_t nu
 	}
 }
 
+/* The file has its own copies of these pages, but that this is so was not promised yet. */
+static void leave(unsigned int file, uint64_t from, uint64_t to)
+{
+	const struct state *state = last(file);
+	uint64_t page;
+
+	for (page = from / PAGE; page * PAGE < to; page++)
+		blocks[state->blocks[page]].leaving = true;
+}
+
 static void promise_words(struct block *block, uint64_t from, uint64_t to, uint32_t number)
 {
 	uint64_t unit;
@@ -396,6 +406,9 @@ static void begins(const struct op *op, uint32_t number)
 		break;
 	case OP_RENAME:
 		files[op->file].new = number;
+		break;
+	case OP_UNSHARE:
+		leave(op->file, op->offset, end);
 		break;
 	}
 }

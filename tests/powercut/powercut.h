@@ -15,10 +15,15 @@
 
 #define POWERCUT_THREADS 4
 
+/* A cut after each fence that has something to wait for, and no others. */
+#define POWERCUT_EVERY_FENCE (1ULL << 32)
+
 enum powercut_op {
 	/* A device: number (0 is the one that is recorded), physical address, bytes. */
 	POWERCUT_DEVICE = 1,
-	/* Record from now on: seed, cuts per 65536 events, eADR. Poll STATE until it is 1. */
+	/* Record from now on: seed, cuts per 65536 events or POWERCUT_EVERY_FENCE, eADR. Poll STATE until
+	 * it is 1.
+	 */
 	POWERCUT_RECORD,
 	/* 1 while recording, 0 while not, -1 in between. */
 	POWERCUT_STATE,

@@ -45,6 +45,10 @@ static const struct {
 	{ "reflink", { 4, 2, 2 << 20, 2 << 20, {
 		[OP_STORE] = 10, [OP_WRITE] = 4, [OP_FSYNC] = 5, [OP_MSYNC] = 2, [OP_CLONE] = 4,
 		[OP_PUNCH] = 1, [OP_TRUNCATE] = 1, [OP_WRITE_SYNC] = 1 }, false } },
+	/* The same, and copies are made of shared blocks without a store. */
+	{ "unshare", { 4, 2, 2 << 20, 2 << 20, {
+		[OP_STORE] = 8, [OP_WRITE] = 2, [OP_FSYNC] = 5, [OP_MSYNC] = 2, [OP_CLONE] = 4,
+		[OP_TRUNCATE] = 1, [OP_UNSHARE] = 6 }, false } },
 	/* Programs that write back by themselves, beside others that do not. */
 	{ "mapsync", { 3, 2, 2 << 20, 4 << 20, {
 		[OP_STORE_SYNC] = 12, [OP_STORE] = 4, [OP_FSYNC] = 1, [OP_PUNCH] = 2,
@@ -312,6 +316,7 @@ static bool choose(struct op *op)
 		return true;
 	case OP_PUNCH:
 	case OP_ZERO:
+	case OP_UNSHARE:
 		return below(2) ? some_part(file, op, workload->most) : some_pages(file, op);
 	case OP_COLLAPSE:
 		return some_pages(file, op) && op->offset + op->length < file->size;
@@ -426,6 +431,9 @@ static int perform(const struct op *op, uint32_t number)
 		break;
 	case OP_RENAME:
 		status = replace(op, number);
+		break;
+	case OP_UNSHARE:
+		status = fallocate(file->fd, FALLOC_FL_UNSHARE_RANGE, op->offset, op->length);
 		break;
 	}
 	if (file->size < file->sure)

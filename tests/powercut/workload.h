@@ -32,6 +32,7 @@ enum op_kind {
 	OP_INSERT,
 	OP_CLONE,	/* how: of which file */
 	OP_RENAME,	/* a new file takes the place of the old one */
+	OP_UNSHARE,	/* shared blocks of a part are replaced by copies */
 	OPS,
 };
 

@@ -6,9 +6,12 @@
 //! DAX file stays with the kernel's own code. It also is a driver on the dax bus, for the devices
 //! that the user binds to it.
 
-use dax::adopt::{
-    self,
-    Root, //
+use dax::{
+    adopt::{
+        self,
+        Root, //
+    },
+    report,
 };
 use kern::{
     entry_points,
@@ -38,6 +41,8 @@ module! {
 #[pin_data]
 struct Rdax {
     // Dropped in this order.
+    #[pin]
+    report: kern::report::Device,
     #[cfg(RDAX_TEST)]
     adopted: tests::helpers::GivesBack,
     #[cfg(RDAX_CHECK)]
@@ -59,6 +64,7 @@ impl kernel::InPlaceModule for Rdax {
             runtime: unsafe { Runtime::new() },
             config <- adopt::subsystem(),
             devices: entry_points::DaxDriver::new()?,
+            report <- report::device(),
             _: {
                 pr_info!(
                     "version {} loaded; devices are adopted in /sys/kernel/config/rdax\n",

@@ -60,6 +60,12 @@ impl BlockDevice {
         self.0.as_ptr()
     }
 
+    /// The device's number.
+    pub(super) fn number(&self) -> bindings::dev_t {
+        // SAFETY: By the type invariant; it does not change.
+        unsafe { (*self.0.as_ptr()).bd_dev }
+    }
+
     fn inode(&self) -> *mut bindings::inode {
         // SAFETY: By the type invariant.
         unsafe { (*(*self.0.as_ptr()).bd_mapping).host }

@@ -18,6 +18,7 @@
 #include <linux/ksm.h>
 #include <linux/libnvdimm.h>
 #include <linux/memremap.h>
+#include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/mm_types.h>
 #include <linux/module.h>
@@ -34,6 +35,7 @@
 #include <linux/xarray.h>
 
 #include "helpers.h"
+#include "report.h"
 
 /* Static functions that are redirected. */
 void evict(struct inode *inode);

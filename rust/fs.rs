@@ -659,6 +659,47 @@ impl File {
     }
 }
 
+/// An open file that user space has a descriptor for, by a reference of its own.
+///
+/// # Invariants
+///
+/// The reference is owned.
+pub(crate) struct FileRef(NonNull<bindings::file>);
+
+impl FileRef {
+    /// The file of a descriptor of the current task that may be read.
+    ///
+    /// Errors: `EBADF` as for `read`: there is none, or it is not open for reading.
+    pub(crate) fn readable(fd: i32) -> Result<Self> {
+        let fd = u32::try_from(fd).map_err(|_| EBADF)?;
+        // SAFETY: Takes any number.
+        let file = NonNull::new(unsafe { bindings::fget(fd) }).ok_or(EBADF)?;
+        // INVARIANT: Taken above.
+        let file = Self(file);
+        // SAFETY: The file is open.
+        match unsafe { bindings::rdax_file_may_read(file.0.as_ptr()) } {
+            true => Ok(file),
+            false => Err(EBADF),
+        }
+    }
+
+    /// The file's inode, if it is a regular file whose contents are its own. The file keeps the filesystem
+    /// mounted, and so its device adopted, if it is.
+    pub(crate) fn inode(&self) -> Option<&Inode> {
+        // SAFETY: The file is open.
+        let inode = NonNull::new(unsafe { bindings::rdax_file_inode(self.0.as_ptr()) })?;
+        // SAFETY: An open file keeps its inode.
+        Some(unsafe { Inode::from_raw(inode) })
+    }
+}
+
+impl Drop for FileRef {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::fput(self.0.as_ptr()) };
+    }
+}
+
 // SAFETY: An inode that is alive is of a filesystem whose superblock is.
 unsafe impl OnSuperBlock for Inode {
     #[inline]

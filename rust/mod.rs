@@ -107,8 +107,12 @@ pub(crate) mod percpu;
 pub(crate) mod percpu_rwsem;
 pub(crate) mod prototypes;
 pub(crate) mod redirect;
+pub(crate) mod report;
 #[cfg(RDAX_TEST)]
 pub(crate) mod testing;
+#[path = "../uapi/rdax.rs"]
+pub(crate) mod uapi;
 pub(crate) mod vm;
 pub(crate) mod wait;
+pub(crate) mod waiting;
 pub(crate) mod xa;

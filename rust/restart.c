@@ -25,6 +25,7 @@
 #include <linux/wait_bit.h>
 
 #include "helpers.h"
+#include "report.h"
 
 struct restart {
 	struct hlist_node node;
@@ -79,6 +80,7 @@ static void wait_before_restart(struct callback_head *work)
 		schedule_timeout(msecs_to_jiffies(restart->ms));
 	__set_current_state(TASK_RUNNING);
 	remove_wait_queue(restart->queue, &restart->wait.wq_entry);
+	rdax_wait_resumed();
 
 	/* From here on the module waits for the end. */
 	restart->begin();
@@ -147,6 +149,7 @@ bool rdax_restart_after(struct folio *folio, unsigned int ms, void (*begin)(void
 	spin_lock(&lock);
 	hash_add(all, &restart->node, (unsigned long)current);
 	spin_unlock(&lock);
+	rdax_wait_goes_on();
 	return true;
 }
 

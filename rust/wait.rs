@@ -12,6 +12,7 @@ use super::{
     once::Once,
     page::DevFolio,
     redirect::{begin_in_flight, end_in_flight},
+    waiting,
     xa::{Tree, TreeGuard, XaState}, //
 };
 use core::{
@@ -486,6 +487,9 @@ fn sleep_on_folio(
     is_done: &impl Fn() -> bool,
     sleep: impl FnOnce(),
 ) -> Result<bool> {
+    if !stay.is_over(folio.head().pfn()) {
+        waiting::note(folio);
+    }
     let var: *mut c_void = folio.as_ptr().cast();
     let mut waiter: bindings::wait_bit_queue_entry = pin_init::zeroed();
     // SAFETY: The waiter stays where it is until `finish_wait` has taken it off the queue; the

@@ -41,7 +41,8 @@ use crate::kern::{
     redirect::{
         self,
         InFlight, //
-    }, //
+    },
+    waiting::Waiting, //
 };
 use core::{ffi::CStr, fmt::Write};
 use kernel::{
@@ -105,6 +106,7 @@ pub(crate) fn evict_device(bdev: &BlockDevice, in_flight: &mut InFlight) {
             if !goes || foreign {
                 return;
             }
+            let _waiting = Waiting::for_device(Some(bdev));
             for range in memory.of(owner) {
                 folio::wait_until_unused(&[range.run]);
             }

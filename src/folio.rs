@@ -12,7 +12,8 @@ use crate::kern::{
     page::{
         DevFolio, DevPage, GiganticLock, PageBlock, PageRun, Region, RegionFolio, Released, Tails,
     },
-    vm, //
+    vm,
+    waiting::{self, Waiting}, //
 };
 use kernel::{
     pr_err_once,
@@ -476,6 +477,7 @@ pub(crate) fn wait_until_unused(memory: &[PageRun]) {
     const INTERVAL: u32 = 20;
     const FIRST_MESSAGE: u32 = 200;
     let mut waited = 0u32;
+    let mut waiting = None;
     for run in memory {
         let mut at = 0;
         while at < run.pages() {
@@ -486,6 +488,10 @@ pub(crate) fn wait_until_unused(memory: &[PageRun]) {
                 }
                 Look::Stale(folio) => dissolve_gigantic(folio),
                 Look::Used => {
+                    waiting.get_or_insert_with(|| Waiting::for_device(None));
+                    if let Some(page) = run.nth(at) {
+                        waiting::note(page.folio());
+                    }
                     vm::msleep(INTERVAL);
                     waited = waited.saturating_add(INTERVAL);
                     if waited == FIRST_MESSAGE {

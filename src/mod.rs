@@ -15,6 +15,7 @@ pub(crate) mod io;
 pub(crate) mod layout;
 pub(crate) mod owner;
 pub(crate) mod poison;
+pub(crate) mod report;
 pub(crate) mod sequence;
 pub(crate) mod stats;
 pub(crate) mod tree;

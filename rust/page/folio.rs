@@ -121,6 +121,12 @@ impl DevFolio {
         count + 1
     }
 
+    /// Those of them that map all of a folio of 2 MiB or 1 GiB.
+    pub(crate) fn whole_mapcount(self) -> i32 {
+        // SAFETY: By the invariant of the page it is there.
+        unsafe { bindings::rdax_folio_whole_maps(self.as_ptr()) }
+    }
+
     /// Takes a reference, also on an idle folio. The holder of the locked entry that points to the
     /// folio does this to insert it into a page table.
     #[inline]

@@ -39,7 +39,8 @@ use crate::kern::{
     order::Order,
     page::{DevFolio, Pfn},
     vm::{self, FaultCode, VmFault},
-    wait, //
+    wait,
+    waiting::{Waiter, Waiting}, //
 };
 use kernel::prelude::*;
 
@@ -103,7 +104,10 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             }
             Err(Failure::Code(code)) => code.into(),
             Err(Failure::Again | Failure::Narrow) => FaultCode::NOPAGE.into(),
-            Err(Failure::Held(folio, stay)) => wait_for_held(self.vmf.is_nowait(), folio, stay),
+            Err(Failure::Held(folio, stay)) => {
+                let _waiting = Waiting::for_file(Waiter::Fault, self.mapping.host());
+                wait_for_held(self.vmf.is_nowait(), folio, stay)
+            }
             Err(Failure::Error(error)) => Outcome::failed(error),
         };
         if outcome.code.with(FaultCode::FALLBACK) != outcome.code && outcome.code.is_error() {

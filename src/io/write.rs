@@ -20,6 +20,7 @@ use crate::{
         iov::IovIter,
         vm,
         wait::Sleep,
+        waiting::Waiter,
     },
 };
 use kernel::prelude::*;
@@ -109,7 +110,7 @@ fn write_pieces(
         return Err(EAGAIN);
     }
     let mut bounce = KVVec::new();
-    let turns = Turns::new();
+    let turns = Turns::new(Waiter::Write);
     let mut left = walk.available();
     // Ends: each round writes at least a byte or returns, but for one, from which on the source is
     // memory of ours, of which at least a byte can be had and written; and for those that waited for

@@ -14,6 +14,7 @@ use crate::{
         fs::Inode,
         iomap::{ExtentKind, IomapFlags, IomapOps, IomapSpace},
         vm,
+        waiting::Waiter,
     },
 };
 use kernel::prelude::*;
@@ -53,7 +54,7 @@ pub(super) fn change_range(
     mut work: impl FnMut(&mut WriteIter<'_>, &Others<'_>) -> Result<u64, Stop>,
 ) -> Result {
     let end = position.saturating_add(len);
-    let turns = Turns::new();
+    let turns = Turns::new(Waiter::Write);
     let mut at = position;
     // Ends with the range, with an error, or with the signal that ends the wait.
     while at < end {

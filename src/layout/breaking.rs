@@ -12,6 +12,7 @@ use crate::kern::{
     fs::{Inode, PageRange},
     vm,
     wait::{self, Sleep, WaitCallback},
+    waiting::{Waiter, Waiting},
 };
 use kernel::prelude::*;
 
@@ -52,7 +53,7 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     device.inc(Counter::LayoutBreaks);
     // While the task sleeps, the entries may be removed, and the device may go.
     let stay = device.stay().ok_or(EIO)?;
-    let turns = Turns::new();
+    let turns = Turns::new(Waiter::Layout);
     // Ends when nobody holds a page, or with an error. Whoever holds one can take others meanwhile, but not
     // in our turns.
     while let Some(folio) = turns.busy_folio(&stay, inode, range)? {
@@ -86,9 +87,11 @@ pub(crate) fn break_layout_final(inode: &Inode) {
     if let Some(stay) = device.stay() {
         // Every turn waits until somebody is done with a page, and nobody begins any more. The pages
         // of a device that goes away are waited for by that ([`folio::wait_until_unused`]).
+        let mut waiting = None;
         while let Some(folio) = find_busy(mapping, PageRange::ALL, Some(device)) {
             // Fails when the device goes, and then the folio is not found again.
             device.inc(Counter::LayoutWaits);
+            waiting.get_or_insert_with(|| Waiting::for_file(Waiter::Eviction, inode));
             let _ = timed(device, || {
                 wait::wait_until_idle(&stay, folio, Sleep::Uninterruptible, None)
             });

@@ -15,6 +15,7 @@ use crate::kern::{
     fs::{Inode, Mapping, PageRange},
     page::DevFolio,
     wait,
+    waiting::Waiter,
 };
 use kernel::prelude::*;
 
@@ -85,7 +86,7 @@ pub(crate) fn refuse_if_held(inode: &Inode, range: PageRange) -> Result {
         return Ok(());
     }
     let stay = FileDevice::of(inode).stay().ok_or(EIO)?;
-    match Turns::new().busy_folio(&stay, inode, range)? {
+    match Turns::new(Waiter::Layout).busy_folio(&stay, inode, range)? {
         Some(_) => Err(EBUSY),
         None => Ok(()),
     }

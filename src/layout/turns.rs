@@ -16,8 +16,9 @@ use crate::kern::{
     page::DevFolio,
     vm,
     wait::{self, Sleep, WaitCallback},
+    waiting::{Waiter, Waiting},
 };
-use core::cell::Cell;
+use core::cell::{Cell, OnceCell};
 use kernel::{
     prelude::*,
     time::{Instant, Monotonic},
@@ -57,6 +58,8 @@ pub(crate) struct Turns {
     pub(super) theirs: Cell<u32>,
     /// Since when there is somebody to wait for.
     pub(super) since: Cell<Option<Instant<Monotonic>>>,
+    who: Waiter,
+    waiting: OnceCell<Waiting>,
 }
 
 /// Whether a call may be made again from its beginning.
@@ -81,10 +84,12 @@ impl Turns {
     /// an error for a broken device; and users cannot have it do so again and again as they like.
     const PATIENCE_OF_KERNEL: u32 = 30_000;
 
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(who: Waiter) -> Self {
         Self {
             theirs: Cell::new(Self::FIRST),
             since: Cell::new(None),
+            who,
+            waiting: OnceCell::new(),
         }
     }
 
@@ -96,11 +101,13 @@ impl Turns {
     }
 
     /// Notes that there is somebody to wait for, perhaps since a try before this one.
-    fn begin(&self, device: FileDevice<'_>) {
+    fn begin(&self, inode: &Inode, device: FileDevice<'_>) {
         if self.since.get().is_some() {
             return;
         }
         self.since.set(Some(Instant::now()));
+        self.waiting
+            .get_or_init(|| Waiting::for_file(self.who, inode));
         match tries::so_far() {
             Some(tries) => {
                 // Turns that double take as long together as the next one.
@@ -127,7 +134,7 @@ impl Turns {
             return Ok(None);
         };
         let device = FileDevice::of(inode);
-        self.begin(device);
+        self.begin(inode, device);
         timed(device, || {
             let moment = (self.theirs.get() / 2).min(Self::LONGEST_MOMENT);
             let mut left = moment;

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What /dev/rdax tells of files, and of tasks that wait (src/report/).
+ */
+
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/capability.h>
+#include <linux/cred.h>
+#include <linux/hash.h>
+#include <linux/interval_tree_generic.h>
+#include <linux/ktime.h>
+#include <linux/mm.h>
+#include <linux/pid_namespace.h>
+#include <linux/ratelimit.h>
+#include <linux/slab.h>
+#include <linux/xarray.h>
+
+#include "helpers.h"
+#include "report.h"
+
+bool rdax_is_admin(void)
+{
+	return capable(CAP_SYS_ADMIN);
+}
+
+bool rdax_file_may_read(struct file *file)
+{
+	return file->f_mode & FMODE_READ;
+}
+
+struct inode *rdax_file_inode(struct file *file)
+{
+	struct inode *inode = file_inode(file);
+
+	if (!S_ISREG(inode->i_mode) || file->f_mapping != inode->i_mapping ||
+	    inode->i_mapping->host != inode)
+		return NULL;
+	return inode;
+}
+
+int rdax_folio_whole_maps(struct folio *folio)
+{
+	return folio_test_large(folio) ? atomic_read(&folio->_entire_mapcount) + 1 : 0;
+}
+
+static unsigned long first_page(struct vm_area_struct *vma)
+{
+	return vma->vm_pgoff;
+}
+
+static unsigned long last_page(struct vm_area_struct *vma)
+{
+	return vma->vm_pgoff + vma_pages(vma) - 1;
+}
+
+/* The core's own are not for modules. */
+INTERVAL_TREE_DEFINE(struct vm_area_struct, shared.rb, unsigned long, shared.rb_subtree_last,
+		     first_page, last_page, static __maybe_unused, vmas)
+
+int rdax_look_at_vmas(struct address_space *mapping, unsigned long first, unsigned long pages,
+		      unsigned int most, struct rdax_vma_look *look)
+{
+	unsigned long last = first + pages - 1;
+	struct vm_area_struct *vma;
+
+	memset(look, 0, sizeof(*look));
+	if (down_read_killable(&mapping->i_mmap_rwsem))
+		return -EINTR;
+	for (vma = vmas_iter_first(&mapping->i_mmap, first, last); vma && look->vmas < most;
+	     vma = vmas_iter_next(vma, first, last)) {
+		unsigned long shift = (vma->vm_start >> PAGE_SHIFT) - vma->vm_pgoff;
+
+		look->vmas++;
+		look->address |= !IS_ALIGNED(shift, pages);
+		look->ends |= first_page(vma) > first || last_page(vma) < last;
+		look->copied |= !(vma->vm_flags & VM_SHARED) ||
+				(pages > PTRS_PER_PTE && rdax_vma_needs_copy(vma));
+	}
+	i_mmap_unlock_read(mapping);
+	return 0;
+}
+
+/* After so long a wait is worth a line in the log. */
+#define LONG_NS (10 * NSEC_PER_SEC)
+
+struct wait {
+	struct task_struct *task;
+	struct address_space *mapping;
+	kuid_t uid;
+	u64 since;
+	bool logged;
+	/* It does not end with what was begun. */
+	bool goes_on;
+	struct rdax_wait_record record;
+};
+
+/* By task. A task takes its wait away before it goes on, so it is there while the lock is held. */
+static DEFINE_XARRAY(waits);
+
+/*
+ * Faults that wait, and system calls, do so by being made again and again. What begins soon after the last try
+ * of the same task goes on with it. A hint that may be lost.
+ */
+#define RECENT_BITS 6
+#define RECENT_NS NSEC_PER_SEC
+
+static struct recent {
+	struct task_struct *task;	/* Not to be used. */
+	u64 inode;
+	unsigned int kind;
+	u64 since;
+	u64 end;
+	bool logged;
+} recent[1 << RECENT_BITS];
+
+static unsigned long place_of(struct task_struct *task)
+{
+	return (unsigned long)task >> ilog2(sizeof(long));
+}
+
+static bool is_again(const struct recent *last, const struct wait *wait)
+{
+	return last->task == wait->task && last->inode == wait->record.inode &&
+	       last->kind == wait->record.kind && wait->since - last->end < RECENT_NS;
+}
+
+bool rdax_wait_begin(unsigned int kind, struct inode *inode, dev_t dev)
+{
+	const struct recent *last = &recent[hash_ptr(current, RECENT_BITS)];
+	struct wait *wait;
+	int ret;
+
+	/* Only this task puts something here. */
+	if (xa_load(&waits, place_of(current)))
+		return false;
+	wait = kzalloc_obj(*wait, GFP_NOWAIT | __GFP_NOWARN);
+	if (!wait)
+		return false;
+	wait->task = current;
+	wait->uid = current_euid();
+	wait->since = ktime_get_ns();
+	wait->record.kind = kind;
+	wait->record.offset = RDAX_WAIT_NOWHERE;
+	if (inode) {
+		wait->mapping = inode->i_mapping;
+		wait->record.inode = inode->i_ino;
+		dev = inode->i_sb->s_dev;
+	}
+	wait->record.dev_major = MAJOR(dev);
+	wait->record.dev_minor = MINOR(dev);
+	xa_lock(&waits);
+	if (is_again(last, wait)) {
+		wait->since = last->since;
+		wait->logged = last->logged;
+	}
+	ret = xa_err(__xa_store(&waits, place_of(current), wait, GFP_NOWAIT | __GFP_NOWARN));
+	xa_unlock(&waits);
+	if (ret)
+		kfree(wait);
+	return !ret;
+}
+
+static void say(const struct rdax_wait_record *record, u64 waited)
+{
+	static DEFINE_RATELIMIT_STATE(limit, 10 * HZ, 5);
+	static const char * const who[] = {
+		[RDAX_WAIT_LAYOUT] = "a truncate or the like",
+		[RDAX_WAIT_WRITE] = "a write",
+		[RDAX_WAIT_FAULT] = "a page fault",
+		[RDAX_WAIT_EVICTION] = "the end of a file",
+		[RDAX_WAIT_DEVICE] = "the end of a device",
+	};
+
+	if (!__ratelimit(&limit))
+		return;
+	pr_warn("%s[%d]: %s has waited for %llu s for others who use a page: device %u:%u inode %llu offset %lld, %u references, %u of mappings; rdax who says more\n",
+		current->comm, task_pid_nr(current), who[record->kind], div_u64(waited, NSEC_PER_SEC),
+		record->dev_major, record->dev_minor, record->inode, (s64)record->offset,
+		record->references, record->maps);
+}
+
+void rdax_wait_note(unsigned long owner, unsigned long index, unsigned long pfn, unsigned int order,
+		    int references, int maps)
+{
+	struct rdax_wait_record record;
+	struct wait *wait;
+	u64 waited = 0;
+
+	if (xa_empty(&waits))
+		return;
+	xa_lock(&waits);
+	wait = xa_load(&waits, place_of(current));
+	if (wait) {
+		wait->record.offset = RDAX_WAIT_NOWHERE;
+		if (owner && owner == (unsigned long)wait->mapping)
+			wait->record.offset = (u64)index << PAGE_SHIFT;
+		wait->record.physical = PFN_PHYS(pfn);
+		wait->record.order = order;
+		wait->record.references = max(references, 0);
+		wait->record.maps = max(maps, 0);
+		if (!wait->logged && ktime_get_ns() - wait->since >= LONG_NS) {
+			wait->logged = true;
+			waited = ktime_get_ns() - wait->since;
+			record = wait->record;
+		}
+	}
+	xa_unlock(&waits);
+	if (waited)
+		say(&record, waited);
+}
+
+static void end_wait(bool resumed)
+{
+	struct recent *last = &recent[hash_ptr(current, RECENT_BITS)];
+	struct wait *wait;
+
+	if (xa_empty(&waits))
+		return;
+	xa_lock(&waits);
+	wait = xa_load(&waits, place_of(current));
+	if (wait && wait->goes_on != resumed)
+		wait = NULL;
+	if (wait) {
+		__xa_erase(&waits, place_of(current));
+		last->task = current;
+		last->inode = wait->record.inode;
+		last->kind = wait->record.kind;
+		last->since = wait->since;
+		last->end = ktime_get_ns();
+		last->logged = wait->logged;
+	}
+	xa_unlock(&waits);
+	kfree(wait);
+}
+
+void rdax_wait_end(void)
+{
+	end_wait(false);
+}
+
+void rdax_wait_goes_on(void)
+{
+	struct wait *wait;
+
+	xa_lock(&waits);
+	wait = xa_load(&waits, place_of(current));
+	if (wait)
+		wait->goes_on = true;
+	xa_unlock(&waits);
+}
+
+void rdax_wait_resumed(void)
+{
+	end_wait(true);
+}
+
+static bool is_wanted(const struct wait *wait, struct inode *inode, bool admin)
+{
+	if (inode && wait->mapping != inode->i_mapping)
+		return false;
+	return admin || uid_eq(wait->uid, current_euid());
+}
+
+bool rdax_wait_next(unsigned long *cursor, struct inode *inode, bool admin,
+		    struct rdax_wait_record *record)
+{
+	struct pid_namespace *ns = task_active_pid_ns(current);
+	struct wait *wait;
+
+	xa_lock(&waits);
+	/* Ends: each turn goes on behind the wait of the one before. */
+	do {
+		++*cursor;
+		wait = xa_find(&waits, cursor, ULONG_MAX, XA_PRESENT);
+	} while (wait && !is_wanted(wait, inode, admin));
+	if (wait) {
+		*record = wait->record;
+		record->waited = ktime_get_ns() - wait->since;
+		record->pid = task_tgid_nr_ns(wait->task, ns);
+		record->tid = task_pid_nr_ns(wait->task, ns);
+		strscpy_pad(record->comm, wait->task->comm);
+		if (!admin)
+			record->physical = 0;
+	}
+	xa_unlock(&waits);
+	return wait;
+}

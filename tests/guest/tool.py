@@ -15,6 +15,7 @@ from lib.mapping import Map
 from lib.pattern import pages
 from lib.posix import GIB, PAGE, PMD
 from lib.runner import case
+from lib.task import Task
 
 DEVICE, OTHER, GIANT = "pmem1", "pmem0", "pmem0"
 MOUNT = "/mnt/rdax-tool"
@@ -414,3 +415,107 @@ def layouts_are_mapped_by_one_entry(t):
                 stats.expect(write_pud=2, write_pmd=0, write_pte=0)
             finally:
                 fs.umount()
+
+
+@contextlib.contextmanager
+def _opened(path, *more):
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, *more)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@case(fs=())
+def a_map_says_what_a_test_wants_to_know(t):
+    """What is mapped by 2 MiB is as expected; what is not says why, and is when it was done so."""
+    path = f"{MOUNT}/file"
+    with _device(True), _mounted(*XFS):
+        with _opened(path) as fd:
+            os.pwrite(fd, pages("m", 2 * PMD // PAGE), 0)
+            os.fsync(fd)
+            _fails("map", path, "--expect=2M", says=["4 MiB of 4 MiB are not mapped by 2 MiB"])
+            with Map(fd, 2 * PMD, skew=PAGE) as m:
+                m.touch()
+                _fails("map", path, "--expect=2M", says=["4 MiB of 4 MiB are not mapped by 2 MiB"])
+                _, out, _ = _rdax("map", "-v", path)
+                for part in ("mapped: 4 MiB by 4 KiB", "address (4 MiB)", "mmap with an address",
+                             str(os.getpid()), f"{m.address:#x}"):
+                    check(part in out, f"rdax map does not say '{part}', but: {out}")
+        # Its entries stay for the mappings that come: that is told, with what to do.
+        with _opened(path) as fd, Map(fd, 2 * PMD) as m:
+            m.touch()
+            _, out, _ = _rdax("map", path)
+            check("smaller entries (4 MiB)" in out and "mount it again" in out, f"rdax map: {out}")
+        posix.umount(MOUNT)
+        run("mount", "-o", "dax=always", f"/dev/{DEVICE}", MOUNT)
+        with _opened(path) as fd, Map(fd, 2 * PMD) as m:
+            m.touch(write=True)
+            out = _succeeds("map", path, "--expect=2M")
+            check("mapped: 4 MiB by 2 MiB" in out, f"rdax map: {out}")
+            found = _json("map", path)
+            equal([(r["offset"], r["length"], r["entry"], r["dirty"]) for r in found["ranges"]],
+                  [(0, 2 * PMD, PMD, True)], "ranges")
+            (process,) = found["processes"]
+            equal((process["pid"], process["open"]), (os.getpid(), [fd]), "process, descriptors")
+            equal(process["mappings"][0]["address"], m.address, "address of the mapping")
+            _fails("map", path, "--expect=1G", says=["are not mapped by 1 GiB"])
+        _fails("map", MOUNT, says=["no file on a device that is adopted"], status=2)
+    _fails("map", "/proc/self/status", says=["no file on a device that is adopted"], status=2)
+    _fails("map", "/nowhere", says=["/nowhere: there is no such file"], status=2)
+
+
+@case(fs=())
+def a_map_is_for_everybody_who_may_read(t):
+    nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    with _device(True), _mounted(*XFS) as mount:
+        path = f"{mount}/file"
+        with _opened(path) as fd:
+            os.pwrite(fd, pages("m", PMD // PAGE), 0)
+            os.fsync(fd)
+            os.chmod(path, 0o644)
+            with Map(fd, PMD) as m:
+                m.touch()
+                out = _succeeds("map", path, prefix=nobody)
+                check("mapped: 2 MiB by 2 MiB" in out and "may not be looked at" in out, f"rdax map: {out}")
+            os.chmod(path, 0)
+            _fails("map", path, says=["you may not read it"], status=2, prefix=nobody)
+
+
+@case(fs=())
+def a_truncate_that_is_blocked_is_found(t):
+    """Which task waits, for which page of which file, and which process has it."""
+    reader, writer = os.pipe()
+    with _device(True), _mounted(*XFS) as mount, _opened(f"{mount}/file") as fd:
+        path = f"{mount}/file"
+        os.pwrite(fd, pages("w", PMD // PAGE), 0)
+        with Map(fd, PMD) as m:
+            m.touch(write=True)
+            equal(posix.vmsplice(writer, m.address + PAGE, PAGE), PAGE, "bytes in the pipe")
+        out = _succeeds("who", path)
+        check("nobody waits" in out and str(os.getpid()) in out, f"rdax who: {out}")
+
+        def cut():
+            os.ftruncate(fd, 0)
+
+        task = Task(cut)
+        try:
+            task.blocked_in("ftruncate")
+            for target in (path, DEVICE, f"/dev/{DEVICE}"):
+                found = _json("who", target)
+                (wait,) = found["waits"]
+                equal((wait["pid"], wait["what"], wait["inode"], wait["references"]),
+                      (task.pid, "truncate or the like", os.fstat(fd).st_ino, 1),
+                      f"the wait of {target}")
+                check(os.getpid() in [process["pid"] for process in found["processes"]],
+                      f"the process that has the file is not found: {found}")
+                out = _succeeds("who", target)
+                check("truncate or the like" in out and str(task.pid) in out, f"rdax who: {out}")
+            equal(len(_json("who")["waits"]), 1, "waits of all devices")
+            equal(len(_json("who", OTHER)["waits"]), 0, "waits of another device")
+        finally:
+            os.read(reader, PAGE)
+            task.result()
+        check("nobody waits" in _succeeds("who", path), "rdax who tells of what is over")
+    _fails("who", "/nowhere", says=["there is no such file or device"])
+    _fails("who", "/tmp", says=["neither a file nor a device"])

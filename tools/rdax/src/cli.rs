@@ -47,6 +47,13 @@ pub enum Command {
     Release(Release),
     /// Show what is counted for adopted devices.
     Stat(Stat),
+    /// Show how a file is held and mapped, by which sizes, and why not by larger ones.
+    Map(Map),
+    /// Show what waits for pages of a file or device, and which processes have them.
+    ///
+    /// A truncate, hole punch, write, unmount or unbind waits while somebody reads or writes a page of a
+    /// file by its memory (O_DIRECT, io_uring, a pipe). Waits of other users are shown to root only.
+    Who(Who),
     /// Make files that can be mapped by 1 GiB, and check whether files can.
     Layout(Layout),
     /// Go through what adoption and large mappings need, and say how to get what is missing.
@@ -192,6 +199,64 @@ pub struct Stat {
     pub all: bool,
 
     /// Print JSON, an object on a line for each interval.
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Map {
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+
+    /// Show each range of the file.
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// Fail, with status 1, unless all of the file is mapped by entries of this size or larger.
+    #[arg(long, value_name = "SIZE")]
+    pub expect: Option<Expected>,
+
+    /// Print JSON, with sizes in bytes.
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+/// A size of entries that are larger than pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    Pmd,
+    Pud,
+}
+
+impl Expected {
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Pmd => size::PMD,
+            Self::Pud => size::PUD,
+        }
+    }
+}
+
+impl ValueEnum for Expected {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Pmd, Self::Pud]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Pmd => PossibleValue::new("2M").aliases(["pmd", "PMD", "2m"]),
+            Self::Pud => PossibleValue::new("1G").aliases(["pud", "PUD", "1g"]),
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Who {
+    /// A file, or a device such as pmem0; all waits without any.
+    #[arg(value_name = "FILE|DEV", value_hint = ValueHint::AnyPath)]
+    pub target: Option<String>,
+
+    /// Print JSON.
     #[arg(short, long)]
     pub json: bool,
 }

@@ -3,21 +3,27 @@
 //! The command `rdax`: hands pmem devices over to the kernel module, and shows what becomes of them.
 
 mod adopt;
+mod ask;
 mod cli;
 mod device;
 mod doctor;
 mod extents;
 mod layout;
 mod list;
+mod map;
 mod module;
 mod mounts;
 mod output;
 mod persist;
+mod processes;
 mod size;
 mod stat;
 mod superblock;
 mod system;
 mod table;
+#[path = "../../../uapi/rdax.rs"]
+mod uapi;
+mod who;
 
 use clap::{
     CommandFactory,
@@ -37,9 +43,9 @@ use system::System;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let system = System::new(&cli.root);
-    // As `rdax layout` says, 1 is an answer of its.
+    // As these say, 1 is an answer of theirs.
     let failed = match cli.command {
-        Command::Layout(_) | Command::Doctor(_) => ExitCode::from(2),
+        Command::Layout(_) | Command::Doctor(_) | Command::Map(_) => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     };
     match run(&system, cli.command) {
@@ -57,6 +63,8 @@ fn run(system: &System, command: Command) -> anyhow::Result<ExitCode> {
         Command::Adopt(arguments) => adopt::adopt(system, &arguments),
         Command::Release(arguments) => adopt::release(system, &arguments),
         Command::Stat(arguments) => stat::run(system, &arguments),
+        Command::Map(arguments) => map::run(system, &arguments),
+        Command::Who(arguments) => who::run(system, &arguments),
         Command::Layout(arguments) => layout::run(system, &arguments.command),
         Command::Doctor(arguments) => doctor::run(system, &arguments),
         Command::Boot(arguments) => adopt::boot(system, &arguments),

@@ -46,7 +46,7 @@ impl Mount {
 }
 
 /// Spaces and the like are written as octal numbers.
-fn unescape(text: &str) -> String {
+pub fn unescape(text: &str) -> String {
     let mut out = Vec::new();
     let bytes = text.as_bytes();
     let mut at = 0;

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Asking the module, by `/dev/rdax` (`uapi/rdax.h`).
+
+use crate::{
+    module,
+    system::System,
+    uapi::{self, Map, MapRecord, WaitRecord, Waits},
+};
+use anyhow::{bail, Context, Result};
+use rustix::{
+    fd::{AsFd, AsRawFd},
+    io::Errno,
+    ioctl::{ioctl, opcode, Getter, Updater},
+};
+use std::{
+    fs::File,
+    io::ErrorKind,
+    path::Path, //
+};
+
+const VERSION: u32 = opcode::read::<u32>(uapi::TYPE as u8, uapi::NR_VERSION as u8);
+const MAP: u32 = opcode::read_write::<Map>(uapi::TYPE as u8, uapi::NR_MAP as u8);
+const WAITS: u32 = opcode::read_write::<Waits>(uapi::TYPE as u8, uapi::NR_WAITS as u8);
+
+/// Records that are asked for at a time.
+const ROOM: usize = 512;
+
+/// The module's device, open.
+pub struct Module(File);
+
+/// What the module says of a file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// In bytes.
+    pub size: u64,
+    /// Log2 of the pages.
+    pub max_order: u32,
+    pub records: Vec<MapRecord>,
+}
+
+impl Module {
+    pub fn open(system: &System) -> Result<Self> {
+        let file = match File::open(system.path("/dev/rdax")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if module::is_loaded(system) {
+                    bail!("there is no /dev/rdax: the module that is loaded is older than this command");
+                }
+                bail!(
+                    "the module rdax is not loaded; {}",
+                    module::how_to_load(system)
+                );
+            }
+            Err(error) => return Err(error).context("/dev/rdax cannot be opened"),
+        };
+        // SAFETY: The operation writes a number.
+        let version = unsafe { ioctl(&file, Getter::<VERSION, u32>::new()) }
+            .context("/dev/rdax is not that of the module")?;
+        if version != uapi::VERSION {
+            bail!(
+                "the module speaks version {version} of its interface, this command version {}",
+                uapi::VERSION
+            );
+        }
+        Ok(Self(file))
+    }
+
+    /// How the file is held and mapped.
+    pub fn map(&self, file: impl AsFd, path: &Path) -> Result<Answer> {
+        let mut answer = Answer::default();
+        let mut start = 0;
+        // Ends with the file: a call that goes on where it began is an error.
+        loop {
+            let mut records = vec![MapRecord::default(); ROOM];
+            let mut map = Map {
+                fd: file.as_fd().as_raw_fd(),
+                start,
+                length: u64::MAX - start,
+                records: records.as_mut_ptr() as u64,
+                record_size: size_of::<MapRecord>() as u32,
+                count: ROOM as u32,
+                ..Map::default()
+            };
+            // SAFETY: The operation reads and writes a `struct rdax_map`, and writes as many records as
+            // there is room for.
+            match unsafe { ioctl(&self.0, Updater::<MAP, Map>::new(&mut map)) } {
+                Ok(()) => (),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(explain(error, path)),
+            }
+            records.truncate(map.count as usize);
+            answer.records.extend(records);
+            answer.size = map.size;
+            answer.max_order = map.max_order;
+            if map.flags & uapi::MAP_END != 0 {
+                return Ok(answer);
+            }
+            if map.next <= start {
+                bail!("{}: the module does not get on", path.display());
+            }
+            start = map.next;
+        }
+    }
+
+    /// The tasks that wait for others, for pages of a file or of any, as far as the caller may know; how many
+    /// there are.
+    pub fn waits(&self, file: Option<&File>) -> Result<Vec<WaitRecord>> {
+        let mut room = ROOM;
+        // Ends: it asks again only with more room, and not without end.
+        loop {
+            let mut records = vec![WaitRecord::default(); room];
+            let mut waits = Waits {
+                fd: file.map_or(-1, AsRawFd::as_raw_fd),
+                records: records.as_mut_ptr() as u64,
+                record_size: size_of::<WaitRecord>() as u32,
+                count: room as u32,
+                ..Waits::default()
+            };
+            // SAFETY: As for `map`.
+            match unsafe { ioctl(&self.0, Updater::<WAITS, Waits>::new(&mut waits)) } {
+                Ok(()) => (),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error).context("the module does not tell who waits"),
+            }
+            records.truncate(waits.count as usize);
+            if waits.total as usize <= room || room >= 1 << 16 {
+                return Ok(records);
+            }
+            room *= 2;
+        }
+    }
+}
+
+/// A file that is to be asked about.
+pub fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| {
+        let why = match error.kind() {
+            ErrorKind::NotFound => "there is no such file".to_owned(),
+            ErrorKind::PermissionDenied => "it cannot be opened: you may not read it".to_owned(),
+            _ => format!("it cannot be opened: {error}"),
+        };
+        anyhow::anyhow!("{}: {why}", path.display())
+    })
+}
+
+/// Why the module says nothing of a file.
+fn explain(error: Errno, path: &Path) -> anyhow::Error {
+    let path = path.display();
+    match error {
+        Errno::NODEV => anyhow::anyhow!(
+            "{path}: is no file on a device that is adopted; rdax list shows which are"
+        ),
+        Errno::OPNOTSUPP => anyhow::anyhow!(
+            "{path}: is no DAX file, so it is not mapped from the device; rdax doctor {path} says why"
+        ),
+        error => anyhow::Error::new(error).context(format!("{path}: the module does not tell")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_calls_are_those_of_the_header() {
+        assert_eq!(VERSION, 0x8004_da00);
+        assert_eq!(MAP, 0xc040_da01);
+        assert_eq!(WAITS, 0xc020_da02);
+    }
+
+    #[test]
+    fn errors_are_sentences() {
+        let path = Path::new("/mnt/f");
+        assert!(explain(Errno::NODEV, path).to_string().contains("adopted"));
+        assert!(explain(Errno::OPNOTSUPP, path)
+            .to_string()
+            .contains("no DAX file"));
+    }
+}

@@ -1,0 +1,713 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `rdax map`: how a file is held and mapped, and why not by more.
+
+use crate::{
+    ask::{self, Answer, Module},
+    cli,
+    output,
+    processes::{self, Process, Users, Wanted},
+    size::{amount, PAGE, PMD, PUD},
+    system::System,
+    table,
+    uapi::{flag, kind, why, MapRecord}, //
+};
+use anyhow::Result;
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::ExitCode, //
+};
+
+/// What a part of a file is mapped by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Mapped {
+    Not,
+    Pages,
+    Pmd,
+    Pud,
+}
+
+impl Mapped {
+    /// Of a record, by all that map it: the smallest.
+    fn of(record: &MapRecord) -> Self {
+        if record.maps == 0 {
+            Self::Not
+        } else if record.maps > record.whole {
+            Self::Pages
+        } else if bytes_of(record.order) >= PUD {
+            Self::Pud
+        } else {
+            Self::Pmd
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Not => "not mapped",
+            Self::Pages => "4 KiB",
+            Self::Pmd => "2 MiB",
+            Self::Pud => "1 GiB",
+        }
+    }
+}
+
+fn bytes_of(order: u32) -> u64 {
+    PAGE.checked_shl(order).unwrap_or(u64::MAX)
+}
+
+/// What a part of the file is held as, for people.
+fn held(record: &MapRecord) -> String {
+    match record.kind {
+        kind::UNTOUCHED => "not touched".to_owned(),
+        kind::EMPTY => "touched, nothing found".to_owned(),
+        kind::HOLE => format!("hole, {}", amount(bytes_of(record.order))),
+        _ => amount(bytes_of(record.order)),
+    }
+}
+
+/// What keeps something from being mapped by more, what to do, by the bit that says so.
+const REASONS: [(u32, &str, &str, &str); 9] = [
+    (
+        why::DEVICE,
+        "device",
+        "its place on the device is no multiple of the larger size, as in the file",
+        "copy the file to where the filesystem aligns: mkfs.xfs -d su=2m,sw=1, mkfs.ext4 -E stride=512, or \
+         rdax layout create for 1 GiB; rdax doctor FILE says more",
+    ),
+    (
+        why::EXTENT,
+        "extent",
+        "what is beside it in the file lies elsewhere on the device, or is a hole",
+        "write the file anew after fallocate, to a filesystem with room in one piece",
+    ),
+    (
+        why::ADDRESS,
+        "address",
+        "a process maps it at an address that is no multiple of the larger size, as in the file",
+        "have the program map at a multiple of 2 MiB or 1 GiB (mmap with an address), from an offset that is one",
+    ),
+    (
+        why::END_OF_MAPPING,
+        "end of mapping",
+        "a process maps only a part of the larger piece",
+        "have the program map whole pieces",
+    ),
+    (
+        why::END_OF_FILE,
+        "end of file",
+        "the file ends within the larger piece",
+        "truncate -s %2M FILE makes it a multiple of 2 MiB, if its user does not mind",
+    ),
+    (
+        why::PRIVATE,
+        "private",
+        "a process maps it privately, or in a way that fork copies",
+        "have the program map with MAP_SHARED, without userfaultfd",
+    ),
+    (
+        why::MAX_ORDER,
+        "max_order",
+        "the device's max_order does not allow more",
+        "rdax adopt --max-order 1G DEV",
+    ),
+    (
+        why::SMALLER,
+        "smaller entries",
+        "smaller entries were made before, and stay while the file is in use",
+        "unmount the filesystem and mount it again, or make a copy of the file: what is mapped first then is \
+         mapped by the larger size",
+    ),
+    (
+        why::UNMAPPED,
+        "not mapped",
+        "no process maps it now",
+        "",
+    ),
+];
+
+fn reasons(bits: u32) -> Vec<&'static str> {
+    REASONS
+        .iter()
+        .filter(|(bit, ..)| bits & bit != 0)
+        .map(|(_, name, ..)| *name)
+        .collect()
+}
+
+/// What keeps a record from being mapped by this size, but that nobody maps it.
+fn obstacles(record: &MapRecord, size: u64) -> u32 {
+    let entry = bytes_of(record.order);
+    let mut found = 0;
+    if entry < size && (entry >= PMD || size == PMD) {
+        found |= record.why;
+    }
+    if entry == size {
+        found |= record.why_mapped;
+    }
+    found & !why::UNMAPPED
+}
+
+/// Numbers of bytes.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sums {
+    /// By what the file is held as, in the order of the first of each.
+    held: Vec<(String, Held)>,
+    mapped: BTreeMap<Mapped, u64>,
+    /// Of what size, why not, and of how much.
+    reasons: Vec<(u64, u32, u64)>,
+    dirty: u64,
+    shared: u64,
+    used: u64,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Held {
+    bytes: u64,
+    mapped: u64,
+    dirty: u64,
+    /// Memory that somebody refers to other than by mappings.
+    used: u64,
+    most_maps: u32,
+}
+
+impl Sums {
+    fn of(answer: &Answer) -> Self {
+        let mut sums = Self::default();
+        for record in &answer.records {
+            let name = held(record);
+            let at = sums.held.iter().position(|(known, _)| *known == name);
+            let at = at.unwrap_or_else(|| {
+                sums.held.push((name, Held::default()));
+                sums.held.len() - 1
+            });
+            let dirty = if record.flags & flag::DIRTY != 0 {
+                record.length
+            } else {
+                0
+            };
+            let used = if record.references != 0 {
+                record.length
+            } else {
+                0
+            };
+            if let Some((_, held)) = sums.held.get_mut(at) {
+                held.bytes += record.length;
+                held.mapped += if record.maps != 0 { record.length } else { 0 };
+                held.dirty += dirty;
+                held.used += used;
+                held.most_maps = held.most_maps.max(record.maps);
+            }
+            sums.dirty += dirty;
+            sums.used += used;
+            sums.shared += if record.flags & flag::SHARED != 0 {
+                record.length
+            } else {
+                0
+            };
+            *sums.mapped.entry(Mapped::of(record)).or_default() += record.length;
+        }
+        for size in [PMD, PUD] {
+            if size > answer.size {
+                continue;
+            }
+            for (bit, ..) in REASONS {
+                let concerned = answer
+                    .records
+                    .iter()
+                    .filter(|record| obstacles(record, size) & bit != 0);
+                let bytes: u64 = concerned.map(|record| record.length).sum();
+                if bytes != 0 {
+                    sums.reasons.push((size, bit, bytes));
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// How much of the file is not mapped by entries of `size` alone.
+fn missing(answer: &Answer, size: u64) -> u64 {
+    let all = answer.size.next_multiple_of(PAGE);
+    let as_wanted = answer.records.iter().filter(|record| {
+        let mapped = Mapped::of(record);
+        mapped == Mapped::Pud || mapped == Mapped::Pmd && size <= PMD
+    });
+    all.saturating_sub(as_wanted.map(|record| record.length).sum())
+}
+
+/// The signs of a picture.
+const LEGEND: [(char, &str); 6] = [
+    ('█', "mapped by 1 GiB"),
+    ('▓', "2 MiB"),
+    ('▒', "4 KiB"),
+    ('░', "held, not mapped"),
+    ('_', "hole"),
+    ('·', "not touched"),
+];
+
+fn sign(record: &MapRecord) -> char {
+    match (record.kind, Mapped::of(record)) {
+        (kind::DATA, Mapped::Pud) => '█',
+        (kind::DATA, Mapped::Pmd) => '▓',
+        (kind::DATA, Mapped::Pages) => '▒',
+        (kind::DATA, Mapped::Not) => '░',
+        (kind::HOLE, _) => '_',
+        _ => '·',
+    }
+}
+
+/// The file in blocks, each as most of its part is: lines of `width`, of at most `most` blocks together.
+fn picture(answer: &Answer, width: usize, most: usize) -> String {
+    let all = answer.size.next_multiple_of(PAGE);
+    if all == 0 || width == 0 {
+        return String::new();
+    }
+    let most = most.max(1) as u64;
+    // A block is a power of two, so that what is large is not cut by them.
+    let block = all.div_ceil(most).next_power_of_two().max(PAGE);
+    let mut text = String::new();
+    let mut records = answer.records.iter().peekable();
+    let mut at = 0;
+    let mut column = 0;
+    while at < all {
+        let end = at + block;
+        let mut shares: Vec<(char, u64)> = Vec::new();
+        // Ends: each turn is for the next record, or is the last.
+        while let Some(record) = records.peek() {
+            let (from, to) = (
+                record.offset.max(at),
+                (record.offset + record.length).min(end),
+            );
+            if from < to {
+                let sign = sign(record);
+                match shares.iter_mut().find(|(known, _)| *known == sign) {
+                    Some((_, bytes)) => *bytes += to - from,
+                    None => shares.push((sign, to - from)),
+                }
+            }
+            if record.offset + record.length > end {
+                break;
+            }
+            records.next();
+        }
+        let most = shares.iter().max_by_key(|(_, bytes)| *bytes);
+        text.push(most.map_or('·', |(sign, _)| *sign));
+        at = end;
+        column += 1;
+        if column == width || at >= all {
+            text.push('\n');
+            column = 0;
+        }
+    }
+    let legend: Vec<String> = LEGEND
+        .iter()
+        .filter(|(sign, _)| text.contains(*sign))
+        .map(|(sign, what)| format!("{sign} {what}"))
+        .collect();
+    format!("{text}{} each; {}\n", amount(block), legend.join(", "))
+}
+
+/// The table of what the file is held as.
+fn summary(sums: &Sums) -> String {
+    let some = |bytes: u64| {
+        if bytes == 0 {
+            "-".to_owned()
+        } else {
+            amount(bytes)
+        }
+    };
+    let rows = sums.held.iter().map(|(name, held)| {
+        vec![
+            name.clone(),
+            amount(held.bytes),
+            some(held.mapped),
+            held.most_maps.to_string(),
+            some(held.dirty),
+            some(held.used),
+        ]
+    });
+    let header = ["HELD BY", "SIZE", "MAPPED", "TIMES", "DIRTY", "IN USE"];
+    table::plain(&header, &[1, 2, 3, 4, 5], rows.collect())
+}
+
+fn details(records: &[MapRecord]) -> String {
+    let rows = records.iter().map(|record| {
+        let mut flags = Vec::new();
+        for (bit, name) in [
+            (flag::DIRTY, "dirty"),
+            (flag::SHARED, "shared"),
+            (flag::LOCKED, "locked"),
+        ] {
+            if record.flags & bit != 0 {
+                flags.push(name.to_owned());
+            }
+        }
+        if record.references != 0 {
+            flags.push(format!("{} references", record.references));
+        }
+        let at = match record.physical {
+            0 => "-".to_owned(),
+            address => format!("{address:#x}"),
+        };
+        vec![
+            format!("{:#x}", record.offset),
+            amount(record.length),
+            held(record),
+            Mapped::of(record).name().to_owned(),
+            record.maps.to_string(),
+            at,
+            flags.join(","),
+            reasons(record.why | record.why_mapped).join(","),
+        ]
+    });
+    let header = [
+        "OFFSET",
+        "SIZE",
+        "HELD BY",
+        "MAPPED BY",
+        "TIMES",
+        "PHYSICAL",
+        "STATE",
+        "NOT LARGER FOR",
+    ];
+    table::plain(&header, &[1, 4], rows.collect())
+}
+
+/// A line for each mapping of each process.
+fn mappings(users: &Users) -> String {
+    let mut rows = Vec::new();
+    for Process {
+        pid,
+        name,
+        mappings,
+        ..
+    } in &users.processes
+    {
+        for vma in mappings {
+            rows.push(vec![
+                pid.to_string(),
+                name.clone(),
+                format!("{:#x}", vma.address),
+                amount(vma.length),
+                format!("{:#x}", vma.offset),
+                if vma.private { "private" } else { "shared" }.to_owned(),
+                amount(vma.largest()),
+            ]);
+        }
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    let header = ["PID", "NAME", "ADDRESS", "SIZE", "OFFSET", "KIND", "UP TO"];
+    table::plain(&header, &[0, 3], rows)
+}
+
+#[derive(Serialize)]
+struct Range {
+    offset: u64,
+    length: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    physical: Option<u64>,
+    held: &'static str,
+    /// In bytes; what one entry covers.
+    entry: u64,
+    dirty: bool,
+    shared: bool,
+    references: u32,
+    mappings: u32,
+    whole_mappings: u32,
+    why: Vec<&'static str>,
+    why_mapped: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    file: String,
+    size: u64,
+    max_order: u32,
+    /// Bytes by what they are mapped by.
+    mapped: BTreeMap<&'static str, u64>,
+    dirty: u64,
+    shared: u64,
+    in_use: u64,
+    ranges: Vec<Range>,
+    processes: &'a [Process],
+    hidden_processes: usize,
+}
+
+fn range(record: &MapRecord) -> Range {
+    Range {
+        offset: record.offset,
+        length: record.length,
+        physical: Some(record.physical).filter(|&address| address != 0),
+        held: match record.kind {
+            kind::UNTOUCHED => "untouched",
+            kind::EMPTY => "empty",
+            kind::HOLE => "hole",
+            _ => "data",
+        },
+        entry: match record.kind {
+            kind::UNTOUCHED => 0,
+            _ => bytes_of(record.order),
+        },
+        dirty: record.flags & flag::DIRTY != 0,
+        shared: record.flags & flag::SHARED != 0,
+        references: record.references,
+        mappings: record.maps,
+        whole_mappings: record.whole,
+        why: reasons(record.why),
+        why_mapped: reasons(record.why_mapped),
+    }
+}
+
+/// All that is to be said, for people.
+fn text(
+    path: &Path,
+    answer: &Answer,
+    users: &Users,
+    verbose: bool,
+    width: Option<usize>,
+) -> String {
+    let sums = Sums::of(answer);
+    let mut text = format!(
+        "{}: {}, max_order {}\n",
+        path.display(),
+        amount(answer.size),
+        amount(bytes_of(answer.max_order))
+    );
+    if let Some(width) = width {
+        text += &picture(answer, width, 8 * width);
+    }
+    text += "\n";
+    text += &summary(&sums);
+    let mapped: Vec<String> = sums
+        .mapped
+        .iter()
+        .rev()
+        .map(|(by, bytes)| match by {
+            Mapped::Not => format!("{} {}", amount(*bytes), by.name()),
+            _ => format!("{} by {}", amount(*bytes), by.name()),
+        })
+        .collect();
+    if !mapped.is_empty() {
+        text += &format!("\nmapped: {}\n", mapped.join(", "));
+    }
+    let mut last = 0;
+    for (size, bit, bytes) in &sums.reasons {
+        if *size != last {
+            text += &format!("\nwhy not by {}:\n", amount(*size));
+            last = *size;
+        }
+        for (_, name, what, advice) in REASONS.iter().filter(|(known, ..)| known == bit) {
+            text += &format!("{name} ({}): {what}\n", amount(*bytes));
+            if !advice.is_empty() {
+                text += &format!("  {advice}\n");
+            }
+        }
+    }
+    if verbose {
+        text += "\n";
+        text += &details(&answer.records);
+    }
+    let mappings = mappings(users);
+    if !mappings.is_empty() {
+        text += "\n";
+        text += &mappings;
+    }
+    if users.hidden != 0 {
+        text += &format!("({} processes may not be looked at)\n", users.hidden);
+    }
+    text
+}
+
+/// Shows how a file is held and mapped. The status is 1 if it is not as expected.
+pub fn run(system: &System, arguments: &cli::Map) -> Result<ExitCode> {
+    let path = &arguments.file;
+    let file = ask::open(path)?;
+    let answer = Module::open(system)?.map(&file, path)?;
+    let status = file.metadata()?;
+    let users = processes::find(
+        system,
+        &Wanted {
+            device: status.dev(),
+            inode: Some(status.ino()),
+            paths: vec![path.canonicalize().unwrap_or_else(|_| path.clone())],
+        },
+    );
+    if arguments.json {
+        let sums = Sums::of(&answer);
+        let mapped = sums.mapped.iter().map(|(by, bytes)| (by.name(), *bytes));
+        output::json(&Report {
+            file: path.display().to_string(),
+            size: answer.size,
+            max_order: answer.max_order,
+            mapped: mapped.collect(),
+            dirty: sums.dirty,
+            shared: sums.shared,
+            in_use: sums.used,
+            ranges: answer.records.iter().map(range).collect(),
+            processes: &users.processes,
+            hidden_processes: users.hidden,
+        })?;
+    } else {
+        let width = io::stdout().is_terminal().then_some(64);
+        output::print(&text(path, &answer, &users, arguments.verbose, width))?;
+    }
+    let Some(size) = arguments.expect else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    match missing(&answer, size.bytes()) {
+        0 => Ok(ExitCode::SUCCESS),
+        bytes => {
+            eprintln!(
+                "rdax: {}: {} of {} are not mapped by {} or more",
+                path.display(),
+                amount(bytes),
+                amount(answer.size.next_multiple_of(PAGE)),
+                amount(size.bytes()),
+            );
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::size::{GIB, MIB};
+
+    fn data(offset: u64, length: u64, order: u32, maps: u32, whole: u32) -> MapRecord {
+        MapRecord {
+            offset,
+            length,
+            kind: kind::DATA,
+            order,
+            maps,
+            whole,
+            ..MapRecord::default()
+        }
+    }
+
+    /// 1 GiB by one entry, 4 MiB by 2 MiB, some pages, 1 MiB that nobody has touched.
+    fn sample() -> Answer {
+        let mut pages = data(GIB + 4 * MIB, MIB, 0, 1, 0);
+        pages.why = why::DEVICE | why::END_OF_FILE;
+        pages.flags = flag::DIRTY;
+        Answer {
+            size: GIB + 6 * MIB,
+            max_order: 18,
+            records: vec![
+                data(0, GIB, 18, 1, 1),
+                data(GIB, 4 * MIB, 9, 3, 3),
+                pages,
+                MapRecord {
+                    offset: GIB + 5 * MIB,
+                    length: MIB,
+                    ..MapRecord::default()
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn sums() {
+        let sums = Sums::of(&sample());
+        let mapped: Vec<(Mapped, u64)> = sums.mapped.into_iter().collect();
+        assert_eq!(
+            mapped,
+            [
+                (Mapped::Not, MIB),
+                (Mapped::Pages, MIB),
+                (Mapped::Pmd, 4 * MIB),
+                (Mapped::Pud, GIB)
+            ]
+        );
+        assert_eq!(sums.dirty, MIB);
+        assert_eq!(
+            sums.reasons,
+            [(PMD, why::DEVICE, MIB), (PMD, why::END_OF_FILE, MIB)]
+        );
+    }
+
+    #[test]
+    fn reasons_are_for_the_next_size() {
+        let mut huge = data(0, PMD, 9, 2, 1);
+        (huge.why, huge.why_mapped) = (why::END_OF_FILE, why::ADDRESS);
+        assert_eq!(obstacles(&huge, PMD), why::ADDRESS);
+        assert_eq!(obstacles(&huge, PUD), why::END_OF_FILE);
+        let mut small = data(0, PAGE, 0, 1, 0);
+        small.why = why::EXTENT | why::UNMAPPED;
+        assert_eq!(
+            (obstacles(&small, PMD), obstacles(&small, PUD)),
+            (why::EXTENT, 0)
+        );
+    }
+
+    #[test]
+    fn what_is_mapped_by_parts_counts_as_pages() {
+        assert_eq!(Mapped::of(&data(0, PMD, 9, 3, 1)), Mapped::Pages);
+        assert_eq!(Mapped::of(&data(0, PMD, 9, 1, 1)), Mapped::Pmd);
+        assert_eq!(Mapped::of(&data(0, PMD, 9, 0, 0)), Mapped::Not);
+    }
+
+    #[test]
+    fn expectations() {
+        let mut answer = sample();
+        assert_eq!(missing(&answer, PMD), 2 * MIB);
+        assert_eq!(missing(&answer, PUD), 6 * MIB);
+        answer.size = GIB;
+        answer.records.truncate(1);
+        assert_eq!(missing(&answer, PMD), 0);
+        assert_eq!(missing(&answer, PUD), 0);
+        // The end of a file that is no multiple.
+        answer.size = GIB + 1;
+        assert_eq!(missing(&answer, PMD), PAGE);
+    }
+
+    #[test]
+    fn pictures() {
+        let answer = Answer {
+            size: 8 * MIB,
+            max_order: 18,
+            records: vec![
+                data(0, 4 * MIB, 9, 1, 1),
+                data(4 * MIB, MIB, 0, 1, 0),
+                data(5 * MIB, MIB, 0, 0, 0),
+                MapRecord {
+                    offset: 6 * MIB,
+                    length: 2 * MIB,
+                    ..MapRecord::default()
+                },
+            ],
+        };
+        assert_eq!(
+            picture(&answer, 4, 8),
+            "▓▓▓▓\n▒░··\n1 MiB each; ▓ 2 MiB, ▒ 4 KiB, ░ held, not mapped, · not touched\n"
+        );
+        assert_eq!(picture(&Answer::default(), 4, 8), "");
+    }
+
+    #[test]
+    fn a_text_says_what_to_do() {
+        let text = text(
+            Path::new("/mnt/f"),
+            &sample(),
+            &Users::default(),
+            true,
+            Some(64),
+        );
+        for part in [
+            "/mnt/f: 1.006 GiB, max_order 1 GiB",
+            "mapped: 1 GiB by 1 GiB, 4 MiB by 2 MiB, 1 MiB by 4 KiB, 1 MiB not mapped",
+            "end of file (1 MiB)",
+            "truncate -s %2M",
+            "device,end of file",
+            "not touched",
+        ] {
+            assert!(text.contains(part), "no '{part}' in:\n{text}");
+        }
+    }
+}

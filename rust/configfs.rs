@@ -57,6 +57,8 @@ impl<T: 'static> Directory<T> {
             let group = unsafe { Group::group(ptr::from_ref(&*group)) };
             // SAFETY: As above; this points to a field of it.
             let own = unsafe { &raw const (*group).cg_item };
+            // SAFETY: The item is that of a directory which nobody can look into yet.
+            unsafe { let_all_read(own) };
             // Pairs with `depend`: whoever has the item may use it.
             item.store(own.cast_mut(), Release);
             Ok(())
@@ -86,6 +88,35 @@ impl<T: 'static> Directory<T> {
             ))?;
         }
         Ok(Kept(item))
+    }
+}
+
+/// Has everybody read the attributes of a directory, and those of its kind that are made later. The kernel crate
+/// lets root and its group only; the directories have nothing to hide.
+///
+/// # Safety
+///
+/// The item is valid and has a kind, with a list of attributes that the kernel crate has made, and configfs
+/// has made no files of the list for this item yet.
+unsafe fn let_all_read(item: *const bindings::config_item) {
+    const READ: u16 = 0o444;
+    const WRITE: u16 = 0o200;
+
+    // SAFETY: By the function's requirements; the list ends with NULL. The attributes are in memory that may be
+    // written to, as they are `Opaque`. The mode is one word, which who makes files of another item reads
+    // as a whole, or writes in the same way.
+    unsafe {
+        let mut next = (*(*item).ci_type).ct_attrs;
+        // Ends with the list.
+        while let Some(attribute) = NonNull::new(*next) {
+            let attribute = attribute.as_ptr();
+            let mode = match (*attribute).store {
+                Some(_) => READ | WRITE,
+                None => READ,
+            };
+            (&raw mut (*attribute).ca_mode).write_volatile(mode);
+            next = next.add(1);
+        }
     }
 }
 

@@ -348,33 +348,36 @@ impl AttributeOperations<1> for DeviceDirectory {
     }
 }
 
+/// The values of a switch: as it is shown, and what else it may be called. Capitals do not matter.
+type Values = [(&'static str, &'static [&'static str], Order)];
+
 /// The values of `max_order`.
-const ORDERS: [(&str, Order); 3] = [
-    ("pte", Order::PTE),
-    ("pmd", Order::PMD),
-    ("pud", Order::PUD),
+const ORDERS: [(&str, &[&str], Order); 3] = [
+    ("pte", &["4k"], Order::PTE),
+    ("pmd", &["2m"], Order::PMD),
+    ("pud", &["1g"], Order::PUD),
 ];
 
 /// The values of `fault_around`, in bytes.
-const BLOCKS: [(&str, Order); 5] = [
-    ("4096", Order::from_bits(0)),
-    ("8192", Order::from_bits(1)),
-    ("16384", Order::from_bits(2)),
-    ("32768", Order::from_bits(3)),
-    ("65536", Order::from_bits(4)),
+const BLOCKS: [(&str, &[&str], Order); 5] = [
+    ("4096", &["4k"], Order::from_bits(0)),
+    ("8192", &["8k"], Order::from_bits(1)),
+    ("16384", &["16k"], Order::from_bits(2)),
+    ("32768", &["32k"], Order::from_bits(3)),
+    ("65536", &["64k"], Order::from_bits(4)),
 ];
 
 /// The values of `write_order`: all below what an entry of the second level maps.
-const WRITE_ORDERS: [(&str, Order); 9] = [
-    ("0", Order::from_bits(0)),
-    ("1", Order::from_bits(1)),
-    ("2", Order::from_bits(2)),
-    ("3", Order::from_bits(3)),
-    ("4", Order::from_bits(4)),
-    ("5", Order::from_bits(5)),
-    ("6", Order::from_bits(6)),
-    ("7", Order::from_bits(7)),
-    ("8", Order::from_bits(8)),
+const WRITE_ORDERS: [(&str, &[&str], Order); 9] = [
+    ("0", &[], Order::from_bits(0)),
+    ("1", &[], Order::from_bits(1)),
+    ("2", &[], Order::from_bits(2)),
+    ("3", &[], Order::from_bits(3)),
+    ("4", &[], Order::from_bits(4)),
+    ("5", &[], Order::from_bits(5)),
+    ("6", &[], Order::from_bits(6)),
+    ("7", &[], Order::from_bits(7)),
+    ("8", &[], Order::from_bits(8)),
 ];
 
 impl DeviceName {
@@ -382,24 +385,34 @@ impl DeviceName {
     fn show_switch(
         &self,
         page: &mut [u8; PAGE_SIZE],
-        values: &[(&str, Order)],
+        values: &Values,
         which: impl Fn(&Switches) -> &Atomic<Order>,
     ) -> Result<usize> {
         let set = which(&self.state.lock().switches).read_once();
-        let named = values.iter().find(|(_, order)| *order == set);
-        print(page, named.map_or("", |(name, _)| name))
+        let named = values.iter().find(|(.., order)| *order == set);
+        print(page, named.map_or("", |(name, ..)| name))
     }
 
     /// Sets a switch to the value that is named, for now and for later adoptions.
     fn store_switch(
         &self,
         page: &[u8],
-        values: &[(&str, Order)],
+        switch: &str,
+        values: &Values,
         which: impl Fn(&Switches) -> &Atomic<Order>,
     ) -> Result {
         let text = trim(page);
-        let named = values.iter().find(|(name, _)| name.as_bytes() == text);
-        let (_, order) = named.ok_or(EINVAL)?;
+        let is_meant = |name: &str| name.as_bytes().eq_ignore_ascii_case(text);
+        let named = values.iter().find(|(name, others, _)| {
+            is_meant(name) || others.iter().any(|other| is_meant(other))
+        });
+        let Some((.., order)) = named else {
+            let ends = values.first().zip(values.last());
+            let (from, to) = ends.map_or(("", ""), |(first, last)| (first.0, last.0));
+            let name: &CStr = &self.name;
+            pr_err!("{name}: {switch} is {from} to {to}; it stays as it was\n");
+            return Err(EINVAL);
+        };
 
         let state = self.state.lock();
         which(&state.switches).write_once(*order);
@@ -422,7 +435,7 @@ impl AttributeOperations<2> for DeviceDirectory {
 
     fn store(directory: &DeviceDirectory, page: &[u8]) -> Result {
         let name = directory.data();
-        name.store_switch(page, &ORDERS, |switches| &switches.max_order)
+        name.store_switch(page, "max_order", &ORDERS, |switches| &switches.max_order)
     }
 }
 
@@ -439,7 +452,7 @@ impl AttributeOperations<3> for DeviceDirectory {
 
     fn store(directory: &DeviceDirectory, page: &[u8]) -> Result {
         let name = directory.data();
-        name.store_switch(page, &BLOCKS, |switches| &switches.fault_around)
+        name.store_switch(page, "fault_around", &BLOCKS, |switches| &switches.fault_around)
     }
 }
 
@@ -455,7 +468,7 @@ impl AttributeOperations<4> for DeviceDirectory {
 
     fn store(directory: &DeviceDirectory, page: &[u8]) -> Result {
         let name = directory.data();
-        name.store_switch(page, &WRITE_ORDERS, |switches| &switches.write_order)
+        name.store_switch(page, "write_order", &WRITE_ORDERS, |switches| &switches.write_order)
     }
 }
 

@@ -5,14 +5,16 @@ import contextlib
 import os
 import re
 import subprocess
+from errno import EACCES
 
-from lib import btf, device
+from lib import btf, device, posix
 from lib.check import Skip, check, equal, raises, same_bytes
 from lib.device import CONFIG, SlowDisk, Stats, read, run, some, write
 from lib.mapping import Map
 from lib.pattern import page, pages
 from lib.posix import PAGE, PMD
 from lib.runner import Log, case
+from lib.task import Task
 
 from .common import DEVICE, EBUSY, EINVAL, ENODEV, EOPNOTSUPP, Item, Watched, mountable, need
 
@@ -201,6 +203,43 @@ def _has_single_entries(pages):
             stats = Stats(DEVICE)
             os.fsync(file.fd)
             stats.expect(writeback_entries=pages)
+
+
+@case(fs=())
+def switches_take_what_people_write(t):
+    """Sizes and names, in capitals or not; what is none is told to the log."""
+    need(DEVICE)
+    with Item(DEVICE, adopt=False) as item:
+        for name, values in (("max_order", {"PTE": "pte", "4K": "pte", "pmd": "pmd", "2m": "pmd", "PUD": "pud",
+                                            "1G": "pud"}),
+                             ("fault_around", {"4k": "4096", "8K": "8192", "16k": "16384", "32K": "32768",
+                                               "64k": "65536", "64K": "65536"})):
+            for value, wanted in values.items():
+                write(f"{item.path}/{name}", value)
+                equal(read(f"{item.path}/{name}"), wanted, f"{name} from {value}")
+        log = Log()
+        raises(EINVAL, "a switch that is none", write, f"{item.path}/fault_around", "128k")
+        said = [line for line in log.read() if "fault_around is 4096 to 65536" in line]
+        equal(len(said), 1, "lines in the log")
+        equal(read(f"{item.path}/fault_around"), "65536", "fault_around after that")
+        for name, value in (("max_order", "pud"), ("fault_around", "65536")):
+            write(f"{item.path}/{name}", value)
+
+
+@case(fs=())
+def everybody_may_read_counters(t):
+    """Monitoring has no need of rights; to change something has."""
+    need(DEVICE)
+    with Item(DEVICE) as item:
+        def nobody():
+            posix.become_nobody()
+            read_all = {name: read(f"{item.path}/{name}") for name in ("adopt", "stats", *SWITCHES)}
+            for name in ("adopt", *SWITCHES):
+                raises(EACCES, f"writing {name}", write, f"{item.path}/{name}", read_all[name])
+            return read_all["adopt"], "read_pte" in read_all["stats"]
+
+        equal(Task(nobody).result(), ["1", True], "what nobody reads")
+        raises(EACCES, "making counters writable", os.open, f"{item.path}/stats", os.O_WRONLY)
 
 
 @case(fs=())

@@ -43,7 +43,8 @@ def merge(number, old, new):
     let = re.compile(r"^let (mut )?(\w+)(: [^=]+)? = ((?:.|\n)*);$")
     a, b = let.match(old), let.match(new)
     if a and b and a[2] == b[2] and balanced(old) and balanced(new):
-        return f"let {a[1] or ''}{a[2]}{a[3] or ''} = {chosen(number, a[4], b[4])};"
+        # In brackets, as an expression may begin with a block.
+        return f"let {a[1] or ''}{a[2]}{a[3] or ''} = {chosen(number, f'({a[4]})', f'({b[4]})')};"
     other = re.compile(r"^let (\w+\(\w+\)) = (.*) else \{$")
     a, b = other.match(old), other.match(new)
     if a and b and a[1] == b[1] and balanced(a[2]) and balanced(b[2]):

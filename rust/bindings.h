@@ -36,6 +36,7 @@
 
 #include "helpers.h"
 #include "report.h"
+#include "trace.h"
 
 /* Static functions that are redirected. */
 void evict(struct inode *inode);

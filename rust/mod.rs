@@ -110,6 +110,7 @@ pub(crate) mod redirect;
 pub(crate) mod report;
 #[cfg(RDAX_TEST)]
 pub(crate) mod testing;
+pub(crate) mod trace;
 #[path = "../uapi/rdax.rs"]
 pub(crate) mod uapi;
 pub(crate) mod vm;

@@ -18,6 +18,7 @@
 
 #include "helpers.h"
 #include "report.h"
+#include "trace.h"
 
 bool rdax_is_admin(void)
 {
@@ -156,9 +157,12 @@ bool rdax_wait_begin(unsigned int kind, struct inode *inode, dev_t dev)
 	}
 	ret = xa_err(__xa_store(&waits, place_of(current), wait, GFP_NOWAIT | __GFP_NOWARN));
 	xa_unlock(&waits);
-	if (ret)
+	if (ret) {
 		kfree(wait);
-	return !ret;
+		return false;
+	}
+	trace_rdax_wait_begin(kind, dev, wait->record.inode, ktime_get_ns() - wait->since);
+	return true;
 }
 
 static void say(const struct rdax_wait_record *record, u64 waited)
@@ -231,6 +235,10 @@ static void end_wait(bool resumed)
 		last->logged = wait->logged;
 	}
 	xa_unlock(&waits);
+	if (wait)
+		trace_rdax_wait_end(wait->record.kind,
+				    MKDEV(wait->record.dev_major, wait->record.dev_minor),
+				    wait->record.inode, ktime_get_ns() - wait->since);
 	kfree(wait);
 }
 

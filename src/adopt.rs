@@ -42,6 +42,7 @@ use crate::kern::{
         self,
         InFlight, //
     },
+    trace,
     waiting::Waiting, //
 };
 use core::{ffi::CStr, fmt::Write};
@@ -171,6 +172,7 @@ impl Registry {
             poison::look_for_marks(run);
         }
         pr_info!("{name}: adopted\n");
+        trace::adopt(member.device(), true);
         Ok(member)
     }
 
@@ -186,6 +188,7 @@ impl Registry {
         member: Member<AdoptedDevice>,
     ) -> Result<AdoptedDevice, (Member<AdoptedDevice>, Error)> {
         let mut held = false;
+        let bdev = member.device().get();
         let result = self.devices.remove(member, |bdev| {
             for run in bdev.page_runs() {
                 folio::dissolve_range(run).inspect_err(|_| held = true)?;
@@ -196,6 +199,7 @@ impl Registry {
             Ok(_) => {
                 self.switch_off_if_unused();
                 pr_info!("{name}: released\n");
+                trace::adopt(&bdev, false);
             }
             Err(_) if held => {
                 pr_err!(
@@ -403,9 +407,9 @@ impl DeviceName {
     ) -> Result {
         let text = trim(page);
         let is_meant = |name: &str| name.as_bytes().eq_ignore_ascii_case(text);
-        let named = values.iter().find(|(name, others, _)| {
-            is_meant(name) || others.iter().any(|other| is_meant(other))
-        });
+        let named = values
+            .iter()
+            .find(|(name, others, _)| is_meant(name) || others.iter().any(|other| is_meant(other)));
         let Some((.., order)) = named else {
             let ends = values.first().zip(values.last());
             let (from, to) = ends.map_or(("", ""), |(first, last)| (first.0, last.0));
@@ -452,7 +456,9 @@ impl AttributeOperations<3> for DeviceDirectory {
 
     fn store(directory: &DeviceDirectory, page: &[u8]) -> Result {
         let name = directory.data();
-        name.store_switch(page, "fault_around", &BLOCKS, |switches| &switches.fault_around)
+        name.store_switch(page, "fault_around", &BLOCKS, |switches| {
+            &switches.fault_around
+        })
     }
 }
 
@@ -468,7 +474,9 @@ impl AttributeOperations<4> for DeviceDirectory {
 
     fn store(directory: &DeviceDirectory, page: &[u8]) -> Result {
         let name = directory.data();
-        name.store_switch(page, "write_order", &WRITE_ORDERS, |switches| &switches.write_order)
+        name.store_switch(page, "write_order", &WRITE_ORDERS, |switches| {
+            &switches.write_order
+        })
     }
 }
 

@@ -15,6 +15,7 @@ use crate::kern::{
 use crate::kern::{
     page::{DevFolio, KeptOwner},
     redirect::InFlight,
+    trace,
     wait::{EntryKey, OwnerGuard},
     xa::LeftLocked, //
 };
@@ -52,6 +53,7 @@ pub(crate) fn lock_by_folio(
             };
             let left = xas.lock()?.leave(entry.unlocked());
             FileDevice::of(mapping.host()).inc(Counter::PoisonLocks);
+            trace::poison(mapping.host(), index, entry.order());
             return Some((left, kept));
         }
         let key = EntryKey::new(mapping, entry.order().first(index));

@@ -18,6 +18,7 @@ use crate::kern::{
     once::Once,
     page::{DevFolio, DevPage, KeptOwner, PageRun},
     redirect::{self, InFlight},
+    trace,
     vm,
     xa::LeftLocked, //
 };
@@ -150,6 +151,7 @@ pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option
         return (Cookie::Nothing, None);
     }
     FileDevice::of(inode).inc(Counter::PoisonLocks);
+    trace::poison(inode, index, locked.entry().order());
     (Cookie::Locked(locked.leave_locked(), None), Some(page))
 }
 

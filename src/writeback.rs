@@ -14,7 +14,8 @@ use crate::kern::{
     dax::DaxDevice,
     entry::Entry,
     fs::{Mapping, PageRange},
-    order::Order, //
+    order::Order,
+    trace, //
 };
 use kernel::{
     pr_err_once,
@@ -143,5 +144,6 @@ pub(crate) fn writeback(mapping: &Mapping, dax: &DaxDevice, request: &Request) -
     if visitor.stored {
         inode.update_times();
     }
+    trace::writeback(inode, request.range, visitor.written);
     Ok(visitor.written)
 }

@@ -18,6 +18,7 @@ use crate::kern::{
     order::Order,
     page::DevPage,
     page_table::Insertion,
+    trace,
     vm::{self, FaultCode}, //
 };
 
@@ -95,6 +96,15 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         }
         if inserted.is_done() {
             self.device.inc(counter);
+            trace::insert(|| {
+                (
+                    self.mapping.host(),
+                    self.index,
+                    page.pfn(),
+                    self.order(),
+                    write,
+                )
+            });
         }
         Ok(inserted.code())
     }

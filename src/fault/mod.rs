@@ -38,6 +38,7 @@ use crate::kern::{
     memory::Stay,
     order::Order,
     page::{DevFolio, Pfn},
+    trace::{self, Reason},
     vm::{self, FaultCode, VmFault},
     wait,
     waiting::{Waiter, Waiting}, //
@@ -96,9 +97,11 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     #[inline(always)]
     fn outcome(mut self, ops: &IomapOps) -> Outcome {
         let device = self.device;
+        let mut why = None;
         let outcome = match self.serve(ops) {
             Ok(outcome) => outcome,
             Err(Failure::Fallback(reason)) => {
+                why = Some(reason);
                 device.inc(reason);
                 FaultCode::FALLBACK.into()
             }
@@ -113,6 +116,15 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         if outcome.code.with(FaultCode::FALLBACK) != outcome.code && outcome.code.is_error() {
             device.inc(Counter::FaultErrors);
         }
+        trace::fault(|| trace::Fault {
+            inode: self.mapping.host(),
+            index: self.index,
+            address: self.vmf.address(),
+            order: self.order(),
+            write: self.write,
+            result: outcome.code,
+            reason: why.map_or(Reason::None, reason_of),
+        });
         outcome
     }
 
@@ -278,6 +290,23 @@ enum Failure<'a> {
     Narrow,
     /// With this code.
     Code(FaultCode),
+}
+
+/// A counter of fallbacks, for tracing.
+fn reason_of(counter: Counter) -> Reason {
+    match counter {
+        Counter::FallbackAlignment => Reason::Alignment,
+        Counter::FallbackVma => Reason::Vma,
+        Counter::FallbackEof => Reason::Eof,
+        Counter::FallbackPrivate => Reason::Private,
+        Counter::FallbackExtent => Reason::Extent,
+        Counter::FallbackHole => Reason::Hole,
+        Counter::FallbackConflict => Reason::Conflict,
+        Counter::FallbackMaxOrder => Reason::MaxOrder,
+        Counter::FallbackPoison => Reason::Poison,
+        Counter::FallbackNomem => Reason::Nomem,
+        _ => Reason::None,
+    }
 }
 
 /// The code by which the core knows an error of the filesystem or the device.

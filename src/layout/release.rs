@@ -9,7 +9,7 @@ use super::super::{
     stats::Counter,
     tree::{EntryBatch, LockedEntry},
 };
-use crate::kern::{entry::Entry, order::Order, page::PageRun, vm};
+use crate::kern::{entry::Entry, order::Order, page::PageRun, trace, vm};
 
 /// Bytes that are written back before others get the processor.
 const FLUSH_CHUNK: usize = Order::PMD.bytes();
@@ -45,6 +45,7 @@ pub(crate) fn release_backing(locked: &LockedEntry<'_>, device: FileDevice<'_>) 
     if locked.is_dirty() {
         flush(block.run());
         device.inc(Counter::EntriesFlushedOnRemoval);
+        trace::remove_flush(locked.mapping().host(), locked.range(), 1);
     }
     folio::disassociate(block.first());
 }
@@ -62,6 +63,9 @@ pub(super) fn release_batch(batch: &EntryBatch<'_>, device: FileDevice<'_>) {
     }
     drop(released);
     device.add(Counter::EntriesFlushedOnRemoval, flushed);
+    if flushed != 0 {
+        trace::remove_flush(batch.mapping().host(), batch.range(), flushed as usize);
+    }
 }
 
 /// Unmaps a locked entry and lets go of what it points to; it is to be removed.

@@ -28,7 +28,7 @@ from .task import Task, describe, session_of
 
 GROUPS = ["data", "orders", "around", "insert", "refcounts", "private", "mapsync", "reflink",
           "durability", "gup", "syscalls", "futex", "giant", "sweep", "erofs", "stress", "attacks",
-          "stressng", "poison", "adoption", "devdax", "report", "tool"]
+          "stressng", "poison", "adoption", "devdax", "report", "tracing", "tool"]
 
 # Groups that run only if --only names them.
 UNASKED = ["stressng"]

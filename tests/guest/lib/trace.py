@@ -58,6 +58,32 @@ class _Instance:
         os.rmdir(os.path.join(TRACING, self.at))
 
 
+class Events:
+    """The module's own tracepoints, on while this is in use."""
+
+    def __init__(self):
+        if not os.path.isdir(os.path.join(TRACING, "events/rdax")):
+            raise Skip("there are no events rdax:*")
+        self.instance = _Instance("rdax-events")
+
+    def __enter__(self):
+        _write(f"{self.instance.at}/events/rdax/enable", "1")
+        return self
+
+    def __exit__(self, *_):
+        _write(f"{self.instance.at}/events/rdax/enable", "0")
+        self.instance.remove()
+
+    def clear(self):
+        self.instance.clear()
+
+    def of(self, name, **wanted):
+        """What each event of this name says, of those that have these fields."""
+        found = [line.partition(f": {name}: ")[2] for line in self.instance.lines()]
+        return [text for text in found
+                if text and all(f"{field} {value} " in f"{text} " for field, value in wanted.items())]
+
+
 def clean_up():
     """Take away what a case that was ended has left behind."""
     instances = os.path.join(TRACING, "instances")
@@ -65,9 +91,9 @@ def clean_up():
         return
     for name in os.listdir(instances):
         if name.startswith("rdax-"):
-            events = os.path.join(instances, name, "events/rdaxtest/enable")
-            if os.path.exists(events):
-                _write(f"instances/{name}/events/rdaxtest/enable", "0")
+            for group in ("rdaxtest", "rdax"):
+                if os.path.exists(os.path.join(instances, name, f"events/{group}/enable")):
+                    _write(f"instances/{name}/events/{group}/enable", "0")
             os.rmdir(os.path.join(instances, name))
     if os.path.exists(os.path.join(TRACING, "kprobe_events")):
         for line in _read("kprobe_events").splitlines():

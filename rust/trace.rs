@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tracepoints (`trace.h`). One that is off costs an instruction which does nothing: what it would say is
+//! computed only when it is on.
+
+use super::{
+    bdev::BlockDevice,
+    bindings,
+    fs::{Inode, PageIndex, PageRange},
+    order::Order,
+    page::Pfn,
+    vm::FaultCode, //
+};
+use kernel::{
+    jump_label::static_branch_unlikely,
+    macros::paste, //
+};
+
+macro_rules! is_on {
+    ($event:ident) => {
+        paste! {
+            // SAFETY: This is the static key of a tracepoint.
+            unsafe {
+                static_branch_unlikely!(
+                    bindings::[<__tracepoint_ $event>],
+                    kernel::bindings::tracepoint,
+                    key
+                )
+            }
+        }
+    };
+}
+
+/// Why a fault fell back to a smaller order, as the event `rdax_fault` has them.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Reason {
+    #[default]
+    None,
+    Alignment,
+    Vma,
+    Eof,
+    Private,
+    Extent,
+    Hole,
+    Conflict,
+    MaxOrder,
+    Poison,
+    Nomem,
+}
+
+/// A fault that was served, or not.
+pub(crate) struct Fault<'a> {
+    pub(crate) inode: &'a Inode,
+    pub(crate) index: PageIndex,
+    pub(crate) address: usize,
+    pub(crate) order: Order,
+    pub(crate) write: bool,
+    pub(crate) result: FaultCode,
+    pub(crate) reason: Reason,
+}
+
+/// A fault ended.
+#[inline(always)]
+pub(crate) fn fault<'a>(what: impl FnOnce() -> Fault<'a>) {
+    #[cold]
+    fn say(fault: &Fault<'_>) {
+        // SAFETY: The inode is alive.
+        unsafe {
+            bindings::rust_do_trace_rdax_fault(
+                fault.inode.as_ptr(),
+                fault.index.get() as usize,
+                fault.address as usize,
+                fault.order.bits() as u32,
+                fault.write,
+                fault.result.0,
+                fault.reason as u32,
+            )
+        }
+    }
+    if is_on!(rdax_fault) {
+        say(&what());
+    }
+}
+
+/// Memory was entered into a page table.
+#[inline(always)]
+pub(crate) fn insert<'a>(what: impl FnOnce() -> (&'a Inode, PageIndex, Pfn, Order, bool)) {
+    #[cold]
+    fn say((inode, index, pfn, order, write): (&Inode, PageIndex, Pfn, Order, bool)) {
+        // SAFETY: The inode is alive.
+        unsafe {
+            bindings::rust_do_trace_rdax_insert(
+                inode.as_ptr(),
+                index.get() as usize,
+                pfn.to_bits() as usize,
+                order.bits() as u32,
+                write,
+            )
+        }
+    }
+    if is_on!(rdax_insert) {
+        say(what());
+    }
+}
+
+/// A range was written back: how many pages.
+#[inline(always)]
+pub(crate) fn writeback(inode: &Inode, range: PageRange, pages: usize) {
+    if is_on!(rdax_writeback) {
+        let (first, last) = (range.first.get() as usize, range.last.get() as usize);
+        // SAFETY: The inode is alive.
+        unsafe {
+            bindings::rust_do_trace_rdax_writeback(inode.as_ptr(), first, last, pages as usize)
+        };
+    }
+}
+
+/// Dirty entries of a range are removed or replaced, and flushed for that: how many.
+#[inline(always)]
+pub(crate) fn remove_flush(inode: &Inode, range: PageRange, entries: usize) {
+    if is_on!(rdax_remove_flush) {
+        let (first, last) = (range.first.get() as usize, range.last.get() as usize);
+        // SAFETY: The inode is alive.
+        unsafe {
+            bindings::rust_do_trace_rdax_remove_flush(inode.as_ptr(), first, last, entries as usize)
+        };
+    }
+}
+
+/// A device is adopted, or is not any more.
+pub(crate) fn adopt(bdev: &BlockDevice, adopted: bool) {
+    if is_on!(rdax_adopt) {
+        // SAFETY: It takes numbers.
+        unsafe { bindings::rust_do_trace_rdax_adopt(bdev.number(), adopted) };
+    }
+}
+
+/// An entry is kept still while processes are told of bad memory.
+pub(crate) fn poison(inode: &Inode, index: PageIndex, order: Order) {
+    if is_on!(rdax_poison) {
+        // SAFETY: The inode is alive.
+        unsafe {
+            bindings::rust_do_trace_rdax_poison(
+                inode.as_ptr(),
+                index.get() as usize,
+                order.bits() as u32,
+            )
+        };
+    }
+}

@@ -677,6 +677,24 @@ unsafe extern "C" fn filemap_write_and_wait_range(
     }
 }
 
+/// Somebody puts a page of its own into a file's cache. In the tree of a file with DAX it would take the
+/// place of an entry, which the core takes for what is left of such a page. ext4 does when it exchanges
+/// what two files have (`EXT4_IOC_MOVE_EXT`) and only the second has DAX: nothing is unmapped then, and who
+/// has mapped that file would keep the blocks that it gives away. It fails so before anything is exchanged.
+///
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+unsafe extern "C" fn filemap_add_folio(
+    _mapping: *mut bindings::address_space,
+    _folio: *mut bindings::folio,
+    _index: c_ulong,
+    _gfp: bindings::gfp_t,
+    _shadow: *mut *mut core::ffi::c_void,
+) -> c_int {
+    eopnotsupp().to_errno()
+}
+
 /// In the place of what is only watched, for its signature.
 ///
 /// # Safety
@@ -817,7 +835,7 @@ unsafe extern "C" fn change_huge_pud(
 
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
 pub(crate) static TARGETS: [Target;
-    29 + 2 * cfg!(CONFIG_UPROBES) as usize
+    30 + 2 * cfg!(CONFIG_UPROBES) as usize
         + cfg!(CONFIG_KSM) as usize
         + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
@@ -829,6 +847,7 @@ pub(crate) static TARGETS: [Target;
         Key::Mapping,
         dax_writeback_mapping_range
     ),
+    target!(__filemap_add_folio, Key::AnyMapping, filemap_add_folio),
     target!(dax_finish_sync_fault, Key::VmFault, dax_finish_sync_fault),
     target!(dax_break_layout, Key::Inode, dax_break_layout),
     target!(dax_break_layout_final, Key::Inode, dax_break_layout_final),

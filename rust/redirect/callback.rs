@@ -110,9 +110,12 @@ pub(super) unsafe extern "C" fn callback(
                 host
             }
             Key::Inode => first as *mut bindings::inode,
-            Key::AnyInode => {
-                let inode = first as *mut bindings::inode;
-                if (*inode).i_flags & bindings::S_DAX == 0 {
+            Key::AnyInode | Key::AnyMapping => {
+                let inode = match route.key {
+                    Key::AnyMapping => (*(first as *const bindings::address_space)).host,
+                    _ => first as *mut bindings::inode,
+                };
+                if inode.is_null() || (*inode).i_flags & bindings::S_DAX == 0 {
                     return;
                 }
                 inode

@@ -76,6 +76,8 @@ pub(crate) enum Key {
     AnyInode,
     /// `struct address_space *`
     Mapping,
+    /// `struct address_space *` of any file, which may be without DAX, or of none.
+    AnyMapping,
     /// `struct address_space *` of any file. As for `Evicted`.
     Truncated,
     /// `struct vm_area_struct *`, which may have no file, or one without DAX.

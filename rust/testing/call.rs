@@ -62,7 +62,7 @@ pub(crate) fn decide(
         Key::Vma | Key::SixthVma | Key::UserfaultVma => &raw const arguments.vma as usize,
         Key::Inode | Key::AnyInode | Key::Evicted => file.inode().as_ptr() as usize,
         Key::Truncated => file.mapping().as_ptr() as usize,
-        Key::Mapping => file.mapping().as_ptr() as usize,
+        Key::Mapping | Key::AnyMapping => file.mapping().as_ptr() as usize,
         Key::BlockDevice => file.world().bdev() as usize,
         Key::DaxDevice => file.world().raw_dax() as usize,
         Key::Folio | Key::LockedFolio => folio.as_ptr() as usize,

@@ -83,8 +83,7 @@ impl BlockDevice {
     pub(crate) fn memory(&self, at: usize) -> Option<PageRun> {
         let mut pages = 0;
         // SAFETY: The device is valid.
-        let first =
-            unsafe { bindings::rdax_device_memory(self.0.as_ptr(), at as usize, &mut pages) };
+        let first = unsafe { bindings::rdax_device_memory(self.0.as_ptr(), at, &mut pages) };
         // The tests' device is of one piece; they see it as one of several.
         #[cfg(RDAX_TEST)]
         let pages = pages.min(1 << 15);
@@ -109,7 +108,7 @@ impl BlockDevice {
         unsafe { bindings::rdax_page_map(run.pfn().to_bits(), &mut map) };
         // SAFETY: These are the frames of that page map, among them the run's first.
         let all = unsafe { PageRun::from_frames(Pfn::from_bits(map.first), map.pages) };
-        PageMapRange::new(all, MemoryOwner(map.owner as usize))
+        PageMapRange::new(all, MemoryOwner(map.owner))
     }
 
     /// Who owns the page maps that go away with the device. One that is made of others has none.

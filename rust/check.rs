@@ -105,8 +105,8 @@ pub(crate) fn visit_leaves(mapping: &Mapping, mut f: impl FnMut(Leaf)) {
         // SAFETY: By this function's safety requirements.
         let leaf = unsafe { &*leaf };
         let leaf = Leaf {
-            index: PageIndex::new(leaf.index as usize),
-            pfn: leaf.pfn as usize,
+            index: PageIndex::new(leaf.index),
+            pfn: leaf.pfn,
             order: leaf.order as usize,
             writable: leaf.writable,
             shared: leaf.shared,

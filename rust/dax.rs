@@ -278,7 +278,7 @@ impl<'a> DaxMemory<'a> {
     pub(crate) fn flush(&self, offset: usize, bytes: usize) {
         if let Some(address) = self.range(offset, bytes) {
             // SAFETY: As in `zero`.
-            unsafe { bindings::dax_flush(self.device.as_ptr(), address.cast(), bytes as usize) };
+            unsafe { bindings::dax_flush(self.device.as_ptr(), address.cast(), bytes) };
         }
     }
 }
@@ -388,7 +388,7 @@ impl<'a> Piece<'a> {
         unsafe {
             bindings::rdax_copy_from_iter(
                 self.address().cast(),
-                self.bytes as usize,
+                self.bytes,
                 iter.as_ptr(),
                 bindings::dax_write_cache_enabled(self.memory.device.as_ptr()),
             ) as usize
@@ -401,8 +401,7 @@ impl<'a> Piece<'a> {
     pub(crate) fn copy_to(&self, iter: &mut IovIter) -> usize {
         // SAFETY: As in `copy_from`.
         unsafe {
-            bindings::rdax_copy_to_iter(self.address().cast(), self.bytes as usize, iter.as_ptr())
-                as usize
+            bindings::rdax_copy_to_iter(self.address().cast(), self.bytes, iter.as_ptr()) as usize
         }
     }
 
@@ -412,7 +411,7 @@ impl<'a> Piece<'a> {
         let to = to.as_mut_ptr().cast();
         // SAFETY: As in `copy_from`, for the source; the slice has room for so much.
         let left = unsafe { bindings::copy_mc_to_kernel(to, self.address().cast(), bytes as u32) };
-        bytes - left as usize
+        bytes - left
     }
 
     /// Overwrites poisoned memory with what `iter` gives, if the driver can. Returns the bytes
@@ -424,9 +423,9 @@ impl<'a> Piece<'a> {
             iter.pagefault_disabled(|iter| unsafe {
                 bindings::dax_recovery_write(
                     self.memory.device.as_ptr(),
-                    page as usize,
+                    page,
                     self.address().cast(),
-                    self.bytes as usize,
+                    self.bytes,
                     iter.as_ptr(),
                 ) as usize
             })
@@ -441,6 +440,6 @@ impl<'a> Piece<'a> {
         let (a, b) = (self.address().cast(), other.address().cast());
         // SAFETY: As in `copy_from`, for both. The content may change meanwhile, so it is compared in
         // C and no Rust reference to it is made.
-        unsafe { bindings::memcmp(a, b, self.bytes as usize) == 0 }
+        unsafe { bindings::memcmp(a, b, self.bytes) == 0 }
     }
 }

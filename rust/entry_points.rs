@@ -124,7 +124,7 @@ pub(super) unsafe extern "C" fn dax_finish_sync_fault(
     // SAFETY: By this function's safety requirements.
     let vmf = unsafe { VmFault::from_raw(NonNull::new_unchecked(vmf)) };
     // The number is the one that `dax_iomap_fault` gave; it is only compared.
-    fault::finish_sync_fault(vmf, order, Pfn::from_bits(pfn as usize)).0
+    fault::finish_sync_fault(vmf, order, Pfn::from_bits(pfn)).0
 }
 
 /// # Safety
@@ -239,7 +239,7 @@ unsafe extern "C" fn dax_delete_mapping_entry(
 ) -> c_int {
     // SAFETY: By this function's safety requirements.
     let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
-    layout::delete_entry(mapping, PageIndex::new(index as usize)).into()
+    layout::delete_entry(mapping, PageIndex::new(index)).into()
 }
 
 /// # Safety
@@ -251,7 +251,7 @@ unsafe extern "C" fn dax_invalidate_mapping_entry_sync(
 ) -> c_int {
     // SAFETY: By this function's safety requirements.
     let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
-    layout::invalidate_entry(mapping, PageIndex::new(index as usize)).into()
+    layout::invalidate_entry(mapping, PageIndex::new(index)).into()
 }
 
 /// # Safety
@@ -279,9 +279,7 @@ unsafe extern "C" fn dax_writeback_mapping_range(
     match writeback::writeback(mapping, device, &request) {
         Ok(pages) => {
             // SAFETY: By this function's safety requirements.
-            unsafe {
-                (*wbc).nr_to_write = (*wbc).nr_to_write.saturating_sub_unsigned(pages as usize)
-            };
+            unsafe { (*wbc).nr_to_write = (*wbc).nr_to_write.saturating_sub_unsigned(pages) };
             0
         }
         Err(error) => error.to_errno(),
@@ -495,7 +493,7 @@ unsafe extern "C" fn dax_lock_mapping_entry(
 ) -> bindings::dax_entry_t {
     // SAFETY: By this function's safety requirements.
     let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
-    let (cookie, found) = poison::lock_index(mapping, PageIndex::new(index as usize));
+    let (cookie, found) = poison::lock_index(mapping, PageIndex::new(index));
     if let Some(found) = found {
         // SAFETY: By this function's safety requirements.
         unsafe { page.write(found.as_ptr()) };
@@ -514,7 +512,7 @@ unsafe extern "C" fn dax_unlock_mapping_entry(
     // SAFETY: By this function's safety requirements.
     let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
     // SAFETY: The core gives back what `dax_lock_mapping_entry` gave for the index.
-    let cookie = unsafe { cookie_of(mapping, PageIndex::new(index as usize), cookie, None) };
+    let cookie = unsafe { cookie_of(mapping, PageIndex::new(index), cookie, None) };
     poison::unlock_index(mapping, cookie);
 }
 
@@ -735,7 +733,7 @@ unsafe extern "C" fn ksm_madvise(
 ) -> c_int {
     // SAFETY: By this function's safety requirements; the callback has seen the file.
     let vma = unsafe { LockedVma::from_raw(NonNull::new_unchecked(vma)) };
-    layout::unmap_immovable(&vma, start as usize, end as usize);
+    layout::unmap_immovable(&vma, start, end);
     0
 }
 
@@ -756,10 +754,10 @@ unsafe extern "C" fn vma_adjust_trans_huge(
     // SAFETY: By this function's safety requirements; `next` maps the same file.
     unsafe {
         let vma = LockedVma::from_raw(NonNull::new_unchecked(vma));
-        vma.unmap_straddling(start as usize);
-        vma.unmap_straddling(end as usize);
+        vma.unmap_straddling(start);
+        vma.unmap_straddling(end);
         if let Some(next) = NonNull::new(next) {
-            LockedVma::from_raw(next).unmap_straddling(end as usize);
+            LockedVma::from_raw(next).unmap_straddling(end);
         }
     }
 }

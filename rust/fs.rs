@@ -203,14 +203,7 @@ impl Mapping {
             range.pages()
         };
         // SAFETY: The address space is alive.
-        unsafe {
-            bindings::unmap_mapping_pages(
-                self.as_ptr(),
-                range.first.get() as usize,
-                pages as usize,
-                false,
-            )
-        };
+        unsafe { bindings::unmap_mapping_pages(self.as_ptr(), range.first.get(), pages, false) };
     }
 
     /// Write-protects all shared mappings, by entries of the last two levels, of `pages` pages
@@ -219,12 +212,7 @@ impl Mapping {
     pub(crate) fn write_protect(&self, index: PageIndex, pfn: Pfn, pages: usize) {
         // SAFETY: The address space is alive; the range is compared with page-table entries only.
         unsafe {
-            bindings::mapping_wrprotect_range(
-                self.as_ptr(),
-                index.get() as usize,
-                pfn.to_bits() as usize,
-                pages as usize,
-            )
+            bindings::mapping_wrprotect_range(self.as_ptr(), index.get(), pfn.to_bits(), pages)
         };
     }
 
@@ -236,8 +224,8 @@ impl Mapping {
         unsafe {
             bindings::rdax_mapping_note_stores(
                 self.as_ptr(),
-                range.first.get() as usize,
-                range.pages() as usize,
+                range.first.get(),
+                range.pages(),
                 small,
             )
         }
@@ -247,11 +235,7 @@ impl Mapping {
     pub(crate) fn tag_for_writeback(&self, range: PageRange) {
         // SAFETY: The address space is alive.
         unsafe {
-            bindings::tag_pages_for_writeback(
-                self.as_ptr(),
-                range.first.get() as usize,
-                range.last.get() as usize,
-            )
+            bindings::tag_pages_for_writeback(self.as_ptr(), range.first.get(), range.last.get())
         };
     }
 
@@ -552,7 +536,7 @@ impl Inode {
         full_barrier();
         // SAFETY: The inode is alive, and the word is written atomically.
         let state = unsafe { read_once((&raw const (*self.as_ptr()).i_state).cast::<u32>()) };
-        if state & bindings::inode_state_flags_enum_I_DIRTY_PAGES as u32 != 0 {
+        if state & bindings::inode_state_flags_enum_I_DIRTY_PAGES != 0 {
             return;
         }
         // SAFETY: The inode is alive.

@@ -121,30 +121,30 @@ pub(crate) struct IomapFlags(u32);
 
 impl IomapFlags {
     /// Where the bytes are, for DAX. The base of all others.
-    pub(crate) const READ: Self = Self(bindings::IOMAP_DAX as u32);
+    pub(crate) const READ: Self = Self(bindings::IOMAP_DAX);
     /// Blocks to write to; new ones if there are none.
-    pub(crate) const WRITE: Self = Self(bindings::IOMAP_DAX as u32 | bindings::IOMAP_WRITE as u32);
+    pub(crate) const WRITE: Self = Self(bindings::IOMAP_DAX | bindings::IOMAP_WRITE);
     /// Where to write zeroes; holes may stay holes.
-    pub(crate) const ZERO: Self = Self(bindings::IOMAP_DAX as u32 | bindings::IOMAP_ZERO as u32);
+    pub(crate) const ZERO: Self = Self(bindings::IOMAP_DAX | bindings::IOMAP_ZERO);
     /// Blocks of the file's own for what it shares.
-    pub(crate) const UNSHARE: Self = Self(Self::WRITE.0 | bindings::IOMAP_UNSHARE as u32);
+    pub(crate) const UNSHARE: Self = Self(Self::WRITE.0 | bindings::IOMAP_UNSHARE);
 
     /// The same for a page fault.
     #[inline]
     pub(crate) const fn fault(self) -> Self {
-        Self(self.0 | bindings::IOMAP_FAULT as u32)
+        Self(self.0 | bindings::IOMAP_FAULT)
     }
 
     /// Whether it is an error instead of waiting.
     #[inline]
     pub(crate) const fn is_nowait(self) -> bool {
-        self.0 & bindings::IOMAP_NOWAIT as u32 != 0
+        self.0 & bindings::IOMAP_NOWAIT != 0
     }
 
     /// The same, with an error instead of waiting.
     #[inline]
     pub(crate) const fn nowait(self) -> Self {
-        Self(self.0 | bindings::IOMAP_NOWAIT as u32)
+        Self(self.0 | bindings::IOMAP_NOWAIT)
     }
 }
 

@@ -59,7 +59,7 @@ impl IovIter {
     #[inline]
     pub(crate) fn zero(&mut self, bytes: usize) -> usize {
         // SAFETY: The iterator is valid.
-        unsafe { bindings::iov_iter_zero(bytes as usize, self.as_ptr()) as usize }
+        unsafe { bindings::iov_iter_zero(bytes, self.as_ptr()) }
     }
 
     /// Has `bytes` bytes of the buffers there, as far as it can, and says of how many, from the first on.
@@ -68,12 +68,12 @@ impl IovIter {
         // SAFETY: The iterator is valid.
         let missing = unsafe {
             if self.is_source() {
-                bindings::fault_in_iov_iter_readable(self.as_ptr(), bytes as usize)
+                bindings::fault_in_iov_iter_readable(self.as_ptr(), bytes)
             } else {
-                bindings::fault_in_iov_iter_writeable(self.as_ptr(), bytes as usize)
+                bindings::fault_in_iov_iter_writeable(self.as_ptr(), bytes)
             }
         };
-        bytes - missing as usize
+        bytes - missing
     }
 
     /// Whether the buffers of a write are pages, one of which is in the folio. `done` bytes of the write
@@ -90,10 +90,7 @@ impl IovIter {
             return 0;
         }
         // SAFETY: The iterator is valid, and the slice is ours to write to.
-        unsafe {
-            bindings::_copy_from_iter(to.as_mut_ptr().cast(), to.len() as usize, self.as_ptr())
-                as usize
-        }
+        unsafe { bindings::_copy_from_iter(to.as_mut_ptr().cast(), to.len(), self.as_ptr()) }
     }
 
     /// Copies bytes of ours to the buffers of a read. Returns how many, fewer when a buffer ends or
@@ -103,17 +100,14 @@ impl IovIter {
             return 0;
         }
         // SAFETY: The iterator is valid, and the slice is only read.
-        unsafe {
-            bindings::_copy_to_iter(from.as_ptr().cast(), from.len() as usize, self.as_ptr())
-                as usize
-        }
+        unsafe { bindings::_copy_to_iter(from.as_ptr().cast(), from.len(), self.as_ptr()) }
     }
 
     /// Calls `work` with an iterator over these bytes, as the buffer of a write.
     pub(crate) fn over<R>(bytes: &[u8], work: impl FnOnce(&mut Self) -> R) -> R {
         let vector = bindings::kvec {
             iov_base: bytes.as_ptr().cast_mut().cast(),
-            iov_len: bytes.len() as usize,
+            iov_len: bytes.len(),
         };
         let mut iter = Self(Opaque::uninit());
         // SAFETY: The iterator and what it refers to outlive the call of `work`; as a source it is only
@@ -121,10 +115,10 @@ impl IovIter {
         unsafe {
             bindings::iov_iter_kvec(
                 iter.as_ptr(),
-                bindings::ITER_SOURCE as u32,
+                bindings::ITER_SOURCE,
                 &vector,
                 1,
-                bytes.len() as usize,
+                bytes.len(),
             )
         };
         work(&mut iter)
@@ -144,7 +138,7 @@ impl IovIter {
     #[inline]
     pub(crate) fn revert(&mut self, bytes: usize) {
         // SAFETY: The iterator is valid; it has been advanced by at least that much.
-        unsafe { bindings::iov_iter_revert(self.as_ptr(), bytes as usize) };
+        unsafe { bindings::iov_iter_revert(self.as_ptr(), bytes) };
     }
 }
 

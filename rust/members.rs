@@ -72,7 +72,7 @@ impl Members {
     #[inline(always)]
     fn home(bdev: *const bindings::block_device) -> usize {
         // Fibonacci hashing: the high bits depend on all bits of the address.
-        (bdev as usize).wrapping_mul(bindings::MEMBER_FACTOR as usize) >> (usize::BITS - SLOT_BITS)
+        (bdev as usize).wrapping_mul(bindings::MEMBER_FACTOR) >> (usize::BITS - SLOT_BITS)
     }
 
     /// Where `bdev` is, if it is a member.

@@ -5,9 +5,6 @@
 //! One file per kernel concept, each a safe wrapper around what the `kernel` crate does not have.
 //! All `unsafe` code of the module is on this floor.
 
-// What a C type is in Rust depends on the kernel's configuration: a cast to it may change nothing.
-#![allow(clippy::unnecessary_cast)]
-
 /// The kernel's C interface: the `kernel` crate's bindings, and beside them what those lack and
 /// `bindings.names` asks for.
 #[allow(

@@ -137,9 +137,9 @@ impl Tally {
             bindings::rdax_count_mapped(
                 (*vma).vm_mm,
                 folio.as_ptr(),
-                self.added as usize,
-                self.mapped as usize,
-                self.mapped_by_pmd as usize,
+                self.added,
+                self.mapped,
+                self.mapped_by_pmd,
             )
         };
     }
@@ -169,7 +169,7 @@ impl<'a> Table<'a> {
         }
         let mut lock = core::ptr::null_mut();
         // SAFETY: The fault is valid, and has an entry of the second level.
-        let first = unsafe { bindings::rdax_ptes_lock(fault.raw(), start as usize, &raw mut lock) };
+        let first = unsafe { bindings::rdax_ptes_lock(fault.raw(), start, &raw mut lock) };
         // INVARIANT: This is what the helper does.
         Some(Self {
             vma: fault.vma(),
@@ -198,9 +198,7 @@ impl<'a> Table<'a> {
     #[inline]
     unsafe fn look(&self, at: usize, pfn: Pfn) -> Slot {
         // SAFETY: By this function's safety requirements.
-        Slot::of(unsafe {
-            bindings::rdax_pte_look(self.vma, self.entry(at), pfn.to_bits() as usize)
-        })
+        Slot::of(unsafe { bindings::rdax_pte_look(self.vma, self.entry(at), pfn.to_bits()) })
     }
 
     /// Maps the frames from `pfn` on by `count` entries.
@@ -214,10 +212,10 @@ impl<'a> Table<'a> {
         unsafe {
             bindings::rdax_ptes_set(
                 self.vma,
-                self.address(at) as usize,
+                self.address(at),
                 self.entry(at),
-                pfn.to_bits() as usize,
-                count as usize,
+                pfn.to_bits(),
+                count,
                 how.0,
                 protect,
             )
@@ -352,7 +350,7 @@ impl VmFault<'_> {
     #[inline]
     pub(crate) fn insert_zero_page(&mut self) -> Insertion {
         // SAFETY: Only the address is computed with.
-        let zero = unsafe { bindings::rdax_zero_pfn(self.address() as usize) };
+        let zero = unsafe { bindings::rdax_zero_pfn(self.address()) };
         let zero = Pfn::from_bits(zero as usize);
         self.insert_one(zero, How::ZERO, |table, how, protect| {
             // SAFETY: Nothing is mapped there, and zeroes are not counted.
@@ -422,7 +420,7 @@ impl VmFault<'_> {
         };
         let span = last - first + 1;
         // SAFETY: All pages of the range are mapped by the fault's table: they are around its address.
-        let free = unsafe { bindings::rdax_candidate_ptes(table.entry(0), span as usize, upgrade) };
+        let free = unsafe { bindings::rdax_candidate_ptes(table.entry(0), span, upgrade) };
         let free = free as usize;
         let free = free << first;
         let mut done = 0;
@@ -527,7 +525,7 @@ impl VmFault<'_> {
             return Insertion::Occupied;
         }
         let fault = self.raw();
-        let bits = pfn.to_bits() as usize;
+        let bits = pfn.to_bits();
         // SAFETY: By its type invariant the fault is valid, and has the entry of the third level; that of
         // the second is there, as was just seen, and the VMA has all that the entry maps. The entry is
         // looked at and changed under the lock. The callers have seen that the folio is of that size.
@@ -653,10 +651,7 @@ impl DevFolio {
     ) -> usize {
         self.get_many(count);
         // SAFETY: By this function's safety requirements; the folio is large.
-        unsafe {
-            bindings::rdax_folio_map_some(self.as_ptr(), page.as_ptr(), count as usize, vma)
-                as usize
-        }
+        unsafe { bindings::rdax_folio_map_some(self.as_ptr(), page.as_ptr(), count, vma) as usize }
     }
 
     /// Counts an entry for the whole folio, which is large.

@@ -335,8 +335,8 @@ impl VmaLook {
         to_result(unsafe {
             bindings::rdax_look_at_vmas(
                 mapping.as_ptr(),
-                order.first(index).get() as usize,
-                order.pages() as usize,
+                order.first(index).get(),
+                order.pages(),
                 most,
                 &mut look,
             )

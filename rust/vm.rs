@@ -128,14 +128,14 @@ impl<'f> VmFault<'f> {
     #[inline]
     pub(crate) fn index(&self) -> PageIndex {
         // SAFETY: The fault is valid.
-        PageIndex::new(unsafe { (*self.raw()).__bindgen_anon_1.pgoff } as usize)
+        PageIndex::new(unsafe { (*self.raw()).__bindgen_anon_1.pgoff })
     }
 
     /// The virtual address that was accessed, in bytes, of the page.
     #[inline]
     pub(crate) fn address(&self) -> usize {
         // SAFETY: The fault is valid.
-        unsafe { (*self.raw()).__bindgen_anon_1.address as usize }
+        unsafe { (*self.raw()).__bindgen_anon_1.address }
     }
 
     /// Whether the VMA has the whole range of `order` around the address.
@@ -145,7 +145,7 @@ impl<'f> VmFault<'f> {
         // SAFETY: The VMA is valid and does not change during a fault.
         let (from, to) = unsafe {
             let range = (*self.vma()).__bindgen_anon_1.__bindgen_anon_1;
-            (range.vm_start as usize, range.vm_end as usize)
+            (range.vm_start, range.vm_end)
         };
         start >= from
             && start
@@ -199,9 +199,9 @@ impl<'f> VmFault<'f> {
         let vma = unsafe { &(*self.vma()).__bindgen_anon_1.__bindgen_anon_1 };
         self.has_pmd()
             && other < Order::PMD.bytes()
-            && vma.vm_start as usize <= start
+            && vma.vm_start <= start
             && start <= end
-            && end < vma.vm_end as usize
+            && end < vma.vm_end
     }
 
     /// The pages of the VMA in the aligned range of `pages` pages (a power of two, at most
@@ -213,7 +213,7 @@ impl<'f> VmFault<'f> {
         // SAFETY: The VMA is valid and does not change during a fault.
         let (from, to) = unsafe {
             let range = (*self.vma()).__bindgen_anon_1.__bindgen_anon_1;
-            (range.vm_start as usize, range.vm_end as usize)
+            (range.vm_start, range.vm_end)
         };
         let index = self.index().get();
         let before = (address - (address & !mask).max(from).min(address)) >> Order::PAGE_SHIFT;
@@ -239,8 +239,8 @@ impl<'f> VmFault<'f> {
         unsafe {
             bindings::rdax_vmf_candidate_ptes(
                 self.raw(),
-                self.address_of(range.first) as usize,
-                pages as usize,
+                self.address_of(range.first),
+                pages,
                 self.is_write() && bindings::rdax_vmf_is_present(self.raw()),
             ) as usize
         }
@@ -513,11 +513,7 @@ impl LockedVma {
         let (from, to, offset) = unsafe {
             let vma = self.0.as_ptr();
             let range = (*vma).__bindgen_anon_1.__bindgen_anon_1;
-            (
-                range.vm_start as usize,
-                range.vm_end as usize,
-                (*vma).vm_pgoff as usize,
-            )
+            (range.vm_start, range.vm_end, (*vma).vm_pgoff)
         };
         let mask = order.bytes() - 1;
         let up = |address: usize| address.saturating_add(mask) & !mask;
@@ -555,13 +551,11 @@ impl WriteLockedVma<'_> {
         unsafe {
             let vma = self.0 .0.as_ptr();
             let range = (*vma).__bindgen_anon_1.__bindgen_anon_1;
-            let start = start.max(range.vm_start as usize);
-            let end = end.min(range.vm_end as usize);
+            let start = start.max(range.vm_start);
+            let end = end.min(range.vm_end);
             // Unmapping takes note of what was stored to.
-            if start < end
-                && bindings::rdax_vma_stores(vma, start as usize, end as usize, false) != 0
-            {
-                bindings::zap_vma_range(vma, start as usize, (end - start) as usize);
+            if start < end && bindings::rdax_vma_stores(vma, start, end, false) != 0 {
+                bindings::zap_vma_range(vma, start, end - start);
             }
         }
     }

@@ -46,7 +46,7 @@ impl EntryKey {
     fn queue(self) -> *mut bindings::wait_queue_head {
         let hash = (self.tree >> 6) ^ self.index ^ (self.index >> 9);
         // SAFETY: The helper takes any number.
-        unsafe { bindings::rdax_entry_queue(hash as usize) }
+        unsafe { bindings::rdax_entry_queue(hash) }
     }
 }
 
@@ -266,14 +266,7 @@ pub(crate) fn wake_entry_waiters(key: EntryKey, wake: Wake) {
     let mut key = key;
     let number = if wake == Wake::All { 0 } else { 1 };
     // SAFETY: As above; the callback reads the key.
-    unsafe {
-        bindings::__wake_up(
-            queue,
-            bindings::TASK_NORMAL as u32,
-            number,
-            (&raw mut key).cast(),
-        )
-    };
+    unsafe { bindings::__wake_up(queue, bindings::TASK_NORMAL, number, (&raw mut key).cast()) };
 }
 
 /// A filesystem's way to wait for a page: drops its locks, sleeps, takes them again.

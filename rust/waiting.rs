@@ -81,9 +81,9 @@ pub(crate) fn note(folio: DevFolio) {
     // SAFETY: These are numbers.
     unsafe {
         bindings::rdax_wait_note(
-            folio.owner() as usize,
-            folio.index().get() as usize,
-            folio.head().pfn().to_bits() as usize,
+            folio.owner(),
+            folio.index().get(),
+            folio.head().pfn().to_bits(),
             folio.order().bits() as u32,
             folio.refcount(),
             folio.mapcount(),

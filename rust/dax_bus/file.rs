@@ -183,7 +183,7 @@ unsafe extern "C" fn may_split_vma(vma: *mut bindings::vm_area_struct, address: 
     // SAFETY: By this function's safety requirements.
     let vma = unsafe { LockedVma::from_raw(NonNull::new_unchecked(vma)) };
     vma.start_write();
-    vma.unmap_straddling(address as usize);
+    vma.unmap_straddling(address);
     0
 }
 

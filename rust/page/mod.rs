@@ -63,7 +63,7 @@ impl Pfn {
     #[inline]
     pub(crate) fn address(self) -> usize {
         // SAFETY: Only a variable of the kernel is read; it does not change after boot.
-        let base = unsafe { bindings::page_offset_base } as usize;
+        let base = unsafe { bindings::page_offset_base };
         base.wrapping_add(self.0 << Order::PAGE_SHIFT)
     }
 
@@ -138,7 +138,7 @@ impl DevPage {
     #[inline]
     pub(crate) fn pfn(self) -> Pfn {
         // SAFETY: Only a variable of the kernel is read; it does not change after boot.
-        let base = unsafe { bindings::vmemmap_base } as usize;
+        let base = unsafe { bindings::vmemmap_base };
         Pfn((self.0.as_ptr() as usize - base) / size_of::<bindings::page>())
     }
 

@@ -403,7 +403,7 @@ unsafe fn init_large(block: PageBlock) {
         (&raw mut (*counts)._entire_mapcount.counter).write(-1);
         (&raw mut (*counts)._pincount.counter).write(0);
         (&raw mut (*counts).__bindgen_anon_1._mm_ids).write(0);
-        (&raw mut (*counts)._mm_id_mapcount).write([-1i32 as i32; 2]);
+        (&raw mut (*counts)._mm_id_mapcount).write([-1; 2]);
     }
     if order.bits() > 1 {
         // SAFETY: The folio has a third page, and the list head lies in it.

@@ -136,7 +136,7 @@ unsafe extern "C" fn answers(
     // SAFETY: ftrace passes the registers of the call, and goes on at the address that it finds in
     // them (see `callback`).
     unsafe {
-        if ANSWER.is_for(ip, (*regs).di as usize) {
+        if ANSWER.is_for(ip, (*regs).di) {
             (*regs).ip = answer as *const () as c_ulong;
         }
     }

@@ -141,7 +141,7 @@ pub(super) unsafe extern "C" fn callback(
                 inode
             }
             Key::Mapping => {
-                if ANSWER.is_for(ip, first as usize) {
+                if ANSWER.is_for(ip, first) {
                     (*regs).ip = answer as *const () as c_ulong;
                     return;
                 }
@@ -286,7 +286,7 @@ impl Redirection {
             (*ops.get()).private = ptr::from_ref(self).cast_mut().cast();
             callback(entry as c_ulong, 0, ops.get(), (&raw mut regs).cast());
         }
-        let ip = regs.ip as usize;
+        let ip = regs.ip;
         if ip == entry {
             Destination::Kernel
         } else if ip == route.replacement as usize {

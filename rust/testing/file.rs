@@ -128,7 +128,7 @@ impl<'w> File<'w> {
     /// The number of pages that entries cover (`nrpages`).
     pub(crate) fn nrpages(&self) -> usize {
         // SAFETY: The inode is alive; the test is not counting meanwhile.
-        unsafe { (&raw const (*self.mapping().as_ptr()).nrpages).read_volatile() as usize }
+        unsafe { (&raw const (*self.mapping().as_ptr()).nrpages).read_volatile() }
     }
 
     /// Says what is in the file, to those who read and to those who write.

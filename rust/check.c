@@ -51,13 +51,17 @@ static bool is_odd(struct folio *folio)
 	struct page *head = &folio->page;
 	unsigned long i, pages = 1UL << folio_order(folio);
 
+	/* Nobody takes such a page out of a pipe for his page cache, though it may have no mapping. */
+	if (!PageReserved(head))
+		return true;
 	if (!folio_test_large(folio))
 		return PageTail(head);
 	if (folio_nr_pages(folio) != pages || atomic_read(&folio->_pincount) ||
 	    !IS_ALIGNED(page_to_pfn(head), pages))
 		return true;
 	for (i = 1; i < pages; i++)
-		if (compound_head(head + i) != head || page_ref_count(head + i))
+		if (compound_head(head + i) != head || page_ref_count(head + i) ||
+		    !PageReserved(head + i))
 			return true;
 	return false;
 }

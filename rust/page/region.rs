@@ -3,6 +3,10 @@
 //! Regions: under whose locks folios get owners and share counts, are formed and dissolved.
 //!
 //! Lock order: [`GiganticLock`], the tree's lock, a region's lock; nothing is taken below that.
+//!
+//! Of the flags of pages only those of the order change here, and that of the head. `PG_reserved` stays: a page that
+//! several files share has no mapping, and by that flag alone whoever takes pages out of a pipe for his cache (FUSE)
+//! knows that it is in use.
 
 use super::{
     folio::{self, DevFolio},

@@ -122,15 +122,15 @@ fn zero_buffer(iter: &mut IovIter, bytes: usize) -> Result<usize> {
     }
 }
 
-/// The most bytes that are copied by way of memory of ours. There is always room for them: to wait for
-/// memory with the blocks kept would hold up who stores to them.
-const BOUNCE: usize = 256;
+/// The bytes that are copied by way of memory of ours when there is no page for that. To wait for one with
+/// the blocks kept would hold up who stores to them.
+const LITTLE: usize = 256;
 
 /// Goes on with a read of `bytes` bytes where the buffer is not there: has it there, which a user can
 /// make take for ever, with nothing held. Returns how many bytes were read, at least one.
 ///
-/// Whatever becomes of the buffer meanwhile, a little of the file is copied to memory of ours, and from
-/// there to the buffer with page faults.
+/// Whatever becomes of the buffer meanwhile, a page of the file is copied to memory of ours, or a little of
+/// it if there is none at once, and from there to the buffer with page faults.
 #[cold]
 #[inline(never)]
 fn read_to_missing(
@@ -144,8 +144,12 @@ fn read_to_missing(
         return Err(EINTR);
     }
     let wanted = bytes.min((PAGE - in_page(position)) as u64) as usize;
-    let mut room = [0u8; BOUNCE];
-    let room = &mut room[..wanted.min(BOUNCE)];
+    let mut little = [0u8; LITTLE];
+    let mut page = KVec::from_elem(0u8, wanted, GFP_NOWAIT | __GFP_NOWARN).unwrap_or_default();
+    let room = match page.is_empty() {
+        true => &mut little[..wanted.min(LITTLE)],
+        false => &mut page[..],
+    };
     let there = {
         let alive = DaxReadGuard::new();
         let piece = piece_at(&extent, &alive, position, room.len() as u64, Access::Normal)?;

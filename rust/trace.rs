@@ -68,8 +68,8 @@ pub(crate) fn fault<'a>(what: impl FnOnce() -> Fault<'a>) {
         unsafe {
             bindings::rust_do_trace_rdax_fault(
                 fault.inode.as_ptr(),
-                fault.index.get() as usize,
-                fault.address as usize,
+                fault.index.get(),
+                fault.address,
                 fault.order.bits() as u32,
                 fault.write,
                 fault.result.0,
@@ -91,8 +91,8 @@ pub(crate) fn insert<'a>(what: impl FnOnce() -> (&'a Inode, PageIndex, Pfn, Orde
         unsafe {
             bindings::rust_do_trace_rdax_insert(
                 inode.as_ptr(),
-                index.get() as usize,
-                pfn.to_bits() as usize,
+                index.get(),
+                pfn.to_bits(),
                 order.bits() as u32,
                 write,
             )
@@ -107,11 +107,9 @@ pub(crate) fn insert<'a>(what: impl FnOnce() -> (&'a Inode, PageIndex, Pfn, Orde
 #[inline(always)]
 pub(crate) fn writeback(inode: &Inode, range: PageRange, pages: usize) {
     if is_on!(rdax_writeback) {
-        let (first, last) = (range.first.get() as usize, range.last.get() as usize);
+        let (first, last) = (range.first.get(), range.last.get());
         // SAFETY: The inode is alive.
-        unsafe {
-            bindings::rust_do_trace_rdax_writeback(inode.as_ptr(), first, last, pages as usize)
-        };
+        unsafe { bindings::rust_do_trace_rdax_writeback(inode.as_ptr(), first, last, pages) };
     }
 }
 
@@ -119,11 +117,9 @@ pub(crate) fn writeback(inode: &Inode, range: PageRange, pages: usize) {
 #[inline(always)]
 pub(crate) fn remove_flush(inode: &Inode, range: PageRange, entries: usize) {
     if is_on!(rdax_remove_flush) {
-        let (first, last) = (range.first.get() as usize, range.last.get() as usize);
+        let (first, last) = (range.first.get(), range.last.get());
         // SAFETY: The inode is alive.
-        unsafe {
-            bindings::rust_do_trace_rdax_remove_flush(inode.as_ptr(), first, last, entries as usize)
-        };
+        unsafe { bindings::rust_do_trace_rdax_remove_flush(inode.as_ptr(), first, last, entries) };
     }
 }
 
@@ -140,11 +136,7 @@ pub(crate) fn poison(inode: &Inode, index: PageIndex, order: Order) {
     if is_on!(rdax_poison) {
         // SAFETY: The inode is alive.
         unsafe {
-            bindings::rust_do_trace_rdax_poison(
-                inode.as_ptr(),
-                index.get() as usize,
-                order.bits() as u32,
-            )
+            bindings::rust_do_trace_rdax_poison(inode.as_ptr(), index.get(), order.bits() as u32)
         };
     }
 }

@@ -69,10 +69,11 @@ def is_atomic(code):
         return False
     if two:
         return (opcode in (0xab, 0xb0, 0xb1, 0xb3, 0xbb, 0xc0, 0xc1)
-                or opcode == 0xba and operation >= 5 or opcode == 0xc7 and operation == 1)
-    return (opcode < 0x32 and opcode & 7 < 2 or opcode in (0x80, 0x81, 0x83) and operation < 7
-            or opcode in (0xf6, 0xf7) and operation in (2, 3)
-            or opcode in (0xfe, 0xff) and operation < 2)
+                or (opcode == 0xba and operation >= 5) or (opcode == 0xc7 and operation == 1))
+    return ((opcode < 0x32 and opcode & 7 < 2)
+            or (opcode in (0x80, 0x81, 0x83) and operation < 7)
+            or (opcode in (0xf6, 0xf7) and operation in (2, 3))
+            or (opcode in (0xfe, 0xff) and operation < 2))
 
 
 class Function:

@@ -31,8 +31,9 @@ def faults_and_what_they_insert(t):
         events.clear()
         with Map(fd, PMD, PMD, skew=PAGE) as m:
             m.touch(0, 1)
-        (fell,) = events.of("rdax_fault", ino=ino, order="9 read", reason="alignment")
-        check("FALLBACK" in fell, f"the fault that fell back: {fell}")
+        # Where the core wants mmap_lock for a single page (ext4), it begins anew with 2 MiB.
+        fell = events.of("rdax_fault", ino=ino, order="9 read", reason="alignment")
+        check(fell and all("FALLBACK" in fault for fault in fell), f"faults that fell back: {fell}")
         equal(len(events.of("rdax_fault", ino=ino, order="0 read", index="0x200", reason="none")), 1,
               "faults of a page")
         events.clear()

@@ -184,9 +184,22 @@ OPERATIONS = {
 }
 
 
+def _where_mapped(m, spots):
+    """Those of the spots where the file is mapped: where it was taken away, this process may have got
+    memory for itself since."""
+    inode, areas = os.fstat(m.file).st_ino, []
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        for line in maps:
+            area, _, _, _, number, *_ = line.split()
+            if int(number) == inode:
+                areas.append([int(end, 16) for end in area.split("-")])
+    return [spot for spot in spots
+            if any(start <= m.address + spot * PAGE < end for start, end in areas)]
+
+
 def _look(m, spots, wanted, what):
     """What can be seen of the file is what it has."""
-    for spot in spots:
+    for spot in _where_mapped(m, spots):
         _, fault = m.load(spot * PAGE)
         if not fault.signal:
             same_bytes(m.read(spot * PAGE, 8), wanted(spot), f"page {spot} {what}")
@@ -194,7 +207,7 @@ def _look(m, spots, wanted, what):
 
 def _store(m, spots):
     """Store what is there already, where stores are possible."""
-    for spot in spots:
+    for spot in _where_mapped(m, spots):
         value, fault = m.load(spot * PAGE + 7)
         if not fault.signal:
             m.store(spot * PAGE + 7, value)

@@ -83,6 +83,11 @@ impl DeviceMemory {
         ranges.any(|range| range.has(pfn) && range.is_gone())
     }
 
+    /// Whether some of the memory is going away, or is gone.
+    pub(crate) fn is_gone_in_part(&self) -> bool {
+        self.ranges.iter().any(PageMapRange::is_gone)
+    }
+
     /// Whether the frame is one of the memory, and not going away.
     pub(crate) fn has(&self, pfn: Pfn) -> bool {
         let mut ranges = self.ranges.iter();

@@ -261,6 +261,11 @@ impl<'a> FileDevice<'a> {
         self.0.is_some_and(|device| device.memory.is_gone(pfn))
     }
 
+    /// Whether some of the device's memory is going away, or is gone.
+    pub(crate) fn is_gone_in_part(self) -> bool {
+        self.0.is_some_and(|device| device.memory.is_gone_in_part())
+    }
+
     /// The largest order that faults on the device may be served by. May change at any time.
     #[inline]
     pub(crate) fn max_order(self) -> Order {

@@ -47,7 +47,11 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     }
     let mapping = inode.mapping();
     if mapping.is_empty() {
-        return Ok(());
+        // Whoever waited for a page, and is back when the device has taken all of them with it, is told so.
+        return match tries::end(mapping) {
+            Some(_) if FileDevice::of(inode).is_gone_in_part() => Err(EIO),
+            _ => Ok(()),
+        };
     }
     let device = FileDevice::of(inode);
     device.inc(Counter::LayoutBreaks);

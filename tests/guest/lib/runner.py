@@ -30,8 +30,8 @@ GROUPS = ["data", "orders", "around", "insert", "refcounts", "private", "mapsync
           "durability", "gup", "syscalls", "futex", "giant", "sweep", "erofs", "stress", "attacks",
           "stressng", "poison", "adoption", "devdax", "report", "tracing", "tool"]
 
-# Groups that run only if --only names them.
-UNASKED = ["stressng"]
+# Groups and cases that run only if --only names them.
+UNASKED = ["stressng", "calls_at_random"]
 
 # What a group needs compiled.
 NATIVE = [("stress", "stress"), ("attacks", "attack"), ("sweep", "sweep.so"), ("giant", "gib.so"),
@@ -438,7 +438,8 @@ def make_plan(settings):
     def wanted(variant, case_):
         name = "/".join(filter(None, (variant, case_.group, case_.name)))
         patterns = settings.only
-        if case_.group in UNASKED and not any(case_.group in p for p in patterns):
+        asked = [name for name in (case_.group, case_.name) if name in UNASKED]
+        if asked and not any(asked[0] in p for p in patterns):
             return False
         if settings.giant is not None and case_.giant != settings.giant:
             return False

@@ -410,35 +410,70 @@ static uint64_t translate(unsigned int vcpu, uint64_t address)
 	return page == ~0ULL ? page : page + address % PAGE;
 }
 
+/*
+ * Where a processor has stored last, page by page. Another processor may have taken the page's entry out
+ * of the page table, and waits until this one has dropped what it remembers of it: until then this one
+ * goes by what it remembers, as its own stores do.
+ */
+#define REMEMBERED 256
+static struct {
+	uint64_t page, at;
+} remembered[PROCESSORS][REMEMBERED];
+
+static void remember(unsigned int vcpu, uint64_t address, uint64_t at)
+{
+	uint64_t page = address / PAGE;
+
+	remembered[vcpu][page % REMEMBERED].page = page;
+	remembered[vcpu][page % REMEMBERED].at = at - address % PAGE;
+}
+
 /* The place in the device, at least its size if it is elsewhere. */
 static uint64_t place_of(unsigned int vcpu, uint64_t address)
 {
+	uint64_t page = address / PAGE, at;
+
 	/* The kernel uses the device through this mapping alone; else STOP would find differences. */
 	if (address >> 63)
 		return address - direct_map - physical;
-	return translate(vcpu, address) - physical;
+	at = translate(vcpu, address);
+	if (at == ~0ULL && remembered[vcpu][page % REMEMBERED].page == page)
+		at = remembered[vcpu][page % REMEMBERED].at + address % PAGE;
+	return at - physical;
 }
 
-static void memory_stored(unsigned int vcpu, uint32_t info, uint64_t address, uint64_t pc, bool around_cache)
+/*
+ * As place_of(), of a store by user space that was just made: where it went to. The page table need not
+ * say that any more.
+ */
+static uint64_t place_of_store(unsigned int vcpu, uint32_t info, uint64_t address)
+{
+	struct qemu_plugin_hwaddr *where_to = qemu_plugin_get_hwaddr(info, address);
+	uint64_t at;
+
+	if (!where_to)
+		return place_of(vcpu, address);
+	if (qemu_plugin_hwaddr_is_io(where_to))
+		return ~0ULL;
+	at = qemu_plugin_hwaddr_phys_addr(where_to);
+	if (at - physical < size)
+		remember(vcpu, address, at);
+	return at - physical;
+}
+
+static void stored_by_user(unsigned int vcpu, uint32_t info, uint64_t address, uint64_t pc,
+			   bool around_cache)
 {
 	unsigned int bytes = 1U << qemu_plugin_mem_size_shift(info), first = bytes;
 	uint64_t offset;
 
-	if (state != RECORDING)
-		return;
-	if (address >> 63) {
-		offset = address - direct_map - physical;
-		if (offset + bytes - 1 < size + bytes - 1)
-			stored(vcpu, offset, bytes, pc, around_cache);
-		return;
-	}
 	if (address % PAGE + bytes > PAGE)
 		first = PAGE - address % PAGE;
-	offset = translate(vcpu, address) - physical;
+	offset = place_of_store(vcpu, info, address);
 	if (offset < size)
 		stored(vcpu, offset, first, pc, around_cache);
 	if (first < bytes) {
-		offset = translate(vcpu, address + first) - physical;
+		offset = place_of_store(vcpu, info, address + first);
 		if (offset < size)
 			stored(vcpu, offset, bytes - first, pc, around_cache);
 	}
@@ -447,17 +482,16 @@ static void memory_stored(unsigned int vcpu, uint32_t info, uint64_t address, ui
 static void user_or_kernel(unsigned int vcpu, uint32_t info, uint64_t address, void *pc,
 			   bool around_cache)
 {
-	/* Most are by the kernel, and to ordinary memory. */
-	if (address >> 63) {
-		if (address - direct_map - physical + LINE < size + LINE)
-			memory_stored(vcpu, info, address, (uint64_t)pc, around_cache);
-	} else {
-		struct qemu_plugin_hwaddr *where_to = qemu_plugin_get_hwaddr(info, address);
+	unsigned int bytes = 1U << qemu_plugin_mem_size_shift(info);
+	uint64_t offset = address - direct_map - physical;
 
-		if (where_to && !qemu_plugin_hwaddr_is_io(where_to) &&
-		    qemu_plugin_hwaddr_phys_addr(where_to) - physical + LINE < size + LINE)
-			memory_stored(vcpu, info, address, (uint64_t)pc, around_cache);
-	}
+	if (state != RECORDING)
+		return;
+	/* Most are by the kernel, and to ordinary memory. */
+	if (!(address >> 63))
+		stored_by_user(vcpu, info, address, (uint64_t)pc, around_cache);
+	else if (offset + bytes - 1 < size + bytes - 1)
+		stored(vcpu, offset, bytes, (uint64_t)pc, around_cache);
 }
 
 static void on_store(unsigned int vcpu, uint32_t info, uint64_t address, void *pc)
@@ -654,6 +688,7 @@ static void changed_over(uint64_t id)
 
 	/* No processor runs meanwhile. */
 	if (wanted == TO_RECORDING) {
+		memset(remembered, 0, sizeof(remembered));
 		make_equal(base, seen, size);
 		make_equal(durable, seen, size);
 		forget(changes, changed * sizeof(*changes));

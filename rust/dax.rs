@@ -382,7 +382,7 @@ impl<'a> Piece<'a> {
     /// faults disabled. Returns the bytes copied: fewer when the source is not there, none when a fatal
     /// signal waits.
     #[inline]
-    pub(crate) fn copy_from(&self, iter: &mut IovIter) -> usize {
+    pub(crate) fn copy_from(&self, iter: &mut IovIter<'_>) -> usize {
         // SAFETY: By the type invariant the range is the device's memory, which is there while the
         // read lock is held. Others may map and change it: it is only ever copied.
         unsafe {
@@ -398,7 +398,7 @@ impl<'a> Piece<'a> {
     /// Copies from here to `iter`, stopping at memory errors, with page faults disabled. Returns the
     /// bytes copied: fewer when the target is not there, none when a fatal signal waits.
     #[inline]
-    pub(crate) fn copy_to(&self, iter: &mut IovIter) -> usize {
+    pub(crate) fn copy_to(&self, iter: &mut IovIter<'_>) -> usize {
         // SAFETY: As in `copy_from`.
         unsafe {
             bindings::rdax_copy_to_iter(self.address().cast(), self.bytes, iter.as_ptr()) as usize
@@ -416,7 +416,7 @@ impl<'a> Piece<'a> {
 
     /// Overwrites poisoned memory with what `iter` gives, if the driver can. Returns the bytes
     /// copied.
-    pub(crate) fn recover(&self, iter: &mut IovIter) -> usize {
+    pub(crate) fn recover(&self, iter: &mut IovIter<'_>) -> usize {
         let page = self.memory.page_offset + (self.offset >> Order::PAGE_SHIFT);
         sleeping(|| {
             // SAFETY: As in `copy_from`; `page` is the page on the device that the first byte is in.

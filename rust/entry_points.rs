@@ -295,14 +295,14 @@ unsafe extern "C" fn dax_iomap_rw(
     ops: *const bindings::iomap_ops,
 ) -> isize {
     // SAFETY: By this function's safety requirements.
-    let (iocb, iter, ops) = unsafe {
+    let (iocb, mut iter, ops) = unsafe {
         (
             Kiocb::from_raw(NonNull::new_unchecked(iocb)),
             IovIter::from_raw(NonNull::new_unchecked(iter)),
             IomapOps::from_raw(NonNull::new_unchecked(ops.cast_mut())),
         )
     };
-    match io::iomap_rw(iocb, iter, ops) {
+    match io::iomap_rw(iocb, &mut iter, ops) {
         Ok(bytes) => bytes as isize,
         Err(error) => error.to_errno() as isize,
     }

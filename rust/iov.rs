@@ -9,30 +9,40 @@ use super::{
     fs::{File, Inode},
     page::DevFolio, //
 };
-use core::ptr::NonNull;
+use core::{marker::PhantomData, ptr::NonNull};
 use kernel::types::Opaque;
 
 /// An iterator over the caller's buffers.
 ///
 /// # Invariants
 ///
-/// A reference to one is to an iterator that is valid for as long, and nobody else's to use.
-#[repr(transparent)]
-pub(crate) struct IovIter(Opaque<bindings::iov_iter>);
+/// The iterator is valid for `'i`, and nobody else's to use. It has been advanced since this was made, by
+/// no more than there was of it, which is `whole` bytes, or not at all.
+pub(crate) struct IovIter<'i> {
+    iter: NonNull<bindings::iov_iter>,
+    whole: usize,
+    _own: PhantomData<&'i mut bindings::iov_iter>,
+}
 
-impl IovIter {
+impl IovIter<'_> {
     /// # Safety
     ///
-    /// The iterator is valid and used by nobody else for `'a`.
+    /// The iterator is valid and used by nobody else for as long as the result is.
     #[inline]
-    pub(crate) unsafe fn from_raw<'a>(iter: NonNull<bindings::iov_iter>) -> &'a mut Self {
-        // SAFETY: The type is transparent; the caller vouches for the lifetime.
-        unsafe { iter.cast::<Self>().as_mut() }
+    pub(crate) unsafe fn from_raw(iter: NonNull<bindings::iov_iter>) -> Self {
+        // INVARIANT: By this function's safety requirements.
+        let mut this = Self {
+            iter,
+            whole: 0,
+            _own: PhantomData,
+        };
+        this.whole = this.len();
+        this
     }
 
     #[inline]
     pub(crate) fn as_ptr(&mut self) -> *mut bindings::iov_iter {
-        self.0.get()
+        self.iter.as_ptr()
     }
 
     /// Bytes left.
@@ -40,7 +50,7 @@ impl IovIter {
     pub(crate) fn len(&self) -> usize {
         // SAFETY: The iterator is valid.
         unsafe {
-            (*self.0.get())
+            (*self.iter.as_ptr())
                 .__bindgen_anon_1
                 .__bindgen_anon_1
                 .as_ref()
@@ -48,11 +58,17 @@ impl IovIter {
         }
     }
 
+    /// Bytes by which it has been advanced.
+    #[inline]
+    fn advanced(&self) -> usize {
+        self.whole - self.len()
+    }
+
     /// Whether the buffers are the source of a write.
     #[inline]
     pub(crate) fn is_source(&self) -> bool {
         // SAFETY: The iterator is valid.
-        unsafe { (*self.0.get()).data_source }
+        unsafe { (*self.iter.as_ptr()).data_source }
     }
 
     /// Writes zeroes to the buffers. Returns the bytes written, fewer when a buffer faults.
@@ -79,8 +95,9 @@ impl IovIter {
     /// Whether the buffers of a write are pages, one of which is in the folio. `done` bytes of the write
     /// were taken from here already; theirs count, too.
     pub(crate) fn holds(&self, folio: DevFolio, done: u64) -> bool {
+        let done = self.advanced().min(done as usize);
         // SAFETY: The iterator is valid, and has been advanced by at least that much.
-        unsafe { bindings::rdax_iter_holds(self.0.get(), done as usize, folio.as_ptr()) }
+        unsafe { bindings::rdax_iter_holds(self.iter.as_ptr(), done, folio.as_ptr()) }
     }
 
     /// Copies the next bytes of the buffers of a write to memory of ours. Returns how many, fewer than
@@ -104,22 +121,17 @@ impl IovIter {
     }
 
     /// Calls `work` with an iterator over these bytes, as the buffer of a write.
-    pub(crate) fn over<R>(bytes: &[u8], work: impl FnOnce(&mut Self) -> R) -> R {
+    pub(crate) fn over<R>(bytes: &[u8], work: impl FnOnce(&mut IovIter<'_>) -> R) -> R {
         let vector = bindings::kvec {
             iov_base: bytes.as_ptr().cast_mut().cast(),
             iov_len: bytes.len(),
         };
-        let mut iter = Self(Opaque::uninit());
-        // SAFETY: The iterator and what it refers to outlive the call of `work`; as a source it is only
-        // read from. The function sets all of it.
-        unsafe {
-            bindings::iov_iter_kvec(
-                iter.as_ptr(),
-                bindings::ITER_SOURCE,
-                &vector,
-                1,
-                bytes.len(),
-            )
+        let iter = Opaque::uninit();
+        // SAFETY: The iterator and what it refers to outlive the call of `work`, which cannot keep the
+        // result; as a source it is only read from. The function sets all of it.
+        let mut iter = unsafe {
+            bindings::iov_iter_kvec(iter.get(), bindings::ITER_SOURCE, &vector, 1, bytes.len());
+            IovIter::from_raw(NonNull::new_unchecked(iter.get()))
         };
         work(&mut iter)
     }
@@ -134,9 +146,10 @@ impl IovIter {
         result
     }
 
-    /// Goes back by `bytes` that were copied.
+    /// Goes back by `bytes` that were copied, as far as it has come.
     #[inline]
     pub(crate) fn revert(&mut self, bytes: usize) {
+        let bytes = self.advanced().min(bytes);
         // SAFETY: The iterator is valid; it has been advanced by at least that much.
         unsafe { bindings::iov_iter_revert(self.as_ptr(), bytes) };
     }

@@ -316,7 +316,7 @@ impl<'w> File<'w> {
         position: u64,
         flags: u32,
         buffer: Buffer<'_>,
-        work: impl FnOnce(&mut Kiocb, &mut IovIter) -> R,
+        work: impl FnOnce(&mut Kiocb, &mut IovIter<'_>) -> R,
     ) -> R {
         let mut iocb = MaybeUninit::<bindings::kiocb>::zeroed();
         let mut iter = MaybeUninit::<bindings::iov_iter>::zeroed();
@@ -354,7 +354,7 @@ impl<'w> File<'w> {
             }
             work(
                 Kiocb::from_raw(NonNull::new_unchecked(iocb.as_mut_ptr())),
-                IovIter::from_raw(NonNull::new_unchecked(iter.as_mut_ptr())),
+                &mut IovIter::from_raw(NonNull::new_unchecked(iter.as_mut_ptr())),
             )
         }
     }

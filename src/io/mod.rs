@@ -98,7 +98,7 @@ fn fill_from_source(
 /// Errors, when nothing was done: `EFAULT` for a bad buffer, `EIO` for bad memory or what DAX
 /// cannot do, `EINTR` for a fatal signal, `EAGAIN` with `IOCB_NOWAIT`, the filesystem's own.
 #[inline(always)]
-pub(crate) fn iomap_rw(iocb: &mut Kiocb, iter: &mut IovIter, ops: &IomapOps) -> Result<usize> {
+pub(crate) fn iomap_rw(iocb: &mut Kiocb, iter: &mut IovIter<'_>, ops: &IomapOps) -> Result<usize> {
     if iocb.is_atomic() {
         return Err(EIO);
     }

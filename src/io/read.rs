@@ -20,7 +20,7 @@ use kernel::prelude::*;
 pub(super) fn read_file(
     inode: &Inode,
     position: u64,
-    iter: &mut IovIter,
+    iter: &mut IovIter<'_>,
     ask: IomapFlags,
     ops: &IomapOps,
 ) -> (u64, Result) {
@@ -61,7 +61,7 @@ pub(super) fn read_file(
 #[inline(always)]
 fn read_extent(
     walk: &mut IomapIter<'_>,
-    iter: &mut IovIter,
+    iter: &mut IovIter<'_>,
     mut kept: Option<BlocksKept<'_>>,
 ) -> Result {
     let kind = walk.extent().kind();
@@ -112,7 +112,7 @@ fn read_extent(
 
 /// Writes up to `bytes` zeroes to the buffers, at least one.
 #[inline(never)]
-fn zero_buffer(iter: &mut IovIter, bytes: usize) -> Result<usize> {
+fn zero_buffer(iter: &mut IovIter<'_>, bytes: usize) -> Result<usize> {
     if vm::fatal_signal() {
         return Err(EINTR);
     }
@@ -137,7 +137,7 @@ fn read_to_missing(
     extent: Extent<'_, '_>,
     position: u64,
     bytes: u64,
-    iter: &mut IovIter,
+    iter: &mut IovIter<'_>,
     kept: Option<BlocksKept<'_>>,
 ) -> Result<usize> {
     if vm::fatal_signal() {

@@ -30,7 +30,7 @@ use kernel::prelude::*;
 pub(super) fn write_file(
     inode: &Inode,
     position: u64,
-    iter: &mut IovIter,
+    iter: &mut IovIter<'_>,
     ask: IomapFlags,
     ops: &IomapOps,
 ) -> (u64, Result) {
@@ -70,7 +70,7 @@ fn write_shared(
     walk: &mut IomapIter<'_>,
     inode: &Inode,
     start: u64,
-    iter: &mut IovIter,
+    iter: &mut IovIter<'_>,
     ask: IomapFlags,
     ops: &IomapOps,
 ) -> Result {
@@ -102,7 +102,7 @@ fn write_pieces(
     walk: &mut IomapIter<'_>,
     inode: &Inode,
     start: u64,
-    iter: &mut IovIter,
+    iter: &mut IovIter<'_>,
     ask: IomapFlags,
     ops: &IomapOps,
 ) -> Result {
@@ -194,7 +194,7 @@ fn write_piece(
     change: &mut WriteIter<'_>,
     others: &Others<'_>,
     bytes: usize,
-    iter: &mut IovIter,
+    iter: &mut IovIter<'_>,
 ) -> (usize, Result<(), Stop>) {
     let position = change.walk.position();
     let end = position + bytes as u64;
@@ -255,7 +255,7 @@ enum Missing {
 #[inline(always)]
 fn write_extent(
     change: &mut WriteIter<'_>,
-    iter: &mut IovIter,
+    iter: &mut IovIter<'_>,
     bytes: u64,
     missing: Missing,
 ) -> Result {
@@ -325,7 +325,7 @@ fn write_from_missing(
     extent: Extent<'_, '_>,
     position: u64,
     bytes: u64,
-    iter: &mut IovIter,
+    iter: &mut IovIter<'_>,
 ) -> Result<usize> {
     if vm::fatal_signal() {
         return Err(EINTR);
@@ -359,7 +359,7 @@ fn overwrite(
     extent: Extent<'_, '_>,
     position: u64,
     left: u64,
-    iter: &mut IovIter,
+    iter: &mut IovIter<'_>,
 ) -> Option<(usize, usize)> {
     let alive = DaxReadGuard::new();
     let piece = piece_at(&extent, &alive, position, left, Access::Normal).ok()?;
@@ -374,7 +374,7 @@ fn write_with_care(
     source: Option<Extent<'_, '_>>,
     position: u64,
     left: u64,
-    iter: &mut IovIter,
+    iter: &mut IovIter<'_>,
 ) -> Result<(usize, usize)> {
     let offset = in_page(position);
     let copy = extent.is_shared();

@@ -554,10 +554,14 @@ def _disturb(path, seed):
 
 
 def _come_and_go(name, mount):
-    """Keeps a device being adopted, mounted, unmounted and released."""
+    """Keeps a device being adopted, mounted, unmounted and released.
+
+    All by this process itself: a command that it ran would go on when it is killed, and mount what
+    nobody unmounts any more.
+    """
     while True:
         device.adopt(name, True)
-        run("mount", "-o", "dax=always", f"/dev/{name}", mount)
+        posix.mount(f"/dev/{name}", mount, "xfs", "dax=always")
         # Ends: the fuzzer has a file of it open for a moment only.
         while True:
             try:
@@ -601,8 +605,9 @@ def random_questions(t):
         signal.setitimer(signal.ITIMER_REAL, 0)
         for task in tasks:
             task.kill()
-            task.join(60)
-        while os.path.ismount(mount):
+        for task in tasks:
+            check(task.join(60), f"{task.name} does not go away")
+        if os.path.ismount(mount):
             posix.umount(mount)
         device.adopt(name, True)
     t.note(" ".join(f"{errno.errorcode.get(number, 'ok')}={count}"

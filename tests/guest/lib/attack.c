@@ -137,6 +137,18 @@ static bool sleeps(pid_t pid)
 	return sleep;
 }
 
+/*
+ * End a process and what it has forked. Until it is reaped its group is there, so nothing but a signal
+ * that was not sent keeps it alive.
+ */
+static bool end_group(pid_t pid)
+{
+	if (!kill(-pid, SIGKILL))
+		return true;
+	printf("group %d cannot be killed: errno %d\n", pid, errno);
+	return false;
+}
+
 /* A limit is for what should never happen; nothing is taken for right because of the time. */
 #define LIMIT_MS ((uint64_t)(60000 * pace))
 /* After how long without a call a process is ended, and how often before it is looked whether it sleeps. */
@@ -209,6 +221,13 @@ int main(int argc, char **argv)
 					chance(i, 100, lives);
 					attacker(lives);
 				}
+				if (pid < 0) {
+					printf("fork: errno %d\n", errno);
+					failed = 1;
+					break;
+				}
+				/* It may have to be killed before it comes to do that by itself. */
+				setpgid(pid, pid);
 				pids[i] = pid;
 				since[i] = now_ms();
 				killed_at[i] = 0;
@@ -236,7 +255,7 @@ int main(int argc, char **argv)
 
 			next_kill += 1 + below(budget / 20);
 			if (pids[i] && !killed_at[i]) {
-				kill(-pids[i], SIGKILL);
+				failed |= !end_group(pids[i]);
 				killed_at[i] = now_ms();
 				kills++;
 			}
@@ -253,7 +272,7 @@ int main(int argc, char **argv)
 				/* Waits for itself: its own affair, as long as it can be killed. */
 				if (looked[i] > since[i] + IDLE_MS ||
 				    (looked[i] > since[i] + LOOK_MS && sleeps(pids[i]))) {
-					kill(-pids[i], SIGKILL);
+					failed |= !end_group(pids[i]);
 					killed_at[i] = now_ms();
 					idle++;
 				}

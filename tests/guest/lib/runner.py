@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 
-from . import device, gib, invariants, native, posix, trace
+from . import device, gib, invariants, left, native, posix, trace
 from . import task as tasks
 from .check import Failure, Skip
 from .fs import ORDINARY, VARIANTS, Filesystem
@@ -28,7 +28,7 @@ from .task import Task, describe, session_of
 
 GROUPS = ["data", "orders", "around", "insert", "refcounts", "private", "mapsync", "reflink",
           "durability", "gup", "syscalls", "futex", "giant", "sweep", "erofs", "stress", "attacks",
-          "stressng", "poison", "adoption", "devdax", "report", "tracing", "tool"]
+          "stressng", "poison", "adoption", "devdax", "report", "tracing", "tool", "selftest"]
 
 # Groups and cases that run only if --only names them.
 UNASKED = ["stressng", "calls_at_random"]
@@ -176,7 +176,8 @@ class Runner:
         self.number = self.failed = self.skipped = 0
         self.log = Log()
         self.bad = set()        # filesystems to make anew
-        self.fs = None
+        self.filesystems = {}   # of the group that runs, by device
+        self.mounts = left.Mounts()
         self._last = {}         # variant of the filesystem on each device
 
     # One bounded step in a child: (kind, value, seconds).
@@ -268,6 +269,8 @@ class Runner:
         if kind != "fail":
             filesystem.made = True
             self.bad.discard((filesystem.variant.name, filesystem.device))
+        elif not filesystem.mounted and left.is_claimed(filesystem.device):
+            value = f"{value}\n{filesystem.device} is used by:\n{left.users(filesystem.device)}"
         return kind, value
 
     def body(self, case_, filesystem):
@@ -291,6 +294,20 @@ class Runner:
         if outcome == "result" and not violations:
             return kind, value
         value = ("" if kind != "fail" else f"{value}\n") + f"violations {when}:\n{violations}"
+        return "fail", value
+
+    def look_for_left(self, kind, value, name):
+        """Nothing is mounted but what the group's cases share. What a case leaves makes it fail, and is
+        unmounted, so that no other fails for it."""
+        found = self.mounts.left([filesystem.mount_point for filesystem in self.filesystems.values()])
+        if not found:
+            return kind, value
+        value = ("" if kind != "fail" else f"{value}\n") + "left mounted:\n" \
+            + "\n".join(f"  {line}" for _, line in found)
+        outcome, why, _, task = self.bounded(left.unmount, [point for point, _ in found], timeout=60)
+        if not self.end_session(task) or outcome == "fail" or why:
+            self.report(name, "fail", f"{value}\n{why}\n" + "\n".join(map(left.users, left.devices())))
+            self.bail_out(f"what {name} has left cannot be unmounted")
         return "fail", value
 
     def run_case(self, case_, filesystem, name):
@@ -328,6 +345,7 @@ class Runner:
                 if cleaned == "fail" and kind != "fail":
                     kind, value = "fail", f"the case's files cannot be removed: {why}"
                     self.bad.add((filesystem.variant.name, filesystem.device))
+        kind, value = self.look_for_left(kind, value, name)
         kind, value = self.look_for_violations(kind, value, "afterwards")
         trouble = self.log.trouble()
         if trouble:
@@ -343,7 +361,9 @@ class Runner:
         spoiled = (filesystem.variant.name, filesystem.device) in self.bad
 
         def unmount():
-            filesystem.umount()
+            why = left.unmount([filesystem.mount_point])
+            if why:
+                raise Failure(f"{why}\n{left.users(filesystem.device)}")
             if not spoiled:
                 filesystem.check()
 
@@ -366,6 +386,17 @@ class Runner:
             self.report(f"{group}/end_of_group", kind, value, seconds)
         if not ended:
             self.bail_out(f"what ends the group {group} cannot be ended")
+
+    def must_be_free(self, name):
+        """After a group nobody has a device any more, or what comes next would fail for it."""
+        if not any(map(left.is_claimed, left.devices())):
+            return
+        kind, found, _, task = self.bounded(left.claimed, left.devices(), timeout=60)
+        if self.end_session(task) and kind == "result" and not found:
+            return
+        self.report(f"{name}/devices_in_use", "fail", "\n".join(
+            [str(found), *(f"{one} is used by:\n{left.users(one)}" for one in left.devices())]))
+        self.bail_out(f"{name} has left devices in use")
 
     def run(self, plan):
         print("KTAP version 1")
@@ -399,7 +430,7 @@ class Runner:
             if unfit:
                 self.report(f"{variant}/{group}", "skip", unfit)
                 continue
-            filesystems = {}
+            filesystems = self.filesystems = {}
             for case_ in cases:
                 filesystem = None
                 if variant:
@@ -423,6 +454,7 @@ class Runner:
             module = sys.modules[group]
             if hasattr(module, "end_of_group"):
                 self.end_group(group, module.end_of_group)
+            self.must_be_free("/".join(filter(None, (variant, group))))
         self.finish()
         return 1 if self.failed else 0
 
@@ -451,7 +483,7 @@ def make_plan(settings):
     plan = []
     # Once memory has failed, nothing is mapped along any more: the groups with such cases come last.
     early = [g for g in GROUPS if g not in ("sweep", "erofs", "stress", "attacks", "stressng",
-                                          "poison", "adoption", "devdax", "tracing", "tool")]
+                                          "poison", "adoption", "devdax", "tracing", "tool", "selftest")]
     for variant in settings.variants:
         if settings.quick and variant == "xfs-noreflink" and not settings.fs:
             continue
@@ -460,9 +492,7 @@ def make_plan(settings):
                      and wanted(variant, c)]
             plan.append((variant, group, cases))
     for group in GROUPS:
-        if group in early:
-            continue
-        for variant in settings.variants:
+        for variant in settings.variants if group not in early else ():
             if settings.quick and variant == "xfs-noreflink" and not settings.fs:
                 continue
             cases = [c for c in _cases if c.group == group and variant in c.fs

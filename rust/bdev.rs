@@ -111,7 +111,7 @@ impl BlockDevice {
         PageMapRange::new(all, MemoryOwner(map.owner))
     }
 
-    /// Who owns the page maps that go away with the device. One that is made of others has none.
+    /// The owner of the page maps that go away with the device. A device made of others has none.
     pub(crate) fn memory_owner(&self) -> MemoryOwner {
         // SAFETY: The device is valid.
         MemoryOwner(unsafe { bindings::rdax_memory_owner(self.0.as_ptr()) } as usize)

@@ -10,7 +10,7 @@
  * two of them. Those of other devices have others: a filesystem may take long to answer, for its device's
  * sake, and readers of no other wait for that.
  *
- * Whoever has it shared only asks the filesystem and copies at most 2 MiB, without page faults, so that
+ * A holder that has it shared only asks the filesystem and copies at most 2 MiB, without page faults, so that
  * a fault does not wait for long. The filesystem's own locks are taken inside.
  */
 

@@ -35,7 +35,7 @@ const MAX_DEPTH: u32 = 12;
 /// The most declarations that can be compared at once.
 const MAX_DECLARATIONS: usize = 64;
 
-/// What a kernel's types are.
+/// The types of a kernel.
 pub(crate) struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the check looks at ([`crate::dax::check`]), read through the kernel's own accessors.
+//! The state that the check looks at ([`crate::dax::check`]), read through the kernel's own accessors.
 
 use super::{
     bdev::BlockDevice,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* What kernels without it lack of the kernel crate (compat.rs). */
+/* Helpers that some kernels lack of the kernel crate (compat.rs). */
 
 #include "compat.h"
 #include <linux/slab.h>

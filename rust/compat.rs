@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What differs in the `kernel` crate between the kernels that the module is built for, and nothing
+//! The differences of the `kernel` crate between the kernels that the module is built for, and nothing
 //! else does: Kbuild asks the kernel's sources (`RDAX_HAVE_…`), not its number. `compat.h` is the same
 //! for C.
 

@@ -82,7 +82,7 @@ fn sleeping<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// What the memory is wanted for.
+/// The purpose of an access to memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     /// To be read, written or mapped; poison is an error.

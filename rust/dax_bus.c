@@ -125,7 +125,7 @@ int rdax_dax_keep(struct dev_dax *dev_dax, void *data, void (*drop)(void *data))
 struct dev_pagemap *rdax_dax_map(struct dev_dax *dev_dax, unsigned int order,
 				 const struct dev_pagemap_ops *ops, void *owner)
 {
-	/* What the namespace says of its page map; a pattern that is left as it is. */
+	/* The namespace's word on its page map; a pattern that is left as it is. */
 	const struct dev_pagemap *given = static_dev_dax(dev_dax) ? dev_dax->pgmap : NULL;
 	struct device *dev = &dev_dax->dev;
 	struct dev_pagemap *pgmap;

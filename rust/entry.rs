@@ -29,7 +29,7 @@ const EMPTY: usize = 0;
 const ZERO: usize = 1;
 const DATA: usize = 2;
 
-/// What an entry stands for.
+/// The kind of an entry, with its memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A placeholder: nothing is known yet.
@@ -54,7 +54,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     const fn new(kind: usize, order: Order, pfn: usize) -> Self {
-        // What the core reads lies between the lock and what is ours.
+        // The bits that the core reads lie between the lock and our own.
         const { assert!(NODE_BITS & (VALUE | LOCKED) == 0 && NODE_BITS >> ORDER_SHIFT == 0) };
         const { assert!(xa::FLAGS == WRITABLE | FRESH | AHEAD) };
         Self {
@@ -209,7 +209,7 @@ impl Entry {
         self.is_of(DATA)
     }
 
-    /// What the entry stands for.
+    /// The kind of the entry, with its memory.
     #[inline]
     pub(crate) const fn kind(self) -> Kind {
         match (self.bits >> KIND_SHIFT) & KIND_BITS {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What serves in place of the kernel's functions: the C side of the DAX layer.
+//! The functions that serve in place of the kernel's: the C side of the DAX layer.
 //!
 //! Each function here has the signature of the kernel's function whose place it takes. It turns
 //! pointers into references, numbers into types, calls the layer, and turns its answer back.
@@ -70,7 +70,7 @@ pub(super) unsafe fn init() {
     unsafe { DAX_DEVICES.init() };
 }
 
-/// What a function of the kernel returns for a result: 0 or an errno.
+/// A result as a function of the kernel returns it: 0 or an errno.
 fn errno(result: Result) -> c_int {
     match result {
         Ok(()) => 0,

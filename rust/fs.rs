@@ -311,7 +311,7 @@ impl Drop for InvalidateLockGuard<'_> {
 /// The pointer is from `rdax_blocks_new`, and this value's own.
 pub(crate) struct BlockLocks(NonNull<bindings::rdax_blocks>);
 
-// SAFETY: What it points to are locks, which all tasks may use.
+// SAFETY: It points to locks, which all tasks may use.
 unsafe impl Send for BlockLocks {}
 // SAFETY: As above.
 unsafe impl Sync for BlockLocks {}

@@ -509,7 +509,7 @@ void rdax_page_map(unsigned long pfn, struct rdax_page_map *map)
 
 		if (pfn < first || pfn > last)
 			continue;
-		/* What the driver and the page map itself occupy has no pages. */
+		/* The memory of the driver and of the page map itself has no pages. */
 		if (!i && altmap)
 			first += altmap->reserve + altmap->free;
 		map->first = first;

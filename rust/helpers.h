@@ -127,7 +127,7 @@ struct inode *rdax_some_inode(void);
 /* Faults. */
 bool rdax_vmf_pmd_is_huge(struct vm_fault *vmf);
 
-/* What an entry of the second or third level is. */
+/* The kinds of entries of the second and third level. */
 static const unsigned int RDAX_CONST_RDAX_NOTHING = 1;
 static const unsigned int RDAX_CONST_RDAX_HUGE = 2;
 static const unsigned int RDAX_CONST_RDAX_TABLE = 3;
@@ -145,13 +145,13 @@ void rdax_vmf_give_zero_page(struct vm_fault *vmf);
  * to the table that the fault's address is mapped by.
  */
 
-/* What an entry is, besides RDAX_NOTHING, and RDAX_TABLE for those that are not looked at closely. */
+/* The kinds of entries, besides RDAX_NOTHING, and RDAX_TABLE for those that are not looked at closely. */
 static const unsigned int RDAX_CONST_RDAX_SAME = 4;	/* Maps the frame that is asked about. */
 static const unsigned int RDAX_CONST_RDAX_PROTECTED = 5;	/* So, write-protected by userfaultfd. */
 static const unsigned int RDAX_CONST_RDAX_MARKED = 6;	/* Maps nothing; that is write-protected. */
 static const unsigned int RDAX_CONST_RDAX_OTHER = 7;	/* Anything else. */
 
-/* What a page is mapped for. */
+/* The access that a page is mapped for. */
 static const unsigned int RDAX_CONST_RDAX_LOAD = 1;
 static const unsigned int RDAX_CONST_RDAX_STORE = 2;	/* There is one. */
 static const unsigned int RDAX_CONST_RDAX_AHEAD = 3;	/* There may be one: writable, but clean. */
@@ -246,7 +246,7 @@ static inline pte_t rdax_pte_clear_ahead(pte_t pte)
 	return pte_clear_flags(pte, BIT(RDAX_PAGE_BIT_AHEAD));
 }
 
-/* What there are: pages that were stored to, and such that a store to would not be noticed. */
+/* The pages found: stored to, or such that a store to them would not be noticed. */
 static const unsigned int RDAX_CONST_RDAX_STORED = 1;
 static const unsigned int RDAX_CONST_RDAX_OPEN = 2;
 
@@ -390,13 +390,13 @@ int rdax_function_entries(const char *const *names, unsigned long *entries, int 
 ssize_t rdax_read_btf(void **data);
 
 #ifdef CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS
-/* What rdax_direct_call() decides by. Nothing is redirected by it while this is written. */
+/* The data by which rdax_direct_call() decides. Nothing is redirected by it while this is written. */
 struct rdax_direct {
 	/* The table of adopted devices. */
 	const void *members;
 	/* Where dax_iomap_fault() goes on behind its entry. */
 	unsigned long fault_return;
-	/* What serves in the place of dax_iomap_fault() and dax_iomap_rw(). */
+	/* The functions that serve in place of dax_iomap_fault() and dax_iomap_rw(). */
 	unsigned long fault_to;
 	unsigned long rw_to;
 };
@@ -516,7 +516,7 @@ void rdax_percpu_up_read(struct percpu_rw_semaphore *sem);
 bool rdax_ratelimit(void);
 
 #ifdef RDAX_CHECK
-/* What struct page says of the folio that a page of device memory is part of. */
+/* The state of the folio that a page of device memory is part of, by its struct page. */
 struct rdax_folio_state {
 	unsigned long head;		/* The first page's frame. */
 	unsigned int order;

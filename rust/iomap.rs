@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a filesystem says of where a file's bytes are.
+//! A filesystem's answers to where a file's bytes are.
 //!
 //! C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
 
@@ -148,7 +148,7 @@ impl IomapFlags {
     }
 }
 
-/// What is at a place in a file.
+/// The kind of an extent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ExtentKind {
     /// Nothing: reads as zeroes.

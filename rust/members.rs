@@ -63,7 +63,7 @@ impl Members {
         )
     }
 
-    /// What is left in the place of a device that was removed.
+    /// The word in the place of a device that was removed.
     const fn removed() -> *mut bindings::block_device {
         ptr::without_provenance_mut(1)
     }
@@ -147,7 +147,7 @@ impl Members {
     }
 }
 
-/// What is in a place of a table, for the KUnit tests.
+/// The contents of a place of a table, for the KUnit tests.
 #[cfg(RDAX_TEST)]
 #[derive(Clone, Copy)]
 pub(crate) enum TestSlot {
@@ -155,7 +155,7 @@ pub(crate) enum TestSlot {
     Device,
     /// Another device.
     Other,
-    /// What is left of a device that was removed.
+    /// The rest of a device that was removed.
     Removed,
 }
 
@@ -316,7 +316,7 @@ impl<D> Member<D> {
         &self.bdev
     }
 
-    /// What is kept for the device.
+    /// The value that is kept for the device.
     pub(crate) fn data(&self) -> &D {
         // SAFETY: By the type invariants of `Member` and `Set`. The data stay where they are as
         // long as this value exists.

@@ -114,7 +114,7 @@ impl DeviceMemory {
             // Pairs with `is_gone`.
             range.gone.store(true, Release);
         }
-        // Who comes later sees that it is gone.
+        // Later callers see that it is gone.
         self.stays.synchronize();
     }
 }

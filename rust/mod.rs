@@ -32,7 +32,7 @@ pub(crate) mod bindings {
     include!(env!("RDAX_BINDINGS"));
 }
 
-/// What the other files need for as long as the module is loaded: locks and queues that have to be
+/// The state of the other files for as long as the module is loaded: locks and queues that have to be
 /// made ready, and memory that has to be given back.
 ///
 /// # Invariants
@@ -70,7 +70,7 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         // Nothing is redirected any more; calls that had paused may have come back since.
         redirect::settle();
-        // SAFETY: What is given out is used for as long as a file is served, and none is any more.
+        // SAFETY: The state is used for as long as a file is served, and none is any more.
         unsafe { iomap::IomapOps::release() };
         #[cfg(RDAX_COVERAGE)]
         // SAFETY: By the type invariant `new` was called.

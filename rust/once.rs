@@ -76,7 +76,7 @@ pub(super) fn add(word: &Atomic<i32>, n: i32) {
 
 /// Words that are read and written once, in one go.
 pub(crate) trait Once {
-    /// What the word holds.
+    /// The word's value.
     type Value;
 
     /// `READ_ONCE`.

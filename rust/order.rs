@@ -27,9 +27,9 @@ impl Order {
     pub(crate) const PAGE_SHIFT: usize = PAGE_SHIFT;
     /// One page, mapped by an entry of the last level.
     pub(crate) const PTE: Self = Self(0);
-    /// What an entry of the second level maps: 2 MiB.
+    /// The order of an entry of the second level: 2 MiB.
     pub(crate) const PMD: Self = Self(9);
-    /// What an entry of the third level maps: 1 GiB.
+    /// The order of an entry of the third level: 1 GiB.
     pub(crate) const PUD: Self = Self(18);
 
     /// The order that a caller in C asks for; `None` for one that no page-table level has.

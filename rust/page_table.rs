@@ -2,7 +2,7 @@
 
 //! Insertion into page tables (spec, section 11): what is entered, and what is counted for it.
 //!
-//! Whoever takes an entry away again, the core does: it drops a reference and a map count for each.
+//! The core takes entries away again: it drops a reference and a map count for each.
 //! All of an insertion happens in one hold of the lock of the table, which comes after all other
 //! locks. Nothing here warns: what is in the way is a result, and the access is tried again.
 //!
@@ -29,7 +29,7 @@ use kernel::{
     types::NotThreadSafe, //
 };
 
-/// What became of an insertion.
+/// The result of an insertion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Insertion {
     /// There is an entry that there was not, and it is counted.
@@ -69,7 +69,7 @@ impl Insertion {
     }
 }
 
-/// What a page is mapped for.
+/// The access that a page is mapped for.
 #[derive(Clone, Copy)]
 struct How(u32);
 
@@ -90,7 +90,7 @@ impl How {
     }
 }
 
-/// What an entry is to the one who wants to enter a frame there.
+/// An entry, as seen by a caller who wants to enter a frame there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Slot {
     Empty,
@@ -113,7 +113,7 @@ impl Slot {
     }
 }
 
-/// What was entered, to be counted at once.
+/// The entries made, to be counted at once.
 #[derive(Default)]
 struct Tally {
     added: usize,
@@ -562,7 +562,7 @@ impl VmFault<'_> {
 
 /// A level of page tables above the lowest: what the helpers are called.
 trait Level {
-    /// What an entry maps.
+    /// The memory that an entry maps.
     const ORDER: Order;
 
     /// # Safety

@@ -78,7 +78,7 @@ static unsigned int note_stores(struct vm_area_struct *vma, pmd_t *pmdp, pmd_t p
 	unsigned long i;
 
 	spin_lock(lock);
-	/* Whoever takes the table away holds this lock. */
+	/* To take the table away takes this lock. */
 	if (unlikely(!pmd_same(pmd, pmdp_get_lockless(pmdp))))
 		n = 0;
 	for (i = 0; i < n; i++) {
@@ -315,14 +315,14 @@ bool rdax_update_times_later(struct file *file, void (*done)(void))
 
 bool rdax_may_have_stores(struct address_space *mapping)
 {
-	/* What is mapped ahead for writing is marked. */
+	/* Entries mapped ahead for writing are marked. */
 	return mapping_tagged(mapping, PAGECACHE_TAG_DIRTY);
 }
 
 #ifdef CONFIG_UPROBES
 void rdax_recalc_uprobes(struct mm_struct *mm)
 {
-	/* What uprobe_munmap() would do if there were one in what is unmapped. */
+	/* As uprobe_munmap() would do for a uprobe in the unmapped range. */
 	if (mm_flags_test(MMF_HAS_UPROBES, mm))
 		mm_flags_set(MMF_RECALC_UPROBES, mm);
 }

@@ -20,7 +20,7 @@ void rdax_test_note(const char *text);
 struct folio *rdax_test_alloc_folio(unsigned int order);
 void rdax_test_put_folio(struct folio *folio);
 
-/* What is counted of what the present task has mapped of files, and of the node of a frame. */
+/* The counts of file pages that the present task has mapped, and of the node of a frame. */
 struct rdax_test_counts {
 	long resident;
 	long mapped;
@@ -78,7 +78,7 @@ void rdax_test_lock_faults_shared(struct inode *inode);
 void rdax_test_unlock_faults_shared(struct inode *inode);
 bool rdax_test_take_dirty_pages(struct inode *inode);
 void rdax_test_make_table(struct vm_fault *vmf);
-/* What the filesystem calls when an inode goes away. Implemented in Rust. */
+/* Called by the filesystem when an inode goes away. Implemented in Rust. */
 void rdax_test_evict(struct inode *inode);
 
 /* An address space for the present kthread, which is the present test's. */
@@ -126,7 +126,7 @@ void rdax_test_flush_signals(void);
 
 /* Have the nth allocation of the present task fail, counted from 1; 0 for none. Does not sleep. */
 void rdax_test_fail_nth(unsigned int nth);
-/* What is left of it: 0 when it has failed. */
+/* The rest of it: 0 when it has failed. */
 unsigned int rdax_test_left_nth(void);
 
 /* Have all allocations of the present task fail, or none. Does not sleep. */

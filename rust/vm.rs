@@ -17,7 +17,7 @@ use core::{
 };
 use kernel::types::Opaque;
 
-/// What a fault handler says (`VM_FAULT_*`).
+/// The result of a fault handler (`VM_FAULT_*`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FaultCode(pub(crate) u32);
 
@@ -55,7 +55,7 @@ impl FaultCode {
     }
 }
 
-/// What a page table has at the address of a fault.
+/// The state of a page table at the address of a fault.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Present {
     Nothing,
@@ -68,7 +68,7 @@ pub(crate) enum Present {
 }
 
 impl Present {
-    /// What the helpers say.
+    /// From a value of the helpers.
     #[inline(always)]
     fn of(found: u32) -> Self {
         match found {
@@ -277,7 +277,7 @@ impl<'f> VmFault<'f> {
         unsafe { !(*self.raw()).cow_page.is_null() }
     }
 
-    /// What the page table has at the address, for a fault of `order`.
+    /// The state of the page table at the address, for a fault of `order`.
     #[inline]
     pub(crate) fn present(&self, order: Order) -> Present {
         if order < Order::PUD && !self.has_pmd() {
@@ -296,7 +296,7 @@ impl<'f> VmFault<'f> {
         }
     }
 
-    /// Gives the core a page to copy, with a reference. What is left to do is the core's.
+    /// Gives the core a page to copy, with a reference. The core does the rest.
     #[inline]
     pub(crate) fn give_page(&mut self, page: DevPage) -> FaultCode {
         page.folio().get().into_raw();
@@ -575,7 +575,7 @@ pub(crate) fn cond_resched() {
     unsafe { bindings::rdax_cond_resched() };
 }
 
-/// What tells this task from all others, for as long as it lives.
+/// A number that tells this task from all others, for as long as it lives.
 #[inline]
 pub(crate) fn this_task() -> usize {
     // SAFETY: Only the address is looked at.

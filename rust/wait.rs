@@ -26,7 +26,7 @@ use kernel::{
     sync::rcu, //
 };
 
-/// What an entry's waiters wait for: a tree and the first index of an entry in it.
+/// The key of an entry's waiters: a tree and the first index of an entry in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EntryKey {
     tree: usize,

@@ -21,7 +21,7 @@ use super::{
     poison,
     stats::Snapshot, //
 };
-// What the macros of the kernel crate want to find where they are used, if they do.
+// Names that macros of the kernel crate expect where they are used.
 #[allow(unused_imports)]
 use crate::kern::compat::*;
 use crate::kern::{
@@ -227,7 +227,7 @@ pub(crate) struct DeviceName {
 struct DirectoryState {
     adoption: Option<Adoption>,
     switches: Switches,
-    /// What was counted when the device was released.
+    /// The counts at the time when the device was released.
     last: Snapshot,
 }
 
@@ -299,7 +299,7 @@ impl DeviceName {
     }
 }
 
-/// What was written to an attribute, without the end of the line.
+/// The text written to an attribute, without the end of the line.
 fn trim(page: &[u8]) -> &[u8] {
     page.strip_suffix(b"\n").unwrap_or(page)
 }
@@ -569,7 +569,7 @@ impl Adopted {
         }
     }
 
-    /// What is known of the device.
+    /// The device, as far as it is known.
     pub(crate) fn device(&self) -> &AdoptedDevice {
         self.member.data()
     }

@@ -58,7 +58,7 @@ pub(crate) fn about_to_map(mapping: &Mapping, index: PageIndex, write: bool) {
     }
 }
 
-/// What was counted.
+/// The counts.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Numbers {
     /// Files with at least one entry.
@@ -75,7 +75,7 @@ pub(crate) struct Numbers {
     pub(crate) whole: usize,
 }
 
-/// What was found wrong.
+/// The violations found.
 struct Report {
     violations: usize,
     text: KVec<u8>,
@@ -144,7 +144,7 @@ impl Census {
         })
     }
 
-    /// What was counted up to now.
+    /// The counts up to now.
     pub(crate) fn numbers(&self) -> Numbers {
         self.numbers
     }

@@ -61,7 +61,7 @@ pub(crate) enum AssociateError {
     Interrupted,
 }
 
-/// What one try to associate pages came to.
+/// The result of one try to associate pages.
 enum Attempt {
     /// Associated now.
     Done,
@@ -214,7 +214,7 @@ fn form(
     }
 }
 
-/// What keeps pages from becoming one folio.
+/// A reason why pages cannot become one folio.
 enum Obstacle {
     /// Somebody holds one that lost its last entry.
     Busy(DevFolio),
@@ -428,7 +428,7 @@ pub(crate) fn dissolve_range(run: PageRun) -> Result {
     Ok(())
 }
 
-/// What a look at memory that is about to go away found.
+/// The findings of a look at memory that is about to go away.
 enum Look {
     /// Nobody uses the pages up to this one.
     Unused(usize),

@@ -77,7 +77,7 @@ pub(crate) fn forget() {
     SEEN.store(false, Relaxed);
 }
 
-/// What the callers keep to unlock with.
+/// The token that the callers keep, to unlock with.
 #[derive(PartialEq, Eq)]
 pub(crate) enum Cookie {
     /// It did not work.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is counted for every adopted device.
+//! The counters of every adopted device.
 //!
 //! Counters only grow, and start at 0 when the device is adopted. They are for people and for
 //! tests; nothing is decided by them.
@@ -15,7 +15,7 @@ use kernel::{
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// What can be counted. Pages count as pages of 4 KiB, whatever the size of their entry.
+        /// A counter. Pages count as pages of 4 KiB, whatever the size of their entry.
         #[derive(Clone, Copy, PartialEq, Eq)]
         #[repr(usize)]
         pub(crate) enum Counter {
@@ -124,7 +124,7 @@ impl Stats {
         self.0.add(counter as usize, n);
     }
 
-    /// What was counted up to now.
+    /// The counts up to now.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut values = [0; NAMES.len()];
         for (index, value) in values.iter_mut().enumerate() {
@@ -141,7 +141,7 @@ impl Snapshot {
     /// Nothing counted.
     pub(crate) const ZERO: Self = Self([0; NAMES.len()]);
 
-    /// What was counted, for the KUnit tests.
+    /// The counts, for the KUnit tests.
     #[cfg(RDAX_TEST)]
     pub(crate) fn get(&self, counter: Counter) -> u64 {
         self.0.get(counter as usize).copied().unwrap_or(0)

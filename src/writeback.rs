@@ -22,7 +22,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// What a caller wants written back.
+/// A caller's request to write back.
 pub(crate) struct Request {
     /// The pages.
     pub(crate) range: PageRange,

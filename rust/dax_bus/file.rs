@@ -144,7 +144,7 @@ unsafe extern "C" fn get_unmapped_area<D: Listed>(
     let search = |address: usize, len: usize| unsafe {
         bindings::mm_get_unmapped_area(file, address, len, pgoff, flags)
     };
-    // What cannot be had is an errno, which is no multiple of a page.
+    // A failure is an errno, which is no multiple of a page.
     node.device
         .choose_address(address, len, PageIndex::new(pgoff), |address, len| {
             let found = search(address, len);

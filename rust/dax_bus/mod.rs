@@ -103,7 +103,7 @@ impl Candidate<'_> {
     }
 }
 
-/// What is done for a device that is bound.
+/// The work for a device that is bound.
 pub(crate) trait Driver: Send + Sync + Sized + 'static {
     /// A device of this memory, which was made with an alignment of `align` bytes. Sleeps.
     fn new(name: CString, ranges: KVec<MemoryRange>, align: usize) -> impl PinInit<Self, Error>;

@@ -58,7 +58,7 @@ pub(super) struct Node<D> {
     pub(super) cdev: Atomic<*mut bindings::cdev>,
     pub(super) pgmap: Atomic<*mut bindings::dev_pagemap>,
     pub(super) memory: KVec<PageRun>,
-    /// What the address space had before the device was bound.
+    /// The state of the address space before the device was bound.
     operations_before: Atomic<*mut bindings::address_space_operations>,
     #[pin]
     pub(super) device: D,
@@ -158,7 +158,7 @@ impl<D: Listed> Node<D> {
     }
 
     /// The memory of a frame has failed, or somebody says so to see what happens (`made_up`): those who
-    /// map it are told, and lose their mappings of it. What has failed is not mapped again. `flags` are
+    /// map it are told, and lose their mappings of it. Memory that has failed is not mapped again. `flags` are
     /// those of the memory failure (`MF_*`). Sleeps.
     ///
     /// Errors: `ENXIO` if it is not of this device; `EOPNOTSUPP`, and nobody was told, if only the core

@@ -149,7 +149,7 @@ impl DevFolio {
     }
 
     /// The same for a folio that nothing keeps: its first page may be in the middle of a larger one
-    /// by now, and has no owner then. What a tail holds in its place is a mark, counts, or a list.
+    /// by now, and has no owner then. A tail holds a mark, counts, or a list in its place.
     pub(crate) fn owner_unless_tail(self) -> usize {
         let _region = Region::lock(self.0);
         if self.0.word(INFO).read_once() & 1 != 0 {

@@ -36,7 +36,7 @@ use kernel::sync::atomic::{
     Release, //
 };
 
-/// A page frame number. What it is the number of, it does not say.
+/// A page frame number. It does not say whether there is such a frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pfn(usize);
 
@@ -103,7 +103,7 @@ const ORDER_MASK: usize = 0xff;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct DevPage(NonNull<bindings::page>);
 
-// SAFETY: What is behind the pointer is read and changed atomically, or under a lock.
+// SAFETY: The page behind the pointer is read and changed atomically, or under a lock.
 unsafe impl Send for DevPage {}
 // SAFETY: As above.
 unsafe impl Sync for DevPage {}

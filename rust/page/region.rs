@@ -84,7 +84,7 @@ impl Region {
     pub(crate) fn folio(&self, page: DevPage) -> Option<RegionFolio<'_>> {
         let folio = page.folio();
         let head = folio.head();
-        // What led from the page to the head may be outdated, and the head part of another folio.
+        // The way from the page to the head may be outdated, and the head part of another folio.
         let is_head = head == page || head.word(INFO).read_once() & 1 == 0;
         // INVARIANT: The page is in the region, and begins a folio.
         (is_head && self.covers(head)).then_some(RegionFolio {
@@ -228,7 +228,7 @@ pub(crate) struct RegionFolio<'r> {
     _region: PhantomData<&'r Region>,
 }
 
-/// What became of a folio that lost its last entry: [`RegionFolio::release`].
+/// The result of releasing a folio's last entry: [`RegionFolio::release`].
 pub(crate) enum Released {
     /// Pages of their own.
     Dissolved,
@@ -558,11 +558,11 @@ impl DevPage {
     }
 }
 
-/// What a tail's `mapping` holds.
+/// The word in a tail's `mapping`.
 const TAIL_MAPPING: usize =
     (bindings::TAIL_MAPPING_HIGH as usize) << 32 | bindings::TAIL_MAPPING_LOW as usize;
 
-/// What the tails of a folio of these pages hold to find its head.
+/// The word by which the tails of a folio of these pages lead to its head.
 #[inline]
 fn tail_info(block: PageBlock) -> usize {
     if tails_hold_mask() {

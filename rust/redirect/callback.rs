@@ -49,7 +49,7 @@ unsafe extern "C" fn rdax_is_member(members: *const c_void, bdev: *const c_void)
     unsafe { &*members.cast::<Members>() }.has_device(bdev.cast())
 }
 
-/// What a folio without a file is answered by: no entry was locked.
+/// The answer for a folio without a file: no entry was locked.
 extern "C" fn no_entry() -> c_ulong {
     0
 }
@@ -130,7 +130,7 @@ pub(super) unsafe extern "C" fn callback(
                 }
                 if inode.is_null()
                     || (*inode).i_flags & bindings::S_DAX == 0
-                    // What an entry for which memory ran out half way has left in the tree is no entry, and
+                    // Nodes that were made for an entry before memory ran out are no entry, and
                     // nobody removes it.
                     || (*inode).i_data.nrpages == 0
                     || (*(*inode).i_sb).s_flags & bindings::SB_ACTIVE as c_ulong == 0

@@ -526,7 +526,7 @@ impl Handle {
         }
     }
 
-    /// What may still be called must stay.
+    /// Functions that may still be called must stay.
     fn stuck(&mut self, error: Error) {
         // SAFETY: The module is live, its own code is calling.
         unsafe { bindings::__module_get(this_module().as_ptr()) };

@@ -35,7 +35,7 @@ const NOTHING: usize = usize::MAX;
 /// Each is valid as long as it is in the list, which changes under [`CALLERS`]'s lock.
 pub(crate) struct Callers(*mut Caller);
 
-// SAFETY: What is in the list is looked at under its lock, and a task is only compared.
+// SAFETY: The list is looked at under its lock, and a task is only compared.
 unsafe impl Send for Callers {}
 
 kernel::sync::global_lock! {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a test has the filesystem say of a file, and what it looks at afterwards.
+//! The answers that a test has the filesystem give, and what it looks at afterwards.
 
 use crate::kern::{bindings, vm::FaultCode};
 use kernel::prelude::*;
 
-/// What is at a place in a file.
+/// The kind of an extent of a file.
 #[derive(Clone, Copy)]
 pub(crate) struct TestExtent {
     pub(super) first: usize,
@@ -98,7 +98,7 @@ pub(crate) struct Ended {
     pub(crate) written: usize,
 }
 
-/// What became of a fault.
+/// The result of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) order: u32,

@@ -35,7 +35,7 @@ pub(crate) struct File<'w> {
     world: &'w World,
 }
 
-// SAFETY: What it points to is the kernel's and has locks; the model is behind a lock.
+// SAFETY: It points to objects of the kernel, which have locks; the model is behind a lock.
 unsafe impl Sync for File<'_> {}
 
 impl<'w> File<'w> {
@@ -303,7 +303,7 @@ impl<'w> File<'w> {
         unsafe { bindings::rdax_test_has_times(self.inode.as_ptr()) }
     }
 
-    /// What write-back did wrong, which is forgotten.
+    /// The errors of write-back, which are forgotten.
     pub(crate) fn take_error(&self) -> i32 {
         // SAFETY: As above.
         unsafe { bindings::rdax_test_take_error(self.inode.as_ptr()) }

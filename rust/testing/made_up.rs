@@ -14,7 +14,7 @@ use crate::kern::{
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MadeUpEntry(Entry);
 
-/// What such an entry stands for.
+/// The kind of such an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum MadeUpKind {
     /// A placeholder.
@@ -55,7 +55,7 @@ impl MadeUpEntry {
         self.0.unlocked().word()
     }
 
-    /// What it stands for.
+    /// Its kind.
     pub(crate) fn kind(self) -> MadeUpKind {
         match self.0.kind() {
             Kind::Empty => MadeUpKind::Empty,

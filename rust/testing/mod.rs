@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the KUnit tests stand on, in test builds only: reports, and a small world of device memory,
+//! The ground of the KUnit tests, in test builds only: reports, and a small world of device memory,
 //! files and threads that a test can change and look at.
 //!
 //! C header: [`include/kunit/test.h`](srctree/include/kunit/test.h)
@@ -44,7 +44,7 @@ use kernel::{
 #[derive(Debug)]
 pub(crate) struct Failed(());
 
-/// What a test returns.
+/// The result of a test.
 pub(crate) type Checked<T = ()> = Result<T, Failed>;
 
 /// Reports a failed check.

@@ -142,7 +142,7 @@ static loff_t remap(struct file *from, loff_t at, struct file *to, loff_t start,
 	return -EOPNOTSUPP;
 }
 
-/* What says of the inode's filesystem whether it can share blocks. */
+/* Whether the inode's filesystem can share blocks. */
 static const struct file_operations sharing = {
 	.remap_file_range = remap,
 };

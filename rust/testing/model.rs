@@ -26,11 +26,11 @@ use kernel::{
     },
 };
 
-/// What the filesystem knows of a file.
+/// The filesystem's knowledge of a file.
 pub(super) struct ModelState {
-    /// What is told to those who read.
+    /// The answers to reads.
     pub(super) read: KVec<TestExtent>,
-    /// What is told to those who write, or zero, or unshare.
+    /// The answers to writes, zeroing and unsharing.
     pub(super) write: KVec<TestExtent>,
     pub(super) begins: usize,
     pub(super) ends: KVec<Ended>,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What tests report, and small things that they need of the kernel.
+ * The reports of tests, and small things that they need of the kernel.
  */
 
 #include <kunit/test.h>

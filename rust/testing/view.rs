@@ -10,7 +10,7 @@ use kernel::{
     sync::atomic::{Atomic, Relaxed},
 };
 
-/// What a page table has for an address.
+/// The state of a page table at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mapped {
     pub(crate) order: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Mapped {
     pub(crate) dirty: bool,
 }
 
-/// What the page table of this task has for an address.
+/// The state of this task's page table at an address.
 pub(crate) fn mapped_at(address: usize) -> Option<Mapped> {
     let (mut order, mut pfn) = (0, 0);
     // SAFETY: The pointers are to locals.
@@ -33,7 +33,7 @@ pub(crate) fn mapped_at(address: usize) -> Option<Mapped> {
     })
 }
 
-/// What is counted of mapped pages: those of files in this task, and of the node of a frame those that
+/// Counts of mapped pages: those of files in this task, and of the node of a frame those that
 /// are mapped, and that are mapped by 2 MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -43,7 +43,7 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// What they are now. The task has an address space.
+    /// The counts now. The task has an address space.
     pub(crate) fn now(page: DevPage) -> Self {
         let mut counts = bindings::rdax_test_counts::default();
         // SAFETY: By the invariant of `DevPage` the frame has a page.
@@ -168,7 +168,7 @@ impl<'f> View<'f> {
         kernel::error::to_result(unsafe { bindings::rdax_test_ask_for(self.address(page)) })
     }
 
-    /// What the page table has for a page of the file.
+    /// The state of the page table for a page of the file.
     pub(crate) fn mapped(&self, page: usize) -> Option<Mapped> {
         mapped_at(self.address(page))
     }

@@ -278,7 +278,7 @@ impl Drop for CoreFolio {
 
 static CALLBACKS: Atomic<usize> = Atomic::new(0);
 
-/// What a filesystem gives to wait with: sleeps, and counts.
+/// The function that a filesystem gives to wait with: sleeps, and counts.
 pub(crate) fn wait_callback() -> WaitCallback {
     // SAFETY: It has no locks to drop.
     unsafe { WaitCallback::from_raw(sleep_and_count) }

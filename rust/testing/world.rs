@@ -28,16 +28,16 @@ unsafe impl Sync for Mapping {}
 unsafe impl Sync for Inode {}
 // SAFETY: A table of functions, which are called from everywhere.
 unsafe impl Sync for IomapOps {}
-// SAFETY: What it points to is the kernel's and has locks; the rest is atomic.
+// SAFETY: It points to objects of the kernel, which have locks; the rest is atomic.
 unsafe impl Sync for World {}
 
-/// What of a `struct page` must be the same again when nobody uses it.
+/// The fields of a `struct page` that must be the same again when nobody uses it.
 type PageBits = [usize; 8];
 
 /// The first page of the device that no failed test has left in some state.
 static CLEAN: Atomic<usize> = Atomic::new(0);
 
-/// The device and the filesystem. What a test took of the device must be free again when this is
+/// The device and the filesystem. All that a test took of the device must be free again when this is
 /// dropped, or the test has failed ([`World::check_clean`] says so before).
 pub(crate) struct World {
     pub(super) mount: NonNull<bindings::vfsmount>,
@@ -309,7 +309,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // What a failed test left must not make the next one fail.
+        // The remains of a failed test must not make the next one fail.
         if self.check_clean().is_err() {
             CLEAN.store(self.next.load(Relaxed), Relaxed);
         }

@@ -300,7 +300,7 @@ impl LockedSlots<'_, '_> {
     }
 }
 
-/// What becomes of a value of a range: [`LockedRange::release`].
+/// The way a value of a range is released: [`LockedRange::release`].
 pub(crate) enum Release {
     /// The value is written over it, which is unlocked; if so said, without its marks. A value of another
     /// order is not stored.

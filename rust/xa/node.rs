@@ -134,7 +134,7 @@ pub(super) unsafe fn fill_slots(node: *mut bindings::xa_node, offset: usize, val
     }
 }
 
-/// What a slot holds that is one of the others of the value at `offset`: [`as_sibling`].
+/// The word in each further slot of the value at `offset`: [`as_sibling`].
 #[inline(always)]
 const fn sibling(offset: usize) -> usize {
     offset << 2 | 2

@@ -92,7 +92,7 @@ impl<'g, 't> XaState<'g, 't> {
             self.xas.xa_node = ptr::null_mut();
             return as_value(slot);
         };
-        // SAFETY: What the root or a slot points to is in the tree, here and below.
+        // SAFETY: A node to which the root or a slot points is in the tree, here and below.
         let mut shift = unsafe { shift_of(node) };
         if index >> shift > NODE_MASK {
             self.xas.xa_node = BOUNDS;

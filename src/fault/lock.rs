@@ -36,7 +36,7 @@ impl From<LockError> for Failure<'_> {
 }
 
 impl<'a, const ORDER: usize> Fault<'a, ORDER> {
-    /// What there is to do with the locked entry, unless the page table says that there is nothing.
+    /// The target of the fault, unless the page table shows that there is nothing left to do.
     #[inline(always)]
     pub(super) fn target<'l>(
         &self,

@@ -196,7 +196,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         let mut iter = query.iter;
         match answer {
             Ok((installed, resolved)) => {
-                // What is read without the pages being held is read to its end before its blocks go.
+                // Reads that do not hold the pages come to their end before the blocks go.
                 let _given_up = match resolved.is_copied() {
                     false => None,
                     true => match FileDevice::give_up_blocks(self.mapping.host()) {

@@ -61,7 +61,7 @@ pub(super) struct FileMemory<'i> {
     pub(super) copy: Option<CopyOnWrite<'i>>,
 }
 
-/// What the file has at the pages that are wanted.
+/// The contents of the file at the wanted pages.
 pub(super) enum Resolved<'i> {
     /// A hole of so many pages.
     Hole(usize),

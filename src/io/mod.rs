@@ -41,7 +41,7 @@ fn in_page(position: u64) -> usize {
     position as usize & (PAGE - 1)
 }
 
-/// What a memory error means to those who read and write files.
+/// The error of a read or write for a memory error.
 fn of_block(error: Error) -> Error {
     if is_hwpoison(error) {
         EIO
@@ -62,7 +62,7 @@ fn piece_at<'a>(
 ) -> Result<Piece<'a>> {
     let place = extent.place(position)?;
     let offset = in_page(position);
-    // What is not the last piece ends with a page: the next one begins none in its middle.
+    // Every piece but the last ends with a page, so that none begins in the middle of one.
     let bytes = bytes.min((CHUNK - offset) as u64) as usize;
     let pages = (offset + bytes).div_ceil(PAGE);
     let memory = place.access(alive, pages, access)?;

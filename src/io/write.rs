@@ -78,7 +78,7 @@ fn write_shared(
         return Ok(());
     };
     walk.fail(of_block(error));
-    // What nothing was written to is taken back, but not from under a fault that makes its copy there.
+    // Blocks to which nothing was written are taken back, but not from under a fault that copies to them.
     // A task that is about to die leaves it, as a write that ends early leaves what is behind its end; and
     // so does one that does not wait.
     let out = match ask.is_nowait() {
@@ -164,7 +164,7 @@ fn write_pieces(
                 bounce = KVVec::from_elem(0u8, BOUNCE, GFP_KERNEL)?;
             }
             Err(Stop::Error(error)) => return Err(error),
-            // What is in a pipe is let go when all of it was written.
+            // Pages in a pipe are released when all of them were written.
             Err(Stop::Held(folio)) if iter.holds(folio, walk.position() - start) => {
                 return Err(edeadlk());
             }
@@ -214,7 +214,7 @@ fn write_piece(
         let held = change.let_nobody_hold(others, wanted);
         match held {
             Ok(()) => (),
-            // What comes before that page need not wait.
+            // The pages before that one need not wait.
             Err(Stop::Held(_)) => wanted = change.free_bytes(wanted),
             Err(_) => wanted = 0,
         }
@@ -237,12 +237,12 @@ fn write_piece(
         }
     };
     let done = (change.walk.position() - position) as usize;
-    // What was written in vain is still to be written.
+    // Bytes that were written in vain are still to be written.
     iter.revert((buffered - iter.len()).saturating_sub(done));
     (done, result)
 }
 
-/// What becomes of a write where its buffer is not there.
+/// The way a write goes on where its buffer is not present.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     /// It is had there, and the write goes on.

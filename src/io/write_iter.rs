@@ -27,7 +27,7 @@ impl From<Error> for Stop {
     }
 }
 
-/// What it takes to wait for those who hold pages.
+/// The means to wait for holders of pages.
 pub(super) struct Others<'a> {
     pub(super) stay: &'a Stay<'a>,
     pub(super) turns: &'a Turns,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who uses a file's pages other than by a mapping.
+//! Users of a file's pages other than its mappings.
 
 use super::{
     super::{

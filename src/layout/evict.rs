@@ -50,7 +50,7 @@ impl Evicted {
 
     /// Whether an entry that is locked may become one of them.
     fn may_have(self, entry: Entry) -> bool {
-        // What is memory does not become a hole.
+        // Memory does not become a hole.
         self != Self::Zeroes || entry.page().is_none()
     }
 }

@@ -64,7 +64,7 @@ impl Visitor for Remove<'_> {
 
     fn work(&mut self, batch: &EntryBatch<'_>) -> Disposition {
         if batch.iter().any(|(_, entry, _)| self.may_be_mapped(entry)) {
-            // What is written between the flush and the unmapping must not be lost, and no page stay
+            // A store between the flush and the unmapping must not be lost, and no page stay
             // mapped that is not the file's any more.
             batch.mapping().unmap(batch.range());
         }

@@ -36,7 +36,7 @@ mod tests {
     fn check_all(file: &File<'_>, folio: DevFolio, expected: Destination) -> Checked {
         let redirection = adopt::redirection();
         for (number, (name, key)) in redirection.targets().enumerate() {
-            // What a device has is no matter of a file, and some calls are only watched.
+            // A device's memory is no matter of a file, and some calls are only watched.
             if matches!(
                 key,
                 Key::BlockDevice | Key::DaxDevice | Key::Error | Key::Unmount
@@ -204,7 +204,7 @@ mod tests {
                 expected,
                 "{name}"
             );
-            // What looks like an address space and is none.
+            // Memory that looks like an address space and is none.
             let found = with_anonymous_owner(folio, file.mapping(), || {
                 decide(redirection, number, key, &file, folio)
             });
@@ -248,7 +248,7 @@ mod tests {
         let file = world.file(Order::PMD.pages())?;
         let place = world.take(Order::PMD)?;
         let redirection = adopt::redirection();
-        // What the first of them hold is not what the others do.
+        // The first of them do not hold what the others do.
         for page in [1, 2, 3, Order::PMD.pages() - 1] {
             // Found when it was a page of its own.
             let folio = world.page(place + page).folio();
@@ -641,7 +641,7 @@ mod tests {
         let (results, ()) = with_threads(2, work, |_| ())?;
         for ((both, answers), found) in results {
             check!(both && found);
-            // What was found is not looked for any more.
+            // An address space that was found is not looked for any more.
             check_eq!(answers, [false, true, true]);
         }
         let ((), found) = redirect::call_original_for(FRAMES[0], || ());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a fault of a page prepares behind that page (spec, section 10).
+//! Entries that a fault of a page prepares behind that page (spec, section 10).
 
 use kernel::prelude::*;
 
@@ -132,7 +132,7 @@ mod tests {
         file.set_extents_for_writing(&[own, copies])?;
         world.fill(new, 8, 0x11);
         let view = View::new(&file, 0, PAGES + 1, Share::Shared, 0)?;
-        // What a filesystem does for reading is known from here on.
+        // The filesystem's operations for reading are known from here on.
         view.load(PAGES)?;
         for index in 0..PAGES {
             view.store(index, 0x22)?;
@@ -162,7 +162,7 @@ mod tests {
         let place = world.take_many(PAGES, Order::from_bits(4))?;
         file.set_extents(&[TestExtent::hole(0, PAGES + 1)])?;
         let view = View::new(&file, 0, PAGES + 1, Share::Shared, 0)?;
-        // What a filesystem does for reading is known from here on.
+        // The filesystem's operations for reading are known from here on.
         view.load(PAGES)?;
         file.set_extents_for_writing(&[TestExtent::mapped(0, PAGES, place).new_blocks()])?;
         let before = file.begins();

@@ -32,7 +32,7 @@ mod tests {
         check_eq!(file.nrpages(), 12);
         check_eq!(view.load(27)? & 0xff, 0x5a);
         check_eq!(count(Counter::ReadPte), before.0 + 1);
-        // What is before it was not asked for, and nobody else has told.
+        // The filesystem was not asked about the pages before it, nor has anybody else told.
         view.load(16)?;
         check_eq!(maps(&view, 0, PAGES), bits(16, 31));
         check_eq!((dirty(&file), writable(&view)), (0, 0));

@@ -142,7 +142,7 @@ mod tests {
             world.set_poison(new, true);
             let failed = view.store(0, 0);
             let fault = file.last_fault().map(|fault| fault.code);
-            // What the filesystem takes back, nothing points to.
+            // Nothing points to blocks that the filesystem takes back.
             let left = world.page(new).folio();
             let unused = left.owner() == 0 && left.share() == 0 && left.refcount() == 0;
             let shared = world.page(old).folio().share();

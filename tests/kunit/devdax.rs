@@ -235,7 +235,7 @@ mod tests {
                 check_eq!(address, start);
             }
         }
-        // What the user says is what is searched for; an error is the user's.
+        // The user's word is searched for; an error is the user's.
         let address = device.choose_address(77 * KIB4, MIB2, at(0), |address, _| Ok(address));
         check_eq!(address, 77 * KIB4);
         check_eq!(device.choose_address(0, MIB2, at(0), |_, _| Err(13)), 13);

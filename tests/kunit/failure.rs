@@ -96,7 +96,7 @@ mod tests {
         check_eq!(marks(), (false, false));
         check_eq!(call_notify_injection(&world, place + 5), 0);
         check_eq!(marks(), (true, false));
-        // What happened while nobody was told is not known.
+        // Failures while nobody was notified are not known.
         poison::look_for_marks(page.block().run());
         check_eq!(marks(), (true, true));
         page.clear_poison();
@@ -252,7 +252,7 @@ mod tests {
         check!(waited);
         check_eq!(result, eopnotsupp().to_errno());
         check_eq!(take_marks(&world, place, 4), 0);
-        // What is looked for later is nobody's business any more.
+        // A later search finds nobody to tell.
         let again = world.take(Order::PTE)?;
         put(&file, 0, Order::PTE, again, false)?;
         let (cookie, page) = poison::lock_index(file.mapping(), at(0));

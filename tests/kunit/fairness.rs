@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What takes long gives way to others (spec, R8).
+//! Long work gives way to others (spec, R8).
 
 use kernel::prelude::*;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What becomes of entries that were put behind a new one (spec, section 3).
+//! Filling the entries behind a new one (spec, section 3).
 
 use kernel::prelude::*;
 
@@ -70,7 +70,7 @@ mod tests {
                 check_eq!(locked_pages(&file, 64), bits(BLOCK, BLOCK));
                 check_eq!(file.nrpages(), before + 1 + filled);
                 check!(look(&file, BLOCK + filled + 1).is_none());
-                // What a write fault made is dirty, as if it had been stored to.
+                // Entries made by a write fault are dirty, as if they had been stored to.
                 let marked = marked_pages(&file, 64, Mark::Dirty) >> BLOCK;
                 check_eq!(marked, if write { bits(0, filled) } else { 0 });
                 locked.remove();

@@ -355,7 +355,7 @@ mod tests {
             done += result?;
         }
         check!(done > ROUNDS, "{done} of {}", 3 * ROUNDS);
-        // What was held when its last entry went was left whole.
+        // A folio that was held when its last entry went was left whole.
         let page = world.page(place);
         associate(page, Order::PMD, &files[0], 0)?;
         folio::disassociate(page);

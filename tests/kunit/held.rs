@@ -173,7 +173,7 @@ mod tests {
             let ((), waited) =
                 with_thread_waiting(|| folio::wait_until_unused(&memory), || clear(&file))?;
             check!(waited, "{}", order.bits());
-            // What is left when the last entry went.
+            // The rest, when the last entry is gone.
             put(&file, 0, order, place, false)?;
             let held = hold(world.page(place).folio());
             clear(&file);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an insertion leaves in page tables and counts, and that nothing of it is left when the entries
+//! The traces of an insertion in page tables and counts, and that none is left when the entries
 //! are gone (spec, section 11).
 
 use kernel::prelude::*;

@@ -124,7 +124,7 @@ mod tests {
             file.set_extents(&[extent])?;
             check_eq!(write(&file, 0, &[1, 2, 3]), (Err(EIO), 0));
         }
-        // What was done before counts.
+        // The bytes done before count.
         file.set_extents(&[TestExtent::mapped(0, 1, place), TestExtent::hole(1, 1)])?;
         let bytes = filled(PAGE + 5, 0x33)?;
         check_eq!(write(&file, 0, &bytes), (Ok(PAGE), PAGE as u64));
@@ -349,7 +349,7 @@ mod tests {
         check!(is_marked(&file, 3, Mark::Dirty));
         check!(!flushes.covers(world.pfn(place + 3), Order::PTE));
         check_eq!(write_now(&file, 0, None)?, Ok(PAGE));
-        // Who may wait has them out of the way.
+        // A caller that may wait removes them.
         file.set_extents(&[TestExtent::mapped(0, 4, place)])?;
         check_eq!(write(&file, PAGE, &[0; 16]).0, Ok(16));
         check!(look(&file, 1).is_none());
@@ -428,7 +428,7 @@ mod tests {
         check_eq!(view.load(1)? & 0xff, 0x22);
         // And nothing else was taken out.
         check!(view.mapped(0).is_some() && view.mapped(2).is_some());
-        // What is memory stays mapped.
+        // Memory stays mapped.
         let mapped = view.mapped(1).map(|mapped| mapped.pfn);
         check_eq!(write(&file, PAGE, &[0x33; 8]).0, Ok(8));
         check_eq!(view.mapped(1).map(|mapped| mapped.pfn), mapped);

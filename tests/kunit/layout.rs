@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who uses a file's pages, and breaking a layout (spec, section 5).
+//! Users of a file's pages, and breaking a layout (spec, section 5).
 
 use kernel::prelude::*;
 
@@ -134,7 +134,7 @@ mod tests {
         check!(view.mapped(3).is_none());
         check_eq!(folio.refcount(), 0);
         check_eq!(view.load(3)?, 7);
-        // Whoever pins it through the mapping is seen.
+        // A pin through the mapping is seen.
         let pin = view.pin(3, true);
         check!(pin.is_some());
         check!(layout::busy_folio(file.mapping(), range(3, 3)) == Some(folio));
@@ -341,7 +341,7 @@ mod tests {
             retired?;
             check!(waited);
             check_eq!(results.first(), Some(&Err(EIO)));
-            // What the one has left goes with its file, and the holder is the device's to wait for.
+            // The entries left go with their file, and the device waits for the holder.
             check!(look(&file, 0).is_some());
             check!(look(&last, 0).is_none());
             check_eq!(
@@ -396,7 +396,7 @@ mod tests {
                 folio::wait_until_unused(&memory);
             },
             |thread| {
-                // Whoever holds a page may need another one of the same entry to go on.
+                // A holder of a page may need another one of the same entry to go on.
                 let evicted = until(|| look(&file, 0).is_none()) && view.mapped(0).is_none();
                 let waited = thread.waits();
                 thread.signal(true);

@@ -58,14 +58,14 @@ mod tests {
             neighbours(&file, 18, u64::MAX, false, have)?,
             (there, there)
         );
-        // What is mapped already is not looked at.
+        // Pages that are mapped already are not looked at.
         let candidates = bits(16, 17) | bits(24, 31);
         check_eq!(
             neighbours(&file, 18, candidates, false, have)?,
             (candidates, candidates)
         );
         check_eq!(neighbours(&file, 18, 0, false, have)?, (0, 0));
-        // What is left is asked about, and that is all.
+        // Only the rest is asked about.
         let left = |index, _| {
             if index < 24 {
                 AroundAction::Leave

@@ -60,7 +60,7 @@ mod tests {
             check!(cookie != Cookie::Failed && cookie != Cookie::Nothing);
             check_eq!(count(Counter::PoisonLocks), locks + 1);
             check!(is_locked(&file, index));
-            // Who waits for it is woken.
+            // Its waiters are woken.
             let (found, waited) = with_thread(
                 || lock(&file, index + order.pages() - 1, Order::PTE).is_ok(),
                 |thread| {
@@ -399,7 +399,7 @@ mod tests {
         let mut moved = 0;
         for _ in 0..ROUNDS {
             let cookie = lock_while_it_moves(page, &file, || move_to(1))?;
-            // Who comes in the middle of the move sees that nobody has the folio.
+            // A look in the middle of the move sees that nobody has the folio.
             if cookie != Cookie::Failed {
                 moved += 1;
                 check_eq!(locked_pages(&file, 2), 1 << 1);

@@ -108,7 +108,7 @@ mod tests {
             let pages = order.pages();
             check!(writing(&file, pages, 0)? > 0);
             check_eq!(writing(&file, pages, 0)?, 0);
-            // What it says then is right.
+            // Its answer is right then.
             device::set_error(file.inode());
             check!(reading(&file, pages, 0)? > 0);
             check!(writing(&file, pages, 0)? > 0);

@@ -55,7 +55,7 @@ mod tests {
         fill()?;
         layout::evict_range(file.mapping(), cut);
         check_eq!(left(&file), [true, false, false, true]);
-        // What is held of it outside of the range is waited for.
+        // Holders of its pages outside of the range are waited for.
         fill()?;
         let held = hold(world.page(place + PMD).folio());
         let result = layout::break_layout(file.inode(), cut, Patience::None);
@@ -266,7 +266,7 @@ mod tests {
                 if index % 10 == 9 {
                     put_zero(&file, index, Order::PTE)?;
                 } else {
-                    // What is dirty is removed without the lock.
+                    // Dirty entries are removed without the lock.
                     let dirty = index < ENTRIES / 2 && index % 97 == 0;
                     put(&file, index, Order::PTE, place + index, dirty)?;
                 }
@@ -458,7 +458,7 @@ mod tests {
             check_eq!(folio.order(), order);
         }
         drop(held);
-        // Whoever comes next takes it apart.
+        // The next caller splits it.
         put(&file, 64, Order::PTE, place + 64, false)?;
         clear(&file);
         world.check_clean()

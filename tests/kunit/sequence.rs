@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What counts as writing in sequence (spec, section 10).
+//! Recognising writes in sequence (spec, section 10).
 
 use kernel::prelude::*;
 

@@ -199,7 +199,7 @@ mod tests {
             check!(last.is_some_and(|end| end.written == len));
             check_eq!(file.begins(), file.ends());
         }
-        // What was not written is taken back.
+        // Blocks that were not written are taken back.
         file.fail_end(None);
         let result = with_short_buffer(&world, 100, |address| {
             Ok(transfer(&file, 0, 0, Buffer::WriteUser(address + 100, PAGE)).0)
@@ -242,7 +242,7 @@ mod tests {
             check!(over, "{len} bytes from {source} to {position} never end");
             check_eq!(result?, (Ok(len), (position + len) as u64));
             clear(&file);
-            // What was copied is what was there.
+            // The copy has the old contents.
             let mut bytes = filled(len, 0)?;
             file.set_extents(&[TestExtent::mapped(0, PMD, old)])?;
             check_eq!(read(&file, source, &mut bytes).0, Ok(len));
@@ -257,7 +257,7 @@ mod tests {
         world.check_clean()
     }
 
-    /// What gives up a page waits until nobody holds it, and a signal ends that with nothing done.
+    /// Giving up a page waits until nobody holds it, and a signal ends that with nothing done.
     fn waits_for_who_holds_it(
         world: &World,
         file: &File<'_>,
@@ -310,7 +310,7 @@ mod tests {
                 io::file_unshare(file.inode(), 0, PAGE as u64, file.ops())
             })?;
         }
-        // What the file has alone is written to, whoever holds it.
+        // The file's own blocks are written to, whoever holds them.
         file.set_extents(&[TestExtent::mapped(0, PMD, old)])?;
         put(&file, 0, Order::PTE, old, false)?;
         let held = hold(world.page(old).folio());
@@ -513,7 +513,7 @@ mod tests {
             check_eq!(compare(0, 0, offset + 1), Ok(false), "up to byte {offset}");
             world.set_byte(in_b, offset, 0x11);
         }
-        // What has failed on one side is equal to nothing, nor is it different.
+        // Memory that has failed on one side is neither equal nor different.
         for bad in [in_a + 1, in_b + 1] {
             world.set_poison(bad, true);
             let compared = compare(0, 0, 4 * PAGE);

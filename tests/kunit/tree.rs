@@ -96,7 +96,7 @@ mod tests {
             Entry::empty(wanted)
         };
         check!(look(file, INDEX) == Some((expected, false)));
-        // What was around a smaller entry of a larger one's place is nothing any more.
+        // Around a smaller entry in a larger one's place, nothing is left.
         check_eq!(file.nrpages(), expected.order().pages());
         erase(file, INDEX)?;
         check_eq!(file.nrpages(), 0);

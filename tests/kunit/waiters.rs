@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who waits for an entry while others lock, unlock or remove it together with its neighbours (spec,
+//! Waiting for an entry while others lock, unlock or remove it together with its neighbours (spec,
 //! section 3 and R7).
 
 use kernel::prelude::*;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who is woken when an entry is unlocked, removed or changed (spec, section 3).
+//! Waking waiters when an entry is unlocked, removed or changed (spec, section 3).
 
 use kernel::prelude::*;
 

@@ -84,7 +84,7 @@ mod tests {
         zeroes(&file, 3, 9)?;
         zeroes(&file, 12, 12)?;
         zeroes(&file, 60, 70)?;
-        // What the visitor does not want is as a gap.
+        // Entries that the visitor does not want are as gaps.
         if let Some(mut locked) = tree::lock_present(file.mapping(), at(66)) {
             locked.set(Entry::empty(Order::PTE));
         }
@@ -156,7 +156,7 @@ mod tests {
                 },
             )?;
             check!(waited);
-            // Who waits holds nothing.
+            // A waiter holds nothing.
             check_eq!(locked, bits(9, 9));
             check_eq!(note.runs[..], [(0, 8, 9), (9, 20, 12)]);
             let left = if after == Disposition::Clean(0) {

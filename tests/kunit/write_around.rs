@@ -95,7 +95,7 @@ mod tests {
         check_eq!(maps(&view, 0, PAGES), stored);
         check_eq!(writable(&view), stored);
         check_eq!(dirty(&file), stored);
-        // What may be written to is mapped, but it is dirty only when it was.
+        // Writable entries are mapped, but dirty only when they were before.
         check_eq!(fsync(&file), Ok(3));
         check_eq!((dirty(&file), writable(&view)), (0, 0));
         view.store(19, 1)?;
@@ -184,7 +184,7 @@ mod tests {
                 .fold(0, |all, page| all | 1u64 << page);
             let faults = write_in_sequence(&file, &view, place, Counter::WritePte)?;
             check_eq!(faults, (few, 56));
-            // What was not written to yet is only looked at.
+            // Pages that were not written to yet are only looked at.
             check_eq!(file.asked() & bindings::IOMAP_WRITE, 0);
             // The same after they were write-protected.
             check_eq!(fsync(&file), Ok(PAGES));
@@ -276,7 +276,7 @@ mod tests {
                 let flushes = Flushes::watch(&file, size, view.address(size + 1))?;
                 check_eq!(fsync(&file), Ok(2 * size));
                 check!(flushes.covers(world.pfn(place + size), order(bits_of)));
-                // What comes before it is flushed before it is protected.
+                // The pages before it are flushed before it is protected.
                 let begin = world.page(place + size).address().as_ptr() as usize;
                 check!(flushes
                     .iter()

@@ -81,7 +81,7 @@ mod tests {
                 check_eq!(write_back(&file, PageRange::ALL), Ok(order.pages()));
                 check!(flushes.count() > before);
                 check!(is_marked(&file, page, Mark::Dirty), "round {round}");
-                // Whoever syncs meanwhile writes it back once more.
+                // A sync meanwhile writes it back once more.
                 check!(is_marked(&file, page, Mark::ToWrite));
                 check!(look(&file, page).is_some_and(|(_, locked)| !locked));
                 file.mapping().unmap(PageRange::ALL);

@@ -55,7 +55,7 @@ mod tests {
         xas.find(PageIndex::MAX).map(|_| xas.index())
     }
 
-    /// What a walk from the root finds, and whether it is marked.
+    /// The value that a walk from the root finds, and whether it is marked.
     fn load(file: &File<'_>, index: usize) -> Option<(RawValue, bool)> {
         let mut guard = file.mapping().tree().lock();
         let mut xas = guard.xas(at(index));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the tests of faults that map several pages look at.
+//! Checks for the tests of faults that map several pages.
 
 use crate::{
     kern::{
@@ -36,7 +36,7 @@ pub(crate) fn dirty(file: &File<'_>) -> u64 {
     marked_pages(file, PAGES, Mark::Dirty)
 }
 
-/// What must hold at rest for a file that only this view maps and whose memory begins at a
+/// The invariants at rest of a file that only this view maps and whose memory begins at a
 /// place: R1, R4, R5, and that each page is the right one.
 pub(crate) fn check_sound(file: &File<'_>, view: &View<'_>, pages: usize, place: usize) -> Checked {
     let world = file.world();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the suites have in common.
+//! Helpers that several suites use.
 
 pub(crate) mod entries;
 pub(crate) mod folios;
@@ -97,7 +97,7 @@ pub(crate) fn release() -> Checked {
     Ok(())
 }
 
-/// What was counted for the device since it was adopted.
+/// The device's counts since it was adopted.
 pub(crate) fn count(counter: Counter) -> u64 {
     let Ok(adopted) = adopted() else {
         return 0;
@@ -190,7 +190,7 @@ pub(crate) fn lock<'f>(file: &'f File<'_>, index: usize, order: Order) -> Checke
         .map_err(|error| failed(file!(), line!(), fmt!("lock_or_create: {error:?}")))
 }
 
-/// What a fault prefaults.
+/// The pages that a fault prefaults.
 pub(crate) struct Prefault<'f> {
     pub(crate) pages: usize,
     pub(crate) entries: Option<PrefaultEntries<'f>>,

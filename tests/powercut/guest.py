@@ -24,7 +24,7 @@ from lib import device, posix  # noqa: E402
 from lib.mapping import Map  # noqa: E402
 
 (DEVICE, RECORD, STATE, EVENT, CUT, STOP, LOAD, PEEK, LOST, LINE, COUNTS, KEEP, RESTORE, COPY,
- COPY_STATE, CLOCK) = range(1, 17)
+ COPY_STATE, CLOCK, _, MISSED) = range(1, 19)
 WAITS, GOOD, DAMAGED = range(3)
 THREADS = 4
 EVERY_FENCE = 1 << 32
@@ -112,9 +112,9 @@ class Model:
         self.become(1)
 
     def stop(self):
-        unseen = self.ask(STOP)
+        self.ask(STOP)
         self.become(0)
-        return unseen
+        return self.ask(MISSED)
 
 
 class Failed(Exception):

@@ -11,11 +11,13 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "powercut.h"
 
 #define LINE 64
+#define PAGE 4096
 
 /* Memory of the device that is recorded, all of it zero and durable at first, and its address. */
 static uint8_t *memory;
@@ -402,15 +404,21 @@ static void by_kernel(int fd, uint64_t offset)
 		wrong("a store before fsync", "is left", got);
 }
 
-static _Atomic int turn;
-static void *fence_elsewhere(void *data)
+/* Whether this thread has a processor that the others do not use: if there are two. */
+static bool use_processor(unsigned int number)
 {
 	cpu_set_t set;
 
-	(void)data;
 	CPU_ZERO(&set);
-	CPU_SET(1, &set);
-	sched_setaffinity(0, sizeof(set), &set);
+	CPU_SET(number, &set);
+	return sysconf(_SC_NPROCESSORS_ONLN) > 1 && !sched_setaffinity(0, sizeof(set), &set);
+}
+
+static _Atomic int turn;
+static void *fence_elsewhere(void *data)
+{
+	(void)data;
+	use_processor(1);
 	/* Until the other is done: its turns are counted. */
 	for (;;) {
 		int now = atomic_load_explicit(&turn, memory_order_relaxed);
@@ -429,11 +437,8 @@ static void other_processor(void)
 {
 	unsigned int i, lost = 0;
 	pthread_t thread;
-	cpu_set_t set;
 
-	CPU_ZERO(&set);
-	CPU_SET(0, &set);
-	if (sysconf(_SC_NPROCESSORS_ONLN) < 2 || sched_setaffinity(0, sizeof(set), &set))
+	if (!use_processor(0))
 		return;
 	pthread_create(&thread, NULL, fence_elsewhere, NULL);
 	/*
@@ -454,6 +459,64 @@ static void other_processor(void)
 	pthread_join(thread, NULL);
 	if (!lost)
 		wrong("another processor's fence", "waits for this one's write-backs", lost);
+}
+
+/* Lines of some pages, which a thread stores to through pages of its own. */
+#define PAGES 4
+#define LINES (PAGES * PAGE / LINE)
+static uint8_t *mapped;
+
+static void *store_to_each_line(void *data)
+{
+	static struct powercut late;
+	unsigned int i;
+
+	(void)data;
+	use_processor(1);
+	late.op = POWERCUT_LATE;
+	late.a[0] = 300;
+	powercut(&late);
+	/* Once to each: a store that is missed would be hidden by another one to the same line. */
+	for (i = 0; i < LINES; i++)
+		store(mapped + i * LINE, V + i);
+	late.a[0] = 0;
+	powercut(&late);
+	return NULL;
+}
+
+/*
+ * A processor stores, and before the emulation tells of it another one takes the page out of the page
+ * table, or write-protects it. No store may escape the model; how many did, it says in the end.
+ */
+static void while_mappings_change(int fd, uint64_t offset)
+{
+	volatile uint64_t *at;
+	pthread_t thread;
+	unsigned int i;
+
+	used = (used + PAGE - 1) / PAGE * PAGE;
+	at = (volatile uint64_t *)fresh(LINES);
+	if (!bytes || !use_processor(0))
+		return;
+	/* By pages, as this is no place for a larger entry. */
+	mapped = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		      offset + ((uint8_t *)at - memory));
+	if (mapped == MAP_FAILED) {
+		wrong("stores while mappings change", "mmap fails", 0);
+		return;
+	}
+	pthread_create(&thread, NULL, store_to_each_line, NULL);
+	for (i = 0; i < LINES; i++) {
+		uint8_t *page = mapped + i * LINE / PAGE * PAGE;
+
+		/* The other thread does nothing else than to store there. */
+		while (at[i * LINE / sizeof(*at)] != V + i)
+			;
+		if (i % 8 ? madvise(page, PAGE, MADV_DONTNEED) : msync(page, PAGE, MS_SYNC))
+			wrong("stores while mappings change", "msync or madvise fails", i);
+	}
+	pthread_join(thread, NULL);
+	munmap(mapped, PAGES * PAGE);
 }
 
 /*
@@ -479,6 +542,7 @@ int known_answers(uint8_t *at, uint64_t size, uint64_t address, int fd, uint64_t
 	any_time();
 	border();
 	by_kernel(fd, offset);
+	while_mappings_change(fd, offset);
 	other_processor();
 	if (!bytes)
 		wrong("the memory", "is too small", used);

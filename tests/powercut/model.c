@@ -118,8 +118,24 @@ struct writeback {
 static struct processor {
 	struct writeback *pending;
 	uint64_t count;
+	/* Stores that the emulation has told of, and all that follows from them was done. */
+	uint64_t told;
+	/* POWERCUT_LATE */
+	uint64_t late;
 	struct qemu_plugin_register *registers[16];
 } processors[PROCESSORS];
+
+/*
+ * A line that was written back with contents that no store explains. A processor may have made the store
+ * and not have told of it yet: then that is what it tells of next. Else the model has missed a store.
+ */
+#define MOST_UNTOLD 4096
+struct untold {
+	uint32_t line;
+	uint64_t told[PROCESSORS];
+};
+static struct untold untold[MOST_UNTOLD];
+static uint32_t untold_count;
 
 struct survivor {
 	uint32_t line;
@@ -152,9 +168,10 @@ static uint64_t now;
 static uint64_t stores, writebacks, fences;
 static uint64_t events[POWERCUT_THREADS];
 
-static enum { QUIET, CHANGING, RECORDING } state;
-static enum { TO_QUIET, TO_RECORDING } wanted;
+static enum { QUIET, BEGINNING, RECORDING } state;
 static bool eadr;
+/* Lines that changed unseen in what was recorded last. */
+static uint64_t missed;
 
 /* When the next cut comes: after so many fences or accesses, if any. */
 static uint64_t rate;
@@ -264,6 +281,35 @@ static struct line *line_of(uint32_t number)
 	return line;
 }
 
+/* What is written back is what the line has, whether or not it is known who stored it. */
+static void make_line_of_untold(uint32_t number)
+{
+	struct line *line = line_of(number);
+	unsigned int i;
+
+	line->stores = 1;
+	line->sampled = now;
+	memcpy(line->sample, seen + (uint64_t)number * LINE, LINE);
+	if (untold_count == MOST_UNTOLD)
+		fail("the model misses all that is stored");
+	untold[untold_count].line = number;
+	for (i = 0; i < PROCESSORS; i++)
+		untold[untold_count].told[i] = __atomic_load_n(&processors[i].told, __ATOMIC_ACQUIRE);
+	untold_count++;
+}
+
+/* A processor tells of a store to the line. */
+static void explain(unsigned int vcpu, uint32_t number)
+{
+	uint32_t i;
+
+	for (i = 0; i < untold_count; i++)
+		if (untold[i].line == number && untold[i].told[vcpu] == processors[vcpu].told) {
+			untold[i] = untold[--untold_count];
+			return;
+		}
+}
+
 static struct writeback *begin_writeback(struct processor *cpu, struct line *line, uint64_t bytes)
 {
 	struct writeback *writeback = &cpu->pending[cpu->count++];
@@ -283,6 +329,7 @@ static void stored_to_line(unsigned int vcpu, uint64_t offset, unsigned int byte
 	const uint8_t *current = seen + (uint64_t)line->number * LINE;
 	struct processor *cpu = &processors[vcpu];
 
+	explain(vcpu, line->number);
 	line->pc = pc;
 	if (!below(++line->stores)) {
 		line->sampled = now;
@@ -325,6 +372,9 @@ static void write_back(unsigned int vcpu, uint64_t offset)
 
 	pthread_mutex_lock(&lock);
 	writebacks++;
+	if (!where[number] &&
+	    memcmp(seen + (uint64_t)number * LINE, durable + (uint64_t)number * LINE, LINE))
+		make_line_of_untold(number);
 	if (where[number]) {
 		begin_writeback(&processors[vcpu], &lines[where[number] - 1], ~0ULL);
 		accessed();
@@ -467,6 +517,8 @@ static void stored_by_user(unsigned int vcpu, uint32_t info, uint64_t address, u
 	unsigned int bytes = 1U << qemu_plugin_mem_size_shift(info), first = bytes;
 	uint64_t offset;
 
+	if (processors[vcpu].late)
+		usleep(processors[vcpu].late);
 	if (address % PAGE + bytes > PAGE)
 		first = PAGE - address % PAGE;
 	offset = place_of_store(vcpu, info, address);
@@ -492,6 +544,8 @@ static void user_or_kernel(unsigned int vcpu, uint32_t info, uint64_t address, v
 		stored_by_user(vcpu, info, address, (uint64_t)pc, around_cache);
 	else if (offset + bytes - 1 < size + bytes - 1)
 		stored(vcpu, offset, bytes, (uint64_t)pc, around_cache);
+	/* Others only read it. */
+	__atomic_store_n(&processors[vcpu].told, processors[vcpu].told + 1, __ATOMIC_RELEASE);
 }
 
 static void on_store(unsigned int vcpu, uint32_t info, uint64_t address, void *pc)
@@ -682,12 +736,33 @@ static void *guest_memory(uint64_t at, uint64_t bytes)
 
 static void translated(uint64_t id, struct qemu_plugin_tb *tb);
 
+/* How many lines differ from what is known of them, or did when they were written back. */
+static uint64_t unseen(void)
+{
+	uint64_t count = untold_count;
+	uint64_t at;
+
+	if (count)
+		fprintf(stderr, "powercut: written back, but not seen before: %" PRIx64 "\n",
+			physical + (uint64_t)untold[0].line * LINE);
+	for (at = 0; at < size; at += LINE) {
+		if (where[at / LINE] || !memcmp(seen + at, durable + at, LINE))
+			continue;
+		if (!count++)
+			fprintf(stderr, "powercut: changed unseen: %" PRIx64 "\n", physical + at);
+	}
+	return count;
+}
+
+/* What is durable before a cut, in the memory that had it during the recording. */
+static uint64_t applied;
+
 static void changed_over(uint64_t id)
 {
 	unsigned int i;
 
 	/* No processor runs meanwhile. */
-	if (wanted == TO_RECORDING) {
+	if (state == BEGINNING) {
 		memset(remembered, 0, sizeof(remembered));
 		make_equal(base, seen, size);
 		make_equal(durable, seen, size);
@@ -698,34 +773,19 @@ static void changed_over(uint64_t id)
 			where[lines[i].number] = 0;
 		for (i = 0; i < PROCESSORS; i++)
 			processors[i].count = 0;
-		active = 0;
+		active = untold_count = 0;
 		changed = survived = lost = cut_count = 0;
 		stores = writebacks = fences = now = 0;
 		fences_left = accesses_left = 0;
 		memset(events, 0, sizeof(events));
+	} else {
+		/* Whatever was stored has been told by now. */
+		missed = unseen();
+		applied = changed;
 	}
 	qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
-	state = wanted == TO_RECORDING ? RECORDING : QUIET;
+	state = state == BEGINNING ? RECORDING : QUIET;
 }
-
-/* How many lines differ from what is known of them. */
-static int64_t unseen(void)
-{
-	int64_t count = 0;
-	uint64_t at;
-
-	for (at = 0; at < size; at += LINE) {
-		if (where[at / LINE] || !memcmp(seen + at, durable + at, LINE))
-			continue;
-		if (!count)
-			fprintf(stderr, "powercut: changed unseen: %" PRIx64 "\n", physical + at);
-		count++;
-	}
-	return count;
-}
-
-/* What is durable before a cut, in the memory that had it during the recording. */
-static uint64_t applied;
 
 static void advance(const struct cut *to)
 {
@@ -923,8 +983,7 @@ static int64_t serve(unsigned int vcpu, struct powercut *request)
 		random_state = a[0];
 		rate = a[1];
 		eadr = a[2];
-		state = CHANGING;
-		wanted = TO_RECORDING;
+		state = BEGINNING;
 		qemu_plugin_reset(plugin, changed_over);
 		return 0;
 	case POWERCUT_STATE:
@@ -933,14 +992,17 @@ static int64_t serve(unsigned int vcpu, struct powercut *request)
 		event(a[0], a[1]);
 		return cut_count;
 	case POWERCUT_CUT:
-		cut(a[0], POWERCUT_ON_REQUEST);
+		if (rate != POWERCUT_EVERY_FENCE)
+			cut(a[0], POWERCUT_ON_REQUEST);
 		return cut_count - 1;
 	case POWERCUT_STOP:
-		state = CHANGING;
-		wanted = TO_QUIET;
 		qemu_plugin_reset(plugin, changed_over);
-		applied = changed;
-		return unseen();
+		return 0;
+	case POWERCUT_LATE:
+		processors[vcpu].late = a[0];
+		return 0;
+	case POWERCUT_MISSED:
+		return missed;
 	case POWERCUT_LOAD:
 		return load(request);
 	case POWERCUT_PEEK:
@@ -1010,7 +1072,7 @@ static void translated(uint64_t id, struct qemu_plugin_tb *tb)
 								       QEMU_PLUGIN_CB_R_REGS, NULL);
 			continue;
 		}
-		if (wanted != TO_RECORDING)
+		if (state != RECORDING)
 			continue;
 		if (!decode(bytes, length, &decoded))
 			continue;

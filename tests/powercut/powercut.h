@@ -31,9 +31,11 @@ enum powercut_op {
 	 * many cuts there are.
 	 */
 	POWERCUT_EVENT,
-	/* Cut now: which lines survive (below). The answer is the number of the cut. */
+	/* Cut now, unless cuts come after fences only: which lines survive (below). The answer is the
+	 * number of the last cut.
+	 */
 	POWERCUT_CUT,
-	/* No more is recorded. The answer is how many lines changed unseen, which must be none. */
+	/* No more is recorded. Poll STATE until it is 0. */
 	POWERCUT_STOP,
 	/* Put what a cut leaves on a device: cut, device. */
 	POWERCUT_LOAD,
@@ -59,6 +61,10 @@ enum powercut_op {
 	POWERCUT_COPY_STATE,
 	/* Processor time of the emulator so far, in nanoseconds. */
 	POWERCUT_CLOCK,
+	/* Tell of what user space stores on this processor so many microseconds late, as a busy host does. */
+	POWERCUT_LATE,
+	/* How many lines changed unseen during what was recorded last, which must be none. */
+	POWERCUT_MISSED,
 };
 
 enum powercut_kind {

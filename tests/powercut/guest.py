@@ -34,6 +34,8 @@ KINDS = ("all of it", "none of it", "some of it")
 MOMENTS = ("event", "fence", "access", "request")
 MOUNT = "/mnt/powercut"
 KEPT_AT_MOST = 12
+# Counters that say by which sizes files were mapped, and how much was copied on write.
+FAULTS = ("write_pte", "write_pmd", "write_pud", "mkwrite_pte", "mkwrite_pmd", "mkwrite_pud", "cow_pages")
 # Copies of devices that wait for their checker.
 COPIES = 4
 
@@ -330,6 +332,8 @@ class Round:
         self.times = {"record": 0.0, "load": 0.0, "mount": 0.0, "check": 0.0, "unmount": 0.0, "copy": 0.0}
         # Those that are not known to be good: the number of each, and its cut.
         self.copies = []
+        # What the module's counters say of the recording.
+        self.faults = {}
         # Cuts after which the filesystem was not mounted before it was repaired.
         self.torn = set()
 
@@ -351,9 +355,12 @@ class Round:
         self.model.record(self.seed, EVERY_FENCE if self.args.every_fence else self.args.rate,
                           self.args.eadr)
         recorded.mount(filesystem)
+        stats = device.Stats(recorded.name)
         cuts = self.workload.run(MOUNT, self.seed, wanted, self.args.most)
         counts = self.model.ask(COUNTS) or list(self.model.answer().a[:4])
         unseen = self.model.stop()
+        moved = stats.since()
+        self.faults = {name: moved[name] for name in FAULTS if moved.get(name)}
         posix.umount(MOUNT)
         processors(False)
         return cuts, unseen, counts
@@ -442,6 +449,7 @@ class Round:
                     "device": self.devices[1].name, "adopted": self.devices[1].adopt, "lost": [],
                     "damage": None, "copy": number}])
         tell(type="round", fs=self.fs, workload=self.name, seed=self.seed, counts=counts,
+             faults=self.faults,
              times={name: round(value, 1) for name, value in self.times.items()}, **sums)
         return sums
 

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,10 +32,13 @@
  */
 static uint64_t size = 4 * PMD;
 #define SYNCERS 2
+/* At least so many stores come between two syncs of a thread. */
+#define STORES 64
 
 /* For each of those who sync, what was stored before each of its syncs began. */
 static uint64_t (*promises[SYNCERS])[SLOTS];
 static _Atomic uint64_t stored[SLOTS];
+static _Atomic uint64_t stores;
 static atomic_bool over;
 static uint8_t *small, *large;
 
@@ -70,13 +74,14 @@ static void *store_all_the_time(void *data)
 		state = state * 6364136223846793005ULL + 1442695040888963407ULL;
 		if (!left--) {
 			first = state >> 62;
-			left = (state >> 20) % 4096;
+			left = (state >> 20) % 512;
 		}
 		slot = first ? (state >> 33) % FIRST_SLOTS :
 			       FIRST_SLOTS + (state >> 33) % (SLOTS - FIRST_SLOTS);
 		at = (volatile uint64_t *)((first ? small : large) + place(slot));
 		*at = value;
 		atomic_store_explicit(&stored[slot], value++, memory_order_release);
+		atomic_fetch_add_explicit(&stores, 1, memory_order_relaxed);
 	}
 	return NULL;
 }
@@ -118,22 +123,30 @@ static int64_t wanted;
 static uint32_t most;
 static _Atomic int64_t cuts;
 static atomic_bool bad;
+static atomic_uint under_way;
 
 static void *sync_all_the_time(void *data)
 {
 	unsigned int self = (uintptr_t)data, i;
+	uint64_t state = self, before = 0;
 	uint32_t count = 0;
 
 	/* Until there are so many cuts, or so many syncs were done. */
 	while (atomic_load(&cuts) < wanted && count < most && !atomic_load(&bad)) {
 		uint64_t *now = promises[self][++count];
+		bool other_is_not_done;
 		int status = 0;
 
+		/* For something to sync. It ends: the storing thread does nothing else, until this one is over. */
+		while (atomic_load(&stores) < before + STORES)
+			sched_yield();
+		before = atomic_load(&stores);
 		memcpy(now, promises[self][count - 1], SLOTS * sizeof(*now));
 		/* By turns of everything, and of each part, whose other part keeps its last promise. */
 		for (i = 0; i < SLOTS; i++)
 			if (count % 3 == 0 || (count % 3 == 1) == (i < FIRST_SLOTS))
 				now[i] = atomic_load_explicit(&stored[i], memory_order_acquire);
+		atomic_fetch_add(&under_way, 1);
 		if (count % 3 == 0)
 			status = fsync(fd);
 		else if (count % 3 == 1)
@@ -142,7 +155,15 @@ static void *sync_all_the_time(void *data)
 			status = msync(large + first_part(), size / 4, MS_SYNC);
 		if (status)
 			atomic_store(&bad, true);
+		other_is_not_done = atomic_fetch_sub(&under_way, 1) > 1;
 		atomic_store(&cuts, powercut_ask(POWERCUT_EVENT, self, count, 0));
+		/*
+		 * This sync has promised what the other one may still be writing back. At times the cut
+		 * comes right now, because that does not last.
+		 */
+		state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+		if (other_is_not_done && (state >> 33) % 12 == 0)
+			powercut_ask(POWERCUT_CUT, POWERCUT_LOSES_ALL, 0, 0);
 	}
 	return NULL;
 }
@@ -164,6 +185,8 @@ int64_t race_run(const char *path, uint64_t seed, int64_t cuts_wanted, uint32_t 
 	atomic_store(&over, false);
 	atomic_store(&bad, false);
 	atomic_store(&cuts, 0);
+	atomic_store(&stores, 0);
+	atomic_store(&under_way, 0);
 	wanted = cuts_wanted;
 	most = syncs < MOST_PROMISES ? syncs : MOST_PROMISES - 1;
 	snprintf(name, sizeof(name), "%s/race", path);

@@ -16,6 +16,7 @@ use crate::{
         Log, //
     },
     mounts,
+    output,
     persist::{
         self,
         Adoption,
@@ -58,7 +59,7 @@ fn each(devices: &[String], mut what: impl FnMut(&str) -> Result<()>) -> ExitCod
     let mut status = ExitCode::SUCCESS;
     for device in devices {
         if let Err(error) = what(device) {
-            eprintln!("rdax: {error:#}");
+            output::complain(format_args!("{error:#}"));
             status = ExitCode::FAILURE;
         }
     }

@@ -10,12 +10,14 @@ use crate::{
 use anyhow::{bail, Context, Result};
 use rustix::{
     fd::{AsFd, AsRawFd},
+    fs::OFlags,
     io::Errno,
     ioctl::{ioctl, opcode, Getter, Updater},
 };
 use std::{
     fs::File,
     io::ErrorKind,
+    os::unix::fs::OpenOptionsExt,
     path::Path, //
 };
 
@@ -132,9 +134,13 @@ impl Module {
     }
 }
 
-/// A file that is to be asked about.
+/// A file that is to be asked about; if it is a pipe, nobody is waited for.
 pub fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|error| {
+    let mut options = File::options();
+    options
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32);
+    options.open(path).map_err(|error| {
         let why = match error.kind() {
             ErrorKind::NotFound => "there is no such file".to_owned(),
             ErrorKind::PermissionDenied => "it cannot be opened: you may not read it".to_owned(),
@@ -161,12 +167,22 @@ fn explain(error: Errno, path: &Path) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
 
     #[test]
     fn numbers_of_calls_are_those_of_the_header() {
         assert_eq!(VERSION, 0x8004_da00);
         assert_eq!(MAP, 0xc040_da01);
         assert_eq!(WAITS, 0xc020_da02);
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        let made = Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        assert!(open(&path).is_ok());
     }
 
     #[test]

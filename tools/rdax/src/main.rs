@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     match run(&system, cli.command) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("rdax: {error:#}");
+            output::complain(format_args!("{error:#}"));
             failed
         }
     }
@@ -71,7 +71,7 @@ fn run(system: &System, command: Command) -> anyhow::Result<ExitCode> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rdax", &mut script);
-            output::print(&String::from_utf8_lossy(&script))?;
+            output::as_it_is(&String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::ManPages { dir } => {

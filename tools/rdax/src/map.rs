@@ -562,13 +562,13 @@ pub fn run(system: &System, arguments: &cli::Map) -> Result<ExitCode> {
     match missing(&answer, size.bytes()) {
         0 => Ok(ExitCode::SUCCESS),
         bytes => {
-            eprintln!(
-                "rdax: {}: {} of {} are not mapped by {} or more",
+            output::complain(format_args!(
+                "{}: {} of {} are not mapped by {} or more",
                 path.display(),
                 amount(bytes),
                 amount(answer.size.next_multiple_of(PAGE)),
                 amount(size.bytes()),
-            );
+            ));
             Ok(ExitCode::FAILURE)
         }
     }

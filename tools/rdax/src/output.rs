@@ -7,14 +7,36 @@ use anyhow::{
     Result, //
 };
 use serde::Serialize;
-use std::io::{
-    self,
-    ErrorKind,
-    Write, //
+use std::{
+    fmt::Display,
+    io::{
+        self,
+        ErrorKind,
+        Write, //
+    },
 };
 
-/// Prints; whether there is somebody who reads on. That nobody does is no error.
+/// A text with signs in place of what a terminal would take for a command. Names of files, and of processes,
+/// may be anything, and be made by anybody.
+pub fn harmless(text: &str, keep: &[char]) -> String {
+    let mut harmless = String::with_capacity(text.len());
+    for sign in text.chars() {
+        if sign.is_control() && !keep.contains(&sign) {
+            harmless.extend(sign.escape_default());
+        } else {
+            harmless.push(sign);
+        }
+    }
+    harmless
+}
+
+/// Prints a text for people; whether there is somebody who reads on. That nobody does is no error.
 pub fn print(text: &str) -> Result<bool> {
+    as_it_is(&harmless(text, &['\n']))
+}
+
+/// The same for what a program reads, or the terminal.
+pub fn as_it_is(text: &str) -> Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
@@ -23,7 +45,27 @@ pub fn print(text: &str) -> Result<bool> {
     }
 }
 
+/// Says what went wrong, on the standard error output.
+pub fn complain(what: impl Display) {
+    eprintln!("rdax: {}", harmless(&what.to_string(), &['\n']));
+}
+
 /// Prints a value as JSON, for people, too.
 pub fn json(value: &impl Serialize) -> Result<bool> {
-    print(&(serde_json::to_string_pretty(value)? + "\n"))
+    as_it_is(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_do_not_command_the_terminal() {
+        assert_eq!(
+            harmless("a\x1b[2Jb\r\n\u{9b}", &['\n']),
+            "a\\u{1b}[2Jb\\r\n\\u{9b}"
+        );
+        assert_eq!(harmless("a\nb", &[]), "a\\nb");
+        assert_eq!(harmless("Zoë's file █", &[]), "Zoë's file █");
+    }
 }

@@ -248,12 +248,11 @@ pub fn run(system: &System, arguments: &cli::Stat) -> Result<ExitCode> {
         || -> Result<Vec<Counters>> { sources.iter().map(|source| read(system, source)).collect() };
     let mut before = sample()?;
     let Some(interval) = arguments.interval else {
-        let text = if arguments.json {
-            serde_json::to_string_pretty(&report(&sources, &before, None))? + "\n"
+        if arguments.json {
+            output::json(&report(&sources, &before, None))?;
         } else {
-            table(&sources, &before, None, arguments.all)
-        };
-        output::print(&text)?;
+            output::print(&table(&sources, &before, None, arguments.all))?;
+        }
         return Ok(ExitCode::SUCCESS);
     };
     let refresh = !arguments.json && io::stdout().is_terminal();
@@ -276,7 +275,7 @@ pub fn run(system: &System, arguments: &cli::Stat) -> Result<ExitCode> {
             let end = if refresh { "(^C ends this)\n" } else { "\n" };
             format!("{clear}{table}{end}")
         };
-        if !output::print(&text)? {
+        if !output::as_it_is(&text)? {
             break;
         }
         before = now;

@@ -2,6 +2,7 @@
 
 //! Tables on a terminal, or for programs that read columns.
 
+use crate::output::harmless;
 use comfy_table::{
     presets,
     CellAlignment,
@@ -13,7 +14,9 @@ pub fn plain(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> String
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(header);
-    table.add_rows(rows);
+    for row in rows {
+        table.add_row(row.iter().map(|cell| harmless(cell, &[])));
+    }
     for (number, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
         if right.contains(&number) {
@@ -42,5 +45,7 @@ mod tests {
             plain(&["DEVICE", "SIZE"], &[1], rows),
             "DEVICE   SIZE\npmem0       2\npmem0p1  1024\n"
         );
+        let rows = vec![vec!["two\nlines".to_owned()]];
+        assert_eq!(plain(&["NAME"], &[], rows), "NAME\ntwo\\nlines\n");
     }
 }

@@ -263,26 +263,33 @@ void rdax_wait_resumed(void)
 	end_wait(true);
 }
 
-static bool is_wanted(const struct wait *wait, struct inode *inode, bool admin)
+/* Of its neighbours a container is told no more than its /proc shows. */
+static bool is_wanted(const struct wait *wait, struct inode *inode, bool admin,
+		      struct pid_namespace *ns)
 {
 	if (inode && wait->mapping != inode->i_mapping)
 		return false;
-	return admin || uid_eq(wait->uid, current_euid());
+	return admin || (uid_eq(wait->uid, current_euid()) && task_pid_nr_ns(wait->task, ns));
 }
 
-bool rdax_wait_next(unsigned long *cursor, struct inode *inode, bool admin,
-		    struct rdax_wait_record *record)
+int rdax_wait_next(unsigned long *cursor, struct inode *inode, bool admin,
+		   struct rdax_wait_record *record)
 {
 	struct pid_namespace *ns = task_active_pid_ns(current);
+	unsigned int left = RDAX_WAITS_AT_ONCE;
 	struct wait *wait;
+	int ret = 0;
 
 	xa_lock(&waits);
-	/* Ends: each turn goes on behind the wait of the one before. */
+	/* Ends: each turn goes on behind the wait of the one before, and there are so many at most. */
 	do {
 		++*cursor;
 		wait = xa_find(&waits, cursor, ULONG_MAX, XA_PRESENT);
-	} while (wait && !is_wanted(wait, inode, admin));
-	if (wait) {
+	} while (wait && !is_wanted(wait, inode, admin, ns) && --left);
+	if (wait && !left) {
+		ret = -EAGAIN;
+	} else if (wait) {
+		ret = 1;
 		*record = wait->record;
 		record->waited = ktime_get_ns() - wait->since;
 		record->pid = task_tgid_nr_ns(wait->task, ns);
@@ -292,5 +299,5 @@ bool rdax_wait_next(unsigned long *cursor, struct inode *inode, bool admin,
 			record->physical = 0;
 	}
 	xa_unlock(&waits);
-	return wait;
+	return ret;
 }

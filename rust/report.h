@@ -63,12 +63,16 @@ void rdax_wait_end(void);
 void rdax_wait_goes_on(void);
 void rdax_wait_resumed(void);
 
+/* Waits that are looked at with the lock held. */
+#define RDAX_WAITS_AT_ONCE 64
+
 /*
  * The next task that waits, behind *@cursor, which begins with 0: of the file of @inode, if that is not NULL,
- * and those of the caller only unless it is an administrator (@admin). False when there is none. It is not
- * known before begin() was and not after end() is called.
+ * and, unless it is for an administrator (@admin), those of the caller only that his PID namespace has. 1, 0
+ * when there is none, or -EAGAIN when there was none among the first RDAX_WAITS_AT_ONCE. It is not known
+ * before begin() was and not after end() is called.
  */
-bool rdax_wait_next(unsigned long *cursor, struct inode *inode, bool admin,
-		    struct rdax_wait_record *record);
+int rdax_wait_next(unsigned long *cursor, struct inode *inode, bool admin,
+		   struct rdax_wait_record *record);
 
 #endif

@@ -7,7 +7,8 @@ use super::{
     bindings,
     fs::Inode,
     page::DevFolio,
-    uapi::{self, wait}, //
+    uapi::{self, wait},
+    vm, //
 };
 use core::ptr;
 use kernel::types::NotThreadSafe;
@@ -92,36 +93,41 @@ pub(crate) fn note(folio: DevFolio) {
 }
 
 /// Calls `f` for the tasks that wait, of a file or of all, that the caller may see, until that says that it
-/// is enough.
+/// is enough; with `None` now and then where there are many others. Sleeps.
 pub(crate) fn visit(
     file: Option<&Inode>,
     admin: bool,
-    mut f: impl FnMut(&uapi::WaitRecord) -> bool,
+    mut f: impl FnMut(Option<&uapi::WaitRecord>) -> bool,
 ) {
     let inode = file.map_or(ptr::null_mut(), Inode::as_ptr);
     let mut cursor = 0;
     let mut record: bindings::rdax_wait_record = pin_init::zeroed();
-    // Ends: each turn is for a task behind the last one's, in the order of their addresses.
-    //
-    // SAFETY: The inode is alive, or there is none.
-    while unsafe { bindings::rdax_wait_next(&mut cursor, inode, admin, &mut record) } {
-        let seen = uapi::WaitRecord {
-            waited: record.waited,
-            inode: record.inode,
-            offset: record.offset,
-            physical: record.physical,
-            kind: record.kind,
-            dev_major: record.dev_major,
-            dev_minor: record.dev_minor,
-            pid: record.pid,
-            tid: record.tid,
-            order: record.order,
-            references: record.references,
-            maps: record.maps,
-            comm: record.comm,
+    // Ends: each turn is for tasks behind the last one's, in the order of their addresses.
+    loop {
+        // SAFETY: The inode is alive, or there is none.
+        let found = unsafe { bindings::rdax_wait_next(&mut cursor, inode, admin, &mut record) };
+        let goes_on = match found {
+            0 => break,
+            1 => f(Some(&uapi::WaitRecord {
+                waited: record.waited,
+                inode: record.inode,
+                offset: record.offset,
+                physical: record.physical,
+                kind: record.kind,
+                dev_major: record.dev_major,
+                dev_minor: record.dev_minor,
+                pid: record.pid,
+                tid: record.tid,
+                order: record.order,
+                references: record.references,
+                maps: record.maps,
+                comm: record.comm,
+            })),
+            _ => f(None),
         };
-        if !f(&seen) {
+        if !goes_on {
             break;
         }
+        vm::cond_resched();
     }
 }

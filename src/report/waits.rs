@@ -35,10 +35,13 @@ pub(super) fn answer(call: Call) -> Result {
     let mut total = 0;
     let mut result = Ok(());
     waiting::visit(inode, report::is_admin(), |record| {
-        total += 1;
-        result = match report::signal() {
-            true => Err(EINTR),
-            false => records.push(record),
+        result = match (report::signal(), record) {
+            (true, _) => Err(EINTR),
+            (false, Some(record)) => {
+                total += 1;
+                records.push(record)
+            }
+            (false, None) => Ok(()),
         };
         result.is_ok() && total < MOST
     });

@@ -18,6 +18,7 @@ from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
 from lib.task import Task
+from lib.trace import Calls
 
 
 def _need(t):
@@ -364,6 +365,63 @@ def own_waits_are_told_without_rights(t):
     equal(Task(nobody).result(), [task.pid, 0], "process, physical address")
     os.read(pipe, PAGE)
     task.result()
+
+
+@case()
+def waits_of_a_neighbour_are_not_told(t):
+    """Of the same user, in a PID namespace that the asker does not see."""
+    _need(t)
+    path = t.path()
+    fd, pipe = _held(t)
+    os.chmod(path, 0o666)
+
+    def cut():
+        posix.become_nobody()
+        os.ftruncate(fd, 0)
+
+    def ask(own):
+        posix.become_nobody()
+        with Asker() as asker:
+            wait_for(lambda: asker.waits() or not own, "wait of its own")
+            return [(wait.pid, wait.comm.decode()) for wait in asker.waits()]
+
+    def contained():
+        posix.unshare(posix.CLONE_NEWPID)
+        return Task(ask, False).result()
+
+    task = Task(cut)
+    equal(len(Task(ask, True).result()), 1, "waits in the same namespace")
+    equal(Task(contained).result(), [], "waits in another namespace")
+    os.read(pipe, PAGE)
+    task.result()
+
+
+@case(fs=("xfs",), timeout=240, quick=False)
+def waits_of_many_are_looked_at_in_turns(t):
+    """Whoever may not be told of them keeps nobody from waiting or waking meanwhile."""
+    _need(t)
+    tasks, pipes = [], []
+    for number in range(70):
+        fd, pipe = _held(t, f"file {number}")
+        tasks.append(Task(os.ftruncate, fd, 0))
+        pipes.append(pipe)
+
+    def nobody():
+        posix.become_nobody()
+        with Asker() as asker:
+            return len(asker.waits())
+
+    with Asker() as asker:
+        wait_for(lambda: len(asker.waits(room=128)) == len(tasks), "all of them wait")
+        with Calls("rdax_wait_next") as calls:
+            equal(Task(nobody).result(), 0, "waits that nobody is told")
+            # The last one finds that there are no more.
+            equal(calls.count(), 2, "times that the lock was taken")
+        equal(len(asker.waits(room=128)), len(tasks), "waits that the administrator is told")
+    for pipe in pipes:
+        os.read(pipe, PAGE)
+    for task in tasks:
+        task.result()
 
 
 @case(fs=("xfs",), timeout=120)

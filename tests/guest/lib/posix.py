@@ -33,6 +33,7 @@ FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR, FS_XFLAG_DAX = 0x801C581F, 0x401C5820, 0x8
 EXTENT_UNWRITTEN, EXTENT_SHARED = 0x800, 0x2000
 DEDUPE_SAME, DEDUPE_DIFFERS = 0, 1
 NOBODY = 65534
+CLONE_NEWPID = 0x20000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _void, _size, _off, _int = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64, ctypes.c_int
@@ -55,6 +56,7 @@ _pread = _declare("pread", ctypes.c_ssize_t, _int, _void, _size, _off)
 _pwrite = _declare("pwrite", ctypes.c_ssize_t, _int, _void, _size, _off)
 _fallocate = _declare("fallocate", _int, _int, _int, _off, _off)
 _ftruncate = _declare("ftruncate", _int, _int, _off)
+_unshare = _declare("unshare", _int, _int)
 _prctl = _declare("prctl", _int, _int, *[ctypes.c_ulong] * 4)
 _vmsplice = _declare("vmsplice", ctypes.c_ssize_t, _int, _void, _size, ctypes.c_uint)
 _mount = _declare("mount", _int, *[ctypes.c_char_p] * 3, ctypes.c_ulong, ctypes.c_char_p)
@@ -162,6 +164,11 @@ def become_nobody():
     os.setresuid(NOBODY, NOBODY, NOBODY)
     # Forgotten with the rights (PR_SET_DUMPABLE).
     _must(_prctl(4, 1, 0, 0, 0), "prctl")
+
+
+def unshare(flags):
+    """Children will be in namespaces of their own."""
+    _must(_unshare(flags), "unshare")
 
 
 def syscall(number, *arguments):

@@ -223,6 +223,14 @@ def _now():
     return time.clock_gettime_ns(REALTIME_COARSE)
 
 
+def _read_file(t, size):
+    """A file that was read: before a filesystem reads, it is not known how, and nothing is mapped ahead
+    for writing."""
+    fd = _file(t, size)
+    os.pread(fd, 1, 0)
+    return fd
+
+
 def _changed(fd):
     return os.fstat(fd).st_mtime_ns
 
@@ -248,7 +256,7 @@ def _told(fd, since, what):
 @case()
 def times_tell_of_every_store(t):
     """Whatever was mapped ahead, the file's times move when somebody has stored to it."""
-    fd = _file(t, 64 * PAGE)
+    fd = _read_file(t, 64 * PAGE)
 
     def end_by_unmap(m):
         m.unmap()
@@ -316,7 +324,7 @@ def times_tell_of_every_store(t):
 
 @case()
 def times_tell_of_stores_of_who_is_killed(t):
-    fd = _file(t, 64 * PAGE)
+    fd = _read_file(t, 64 * PAGE)
     reader, writer = os.pipe()
 
     def child():
@@ -348,7 +356,7 @@ def _opened(t, fd, m):
 @case()
 def times_tell_of_what_the_kernel_writes(t):
     """It needs no fault of the processor for a page that is mapped for writing."""
-    fd = _file(t, 64 * PAGE)
+    fd = _read_file(t, 64 * PAGE)
     disk = SlowDisk().open()
     memory = os.open("/proc/self/mem", os.O_RDWR)
     with Map(-1, PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as source:
@@ -376,7 +384,7 @@ def times_tell_of_what_the_kernel_writes(t):
 @case()
 def times_tell_of_stores_that_fault_for_nothing(t):
     """A page that is mapped for writing already is nothing that a fault asks the filesystem for."""
-    fd, other = _file(t, 64 * PAGE), _file(t, 2 * PAGE, "other")
+    fd, other = _read_file(t, 64 * PAGE), _file(t, 2 * PAGE, "other")
     for end in (lambda m: os.fsync(fd), lambda m: m.unmap()):
         with Map(fd, 64 * PAGE) as m, \
                 Map(-1, PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as missing:
@@ -398,7 +406,7 @@ FREEZE, THAW = 0xC0045877, 0xC0045878
 @case()
 def times_tell_of_stores_before_a_freeze(t):
     """Also of those that become known while a filesystem waits until it can be frozen."""
-    fd, other = _file(t, 64 * PAGE), t.open("other")
+    fd, other = _read_file(t, 64 * PAGE), t.open("other")
     with Map(-1, PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as buffer, \
             Missing(buffer) as missing:
         m = Map(fd, 64 * PAGE)
@@ -423,7 +431,7 @@ def times_tell_of_stores_before_a_freeze(t):
 @case()
 def times_do_not_move_without_a_store(t):
     """What was mapped ahead and left alone is not taken for written to."""
-    fd = _file(t, 64 * PAGE)
+    fd = _read_file(t, 64 * PAGE)
     for end in (lambda m: os.fsync(fd), lambda m: m.unmap(), lambda m: m.protect(posix.PROT_READ)):
         with Map(fd, 64 * PAGE) as m:
             m.write(0, pages("t", 6))
@@ -444,7 +452,7 @@ def times_do_not_move_without_a_store(t):
 @case()
 def sequences_are_still_cheap(t):
     t.need_adopted()
-    fd = _file(t, 512 * PAGE)
+    fd = _read_file(t, 512 * PAGE)
     with Map(fd, 512 * PAGE, align=PMD, skew=PAGE) as m:
         stats = t.stats()
         m.touch(write=True)

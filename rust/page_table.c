@@ -178,6 +178,7 @@ void rdax_ptes_set(struct vm_area_struct *vma, unsigned long addr, pte_t *ptes, 
 		   unsigned long n, unsigned int how, bool protect)
 {
 	pte_t pte = allowed(vma, pfn_pte(pfn, vma->vm_page_prot), how);
+	pteval_t step = PAGE_SIZE;
 
 	if (protect)
 		pte = pte_mkuffd(pte);
@@ -186,10 +187,15 @@ void rdax_ptes_set(struct vm_area_struct *vma, unsigned long addr, pte_t *ptes, 
 		set_ptes(vma->vm_mm, addr, ptes, pte, n);
 		return;
 	}
-	/* The same, where nobody has to be asked for each entry. A present one has its frame as it is. */
+	/*
+	 * The same, where nobody has to be asked for each entry. In a VMA that nobody may access, where a
+	 * debugger faults all the same, entries have the complement of their frame.
+	 */
+	if (__pte_needs_invert(native_pte_val(pte)))
+		step = -PAGE_SIZE;
 	for (; n; n--, ptes++) {
 		native_set_pte(ptes, pte);
-		pte = native_make_pte(native_pte_val(pte) + PAGE_SIZE);
+		pte = native_make_pte(native_pte_val(pte) + step);
 	}
 }
 

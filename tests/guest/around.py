@@ -12,6 +12,7 @@ from lib.pattern import ZERO, page, pages
 from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
+from lib.trace import Pages
 from lib.uffd import Protected
 
 BLOCK = 16                      # pages
@@ -59,6 +60,28 @@ def reads_map_their_block(t):
         equal(_mapped(m, 64), "-" * 32 + "m" * 16 + "-" * 16, "what is mapped from entries")
         same_bytes(m.read(0, 64 * PAGE), pages("f", 64), "all, from entries")
         stats.expect(read_pte=4, around_pte=60)
+
+
+@case()
+def a_mapping_without_rights_gets_its_own_pages(t):
+    """A debugger reads where nobody may, and the pages that come along are those of the file, and each
+    counted. The kernel writes the frames of such entries in another way."""
+    fd = _file(t, 64 * PAGE)
+    state = Pages()
+    for touched in (False, True):
+        stats = t.stats()
+        with Map(fd, 64 * PAGE, prot=posix.PROT_NONE, align=PMD) as m, \
+                open("/proc/self/mem", "rb", buffering=0) as memory:
+            for at in (20, 40):
+                same_bytes(os.pread(memory.fileno(), PAGE, m.address + at * PAGE), page("f", at),
+                           f"page {at} by /proc/self/mem")
+            # Of a file that has no entries yet, only what is behind the page is mapped along.
+            stats.expect(around_pte=30 if touched else 12 + 8 - 2)
+            m.protect(posix.PROT_READ)
+            same_bytes(m.read(0, 64 * PAGE), pages("f", 64), "all, once it may be read")
+            pfns = m.pfns()
+            equal(state.counts(pfns), [(1, 1)] * 64, "references and mappings of each page")
+        state.check_idle(pfns, "when it is unmapped")
 
 
 @case()

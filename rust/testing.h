@@ -70,6 +70,8 @@ void *rdax_test_private(struct inode *inode);
 void rdax_test_set_size(struct inode *inode, loff_t size);
 void rdax_test_set_links(struct inode *inode, unsigned int links);
 void rdax_test_set_dax(struct inode *inode, bool dax);
+/* Puts a folio into the file's tree, as one of a page cache, or takes it out. */
+int rdax_test_set_cached(struct inode *inode, pgoff_t index, bool cached);
 void rdax_test_can_share_blocks(struct inode *inode);
 void rdax_test_set_block_bits(struct inode *inode, unsigned int bits);
 /* What the inode's contents did wrong in write-back, and forget it. */

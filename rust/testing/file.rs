@@ -21,7 +21,7 @@ use core::{
     ptr::{self, NonNull},
 };
 use kernel::{
-    error::from_err_ptr,
+    error::{from_err_ptr, to_result},
     new_mutex,
     prelude::*,
     sync::atomic::{Acquire, Atomic, Relaxed},
@@ -283,6 +283,13 @@ impl<'w> File<'w> {
     pub(crate) fn set_dax(&self, dax: bool) {
         // SAFETY: As above.
         unsafe { bindings::rdax_test_set_dax(self.inode.as_ptr(), dax) };
+    }
+
+    /// Puts a folio of a page cache into the file's tree, where nothing is, or takes it out again.
+    pub(crate) fn set_cached(&self, index: usize, cached: bool) -> Result {
+        // SAFETY: The inode is alive, and the layer passes over what is no value. Nobody else looks
+        // at what is in the tree before the test takes it out.
+        to_result(unsafe { bindings::rdax_test_set_cached(self.inode.as_ptr(), index, cached) })
     }
 
     /// Log2 of the block size.

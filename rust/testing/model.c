@@ -136,6 +136,13 @@ void rdax_test_set_dax(struct inode *inode, bool dax)
 	inode_set_flags(inode, dax ? S_DAX : 0, S_DAX);
 }
 
+int rdax_test_set_cached(struct inode *inode, pgoff_t index, bool cached)
+{
+	struct folio *folio = cached ? page_folio(ZERO_PAGE(0)) : NULL;
+
+	return xa_err(xa_store_irq(&inode->i_mapping->i_pages, index, folio, GFP_KERNEL));
+}
+
 static loff_t remap(struct file *from, loff_t at, struct file *to, loff_t start, loff_t len,
 		    unsigned int flags)
 {

@@ -363,6 +363,11 @@ unsafe extern "C" fn huge_fault(
         }
     };
     note(code);
+    if order == 0 && code == FaultCode::FALLBACK {
+        // Which would end the machine.
+        complain();
+        code = FaultCode::SIGBUS;
+    }
     if code == FaultCode::LATER {
         // As of those to whom the lock of the address space is not given back.
         code = FaultCode::NOPAGE;

@@ -100,6 +100,8 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         let mut why = None;
         let outcome = match self.serve(ops) {
             Ok(outcome) => outcome,
+            // Nothing is smaller than a page, and the core takes that answer for a bug of its own.
+            Err(Failure::Fallback(_)) if self.order() == Order::PTE => Outcome::failed(EIO),
             Err(Failure::Fallback(reason)) => {
                 why = Some(reason);
                 device.inc(reason);

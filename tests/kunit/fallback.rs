@@ -64,6 +64,45 @@ mod tests {
     }
 
     #[test]
+    fn a_page_has_nothing_to_fall_back_to() -> Checked {
+        const PAGES: usize = 16;
+        let world = world()?;
+        let place = world.take_many(PAGES, Order::PTE)?;
+        let file = world.file(PAGES)?;
+        file.set_extents(&[TestExtent::mapped(0, PAGES, place)])?;
+        for share in [Share::Shared, Share::Private] {
+            let view = View::new(&file, 0, PAGES, share, 0)?;
+            // It is no entry, and none has room in its place.
+            file.set_cached(3, true)?;
+            let fallbacks = count(Counter::FallbackConflict);
+            let errors = count(Counter::FaultErrors);
+            file.forget_faults();
+            check_eq!(view.load(3).err(), Some(EFAULT));
+            check_eq!(view.store(3, 1).err(), Some(EFAULT));
+            let mut failed = 0;
+            for fault in (0..file.faults()).filter_map(|number| file.fault(number)) {
+                if fault.order == 0 {
+                    check_eq!(fault.code, FaultCode::SIGBUS);
+                    check_eq!(fault.error, EIO.to_errno());
+                    failed += 1;
+                }
+            }
+            check_eq!(failed, 2);
+            check_eq!(count(Counter::FallbackConflict), fallbacks);
+            check_eq!(count(Counter::FaultErrors), errors + 2);
+            // Its neighbours are as ever, and so is it when that is gone.
+            view.load(2)?;
+            view.store(4, 1)?;
+            check!(view.mapped(3).is_none());
+            file.set_cached(3, false)?;
+            view.store(3, 1)?;
+            drop(view);
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    #[test]
     fn falls_back_when_address_and_offset_are_not_aligned() -> Checked {
         let world = world()?;
         let Some((file, _)) = mapped_file(&world, Order::PMD)? else {

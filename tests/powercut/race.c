@@ -33,7 +33,7 @@
 static uint64_t size = 4 * PMD;
 #define SYNCERS 2
 /* At least so many stores come between two syncs of a thread. */
-#define STORES 64
+#define STORES 16
 
 /* For each of those who sync, what was stored before each of its syncs began. */
 static uint64_t (*promises[SYNCERS])[SLOTS];

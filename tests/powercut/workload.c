@@ -36,30 +36,35 @@ static const struct {
 	/* Stores through mappings by pages and by 2 MiB, and fsync or msync of parts. */
 	{ "map", { 3, 3, 4 << 20, 4 << 20, {
 		[OP_STORE] = 12, [OP_WRITE] = 1, [OP_FSYNC] = 4, [OP_FDATASYNC] = 1,
-		[OP_MSYNC] = 4, [OP_SYNCFS] = 1 }, false } },
+		[OP_MSYNC] = 4, [OP_SYNCFS] = 1 }, false, false } },
 	/* What changes a file's blocks, beside dirty mappings. */
 	{ "layout", { 3, 3, 3 << 20, 4 << 20, {
 		[OP_STORE] = 12, [OP_WRITE] = 2, [OP_FSYNC] = 4, [OP_MSYNC] = 2, [OP_TRUNCATE] = 4,
-		[OP_PUNCH] = 2, [OP_ZERO] = 2, [OP_COLLAPSE] = 2, [OP_INSERT] = 2 }, false } },
+		[OP_PUNCH] = 2, [OP_ZERO] = 2, [OP_COLLAPSE] = 2, [OP_INSERT] = 2 }, false, false } },
+	/* The same with entries of 2 MiB, and files that share them where the filesystem can. */
+	{ "large", { 3, 2, 4 << 20, 4 << 20, {
+		[OP_STORE] = 14, [OP_WRITE] = 1, [OP_FSYNC] = 4, [OP_MSYNC] = 3, [OP_TRUNCATE] = 1,
+		[OP_PUNCH] = 1, [OP_ZERO] = 2, [OP_COLLAPSE] = 2, [OP_INSERT] = 3, [OP_CLONE] = 3 },
+		false, true } },
 	/* Files that share blocks. */
 	{ "reflink", { 4, 2, 2 << 20, 2 << 20, {
 		[OP_STORE] = 10, [OP_WRITE] = 4, [OP_FSYNC] = 5, [OP_MSYNC] = 2, [OP_CLONE] = 4,
-		[OP_PUNCH] = 1, [OP_TRUNCATE] = 1, [OP_WRITE_SYNC] = 1 }, false } },
+		[OP_PUNCH] = 1, [OP_TRUNCATE] = 1, [OP_WRITE_SYNC] = 1 }, false, false } },
 	/* The same, and copies are made of shared blocks without a store. */
 	{ "unshare", { 4, 2, 2 << 20, 2 << 20, {
 		[OP_STORE] = 8, [OP_WRITE] = 2, [OP_FSYNC] = 5, [OP_MSYNC] = 2, [OP_CLONE] = 4,
-		[OP_TRUNCATE] = 1, [OP_UNSHARE] = 6 }, false } },
+		[OP_TRUNCATE] = 1, [OP_UNSHARE] = 6 }, false, false } },
 	/* Programs that write back by themselves, beside others that do not. */
 	{ "mapsync", { 3, 2, 2 << 20, 4 << 20, {
 		[OP_STORE_SYNC] = 12, [OP_STORE] = 4, [OP_FSYNC] = 1, [OP_PUNCH] = 2,
-		[OP_TRUNCATE] = 3, [OP_WRITE] = 1, [OP_COLLAPSE] = 1, [OP_INSERT] = 1 }, false } },
+		[OP_TRUNCATE] = 3, [OP_WRITE] = 1, [OP_COLLAPSE] = 1, [OP_INSERT] = 1 }, false, false } },
 	/* Synchronous writes. */
 	{ "dsync", { 3, 2, 2 << 20, 4 << 20, {
 		[OP_WRITE_SYNC] = 12, [OP_STORE] = 4, [OP_TRUNCATE] = 2, [OP_PUNCH] = 1,
-		[OP_FSYNC] = 1 }, false } },
+		[OP_FSYNC] = 1 }, false, false } },
 	/* A new file in the place of an old one. */
 	{ "rename", { 3, 2, 1 << 20, 2 << 20, {
-		[OP_RENAME] = 10, [OP_STORE] = 4, [OP_FSYNC] = 2, [OP_TRUNCATE] = 1 }, true } },
+		[OP_RENAME] = 10, [OP_STORE] = 4, [OP_FSYNC] = 2, [OP_TRUNCATE] = 1 }, true, false } },
 };
 
 const struct workload *find_workload(const char *name)
@@ -130,6 +135,8 @@ struct mapped {
 static const struct workload *workload;
 static struct mapped files[FILES];
 static int directory;
+/* Whether files can share blocks. */
+static bool clones;
 static char failed[200];
 
 static int give_up(const char *what)
@@ -208,6 +215,18 @@ int workload_prepare(const char *path, const char *name)
 	return 0;
 }
 
+/* A copy on write is made of as much. Only XFS knows this. */
+static bool share_large_parts(int fd)
+{
+	struct fsxattr attributes;
+
+	if (ioctl(fd, FS_IOC_FSGETXATTR, &attributes))
+		return false;
+	attributes.fsx_xflags |= FS_XFLAG_COWEXTSIZE;
+	attributes.fsx_cowextsize = PMD;
+	return !ioctl(fd, FS_IOC_FSSETXATTR, &attributes);
+}
+
 static int open_file(unsigned int i)
 {
 	struct mapped *file = &files[i];
@@ -219,6 +238,8 @@ static int open_file(unsigned int i)
 	file->synchronous_fd = openat(directory, name, O_RDWR | O_DSYNC);
 	if (file->fd < 0 || file->synchronous_fd < 0 || fstat(file->fd, &status))
 		return give_up("open");
+	if (workload->large)
+		clones = share_large_parts(file->fd);
 	file->size = file->sure = status.st_size;
 	file->small = map_file(file->fd, workload->most, PAGE, MAP_SHARED);
 	file->large = map_file(file->fd, workload->most, 0, MAP_SHARED);
@@ -259,6 +280,11 @@ static bool some_pages(const struct mapped *file, struct op *op)
 
 	if (!pages)
 		return false;
+	if (workload->large && file->size >= PMD && below(2)) {
+		op->offset = below(file->size / PMD) * PMD;
+		op->length = PMD;
+		return true;
+	}
 	op->offset = below(pages) * PAGE;
 	op->length = (1 + below(1ULL << below(8))) * PAGE;
 	if (op->length > pages * PAGE - op->offset)
@@ -285,7 +311,7 @@ static bool choose(struct op *op)
 	file = &files[op->file];
 	switch (op->kind) {
 	case OP_STORE:
-		op->how = below(2);
+		op->how = workload->large ? below(8) != 0 : below(2);
 		return some_part(file, op, workload->most);
 	case OP_WRITE:
 	case OP_WRITE_SYNC:
@@ -324,7 +350,7 @@ static bool choose(struct op *op)
 		return some_pages(file, op) && file->size + op->length <= workload->most;
 	case OP_CLONE:
 		op->how = below(workload->files);
-		return op->how != op->file;
+		return clones && op->how != op->file;
 	}
 	return true;
 }
@@ -480,6 +506,7 @@ int64_t workload_run(const char *path, const char *name, uint64_t seed, int64_t 
 	failed[0] = 0;
 	op_count = 0;
 	random_state = seed;
+	clones = true;
 	directory = open(path, O_RDONLY | O_DIRECTORY);
 	if (!make_room() || directory < 0)
 		return give_up("cannot begin");

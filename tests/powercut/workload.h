@@ -70,6 +70,8 @@ struct workload {
 	unsigned int weights[OPS];
 	/* The last file only is renamed over, and no other. */
 	bool renames;
+	/* What changes blocks changes whole entries of 2 MiB in half of all cases. */
+	bool large;
 };
 
 extern struct op *ops;

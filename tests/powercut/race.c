@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +32,7 @@
 static uint64_t size = 4 * PMD;
 #define SYNCERS 2
 /* At least so many stores come between two syncs of a thread. */
-#define STORES 16
+#define STORES 32
 
 /* For each of those who sync, what was stored before each of its syncs began. */
 static uint64_t (*promises[SYNCERS])[SLOTS];
@@ -139,7 +138,7 @@ static void *sync_all_the_time(void *data)
 
 		/* For something to sync. It ends: the storing thread does nothing else, until this one is over. */
 		while (atomic_load(&stores) < before + STORES)
-			sched_yield();
+			usleep(100);
 		before = atomic_load(&stores);
 		memcpy(now, promises[self][count - 1], SLOTS * sizeof(*now));
 		/* By turns of everything, and of each part, whose other part keeps its last promise. */

@@ -35,7 +35,7 @@ MOMENTS = ("event", "fence", "access", "request")
 MOUNT = "/mnt/powercut"
 KEPT_AT_MOST = 12
 # Counters that say by which sizes files were mapped, and how much was copied on write.
-FAULTS = ("write_pte", "write_pmd", "write_pud", "mkwrite_pte", "mkwrite_pmd", "mkwrite_pud", "cow_pages")
+FAULTS = ("write_", "mkwrite_", "cow_pages", "fallback_")
 # Copies of devices that wait for their checker.
 COPIES = 4
 
@@ -360,7 +360,8 @@ class Round:
         counts = self.model.ask(COUNTS) or list(self.model.answer().a[:4])
         unseen = self.model.stop()
         moved = stats.since()
-        self.faults = {name: moved[name] for name in FAULTS if moved.get(name)}
+        self.faults = {name: count for name, count in moved.items()
+                       if count and name.startswith(FAULTS) and name != "write_bytes"}
         posix.umount(MOUNT)
         processors(False)
         return cuts, unseen, counts

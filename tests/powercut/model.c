@@ -170,6 +170,8 @@ static uint64_t events[POWERCUT_THREADS];
 
 static enum { QUIET, BEGINNING, RECORDING } state;
 static bool eadr;
+/* Microseconds to wait after the last line of a page is written back. */
+static uint64_t slow_writebacks;
 /* Lines that changed unseen in what was recorded last. */
 static uint64_t missed;
 
@@ -593,6 +595,8 @@ static void on_write_back(unsigned int vcpu, void *data)
 	offset = place_of(vcpu, address);
 	if (offset < size)
 		write_back(vcpu, offset);
+	if (slow_writebacks && offset % PAGE / LINE == PAGE / LINE - 1)
+		usleep(slow_writebacks);
 }
 
 /* What an instruction is, as far as it matters here. */
@@ -1000,6 +1004,7 @@ static int64_t serve(unsigned int vcpu, struct powercut *request)
 		return 0;
 	case POWERCUT_LATE:
 		processors[vcpu].late = a[0];
+		slow_writebacks = a[1];
 		return 0;
 	case POWERCUT_MISSED:
 		return missed;

@@ -61,7 +61,9 @@ enum powercut_op {
 	POWERCUT_COPY_STATE,
 	/* Processor time of the emulator so far, in nanoseconds. */
 	POWERCUT_CLOCK,
-	/* Tell of what user space stores on this processor so many microseconds late, as a busy host does. */
+	/* Be as slow as on a busy host: tell of what user space stores on this processor so many microseconds
+	 * late; wait so many after the last line of each page that any writes back.
+	 */
 	POWERCUT_LATE,
 	/* How many lines changed unseen during what was recorded last, which must be none. */
 	POWERCUT_MISSED,

@@ -32,7 +32,7 @@
 static uint64_t size = 4 * PMD;
 #define SYNCERS 2
 /* At least so many stores come between two syncs of a thread. */
-#define STORES 32
+#define STORES 16
 
 /* For each of those who sync, what was stored before each of its syncs began. */
 static uint64_t (*promises[SYNCERS])[SLOTS];
@@ -194,6 +194,8 @@ int64_t race_run(const char *path, uint64_t seed, int64_t cuts_wanted, uint32_t 
 		return -1;
 	large = map(fd, size < GIB ? PMD : GIB, 0);
 	small = size < GIB ? map(fd, PMD, PAGE) : large;
+	/* What happens during a write-back happens more often if that takes its time; 1 GiB does anyway. */
+	powercut_ask(POWERCUT_LATE, 0, size < GIB ? 50 : 0, 0);
 	if (!small || !large || pthread_create(&storer, NULL, store_all_the_time, (void *)seed) ||
 	    pthread_create(&syncer, NULL, sync_all_the_time, (void *)1))
 		return -1;
@@ -201,6 +203,7 @@ int64_t race_run(const char *path, uint64_t seed, int64_t cuts_wanted, uint32_t 
 	pthread_join(syncer, NULL);
 	atomic_store(&over, true);
 	pthread_join(storer, NULL);
+	powercut_ask(POWERCUT_LATE, 0, 0, 0);
 	munmap(large, size);
 	if (small != large)
 		munmap(small, size);

@@ -8,12 +8,14 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "chance.h"
@@ -215,11 +217,14 @@ int workload_prepare(const char *path, const char *name)
 	return 0;
 }
 
-/* A copy on write is made of as much. Only XFS knows this. */
+/* Whether files can share blocks. A copy on write of some is made of 2 MiB then. */
 static bool share_large_parts(int fd)
 {
 	struct fsxattr attributes;
+	struct statfs status;
 
+	if (fstatfs(fd, &status) || status.f_type != XFS_SUPER_MAGIC)
+		return false;
 	if (ioctl(fd, FS_IOC_FSGETXATTR, &attributes))
 		return false;
 	attributes.fsx_xflags |= FS_XFLAG_COWEXTSIZE;
@@ -280,7 +285,9 @@ static bool some_pages(const struct mapped *file, struct op *op)
 
 	if (!pages)
 		return false;
-	if (workload->large && file->size >= PMD && below(2)) {
+	/* Blocks that move by less would not be aligned any more. */
+	if (workload->large && file->size >= PMD &&
+	    (op->kind == OP_COLLAPSE || op->kind == OP_INSERT || below(2))) {
 		op->offset = below(file->size / PMD) * PMD;
 		op->length = PMD;
 		return true;
@@ -336,6 +343,10 @@ static bool choose(struct op *op)
 	case OP_TRUNCATE:
 		op->length = below(3) ? below(workload->most / UNIT) * UNIT :
 			     below(workload->most / PAGE) * PAGE;
+		if (workload->large) {
+			op->length = (1 + below(workload->most / PMD)) * PMD;
+			return true;
+		}
 		/* Mostly a little. */
 		if (below(3) && file->size > 80 * PAGE)
 			op->length = file->size - below(64 * PAGE / UNIT) * UNIT;

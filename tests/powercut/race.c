@@ -31,13 +31,16 @@
  */
 static uint64_t size = 4 * PMD;
 #define SYNCERS 2
-/* At least so many stores come between two syncs of a thread. */
-#define STORES 16
+/*
+ * So many stores come with each sync, while it is under way: if there were more, what was lost would be
+ * stored again too soon to be missed.
+ */
+#define STORES 24
 
 /* For each of those who sync, what was stored before each of its syncs began. */
 static uint64_t (*promises[SYNCERS])[SLOTS];
 static _Atomic uint64_t stored[SLOTS];
-static _Atomic uint64_t stores;
+static _Atomic uint64_t stores, allowed;
 static atomic_bool over;
 static uint8_t *small, *large;
 
@@ -59,10 +62,13 @@ static uint64_t first_value(void)
 	return (uint64_t)(salt + 1) << 48;
 }
 
-/* For a while to one part, then for a while to the other. */
+/*
+ * For a while to one part, then for a while to the other; of the first to some pages that lie close to each
+ * other, so that they are stored to while they are written back, and not again soon after that.
+ */
 static void *store_all_the_time(void *data)
 {
-	uint64_t state = (uintptr_t)data, value = first_value(), left = 0;
+	uint64_t state = (uintptr_t)data, value = first_value(), left = 0, near = 0;
 	bool first = true;
 
 	/* Until it is told that it is over. */
@@ -70,12 +76,17 @@ static void *store_all_the_time(void *data)
 		volatile uint64_t *at;
 		unsigned int slot;
 
+		if (atomic_load(&stores) >= atomic_load(&allowed)) {
+			usleep(50);
+			continue;
+		}
 		state = state * 6364136223846793005ULL + 1442695040888963407ULL;
 		if (!left--) {
 			first = state >> 62;
-			left = (state >> 20) % 512;
+			left = (state >> 20) % 128;
+			near = (state >> 33) % FIRST_SLOTS;
 		}
-		slot = first ? (state >> 33) % FIRST_SLOTS :
+		slot = first ? (near + (state >> 33) % 16) % FIRST_SLOTS :
 			       FIRST_SLOTS + (state >> 33) % (SLOTS - FIRST_SLOTS);
 		at = (volatile uint64_t *)((first ? small : large) + place(slot));
 		*at = value;
@@ -127,7 +138,7 @@ static atomic_uint under_way;
 static void *sync_all_the_time(void *data)
 {
 	unsigned int self = (uintptr_t)data, i;
-	uint64_t state = self, before = 0;
+	uint64_t state = self;
 	uint32_t count = 0;
 
 	/* Until there are so many cuts, or so many syncs were done. */
@@ -137,15 +148,15 @@ static void *sync_all_the_time(void *data)
 		int status = 0;
 
 		/* For something to sync. It ends: the storing thread does nothing else, until this one is over. */
-		while (atomic_load(&stores) < before + STORES)
-			usleep(100);
-		before = atomic_load(&stores);
+		while (atomic_load(&stores) < atomic_load(&allowed))
+			usleep(50);
 		memcpy(now, promises[self][count - 1], SLOTS * sizeof(*now));
 		/* By turns of everything, and of each part, whose other part keeps its last promise. */
 		for (i = 0; i < SLOTS; i++)
 			if (count % 3 == 0 || (count % 3 == 1) == (i < FIRST_SLOTS))
 				now[i] = atomic_load_explicit(&stored[i], memory_order_acquire);
 		atomic_fetch_add(&under_way, 1);
+		atomic_fetch_add(&allowed, STORES);
 		if (count % 3 == 0)
 			status = fsync(fd);
 		else if (count % 3 == 1)
@@ -185,6 +196,7 @@ int64_t race_run(const char *path, uint64_t seed, int64_t cuts_wanted, uint32_t 
 	atomic_store(&bad, false);
 	atomic_store(&cuts, 0);
 	atomic_store(&stores, 0);
+	atomic_store(&allowed, STORES);
 	atomic_store(&under_way, 0);
 	wanted = cuts_wanted;
 	most = syncs < MOST_PROMISES ? syncs : MOST_PROMISES - 1;

@@ -82,7 +82,7 @@ static void *store_all_the_time(void *data)
 		}
 		state = state * 6364136223846793005ULL + 1442695040888963407ULL;
 		if (!left--) {
-			first = state >> 62;
+			first = state >> 63;
 			left = (state >> 20) % 128;
 			near = (state >> 33) % FIRST_SLOTS;
 		}
@@ -172,7 +172,7 @@ static void *sync_all_the_time(void *data)
 		 * comes right now, because that does not last.
 		 */
 		state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-		if (other_is_not_done && (state >> 33) % 12 == 0)
+		if (other_is_not_done && (state >> 33) % 4 == 0)
 			powercut_ask(POWERCUT_CUT, POWERCUT_LOSES_ALL, 0, 0);
 	}
 	return NULL;

@@ -382,8 +382,13 @@ static void begins(const struct op *op, uint32_t number)
 	case OP_WRITE_SYNC:
 		if (end > last(op->file)->size)
 			push(op->file)->size = end;
-		/* fall through */
+		store(op->file, op->offset, op->length, number, false);
+		break;
 	case OP_STORE:
+		/* What is shared may be copied as a whole. */
+		if (workload->large && op->how)
+			leave(op->file, op->offset & -PMD, (end + PMD - 1) & -PMD);
+		/* fall through */
 	case OP_STORE_SYNC:
 		store(op->file, op->offset, op->length, number, false);
 		break;

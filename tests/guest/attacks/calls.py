@@ -20,6 +20,7 @@ from lib.task import Task
 from lib.trace import Pages
 from lib.uffd import Protected
 
+from . import transfers
 from .common import BYTES, COUNT, SPOTS, as_nobody, own_directory
 
 # System calls at random, if $ATTACKS does not say otherwise.
@@ -179,8 +180,9 @@ OPERATIONS = {
     "move_pages": _move_pages, "mbind": _mbind,
     "vmsplice": _spliced, "process_vm_readv": _process_vm(310),
     "process_vm_writev": _process_vm(310, 311), "userfaultfd": _user_fault,
-    "smaps": _proc("smaps"), "numa_maps": _proc("numa_maps"),
+    **{name: _proc(name) for name in ("smaps", "smaps_rollup", "maps", "numa_maps")},
     **{f"clear_refs {n}": _proc("clear_refs", str(n)) for n in range(1, 6)},
+    **transfers.OPERATIONS,
 }
 
 
@@ -221,10 +223,10 @@ def _close(m):
         os.close(fd)
 
 
-def _try(fd, make, names, part, spots, wanted, write):
+def _try(fd, own, make, names, part, spots, wanted, write):
     """Some operations on a mapping; whether the last was not refused."""
     m = make()
-    m.file = fd
+    m.file, m.own = fd, own
     done = False
     try:
         (_store if write else lambda *_: None)(m, spots)
@@ -252,17 +254,25 @@ def _try(fd, make, names, part, spots, wanted, write):
     return done
 
 
-def _all_calls(t, fd, makes, part, spots, wanted, pairs):
+def _all_calls(t, fd, makes, part, spots, wanted, pairs, without=()):
     chance = random.Random(t.settings.seed)
-    done = set()
+    own, done = t.path("own"), set()
+    every = [name for name in OPERATIONS if name not in without]
     for make in makes:
-        for name in OPERATIONS:
-            if _try(fd, make, [name], part, spots, wanted, bool(chance.getrandbits(1))):
+        for name in every:
+            if _try(fd, own, make, [name], part, spots, wanted, bool(chance.getrandbits(1))):
                 done.add(name)
     for _ in range(pairs):
-        names = chance.sample(list(OPERATIONS), 3)
-        _try(fd, chance.choice(makes), names, part, spots, wanted, bool(chance.getrandbits(1)))
+        names = chance.sample(every, 3)
+        _try(fd, own, chance.choice(makes), names, part, spots, wanted,
+             bool(chance.getrandbits(1)))
     return sorted(done)
+
+
+def _prepare(t):
+    """What he has for files of his own; and what only others can compile."""
+    own_directory(t)
+    native.path("uring.so")
 
 
 def _same_file(t, written):
@@ -276,7 +286,8 @@ def _same_file(t, written):
 
 # What every kernel of the series lets anybody do.
 EXPECTED = {"madvise 4", "madvise 22", "madvise 102", "madvise 103", "mprotect none", "move",
-            "munmap", "mlock on fault", "vmsplice", "process_vm_readv", "smaps", "msync"}
+            "munmap", "mlock on fault", "vmsplice", "process_vm_readv", "smaps", "msync",
+            *transfers.EXPECTED}
 
 
 @case(timeout=300)
@@ -288,6 +299,7 @@ def every_call_on_a_part_of_every_order(t):
     with Map(fd, BYTES) as m:
         m.touch()
         pfns = m.pfns()
+    _prepare(t)
     done = as_nobody(_all_calls, t, fd, makes, PART, SPOTS,
                       lambda spot: data[spot * PAGE:][:8], 30).result(timeout=250)
     check(EXPECTED <= set(done), f"refused: {EXPECTED - set(done)}")
@@ -305,10 +317,36 @@ def every_call_on_a_part_of_a_hole(t):
     makes = [lambda: Map(reader, BYTES, prot=posix.PROT_READ),
              lambda: Map(reader, BYTES, flags=posix.MAP_PRIVATE),
              lambda: Map(reader, BYTES, skew=PAGE, prot=posix.PROT_READ)]
+    _prepare(t)
     as_nobody(_all_calls, t, reader, makes, PART, SPOTS, lambda spot: bytes(8),
                20).result(timeout=250)
     same_bytes(os.pread(fd, BYTES, 0), data, "the file")
     equal(posix.extents(fd), [], "blocks of a file that nobody has written to")
+
+
+@case(fs=("xfs",), timeout=400)
+def every_call_on_a_part_of_a_clone(t):
+    """The same for blocks that another file has, too, which keeps what it had."""
+    fd, data = _same_file(t, True)
+    other = t.open("other")
+
+    def shared(skew):
+        def make():
+            os.ftruncate(fd, 0)
+            posix.fallocate(fd, 0, 0, BYTES)
+            os.pwrite(fd, data, 0)
+            posix.clone(fd, other)
+            return Map(fd, BYTES, skew=skew)
+        return make
+
+    _prepare(t)
+    # Whoever has a page in a pipe, and stores to it, waits for himself.
+    done = as_nobody(_all_calls, t, fd, [shared(0), shared(PAGE)], PART, SPOTS,
+                     lambda spot: data[spot * PAGE:][:8], 20, ["vmsplice"]).result(timeout=350)
+    refused = EXPECTED - {"vmsplice", *done}
+    check(not refused, f"refused: {refused}")
+    same_bytes(os.pread(fd, BYTES, 0), data, "the file")
+    same_bytes(os.pread(other, BYTES, 0), data, "the clone")
 
 
 @case(fs=("xfs-1g", "ext4-1g"), timeout=400)
@@ -322,6 +360,7 @@ def every_call_on_a_part_of_a_gigabyte(t):
     def wanted(spot):
         return struct.pack("Q", 1 << 56 | spot << 16)
 
+    _prepare(t)
     done = as_nobody(_all_calls, t, fd, [lambda: GibMap(fd)], (GIB // 2 - 4 * PAGE, 8 * PAGE),
                       spots, wanted, 20).result(timeout=350)
     check(EXPECTED <= set(done), f"refused: {EXPECTED - set(done)}")

@@ -46,6 +46,35 @@ long uring_move(int fd, void *buffer, size_t length, size_t piece, int write)
 	return error ? error : moved;
 }
 
+/*
+ * Move @length bytes from @offset of a file on to (or, with @write, from) a buffer, by a worker of
+ * io_uring's. Returns the bytes moved or -errno.
+ */
+long uring_transfer(int fd, void *buffer, size_t length, size_t offset, int write)
+{
+	struct io_uring_cqe *done;
+	struct io_uring_sqe *entry;
+	struct io_uring ring;
+	long result;
+
+	result = io_uring_queue_init(8, &ring, 0);
+	if (result)
+		return result;
+	entry = io_uring_get_sqe(&ring);
+	if (write)
+		io_uring_prep_write(entry, fd, buffer, length, offset);
+	else
+		io_uring_prep_read(entry, fd, buffer, length, offset);
+	entry->flags |= IOSQE_ASYNC;
+	result = io_uring_submit(&ring) == 1 ? 0 : -EIO;
+	if (!result)
+		result = io_uring_wait_cqe(&ring, &done);
+	if (!result)
+		result = done->res;
+	io_uring_queue_exit(&ring);
+	return result;
+}
+
 /* Have @length bytes at @buffer mapped for writing by a worker of io_uring's. Returns 0 or -errno. */
 long uring_populate(void *buffer, size_t length)
 {

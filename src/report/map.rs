@@ -11,7 +11,7 @@ use super::super::device::{self, FileDevice};
 use crate::kern::{
     entry::{Entry, Kind},
     error::eopnotsupp,
-    fs::{FileRef, Mapping, PageIndex, PageRange},
+    fs::{FileRef, Inode, Mapping, PageIndex, PageRange},
     order::Order,
     report::{self, least, Call, Records, VmaLook},
     uapi::{self, flag, kind, why, MapRecord},
@@ -42,15 +42,7 @@ pub(super) fn answer(call: Call) -> Result {
     if !inode.is_dax() {
         return Err(eopnotsupp());
     }
-    let mut walk = Walk {
-        mapping: inode.mapping(),
-        pages: inode.size_pages(),
-        max_order: FileDevice::of(inode).max_order(),
-        is_admin: report::is_admin(),
-        records,
-        pending: None,
-        budget: BUDGET,
-    };
+    let mut walk = Walk::new(inode, report::is_admin(), records);
     let all = (walk.pages as u64) << Order::PAGE_SHIFT;
     let end = map.start.saturating_add(map.length).min(all);
     map.next = map.start;
@@ -143,29 +135,74 @@ impl Found {
 
 /// The entries of a stretch of 2 MiB, or the one that is larger.
 struct Stretch {
-    found: KVec<Found>,
+    found: KVVec<Found>,
     /// What is beside the stretch does not follow on the device.
     alone: bool,
 }
 
-struct Walk<'a> {
+/// What takes the records: a caller's memory, or a test.
+pub(crate) trait Sink {
+    /// Whether there is no room left.
+    fn is_full(&self) -> bool;
+
+    /// How many were written.
+    fn written(&self) -> u32;
+
+    /// Writes one, if there is room. Sleeps.
+    ///
+    /// Errors: `EFAULT`.
+    fn push(&mut self, record: &MapRecord) -> Result;
+}
+
+impl Sink for Records {
+    fn is_full(&self) -> bool {
+        self.is_full()
+    }
+
+    fn written(&self) -> u32 {
+        self.written()
+    }
+
+    fn push(&mut self, record: &MapRecord) -> Result {
+        self.push(record)
+    }
+}
+
+pub(crate) struct Walk<'a, S> {
     mapping: &'a Mapping,
     /// Of the file.
     pages: usize,
     max_order: Order,
     is_admin: bool,
-    records: Records,
+    records: S,
     /// A record that the next range may be a part of.
     pending: Option<MapRecord>,
+    /// The end of what was told.
+    told: usize,
     budget: usize,
 }
 
-impl Walk<'_> {
+impl<'a, S: Sink> Walk<'a, S> {
+    pub(crate) fn new(inode: &'a Inode, is_admin: bool, records: S) -> Self {
+        Self {
+            mapping: inode.mapping(),
+            pages: inode.size_pages(),
+            max_order: FileDevice::of(inode).max_order(),
+            is_admin,
+            records,
+            pending: None,
+            told: 0,
+            budget: BUDGET,
+        }
+    }
+
     /// Writes records for the range, as far as there is room and it is not too much work. Returns the byte
     /// that is next.
-    fn run(&mut self, range: PageRange) -> Result<u64> {
+    ///
+    /// Errors: `EFAULT`, `EINTR`, `ENOMEM`.
+    pub(crate) fn run(&mut self, range: PageRange) -> Result<u64> {
         let mut stretch = Stretch {
-            found: KVec::with_capacity(Order::PMD.pages(), GFP_KERNEL)?,
+            found: KVVec::with_capacity(Order::PMD.pages(), GFP_KERNEL)?,
             alone: false,
         };
         let end = range.last.get() + 1;
@@ -299,8 +336,13 @@ impl Walk<'_> {
                     record.why_mapped |= why::MAX_ORDER;
                 }
             }
+            // It may have become larger since what is before it was told.
+            if found.first.get() < self.told {
+                skip(&mut record, (self.told as u64) << Order::PAGE_SHIFT);
+            }
             self.add(record)?;
             at = found.end();
+            self.told = at;
         }
         Ok(at)
     }
@@ -369,6 +411,16 @@ fn is_joined(one: &MapRecord, next: &MapRecord) -> bool {
     as_one == *one
         && follows(one.offset, next.offset)
         && (one.physical == 0 && next.physical == 0 || follows(one.physical, next.physical))
+}
+
+/// Leaves out of a record what is before this byte, which it has more than.
+fn skip(record: &mut MapRecord, to: u64) {
+    let skipped = to.wrapping_sub(record.offset);
+    record.offset = to;
+    record.length = record.length.wrapping_sub(skipped);
+    if record.physical != 0 {
+        record.physical = record.physical.wrapping_add(skipped);
+    }
 }
 
 fn untouched(first: usize, end: usize) -> MapRecord {

@@ -5,7 +5,7 @@
 //! Everybody may open the device. What is told of a file is told to whoever shows that he may read it, by a
 //! descriptor; what is told of others, and of the machine's memory, to the administrator.
 
-mod map;
+pub(crate) mod map;
 mod waits;
 
 // What the macros of the kernel crate want to find where they are used, if they do.

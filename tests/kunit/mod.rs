@@ -98,6 +98,7 @@ mod neighbours;
 mod poison;
 mod refault;
 mod remove;
+mod report;
 mod sequence;
 mod shared;
 mod stats;

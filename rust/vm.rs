@@ -204,8 +204,7 @@ impl<'f> VmFault<'f> {
             && end < vma.vm_end
     }
 
-    /// The pages of the VMA in the aligned range of `pages` pages (a power of two, at most
-    /// [`PteBatch::MAX`]) around the address.
+    /// The pages of the VMA in the aligned range of `pages` pages (a power of two) around the address.
     #[inline]
     pub(crate) fn around(&self, pages: usize) -> PageRange {
         let mask = (pages << Order::PAGE_SHIFT) - 1;

@@ -363,12 +363,17 @@ const ORDERS: [(&str, &[&str], Order); 3] = [
 ];
 
 /// The values of `fault_around`, in bytes.
-const BLOCKS: [(&str, &[&str], Order); 5] = [
+const BLOCKS: [(&str, &[&str], Order); 10] = [
     ("4096", &["4k"], Order::from_bits(0)),
     ("8192", &["8k"], Order::from_bits(1)),
     ("16384", &["16k"], Order::from_bits(2)),
     ("32768", &["32k"], Order::from_bits(3)),
     ("65536", &["64k"], Order::from_bits(4)),
+    ("131072", &["128k"], Order::from_bits(5)),
+    ("262144", &["256k"], Order::from_bits(6)),
+    ("524288", &["512k"], Order::from_bits(7)),
+    ("1048576", &["1m"], Order::from_bits(8)),
+    ("2097152", &["2m"], Order::from_bits(9)),
 ];
 
 /// The values of `write_order`: all below what an entry of the second level maps.

@@ -17,9 +17,6 @@ use kernel::sync::atomic::Atomic;
 /// Log2 of the number of sequences that are remembered.
 const SLOT_BITS: u32 = 8;
 
-/// The most pages between two faults of a sequence: pages that were mapped ahead do not fault.
-const REACH: usize = 16;
-
 /// The last faults: the upper half identifies the task, the file and the 2 MiB of it, the lower half is
 /// the page.
 static LAST: [Atomic<usize>; 1 << SLOT_BITS] = [const { Atomic::new(0) }; 1 << SLOT_BITS];
@@ -28,10 +25,11 @@ const HALF: u32 = usize::BITS / 2;
 const PAGE_MASK: usize = (1 << HALF) - 1;
 
 /// Notes a fault that writes to a page, and returns whether it comes next in a sequence of such
-/// faults of this task. A sequence starts anew every 2 MiB, so that a task may follow several in
-/// one file. Does not sleep.
+/// faults of this task: at most `reach` pages behind the last one, as pages that were mapped ahead
+/// do not fault. A sequence starts anew every 2 MiB, so that a task may follow several in one file.
+/// Does not sleep.
 #[inline]
-pub(crate) fn is_next(mapping: &Mapping, index: PageIndex) -> bool {
+pub(crate) fn is_next(mapping: &Mapping, index: PageIndex, reach: usize) -> bool {
     let index = index.get();
     let writer = vm::this_task() ^ (mapping.key() >> 3) ^ (index >> Order::PMD.bits() << 40);
     let key = writer.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -40,5 +38,5 @@ pub(crate) fn is_next(mapping: &Mapping, index: PageIndex) -> bool {
     let now = (key & !PAGE_MASK) | (index & PAGE_MASK);
     slot.write_once(now);
     // The same upper half, and a page that is a little further on.
-    now.wrapping_sub(last).wrapping_sub(1) < REACH
+    now.wrapping_sub(last).wrapping_sub(1) < reach
 }

@@ -120,7 +120,7 @@ impl<'t> LockedSlot<'t> {
         }
     }
 
-    /// Locks other values of the node that this one is in, if each of its slots is of one index: those
+    /// Locks other values of the node in which `index` is, if each of its slots is of one index: those
     /// that have the bit of one of their slots in `wanted`, that nobody has locked, and that `choose`
     /// wants, which is told the first slot, the value, and with `asks_dirty` whether it is dirty. The
     /// bits of `set` ([`FLAGS`]) are set in those that are locked. Waits for none.
@@ -128,6 +128,7 @@ impl<'t> LockedSlot<'t> {
     pub(crate) fn lock_beside<'l>(
         &'l self,
         guard: &mut TreeGuard<'_>,
+        index: PageIndex,
         wanted: u64,
         asks_dirty: bool,
         set: usize,
@@ -139,10 +140,17 @@ impl<'t> LockedSlot<'t> {
             bits: 0,
             _own: PhantomData,
         };
-        if !self.is_of(guard) {
+        if !self.is_of(guard) || wanted == 0 {
             return slots;
         }
-        let xas = self.state(guard);
+        let xas = match NODE_ORDER.first(index) == NODE_ORDER.first(self.first) {
+            true => self.state(guard),
+            false => {
+                let mut xas = XaState::new(guard, index);
+                xas.load();
+                xas
+            }
+        };
         if xas.slot_of_page(0).is_none() {
             return slots;
         }
@@ -184,7 +192,7 @@ impl<'t> LockedSlot<'t> {
                 Beside::Leave => continue,
                 Beside::Lock => (),
                 Beside::LockAndMark => {
-                    let mut at = XaState::new(guard, NODE_ORDER.first(self.first));
+                    let mut at = XaState::new(guard, NODE_ORDER.first(index));
                     // INVARIANT: The node is in the tree.
                     at.xas.xa_node = node;
                     at.xas.xa_offset = offset as u8;
@@ -255,12 +263,13 @@ pub(crate) enum Beside {
     LockAndMark,
 }
 
-/// Locked values in the node of a locked one.
+/// Locked values of a node, beside one that another token stands for.
 ///
 /// # Invariants
 ///
 /// Unless `tree` is `None`, the values in the slots of the node that have their bit are locked, and no
-/// other token stands for them. They are not the one at index 0 alone, so the node stays.
+/// other token stands for them. With the other token's value they are not the only one of the tree, which is
+/// the one that is moved out of its node, when it is at index 0; so the node stays.
 #[must_use = "the values stay locked"]
 pub(crate) struct LockedSlots<'l, 't> {
     tree: Option<&'t Tree>,

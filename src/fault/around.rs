@@ -22,6 +22,23 @@ use crate::kern::{
     vm::PteBatch, //
 };
 
+/// The first pages of a block, as many as a [`PteBatch`] has room for, and the rest. The parts of a block that
+/// has to be divided are in one node of the tree each.
+#[inline(always)]
+fn first_part(block: PageRange) -> (PageRange, Option<PageRange>) {
+    if block.pages() <= PteBatch::MAX {
+        return (block, None);
+    }
+    let last = PageIndex::new(block.first.get() | (PteBatch::MAX - 1));
+    (
+        PageRange { last, ..block },
+        Some(PageRange {
+            first: PageIndex::new(last.get() + 1),
+            ..block
+        }),
+    )
+}
+
 impl<const ORDER: usize> Fault<'_, ORDER> {
     /// Maps pages along with the accessed one, which is mapped already: the prefaulted ones behind it
     /// if the filesystem was asked; otherwise those around it that can be mapped without asking.
@@ -41,35 +58,55 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         let Some(block) = limits.map(|limits| limits.block).or_else(|| self.block()) else {
             return;
         };
-        let candidates = self.vmf.candidate_ptes(block);
-        if candidates == 0 {
+        let mut mapped = 0;
+        // Ends: each turn is for the pages behind the last one's, up to the end of the block.
+        let mut next = Some(block);
+        while let Some(rest) = next {
+            let (part, behind_part) = first_part(rest);
+            next = behind_part;
+            let candidates = self.vmf.candidate_ptes(part);
+            if candidates == 0 {
+                continue;
+            }
+            let mut batch = PteBatch::new(part.first);
+            if locked.entry().order() != Order::PTE {
+                Self::add(&mut batch, part, locked.first(), locked.entry());
+            }
+            let entries;
+            if !asked {
+                entries = self.lock_around(&mut batch, locked, prefault.pages, part, candidates);
+                if entries.marked {
+                    self.mapping.host().mark_dirty_pages();
+                }
+            } else if let Some(behind) = behind {
+                Self::add_filled(&mut batch, part, behind);
+            }
+            #[cfg(RDAX_CHECK)]
+            for index in batch.iter() {
+                check::about_to_map(self.mapping, index, self.write);
+            }
+            mapped += self.vmf.map_batch(&batch, self.write);
+        }
+        self.device.add(Counter::AroundPte, mapped as u64);
+    }
+
+    /// Adds the prefaulted pages that are in the part of the block.
+    #[inline(always)]
+    fn add_filled(batch: &mut PteBatch, part: PageRange, behind: &PrefaultEntries<'_>) {
+        let (first, pages, backing) = behind.filled();
+        let begin = first.get().max(part.first.get());
+        let end = (first.get() + pages).min(part.last.get() + 1);
+        if begin >= end {
             return;
         }
-        let mut batch = PteBatch::new(block.first);
-        if locked.entry().order() != Order::PTE {
-            Self::add(&mut batch, block, locked.first(), locked.entry());
-        }
-        let entries;
-        if !asked {
-            entries = self.lock_around(&mut batch, locked, prefault.pages, block, candidates);
-            if entries.marked {
-                self.mapping.host().mark_dirty_pages();
-            }
-        } else if let Some(behind) = behind {
-            let (first, pages, backing) = behind.filled();
-            let pages = pages.min((block.last.get() + 1).saturating_sub(first.get()));
-            match backing {
-                Backing::Hole => batch.add_zeroes(first, pages),
-                Backing::Memory(run) if pages != 0 => batch.add(first, run.up_to(pages)),
-                Backing::Memory(_) => (),
+        match backing {
+            Backing::Hole => batch.add_zeroes(PageIndex::new(begin), end - begin),
+            Backing::Memory(run) => {
+                if let Some(run) = run.from(begin - first.get()) {
+                    batch.add(PageIndex::new(begin), run.up_to(end - begin));
+                }
             }
         }
-        #[cfg(RDAX_CHECK)]
-        for index in batch.iter() {
-            check::about_to_map(self.mapping, index, self.write);
-        }
-        let mapped = self.vmf.map_batch(&batch, self.write);
-        self.device.add(Counter::AroundPte, mapped as u64);
     }
 
     /// Adds the pages of an entry that are in the block.

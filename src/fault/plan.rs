@@ -15,7 +15,7 @@ use crate::kern::{
     fs::{PageIndex, PageRange},
     iomap::IomapOps,
     order::Order,
-    vm::FaultCode, //
+    vm::{FaultCode, PteBatch}, //
 };
 
 /// The entry that a fault wants, and the pages beyond.
@@ -64,10 +64,11 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     /// The plan of a first try: as much as can be had along with the accessed page.
     #[inline(always)]
     pub(super) fn wanted(&self, ops: &IomapOps) -> Wanted {
+        let reach = self.device.fault_around().pages().max(PteBatch::MAX);
         // To prefault for a write, the filesystem has to be asked what is there.
         let prefault = if self.order() != Order::PTE
             || self.write
-                && !(sequence::is_next(self.mapping, self.index)
+                && !(sequence::is_next(self.mapping, self.index, reach)
                     && ops.read_ops_for(self.mapping.host()).is_some())
         {
             None

@@ -17,6 +17,8 @@ use crate::kern::{
 #[must_use = "the entries are unlocked at once"]
 pub(crate) struct AroundEntries<'l, 'm> {
     locked: &'l LockedEntry<'m>,
+    /// The first page of their node.
+    base: usize,
     slots: LockedSlots<'l, 'm>,
     /// Whether one of them was marked dirty.
     pub(crate) marked: bool,
@@ -28,7 +30,7 @@ impl Drop for AroundEntries<'_, '_> {
             return;
         }
         let mapping = self.locked.mapping();
-        let base = NODE_ORDER.first(self.locked.first()).get();
+        let base = self.base;
         let guard = mapping.tree().lock();
         let waiters = wait::anybody_waits();
         self.slots.unlock(&guard, |offset| {
@@ -51,8 +53,8 @@ pub(crate) enum AroundAction {
     LockAndMark,
 }
 
-/// Locks entries in `range`, which has at most `PteBatch::MAX` pages, around the locked one: those
-/// that nobody has locked and that `choose`, which is told their first page, what they are and, with
+/// Locks entries in `range`, which has at most `PteBatch::MAX` pages, around the locked one, in one node of the
+/// tree: the range's, or the locked entry's if the range is in two. Those are locked that nobody has locked and that `choose`, which is told their first page, what they are and, with
 /// `asks_dirty`, whether they are dirty, wants. Only pages that have their bit in `candidates`, counted
 /// from the range's first, are looked at. With `asks_dirty` the entries are mapped ahead for writing
 /// ([`Entry::ahead`]). Does not sleep.
@@ -66,8 +68,12 @@ pub(crate) fn lock_around<'l, 'm>(
 ) -> AroundEntries<'l, 'm> {
     const AHEAD: usize = Entry::empty(Order::PTE).ahead().unlocked().word();
 
-    let base = NODE_ORDER.first(locked.first()).get();
-    let last = NODE_ORDER.last(locked.first()).get();
+    let node = match NODE_ORDER.first(range.first) == NODE_ORDER.first(range.last) {
+        true => range.first,
+        false => locked.first(),
+    };
+    let base = NODE_ORDER.first(node).get();
+    let last = NODE_ORDER.last(node).get();
     // Of a range that begins or ends in another node, the part in this one.
     let (begin, end) = (range.first.get(), range.last.get().min(last) - base);
     let candidates = candidates as u64;
@@ -83,6 +89,7 @@ pub(crate) fn lock_around<'l, 'm>(
     // Where the locked entry's node has larger steps, the entry is larger than the range.
     let slots = locked.slot.lock_beside(
         &mut guard,
+        node,
         candidates,
         asks_dirty,
         set,
@@ -101,6 +108,7 @@ pub(crate) fn lock_around<'l, 'm>(
     drop(guard);
     AroundEntries {
         locked,
+        base,
         slots,
         marked,
     }

@@ -112,7 +112,7 @@ pub(crate) enum Backing {
     Memory(PageRun),
 }
 
-/// The largest order of the entries behind a new one: that of the block around a fault.
+/// The largest order of the entries behind a new one.
 const LARGEST: Order = Order::from_bits(4);
 
 /// New entries behind a new one, locked: empty until it is known what is there. Dropping it unlocks

@@ -13,9 +13,11 @@ mod tests {
             order::Order,
             testing::{Checked, Failing, Share, TestExtent, View},
             vm::FaultCode,
+            xa::Mark,
         },
         tests::helpers::{mapped::*, *},
     };
+    use core::ops::Range;
     use kernel::prelude::*;
 
     #[test]
@@ -194,6 +196,106 @@ mod tests {
             check_eq!(maps(&view, 0, PAGES), wanted, "{pages} pages");
             check_eq!(present_pages(&file, PAGES), wanted);
             check_sound(&file, &view, PAGES, place)?;
+            drop(view);
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    /// The pages of a file of several page tables.
+    const MANY: usize = 2 * Order::PMD.pages();
+
+    /// Checks that a view of many pages has these mapped and no others.
+    fn check_mapped(view: &View<'_>, mapped: Range<usize>) -> Checked {
+        for page in 0..MANY {
+            check_eq!(
+                view.mapped(page).is_some(),
+                mapped.contains(&page),
+                "page {page} of {mapped:?}"
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_block_may_be_as_large_as_a_page_table() -> Checked {
+        let world = world()?;
+        set_max_order(Order::PTE)?;
+        for bits_of in 5..=9 {
+            set_fault_around(order(bits_of))?;
+            let mask = order(bits_of).pages() - 1;
+            let (file, place) = straight_file(&world, MANY)?;
+            let view = View::new(&file, 0, MANY, Share::Shared, 0)?;
+            let before = (count(Counter::ReadPte), count(Counter::AroundPte));
+            view.load(549)?;
+            let known = 549..(549 | mask) + 1;
+            check_mapped(&view, known.clone())?;
+            check_eq!(count(Counter::ReadPte), before.0 + 1);
+            check_eq!(count(Counter::AroundPte), before.1 + known.len() as u64 - 1);
+            check_eq!(file.nrpages(), known.len());
+            // Other mappings get what is known of their blocks, and nobody is asked.
+            file.fail_begin(None);
+            for shift in [0, 5] {
+                let other = View::new(&file, 0, MANY, Share::Shared, shift)?;
+                other.load(570)?;
+                let first = ((570 + shift) & !mask) - shift;
+                let end = ((570 + shift) | mask) + 1 - shift;
+                check_mapped(&other, known.start.max(first)..known.end.min(end))?;
+                drop(other);
+            }
+            check_eq!(file.begins(), 0);
+            check_sound(&file, &view, MANY, place)?;
+            drop(view);
+            clear(&file);
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_hole_is_mapped_as_far_as_a_page_table_goes() -> Checked {
+        let world = world()?;
+        set_max_order(Order::PTE)?;
+        set_fault_around(Order::PMD)?;
+        let file = world.file(MANY)?;
+        let view = View::new(&file, 0, MANY, Share::Shared, 0)?;
+        let before = (count(Counter::ZeroPte), count(Counter::AroundPte));
+        check_eq!(view.load(100)?, 0);
+        check_mapped(&view, 100..512)?;
+        check_eq!(count(Counter::ZeroPte), before.0 + 1);
+        check_eq!(count(Counter::AroundPte), before.1 + 411);
+        check!((100..512).all(|page| look(&file, page) == Some((Entry::zero(Order::PTE), false))));
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_sequence_of_stores_is_prepared_as_far_as_a_page_table_goes() -> Checked {
+        let world = world()?;
+        set_max_order(Order::PTE)?;
+        set_fault_around(Order::PMD)?;
+        for write in [0, 2] {
+            set_write_order(order(write))?;
+            let (file, place) = straight_file(&world, MANY)?;
+            let view = View::new(&file, 0, MANY, Share::Shared, 0)?;
+            for counter in [Counter::WritePte, Counter::MkwritePte] {
+                let before = count(counter);
+                for page in 0..MANY {
+                    view.store(page, page as u64)?;
+                    if page % 100 == 0 {
+                        let dirty = (0..MANY)
+                            .filter(|&page| is_marked(&file, page, Mark::Dirty))
+                            .count();
+                        check!(dirty <= 2 * page + 1, "{dirty} are dirty of {page}");
+                    }
+                }
+                // Each doubles what there is, up to a page table; by 16 pages they would be 64.
+                let faults = count(counter) - before;
+                check!(faults <= 24, "{faults} faults");
+                check_sound(&file, &view, MANY, place)?;
+                check_eq!(fsync(&file), Ok(MANY));
+                check!((0..MANY).all(|page| view.mapped(page).is_some_and(|it| !it.writable)));
+            }
             drop(view);
             clear(&file);
         }

@@ -18,7 +18,7 @@ mod tests {
     fn a_little_further_on_is_next() -> Checked {
         let world = world()?;
         let file = world.file(2 * PMD)?;
-        let is_next = |index: usize| sequence::is_next(file.mapping(), at(index));
+        let is_next = |index: usize| sequence::is_next(file.mapping(), at(index), 16);
         // Another file may have been where this one is.
         is_next(PMD - 1);
         check!(!is_next(100));
@@ -48,7 +48,7 @@ mod tests {
     fn each_2_mib_has_a_sequence_of_its_own() -> Checked {
         let world = world()?;
         let file = world.file(2 * PMD)?;
-        let is_next = |index: usize| sequence::is_next(file.mapping(), at(index));
+        let is_next = |index: usize| sequence::is_next(file.mapping(), at(index), 16);
         is_next(PMD + 300);
         is_next(PMD - 1);
         check!(!is_next(PMD));
@@ -65,7 +65,7 @@ mod tests {
         let kept = files.iter().flatten().filter(|file| {
             let turn = |index: usize| {
                 let both = [first, Some(file)].into_iter().flatten();
-                both.filter(|file| sequence::is_next(file.mapping(), at(index)))
+                both.filter(|file| sequence::is_next(file.mapping(), at(index), 16))
                     .count()
             };
             turn(100);

@@ -177,7 +177,7 @@ def what_was_counted_is_kept(t):
 
 SWITCHES = {
     "max_order": ("pte", "pmd", "pud"),
-    "fault_around": tuple(str(PAGE << order) for order in range(5)),
+    "fault_around": tuple(str(PAGE << order) for order in range(10)),
     "write_order": tuple(str(order) for order in range(9)),
 }
 
@@ -213,13 +213,13 @@ def switches_take_what_people_write(t):
         for name, values in (("max_order", {"PTE": "pte", "4K": "pte", "pmd": "pmd", "2m": "pmd", "PUD": "pud",
                                             "1G": "pud"}),
                              ("fault_around", {"4k": "4096", "8K": "8192", "16k": "16384", "32K": "32768",
-                                               "64k": "65536", "64K": "65536"})):
+                                               "64k": "65536", "2M": "2097152", "64K": "65536"})):
             for value, wanted in values.items():
                 write(f"{item.path}/{name}", value)
                 equal(read(f"{item.path}/{name}"), wanted, f"{name} from {value}")
         log = Log()
-        raises(EINVAL, "a switch that is none", write, f"{item.path}/fault_around", "128k")
-        said = [line for line in log.read() if "fault_around is 4096 to 65536" in line]
+        raises(EINVAL, "a switch that is none", write, f"{item.path}/fault_around", "4m")
+        said = [line for line in log.read() if "fault_around is 4096 to 2097152" in line]
         equal(len(said), 1, "lines in the log")
         equal(read(f"{item.path}/fault_around"), "65536", "fault_around after that")
         for name, value in (("max_order", "pud"), ("fault_around", "65536")):

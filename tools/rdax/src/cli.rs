@@ -162,10 +162,10 @@ impl ValueEnum for MaxOrder {
 
 fn fault_around(text: &str) -> Result<u64, String> {
     let bytes = size::parse(text)?;
-    if bytes.is_power_of_two() && (size::PAGE..=16 * size::PAGE).contains(&bytes) {
+    if bytes.is_power_of_two() && (size::PAGE..=512 * size::PAGE).contains(&bytes) {
         Ok(bytes)
     } else {
-        Err("it is 4K, 8K, 16K, 32K or 64K".to_owned())
+        Err("it is 4K, 8K, 16K and so on, up to 2M".to_owned())
     }
 }
 
@@ -357,7 +357,7 @@ mod tests {
         for wrong in [
             "--max-order=3M",
             "--fault-around=12k",
-            "--fault-around=128k",
+            "--fault-around=4M",
             "--fault-around=2k",
             "--write-order=9",
         ] {

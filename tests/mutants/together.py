@@ -145,7 +145,7 @@ void rdax_cond_resched(void)
 """)
     edit(root, "rust/helpers.h", "void rdax_cond_resched(void);\n",
          "void rdax_cond_resched(void);\nunsigned int rdax_mutant(void);\n")
-    edit(root, "rust/vm.rs", "pub(crate) fn cond_resched() {", """\
+    edit(root, "rust/vm/mod.rs", "pub(crate) fn cond_resched() {", """\
 pub(crate) fn mutant() -> u32 {
     // SAFETY: Reads a number.
     unsafe { bindings::rdax_mutant() }

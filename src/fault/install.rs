@@ -87,7 +87,8 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         let page = self.sound(
             present.unwrap_or(memory.block),
             self.offset_in(target.locked),
-            memory.new == New::All,
+            // Of an answer for more, the filesystem may have overwritten a part only.
+            memory.new == New::All && self.order() == Order::PTE,
         )?;
         if present.is_none() {
             self.replace(target, memory, sync)?;

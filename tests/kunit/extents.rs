@@ -7,7 +7,7 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_extents)]
 mod tests {
     use crate::{
-        dax::stats::Counter,
+        dax::{poison, stats::Counter},
         kern::{
             order::Order,
             testing::{Checked, Share, TestExtent, View},
@@ -87,6 +87,32 @@ mod tests {
             drop(view);
             clear(&file);
         }
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_page_that_failed_among_new_blocks_was_not_overwritten() -> Checked {
+        let world = world()?;
+        let place = world.take(Order::PMD)?;
+        set_max_order(Order::PMD)?;
+        let file = world.file(PMD)?;
+        file.set_extents(&[TestExtent::mapped(0, PMD, place).new_blocks()])?;
+        world.set_poison(place + 3, true);
+        // The lock of a memory failure, which tells the faults that there was one.
+        let (cookie, _) = poison::lock_index(file.mapping(), at(0));
+        poison::unlock_index(file.mapping(), cookie);
+        let view = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        check_eq!(
+            fallback(&file, &view, 250, true, Counter::FallbackPoison)?,
+            1
+        );
+        check!(world.page(place + 3).is_poisoned());
+        check_mapped(&world, &view, 250, Order::PTE, place + 250, true)?;
+        // One that the filesystem was asked for alone has been.
+        view.store(3, 1)?;
+        check!(!world.page(place + 3).is_poisoned());
+        drop(view);
+        clear(&file);
         world.check_clean()
     }
 

@@ -255,6 +255,15 @@ unsigned int rdax_vma_stores(struct vm_area_struct *vma, unsigned long addr, uns
 			     bool note);
 
 /*
+ * The first VMA that maps one of the pages of a file from @first to @last, and the next one behind @vma. NULL
+ * at the end. The caller holds i_mmap_rwsem.
+ */
+struct vm_area_struct *rdax_first_vma(struct address_space *mapping, unsigned long first,
+				      unsigned long last);
+struct vm_area_struct *rdax_next_vma(struct vm_area_struct *vma, unsigned long first,
+				     unsigned long last);
+
+/*
  * Whether one of @pages pages of a file from @first on was stored to. If @small, they are mapped by
  * entries of the lowest level only, and write-protected as well. Sleeps.
  */

@@ -8,7 +8,6 @@
 #include <linux/capability.h>
 #include <linux/cred.h>
 #include <linux/hash.h>
-#include <linux/interval_tree_generic.h>
 #include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/pid_namespace.h>
@@ -45,20 +44,6 @@ int rdax_folio_whole_maps(struct folio *folio)
 	return folio_test_large(folio) ? atomic_read(&folio->_entire_mapcount) + 1 : 0;
 }
 
-static unsigned long first_page(struct vm_area_struct *vma)
-{
-	return vma->vm_pgoff;
-}
-
-static unsigned long last_page(struct vm_area_struct *vma)
-{
-	return vma->vm_pgoff + vma_pages(vma) - 1;
-}
-
-/* The core's own are not for modules. */
-INTERVAL_TREE_DEFINE(struct vm_area_struct, shared.rb, unsigned long, shared.rb_subtree_last,
-		     first_page, last_page, static __maybe_unused, vmas)
-
 int rdax_look_at_vmas(struct address_space *mapping, unsigned long first, unsigned long pages,
 		      unsigned int most, struct rdax_vma_look *look)
 {
@@ -68,13 +53,13 @@ int rdax_look_at_vmas(struct address_space *mapping, unsigned long first, unsign
 	memset(look, 0, sizeof(*look));
 	if (down_read_killable(&mapping->i_mmap_rwsem))
 		return -EINTR;
-	for (vma = vmas_iter_first(&mapping->i_mmap, first, last); vma && look->vmas < most;
-	     vma = vmas_iter_next(vma, first, last)) {
+	for (vma = rdax_first_vma(mapping, first, last); vma && look->vmas < most;
+	     vma = rdax_next_vma(vma, first, last)) {
 		unsigned long shift = (vma->vm_start >> PAGE_SHIFT) - vma->vm_pgoff;
 
 		look->vmas++;
 		look->address |= !IS_ALIGNED(shift, pages);
-		look->ends |= first_page(vma) > first || last_page(vma) < last;
+		look->ends |= vma->vm_pgoff > first || vma->vm_pgoff + vma_pages(vma) - 1 < last;
 		look->copied |= !(vma->vm_flags & VM_SHARED) ||
 				(pages > PTRS_PER_PTE && rdax_vma_needs_copy(vma));
 	}

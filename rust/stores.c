@@ -18,10 +18,10 @@
  */
 
 #include <linux/fs.h>
+#include <linux/interval_tree_generic.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/pgtable.h>
-#include <linux/rbtree.h>
 #include <linux/slab.h>
 #include <linux/task_work.h>
 #include <linux/wait_bit.h>
@@ -168,12 +168,38 @@ unsigned int rdax_vma_stores(struct vm_area_struct *vma, unsigned long addr, uns
 	return found;
 }
 
+static unsigned long first_page(struct vm_area_struct *vma)
+{
+	return vma->vm_pgoff;
+}
+
+static unsigned long last_page(struct vm_area_struct *vma)
+{
+	return vma->vm_pgoff + vma_pages(vma) - 1;
+}
+
+/* The core's own are not for modules. */
+INTERVAL_TREE_DEFINE(struct vm_area_struct, shared.rb, unsigned long, shared.rb_subtree_last,
+		     first_page, last_page, static __maybe_unused, vmas)
+
+struct vm_area_struct *rdax_first_vma(struct address_space *mapping, unsigned long first,
+				      unsigned long last)
+{
+	return vmas_iter_first(&mapping->i_mmap, first, last);
+}
+
+struct vm_area_struct *rdax_next_vma(struct vm_area_struct *vma, unsigned long first,
+				     unsigned long last)
+{
+	return vmas_iter_next(vma, first, last);
+}
+
 bool rdax_mapping_note_stores(struct address_space *mapping, unsigned long first,
 			      unsigned long pages, bool small)
 {
 	unsigned long last = first + pages - 1;
+	struct vm_area_struct *vma;
 	unsigned int found = 0;
-	struct rb_node *node;
 
 #ifdef CONFIG_MAPPING_DIRTY_HELPERS
 	/*
@@ -184,18 +210,11 @@ bool rdax_mapping_note_stores(struct address_space *mapping, unsigned long first
 		wp_shared_mapping_range(mapping, first, pages);
 #endif
 	i_mmap_lock_read(mapping);
-	for (node = rb_first_cached(&mapping->i_mmap); node; node = rb_next(node)) {
-		struct vm_area_struct *vma = rb_entry(node, struct vm_area_struct, shared.rb);
-		unsigned long start = vma->vm_pgoff;
-		unsigned long end = start + vma_pages(vma) - 1;
+	/* Of those that map other pages only, there may be as many as anybody likes. */
+	for (vma = rdax_first_vma(mapping, first, last); vma; vma = rdax_next_vma(vma, first, last)) {
+		unsigned long start = max(first_page(vma), first) - vma->vm_pgoff;
+		unsigned long end = min(last_page(vma), last) - vma->vm_pgoff;
 
-		/* They are in the order of their first pages. */
-		if (start > last)
-			break;
-		if (end < first)
-			continue;
-		start = max(start, first) - start;
-		end = min(end, last) - vma->vm_pgoff;
 		found |= rdax_vma_stores(vma, vma->vm_start + (start << PAGE_SHIFT),
 					 vma->vm_start + ((end + 1) << PAGE_SHIFT), true);
 	}

@@ -47,7 +47,11 @@ pub enum Command {
     Release(Release),
     /// Show what is counted for adopted devices.
     Stat(Stat),
-    /// Show how a file is held and mapped, by which sizes, and why not by larger ones.
+    /// Show by which sizes a file is mapped, and why not by larger ones.
+    ///
+    /// Whoever may read the file may ask. Addresses in memory, and processes of others, are shown to root.
+    ///
+    /// The exit status is 0, or 1 if not all of it is mapped as --expect says, 2 if that cannot be said.
     Map(Map),
     /// Show what waits for pages of a file or device, and which processes have them.
     ///
@@ -57,9 +61,15 @@ pub enum Command {
     /// Make files that can be mapped by 1 GiB, and check whether files can.
     Layout(Layout),
     /// Go through what adoption and large mappings need, and say how to get what is missing.
+    ///
+    /// It changes nothing. The exit status is 0 if there is no problem, 1 if there is one, 2 if that cannot be
+    /// said.
     Doctor(Doctor),
     /// Print a completion script for a shell.
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// Which one.
+        shell: clap_complete::Shell,
+    },
     /// Adopt a device if it is noted to be adopted at boot.
     #[command(hide = true)]
     Boot(Boot),
@@ -205,6 +215,7 @@ pub struct Stat {
 
 #[derive(Debug, Args)]
 pub struct Map {
+    /// A file on an adopted device.
     #[arg(value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
 
@@ -277,6 +288,7 @@ pub enum LayoutCommand {
     /// The exit status is 0 if every GiB can be mapped by one entry, 1 if not, 2 if the file cannot
     /// be made.
     Create {
+        /// The file, which must not be there.
         #[arg(value_hint = ValueHint::FilePath)]
         path: PathBuf,
         /// Whole GiB, such as 4G or 1T.
@@ -288,6 +300,7 @@ pub enum LayoutCommand {
     /// The exit status is 0 if every GiB can be mapped by one entry, 1 if not, 2 if that cannot be
     /// said.
     Check {
+        /// A file on a mounted ext4 or XFS.
         #[arg(value_hint = ValueHint::FilePath)]
         path: PathBuf,
         /// Print JSON.

@@ -51,6 +51,7 @@ static struct {
 	unsigned int procs;
 	bool list;
 	bool keep;
+	bool cached;		/* the rows of files without DAX, not the others */
 	bool only;
 	regex_t wanted;
 } opt;
@@ -549,6 +550,28 @@ static void calls(void)
 	discard(&file);
 }
 
+/* A file without DAX. Each page is added to the page cache when it is accessed. */
+static void cached(void)
+{
+	struct file file = {
+		.fd = fresh(opt.size),
+		.size = opt.size,
+		.unit = PAGE,
+		.step = PAGE,
+	};
+	enum access access;
+
+	fill(file.fd, file.size);
+	plan(&file, SEQUENTIAL);
+	for (access = READ; access <= WRITE; access++) {
+		errno = posix_fadvise(file.fd, 0, 0, POSIX_FADV_DONTNEED);
+		if (errno)
+			err(1, "posix_fadvise");
+		timed_calls(access == WRITE ? "cached-write-4k" : "cached-read-4k", &file, access);
+	}
+	discard(&file);
+}
+
 /* A file whose blocks another one has, too; false where files cannot share blocks. */
 static bool make_shared(struct file *file, int *other, enum order order)
 {
@@ -748,6 +771,7 @@ static const struct {
 	{ pmd_hole, &opt.size, "pmd-hole-read" },
 	{ calls, &opt.size,
 	  "pread-4k pwrite-4k pread-4k-random pwrite-4k-random" },
+	{ cached, &opt.size, "cached-read-4k cached-write-4k" },
 	{ clones, &opt.size,
 	  "pwrite-4k-clone pte-write-clone pwrite-4k-clone-random pte-write-clone-random" },
 	{ pte_write_random, &opt.size,
@@ -821,6 +845,7 @@ static void usage(FILE *to)
 		"  -u SIZE   of the file of the 1 GiB rows; 0: none (default)\n"
 		"  -p N      processes of the procs rows (default: 8)\n"
 		"  -o REGEX  only rows whose names match this extended regular expression\n"
+		"  -c        the rows of files without DAX, which DIR has then; else all others\n"
 		"  -k        have a watching icount.c keep the instructions of each row\n"
 		"  -l        list the rows, do nothing\n");
 }
@@ -832,7 +857,7 @@ int main(int argc, char **argv)
 
 	opt.size = 64 << 20;
 	opt.procs = 8;
-	while ((c = getopt(argc, argv, "s:L:u:p:o:klh")) != -1) {
+	while ((c = getopt(argc, argv, "s:L:u:p:o:cklh")) != -1) {
 		switch (c) {
 		case 's':
 			opt.size = bytes(optarg);
@@ -850,6 +875,9 @@ int main(int argc, char **argv)
 			if (regcomp(&opt.wanted, optarg, REG_EXTENDED | REG_NOSUB))
 				errx(1, "'%s' is not a regular expression", optarg);
 			opt.only = true;
+			break;
+		case 'c':
+			opt.cached = true;
 			break;
 		case 'k':
 			opt.keep = true;
@@ -877,7 +905,8 @@ int main(int argc, char **argv)
 	opt.dir = argv[optind];
 	opt.pmd = 4 * opt.size;
 	for (i = 0; i < sizeof(scenarios) / sizeof(scenarios[0]); i++)
-		if (*scenarios[i].needs && any_wanted(scenarios[i].rows, opt.list) && !opt.list)
+		if (*scenarios[i].needs && any_wanted(scenarios[i].rows, opt.list) && !opt.list &&
+		    opt.cached == !strncmp(scenarios[i].rows, "cached-", 7))
 			scenarios[i].run();
 	return 0;
 }

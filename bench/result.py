@@ -29,6 +29,8 @@ ROWS = {
     "pmd-truncate-dirty": "truncate, per dirty PMD entry",
     "pread-4k": "pread 4 KiB",
     "pwrite-4k": "pwrite 4 KiB",
+    "cached-read-4k": "file without DAX: pread 4 KiB, not in the page cache",
+    "cached-write-4k": "file without DAX: pwrite 4 KiB, not in the page cache",
     "pwrite-4k-clone": "pwrite 4 KiB to shared blocks",
     "pte-write-clone": "PTE write fault on shared blocks",
     "pte-munmap": "munmap, per PTE",
@@ -81,7 +83,7 @@ ROWS = {
 ABSENT = (
     "pte-write-first", "pte-write-there", "pte-write-protect", "pte-read-first", "pte-read-there",
     "pte-hole-read", "pmd-write-first", "pmd-write-there", "pte-fsync", "pte-truncate-clean",
-    "pread-4k", "pwrite-4k",
+    "pread-4k", "pwrite-4k", "cached-read-4k", "cached-write-4k",
 )
 
 NOTE = ("Truncate of dirty entries: rdax writes them back before it removes them, the kernel's own "

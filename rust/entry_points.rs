@@ -838,6 +838,8 @@ pub(crate) static TARGETS: [Target;
         + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
     target!(dax_iomap_rw, Key::Kiocb, dax_iomap_rw),
+    // Of all files.
+    target!(__filemap_add_folio, Key::AnyMapping, filemap_add_folio),
     #[cfg(CONFIG_UPROBES)]
     target!(uprobe_munmap, Key::Vma, uprobe_munmap),
     target!(
@@ -845,7 +847,6 @@ pub(crate) static TARGETS: [Target;
         Key::Mapping,
         dax_writeback_mapping_range
     ),
-    target!(__filemap_add_folio, Key::AnyMapping, filemap_add_folio),
     target!(dax_finish_sync_fault, Key::VmFault, dax_finish_sync_fault),
     target!(dax_break_layout, Key::Inode, dax_break_layout),
     target!(dax_break_layout_final, Key::Inode, dax_break_layout_final),

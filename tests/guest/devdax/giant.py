@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 """Mappings by 1 GiB."""
 
+import errno
 import os
 
 from lib import futex, gup, posix
-from lib.check import equal
+from lib.check import Failure, equal
 from lib.mapping import Map
 from lib.native import probe
 from lib.posix import GIB, PAGE, PMD
 from lib.runner import case
+from lib.task import Task
+from lib.uffd import Protected
 
 from .common import Stats, moves, namespace, node_size, open_node, pins_last, unbinds_at_once
 
@@ -67,6 +70,39 @@ def giant_pages_are_pinned(t):
         pins_last(fd, GIB, align=GIB)
     os.close(fd)
     unbinds_at_once("a pin")
+
+
+def _refused(number, what, call, *arguments):
+    try:
+        call(*arguments)
+    except OSError as error:
+        equal(error.errno, number, f"errno of {what}")
+        return
+    raise Failure(f"{what} is possible")
+
+
+@case(fs=(), timeout=120, giant=True)
+def forks_copy_no_giant_entries(t):
+    """The core would copy an entry of 1 GiB without a reference. What makes fork copy page tables is
+    refused where there can be one."""
+    namespace("1G", "-M", "mem")
+    fd = open_node()
+    with Map(fd, GIB, align=GIB) as m:
+        _refused(errno.EINVAL, "a guard page", m.advise, posix.MADV_GUARD_INSTALL, GIB - PAGE, PAGE)
+        m.store(5, 0x5a)
+        _refused(errno.EINVAL, "a guard page beside what is mapped", m.advise,
+                 posix.MADV_GUARD_INSTALL, GIB - PAGE, PAGE)
+        _refused(errno.EINVAL, "write-protection by userfaultfd",
+                 Protected(m, protect=False, fork=True).__enter__)
+
+        def child():
+            m.load_ok(5, 0x5a, "what the child sees")
+            equal(m.store(7, 0x77).signal, 0, "signal of a store")
+
+        Task(child).result()
+        m.load_ok(7, 0x77, "what the parent sees")
+    os.close(fd)
+    unbinds_at_once("a reference")
 
 
 @case(fs=(), timeout=120, giant=True)

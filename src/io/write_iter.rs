@@ -101,12 +101,15 @@ impl<'a> WriteIter<'a> {
     /// the caller does not want to be made to wait.
     #[inline(always)]
     pub(super) fn begin(&mut self, bytes: u64) -> Result {
-        let extent = self.walk.extent();
-        if extent.is_new() || extent.is_shared() {
+        if self.walk.extent().is_shared() {
             self.may_evict(bytes, false)?;
             let range = PageRange::of_len(self.walk.position(), bytes);
             evict(self.inode, range);
         } else if !self.inode.mapping().is_empty() {
+            // Entries with memory have that of the blocks, which the file keeps: also where these are called
+            // new. They may be so in part only (XFS converts unwritten blocks together with written ones
+            // between them), or have been mapped since. If somebody holds a page, its entry is all that tells
+            // whoever takes the blocks from the file.
             self.may_evict(bytes, true)?;
             let range = PageRange::of_len(self.walk.position(), bytes);
             layout::evict_zeroes(self.inode.mapping(), range);

@@ -201,6 +201,34 @@ mod tests {
     }
 
     #[test]
+    fn memory_stays_mapped_when_blocks_around_it_are_new() -> Checked {
+        let world = world()?;
+        let file = world.file(3)?;
+        let place = world.take_many(3, Order::PTE)?;
+        world.fill(place, 3, 0);
+        file.set_extents(&[
+            TestExtent::hole(0, 1),
+            TestExtent::mapped(1, 1, place + 1),
+            TestExtent::hole(2, 1),
+        ])?;
+        // As a filesystem answers that makes blocks of what is around a page that has one.
+        file.set_extents_for_writing(&[TestExtent::mapped(0, 3, place).new_blocks()])?;
+        let view = View::new(&file, 0, 3, Share::Shared, 0)?;
+        check_eq!(view.load(0)?, 0);
+        view.load(1)?;
+        let mapped = view.mapped(1).map(|mapped| mapped.pfn);
+        check_eq!(mapped, Some(world.pfn(place + 1).to_bits()));
+        check_eq!(write(&file, PAGE - 8, &[0x22; 16]).0, Ok(16));
+        check_eq!(view.mapped(1).map(|mapped| mapped.pfn), mapped);
+        check_eq!(view.load(1)? & 0xff, 0x22);
+        // Zeroes do not.
+        check!(view.mapped(0).is_none());
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
     fn a_dirty_entry_in_the_way_of_a_write_is_flushed() -> Checked {
         let world = world()?;
         let file = world.file(1)?;
@@ -343,10 +371,11 @@ mod tests {
         check_eq!(write_now(&file, 3, held)?, Ok(PAGE));
         check!(is_marked(&file, 3, Mark::Dirty));
         check_eq!(write_now(&file, 0, None)?, Ok(PAGE));
-        // New blocks, where the old ones still have an entry.
+        // Also where the filesystem calls the blocks new; zeroes are in the way there, too.
         file.set_extents(&[TestExtent::mapped(0, 4, place).new_blocks()])?;
-        check_eq!(write_now(&file, 3, None)?, Err(EAGAIN));
+        check_eq!(write_now(&file, 3, None)?, Ok(PAGE));
         check!(is_marked(&file, 3, Mark::Dirty));
+        check_eq!(write_now(&file, 1, None)?, Err(EAGAIN));
         check!(!flushes.covers(world.pfn(place + 3), Order::PTE));
         check_eq!(write_now(&file, 0, None)?, Ok(PAGE));
         // A caller that may wait removes them.

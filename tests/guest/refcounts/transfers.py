@@ -217,3 +217,22 @@ def pages_in_a_pipe_are_held(t):
         same_bytes(os.read(reader, PAGE), page("v", 1), "what comes out of the pipe")
         waiter.result()
     state.check_idle([pfn], "afterwards")
+
+
+@case()
+def page_in_a_pipe_among_new_blocks_is_held(t):
+    """A file does not forget who holds a page when the blocks around it are made written ones. XFS says
+    of all that a write gets then that it is new, that page included."""
+    state, fd = Pages(), t.open(allocate=8 * PAGE)
+    reader, writer = os.pipe()
+    with Map(fd, 8 * PAGE, skew=PAGE) as m:
+        m.write(4 * PAGE, page("v", 4))
+        pfn = m.pfn(4 * PAGE)
+        equal(posix.vmsplice(writer, m.address + 4 * PAGE, PAGE), PAGE, "bytes in the pipe")
+    equal(os.pwrite(fd, pages("n", 8), 0), 8 * PAGE, "bytes written")
+    equal(state.refcounts([pfn]), [1], "references of the page in the pipe")
+    waiter = Task(truncate_whole, t, fd)
+    waiter.blocked_in("ftruncate")
+    same_bytes(os.read(reader, PAGE), page("n", 4), "what comes out of the pipe")
+    waiter.result()
+    state.check_idle([pfn], "afterwards")

@@ -785,11 +785,11 @@ unsafe extern "C" fn uprobe_munmap(
         if bindings::rdax_vma_stores(vma, start, end, true) & bindings::RDAX_STORED == 0 {
             return;
         }
-        let in_flight = InFlight::enter();
-        if bindings::rdax_update_times_later((*vma).vm_file, Some(end_in_flight)) {
-            // Until `end_in_flight`.
-            core::mem::forget(in_flight);
-        }
+        bindings::rdax_update_times_later(
+            (*vma).vm_file,
+            Some(begin_in_flight),
+            Some(end_in_flight),
+        );
     }
 }
 

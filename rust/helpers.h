@@ -277,9 +277,10 @@ bool rdax_may_have_stores(struct address_space *mapping);
 void rdax_update_times(struct inode *inode);
 /*
  * The same at the end of the system call, or fault, that the task is in, or soon if it is a thread of
- * the kernel; calls done() then. False, and nothing happens, without memory.
+ * the kernel; and not while the filesystem is frozen. Up to begin() there is a reference to the module, and
+ * from there to end() whoever gives functions back waits. Nothing happens without memory.
  */
-bool rdax_update_times_later(struct file *file, void (*done)(void));
+void rdax_update_times_later(struct file *file, void (*begin)(void), void (*end)(void));
 
 void rdax_recalc_uprobes(struct mm_struct *mm);
 

@@ -20,6 +20,7 @@
 #include <linux/fs.h>
 #include <linux/interval_tree_generic.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/pagemap.h>
 #include <linux/pgtable.h>
 #include <linux/slab.h>
@@ -239,23 +240,27 @@ struct later {
 		struct delayed_work elsewhere;
 	};
 	struct file *file;
-	void (*done)(void);
+	void (*begin)(void);
+	void (*end)(void);
 };
 
 /* False, and nothing happens, while the filesystem is frozen, or is about to be for page faults. */
 static bool update_now(struct later *later)
 {
 	struct super_block *sb = file_inode(later->file)->i_sb;
-	void (*done)(void) = later->done;
+	void (*end)(void) = later->end;
 
 	/* As a store that faults; one that has a write(2) before it in its way does not wait for it. */
 	if (!__sb_start_write_trylock(sb, SB_FREEZE_PAGEFAULT))
 		return false;
 	file_update_time(later->file);
 	sb_end_pagefault(sb);
+	/* From here on the module waits for the end. */
+	later->begin();
+	module_put(THIS_MODULE);
 	fput(later->file);
 	kfree(later);
-	done();
+	end();
 	return true;
 }
 
@@ -301,22 +306,27 @@ static void update_elsewhere(struct work_struct *work)
 {
 	struct later *later = container_of(work, struct later, elsewhere.work);
 
-	/* Ends with the freeze. Nobody waits for it but who unmounts, who is told that it is in use. */
+	/*
+	 * Ends with the freeze, which takes as long as others like. Nobody waits for it: who unmounts is told
+	 * that the filesystem is in use, and who unloads the module that this is.
+	 */
 	if (update_now(later))
 		count_elsewhere(-1);
 	else
 		hand_over(later, HZ / 10);
 }
 
-bool rdax_update_times_later(struct file *file, void (*done)(void))
+void rdax_update_times_later(struct file *file, void (*begin)(void), void (*end)(void))
 {
 	struct later *later = kmalloc_obj(*later, GFP_ATOMIC | __GFP_NOWARN);
 
 	if (!later)
-		return false;
+		return;
 	/* The mapping's own may go before we come to it, and the mount with that. */
 	later->file = get_file(file);
-	later->done = done;
+	later->begin = begin;
+	later->end = end;
+	__module_get(THIS_MODULE);
 	/*
 	 * A thread of the kernel may have borrowed the address space, or be the last who uses it. It does
 	 * not leave the kernel, and would hold the file for ever. Nor does a task that is at its end come
@@ -325,11 +335,10 @@ bool rdax_update_times_later(struct file *file, void (*done)(void))
 	if (!(current->flags & (PF_KTHREAD | PF_USER_WORKER))) {
 		init_task_work(&later->in_task, update_in_task);
 		if (!task_work_add(current, &later->in_task, TWA_RESUME))
-			return true;
+			return;
 	}
 	count_elsewhere(1);
 	hand_over(later, 0);
-	return true;
 }
 
 bool rdax_may_have_stores(struct address_space *mapping)

@@ -2,12 +2,13 @@
 """Devices that go away while something waits."""
 
 import contextlib
+import fcntl
 import os
 import threading
 
 from lib import device, posix
 from lib.check import check, equal, same_bytes
-from lib.device import CONFIG, SlowDisk, read, write
+from lib.device import CONFIG, SlowDisk, read, wait_for, write
 from lib.mapping import Map
 from lib.pattern import page, pages
 from lib.posix import PAGE, PMD
@@ -17,6 +18,9 @@ from lib.task import Task
 from lib.uffd import Missing
 
 from .common import DEVICE, EIO, Item, OTHER, come_back, going, mountable, need, splice_from
+
+# FIFREEZE, FITHAW
+FREEZE, THAW = 0xC0045877, 0xC0045878
 
 
 def _errno(call, *args):
@@ -248,3 +252,40 @@ def another_device_is_released_while_one_goes(t):
             equal(item.adopted(), adopt, "adopted")
         check(int(read("/sys/module/rdax/refcnt")) > len(os.listdir(CONFIG)),
               "nothing keeps the module but the devices")
+
+
+@case(fs=())
+def another_device_is_released_while_a_filesystem_waits_to_be_frozen(t):
+    """What becomes known of stores meanwhile is noted when it is thawed, which nobody waits for."""
+    need(DEVICE, OTHER)
+    fs = mountable()
+    with Item(OTHER, adopt=True) as item, Item(DEVICE, adopt=True), \
+            Map(-1, PAGE, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as buffer, \
+            Missing(buffer) as missing:
+        fs.make()
+        fs.mount()
+        fd, other = (os.open(f"{fs.mount_point}/{name}", os.O_RDWR | os.O_CREAT)
+                     for name in ("file", "other"))
+        os.pwrite(fd, pages("f", 64), 0)
+        m = Map(fd, 64 * PAGE)
+        # In sequence, so that pages are mapped ahead and stored to without a fault.
+        m.write(0, pages("s", 64))
+        writing = threading.Thread(target=posix.pwrite_from, args=(other, buffer.address, PAGE, 0))
+        writing.start()
+        missing.wait()
+        freeze = Task(fcntl.ioctl, fd, FREEZE, 0)
+        try:
+            freeze.blocked_in("ioctl")
+            m.unmap()
+            for adopt in (False, True):
+                Task(item.set, adopt, name="release").result()
+                equal(item.adopted(), adopt, "adopted")
+        finally:
+            missing.give(page("w"))
+            writing.join()
+            freeze.result()
+            fcntl.ioctl(fd, THAW, 0)
+            os.close(fd)
+            os.close(other)
+            # What was put off keeps the file until it is done.
+            wait_for(lambda: _errno(fs.umount) == 0, "unmounting")

@@ -14,6 +14,8 @@
 
 #include <asm/syscall.h>
 #include <asm/unistd.h>
+#include <asm/unistd_32_ia32.h>
+#include <asm/unistd_64_x32.h>
 #include <linux/fs.h>
 #include <linux/hashtable.h>
 #include <linux/module.h>
@@ -105,6 +107,10 @@ bool rdax_may_restart(void)
 	case -1:
 	case __NR_io_submit:
 	case __NR_io_uring_enter:
+	/* Of programs of 32 bits. The first is add_key() of others, which has no file to wait for. */
+	case __NR_ia32_io_submit:
+	case __X32_SYSCALL_BIT + __NR_x32_io_submit:
+	case __X32_SYSCALL_BIT + __NR_io_uring_enter:
 		return false;
 	}
 	/* So it is here. Another call that has the number by chance is one that is not made again. */

@@ -9,12 +9,13 @@ import signal
 import threading
 import time
 
-from lib import device, posix
+from lib import device, ia32, posix
 from lib.check import check, equal, same_bytes
 from lib.mapping import Map
 from lib.pattern import file as _file, page, pages
 from lib.posix import PAGE, PMD
 from lib.runner import case
+from lib.space import held_clone
 from lib.task import Task, describe, state
 from lib.uffd import Missing
 
@@ -424,3 +425,11 @@ def a_pipe_goes_back_where_it_came_from(t):
     os.close(reader)
     is_file(one, 512, "the file", p100=pages("f", HELD // PAGE))
     is_file(two, 512, "the clone")
+
+
+@case(fs=XFS)
+def io_submit_of_32_bits_gives_up_on_a_held_page(t):
+    """It is not made again: the write would end as one that a signal has come to."""
+    with held_clone(t.dir) as fd, ia32.Low() as low:
+        equal(low.pwrite(fd, PAGE, PAGE), -errno.EAGAIN, "result")
+        equal(low.pwrite(fd, PAGE, 2 * PMD), PAGE, "result elsewhere")

@@ -308,6 +308,11 @@ bool rdax_vma_needs_copy(struct vm_area_struct *vma)
 	return vma->anon_vma || userfaultfd_wp(vma);
 }
 
+bool rdax_vma_is_accessible(struct vm_area_struct *vma)
+{
+	return vma_is_accessible(vma);
+}
+
 void rdax_vmf_give_zero_page(struct vm_fault *vmf)
 {
 	vmf->page = ZERO_PAGE(vmf->address);

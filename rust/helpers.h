@@ -138,6 +138,7 @@ bool rdax_vmf_is_present(struct vm_fault *vmf);
 void rdax_vma_start_write(struct vm_area_struct *vma);
 void rdax_vma_unmap_straddling(struct vm_area_struct *vma, unsigned long address);
 bool rdax_vma_needs_copy(struct vm_area_struct *vma);
+bool rdax_vma_is_accessible(struct vm_area_struct *vma);
 void rdax_vmf_give_zero_page(struct vm_fault *vmf);
 
 /*

@@ -142,9 +142,16 @@ impl<'f> VmFault<'f> {
         unsafe { (*self.raw()).__bindgen_anon_1.address }
     }
 
-    /// Whether the VMA has the whole range of `order` around the address.
+    /// Whether the VMA can have an entry of `order` for the whole range around the address.
+    ///
+    /// Where nobody may access the memory, the kernel takes an entry of the third level for absent: it
+    /// would have a debugger's access fault again and again.
     #[inline]
     pub(crate) fn vma_covers(&self, order: Order) -> bool {
+        // SAFETY: The VMA is valid.
+        if order > Order::PMD && !unsafe { bindings::rdax_vma_is_accessible(self.vma()) } {
+            return false;
+        }
         let start = self.address() & !(order.bytes() - 1);
         // SAFETY: The VMA is valid and does not change during a fault.
         let (from, to) = unsafe {

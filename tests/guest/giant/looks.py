@@ -109,6 +109,22 @@ def looked_at(t):
 
 
 @case(**GIANT)
+def a_mapping_without_rights_is_read_by_a_debugger(t):
+    """The kernel takes an entry of 1 GiB for absent where nobody may access it, and would fault for ever."""
+    fd = gib.borrow(t)
+    with GibMap(fd, prot=posix.PROT_NONE) as m:
+        memory = os.open("/proc/self/mem", os.O_RDONLY)
+        for at in (HALF, HALF + PAGE, HALF + PMD):
+            same_bytes(Task(_latin, memory, m.address + at).result().encode("latin-1"),
+                       os.pread(fd, PAGE, at), f"bytes at {at:#x}")
+        os.close(memory)
+
+
+def _latin(fd, at):
+    return os.pread(fd, PAGE, at).decode("latin-1")
+
+
+@case(**GIANT)
 def looked_at_all_the_time(t):
     """Stores go on while others read smaps, and none is lost."""
     fd = gib.borrow(t)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The C parts, compiled in the guest once per boot."""
+"""The C parts, compiled once per boot in the guest, or before in the same root (tests/guest/run --compile)."""
 
 import ctypes
 import os
+import shutil
 import subprocess
 
 from lib.check import check
@@ -10,6 +11,8 @@ from lib.device import wait_for
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = "/tmp/rdax-tests"
+# Where those are that were compiled before.
+MADE = "/share/native"
 # Where scripts/guest puts the source of the kernel that runs.
 KERNEL = "/usr/src/linux"
 SELFTESTS = f"{KERNEL}/tools/testing/selftests/mm"
@@ -44,9 +47,23 @@ def start(*names):
         path = os.path.join(BUILD, name)
         if name in _running or os.path.exists(path):
             continue
-        command = ["gcc", "-O1", "-Wall", "-pthread", "-o", path + ".new", *PARTS[name]]
-        _running[name] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
-                                          cwd=PLACES.get(name, HERE))
+        if os.path.exists(made := os.path.join(MADE, name)):
+            shutil.copy(made, path)
+            continue
+        _running[name] = _compile(name, path + ".new")
+
+
+def _compile(name, output):
+    command = ["gcc", "-O1", "-Wall", "-pthread", "-o", output, *PARTS[name]]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=PLACES.get(name, HERE))
+
+
+def compile_all(directory):
+    """All that needs no kernel's source: whether it compiles."""
+    running = [_compile(name, os.path.join(directory, name)) for name in PARTS if name not in PLACES]
+    said = "".join(compiler.communicate()[1] for compiler in running)
+    print(said, end="")
+    return not said and not any(compiler.returncode for compiler in running)
 
 
 def path(name):

@@ -518,6 +518,8 @@ def main(directory):
     parser = argparse.ArgumentParser(
         prog="tests/guest/run", description="Test DAX filesystems inside a guest; prints KTAP.")
     parser.add_argument("--list", action="store_true", help="list the cases and end")
+    parser.add_argument("--compile", metavar="DIR",
+                        help="compile the C parts into DIR, which is /share/native in a guest, and end")
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN",
                         help="run the cases whose name holds or matches PATTERN; repeatable")
     parser.add_argument("--fs", metavar="LIST",
@@ -537,6 +539,8 @@ def main(directory):
     parser.add_argument("--stop", action="store_true", help="stop at the first failure")
     parser.add_argument("--times", action="store_true", help="say how long each case took")
     settings = parser.parse_args()
+    if settings.compile:
+        return 0 if native.compile_all(settings.compile) else 1
     settings.started = time.monotonic()
     settings.quick = settings.quick or os.environ.get("QUICK", "") not in ("", "0")
     settings.stressng = settings.seconds or 600

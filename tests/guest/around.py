@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """Pages that a fault maps along with the one that was accessed, and what sequences of writes make."""
 
-import ctypes
 import errno
 import os
-import signal
 
 from lib import device, posix
 from lib.check import Skip, check, equal, raises, same_bytes
@@ -13,6 +11,7 @@ from lib.mapping import SIGSEGV, Map
 from lib.pattern import ZERO, page, pages
 from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
+from lib.ptrace import await_stop, let_go_on, peek, trace_me
 from lib.runner import case
 from lib.task import Task
 from lib.trace import Pages
@@ -20,7 +19,6 @@ from lib.uffd import Protected
 
 BLOCK = 16                      # pages
 MADV_RANDOM = 1
-PTRACE, TRACEME, PEEKDATA, CONT = 101, 0, 2, 7
 
 
 class _Switched:
@@ -70,8 +68,7 @@ def _traced_without_rights(fd, say):
     """Has a mapping that nobody may access, stops for a tracer, and looks at what he has brought there."""
     with Map(fd, 64 * PAGE, prot=posix.PROT_NONE, align=PMD) as m:
         os.write(say, m.address.to_bytes(8, "little"))
-        posix.syscall(PTRACE, TRACEME)
-        os.kill(os.getpid(), signal.SIGSTOP)
+        trace_me()
         m.protect(posix.PROT_READ)
         same_bytes(m.read(0, 64 * PAGE), pages("f", 64), "all, once it may be read")
         equal(Pages().counts(m.pfns()), [(1, 1)] * 64, "references and mappings of each page")
@@ -86,15 +83,14 @@ def a_mapping_without_rights_gets_its_own_pages(t):
         hear, say = os.pipe()
         task = Task(_traced_without_rights, fd, say)
         address = int.from_bytes(os.read(hear, 8), "little")
-        check(os.WIFSTOPPED(os.waitpid(task.pid, 0)[1]), "it does not stop")
+        await_stop(task.pid)
         stats = t.stats()
         for at in (20, 40):
-            word = ctypes.create_string_buffer(8)
-            posix.syscall(PTRACE, PEEKDATA, task.pid, address + at * PAGE, ctypes.addressof(word))
-            same_bytes(word.raw, page("f", at)[:8], f"page {at}, as the debugger has it")
+            same_bytes(peek(task.pid, address + at * PAGE), page("f", at)[:8],
+                       f"page {at}, as the debugger has it")
         # Of a file that has no entries yet, only what is behind the page is mapped along.
         stats.expect(around_pte=30 if known else 18)
-        posix.syscall(PTRACE, CONT, task.pid)
+        let_go_on(task.pid)
         task.result()
 
 

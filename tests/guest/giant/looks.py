@@ -9,6 +9,7 @@ from lib.check import check, equal, same_bytes
 from lib.gib import GibMap, PAGES
 from lib.native import Writer
 from lib.posix import PAGE, PMD
+from lib.ptrace import await_stop, let_go_on, peek, trace_me
 from lib.runner import case
 from lib.task import Task
 from lib.trace import Calls
@@ -108,20 +109,25 @@ def looked_at(t):
         moved_only(stats, write_pud=1)
 
 
+def _stops_without_rights(fd, say):
+    """Has a mapping of a GiB that nobody may access, and stops for a tracer."""
+    with GibMap(fd, prot=posix.PROT_NONE) as m:
+        os.write(say, m.address.to_bytes(8, "little"))
+        trace_me()
+
+
 @case(**GIANT)
 def a_mapping_without_rights_is_read_by_a_debugger(t):
     """The kernel takes an entry of 1 GiB for absent where nobody may access it, and would fault for ever."""
     fd = gib.borrow(t)
-    with GibMap(fd, prot=posix.PROT_NONE) as m:
-        memory = os.open("/proc/self/mem", os.O_RDONLY)
-        for at in (HALF, HALF + PAGE, HALF + PMD):
-            same_bytes(Task(_latin, memory, m.address + at).result().encode("latin-1"),
-                       os.pread(fd, PAGE, at), f"bytes at {at:#x}")
-        os.close(memory)
-
-
-def _latin(fd, at):
-    return os.pread(fd, PAGE, at).decode("latin-1")
+    hear, say = os.pipe()
+    task = Task(_stops_without_rights, fd, say)
+    address = int.from_bytes(os.read(hear, 8), "little")
+    await_stop(task.pid)
+    for at in (HALF, HALF + PAGE, HALF + PMD):
+        same_bytes(peek(task.pid, address + at), os.pread(fd, 8, at), f"bytes at {at:#x}")
+    let_go_on(task.pid)
+    task.result()
 
 
 @case(**GIANT)

@@ -10,7 +10,8 @@ use crate::kern::{
 
 pub(crate) fn case(mapping: &Mapping, own: LockedSlot<'_>) {
     let mut guard = mapping.tree().lock();
-    let mut slots = own.lock_beside(&mut guard, u64::MAX, false, 0, |_, _, _| Beside::Lock);
+    let at = own.first();
+    let mut slots = own.lock_beside(&mut guard, at, u64::MAX, false, 0, |_, _, _| Beside::Lock);
     drop(own);
     slots.unlock(&guard, |_| ());
 }

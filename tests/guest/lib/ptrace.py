@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Tracing a task, as a debugger does."""
+
+import ctypes
+import os
+import signal
+
+from .check import check
+from .posix import syscall
+
+PTRACE, TRACEME, PEEKDATA, CONT = 101, 0, 2, 7
+
+
+def trace_me():
+    """Has the parent trace this task, and stops until it is let go on."""
+    syscall(PTRACE, TRACEME)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def await_stop(pid):
+    check(os.WIFSTOPPED(os.waitpid(pid, 0)[1]), "it does not stop")
+
+
+def peek(pid, address):
+    """The 8 bytes at an address of a task that has stopped."""
+    word = ctypes.create_string_buffer(8)
+    syscall(PTRACE, PEEKDATA, pid, address, ctypes.addressof(word))
+    return word.raw
+
+
+def let_go_on(pid):
+    syscall(PTRACE, CONT, pid)

@@ -58,7 +58,7 @@ pte_t *rdax_ptes_lock(struct vm_fault *vmf, unsigned long addr, spinlock_t **loc
 	if (pmd_present(pmd) && !pmd_leaf(pmd) && !pmd_bad(pmd)) {
 		*lock = pte_lockptr(vmf->vma->vm_mm, &pmd);
 		spin_lock(*lock);
-		/* To take it away takes this lock. */
+		/* The table is removed under this lock only. */
 		if (likely(pmd_same(pmd, pmdp_get_lockless(vmf->pmd))))
 			return (pte_t *)pmd_page_vaddr(pmd) + pte_index(addr);
 		spin_unlock(*lock);
@@ -182,7 +182,7 @@ void rdax_ptes_set(struct vm_area_struct *vma, unsigned long addr, pte_t *ptes, 
 
 	if (protect)
 		pte = pte_mkuffd(pte);
-	/* Processors do not keep that nothing was mapped at an address. */
+	/* Processors do not cache that nothing is mapped at an address. */
 	if (IS_ENABLED(CONFIG_PAGE_TABLE_CHECK) || cpu_feature_enabled(X86_FEATURE_XENPV)) {
 		set_ptes(vma->vm_mm, addr, ptes, pte, n);
 		return;

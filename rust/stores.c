@@ -79,7 +79,7 @@ static unsigned int note_stores(struct vm_area_struct *vma, pmd_t *pmdp, pmd_t p
 	unsigned long i;
 
 	spin_lock(lock);
-	/* To take the table away takes this lock. */
+	/* The table is removed under this lock only. */
 	if (unlikely(!pmd_same(pmd, pmdp_get_lockless(pmdp))))
 		n = 0;
 	for (i = 0; i < n; i++) {

@@ -64,11 +64,10 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     /// The plan of a first try: as much as can be had along with the accessed page.
     #[inline(always)]
     pub(super) fn wanted(&self, ops: &IomapOps) -> Wanted {
-        let reach = self.device.fault_around().pages().max(PteBatch::MAX);
         // To prefault for a write, the filesystem has to be asked what is there.
         let prefault = if self.order() != Order::PTE
             || self.write
-                && !(sequence::is_next(self.mapping, self.index, reach)
+                && !(sequence::is_next(self.mapping, self.index, self.reach())
                     && ops.read_ops_for(self.mapping.host()).is_some())
         {
             None
@@ -85,6 +84,12 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             },
             alone: false,
         }
+    }
+
+    /// The most pages between two faults of a sequence.
+    #[inline(always)]
+    fn reach(&self) -> usize {
+        self.device.fault_around().pages().max(PteBatch::MAX)
     }
 
     /// The plan when that cannot be had: the accessed page only.

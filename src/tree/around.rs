@@ -53,9 +53,10 @@ pub(crate) enum AroundAction {
     LockAndMark,
 }
 
-/// Locks entries in `range`, which has at most `PteBatch::MAX` pages, around the locked one, in one node of the
-/// tree: the range's, or the locked entry's if the range is in two. Those are locked that nobody has locked and that `choose`, which is told their first page, what they are and, with
-/// `asks_dirty`, whether they are dirty, wants. Only pages that have their bit in `candidates`, counted
+/// Locks entries in `range`, which has at most `PteBatch::MAX` pages, around the locked one, in one
+/// node of the tree: the range's, or the locked entry's if the range is in two. Those are locked that
+/// nobody has locked and that `choose` wants, which is told their first page, what they are and, with
+/// `asks_dirty`, whether they are dirty. Only pages that have their bit in `candidates`, counted
 /// from the range's first, are looked at. With `asks_dirty` the entries are mapped ahead for writing
 /// ([`Entry::ahead`]). Does not sleep.
 #[inline]

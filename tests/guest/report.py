@@ -342,6 +342,11 @@ def a_truncate_that_waits_is_found(t):
         equal(len(asker.waits(fd)), 0, "waits when it is over")
 
 
+def _cut_as_nobody(fd):
+    posix.become_nobody()
+    os.ftruncate(fd, 0)
+
+
 @case()
 def own_waits_are_told_without_rights(t):
     _need(t)
@@ -349,11 +354,7 @@ def own_waits_are_told_without_rights(t):
     fd, pipe = _held(t)
     os.chmod(path, 0o666)
 
-    def cut():
-        posix.become_nobody()
-        os.ftruncate(fd, 0)
-
-    task = Task(cut)
+    task = Task(_cut_as_nobody, fd)
 
     def nobody():
         posix.become_nobody()
@@ -375,10 +376,6 @@ def waits_of_a_neighbour_are_not_told(t):
     fd, pipe = _held(t)
     os.chmod(path, 0o666)
 
-    def cut():
-        posix.become_nobody()
-        os.ftruncate(fd, 0)
-
     def ask(own):
         posix.become_nobody()
         with Asker() as asker:
@@ -389,7 +386,7 @@ def waits_of_a_neighbour_are_not_told(t):
         posix.unshare(posix.CLONE_NEWPID)
         return Task(ask, False).result()
 
-    task = Task(cut)
+    task = Task(_cut_as_nobody, fd)
     equal(len(Task(ask, True).result()), 1, "waits in the same namespace")
     equal(Task(contained).result(), [], "waits in another namespace")
     os.read(pipe, PAGE)

@@ -10,8 +10,8 @@ import struct
 from lib import native, posix
 from lib.check import same_bytes
 from lib.posix import PAGE
+from lib.ptrace import peek, poke, trace_me
 
-PTRACE_TRACEME, PTRACE_PEEKDATA, PTRACE_POKEDATA = 0, 2, 5
 PAGEMAP_SCAN = 0xC0606610
 
 
@@ -124,15 +124,12 @@ def _ptrace(m, part):
     """A debugger reads a word of a child, and writes it back."""
     child = os.fork()
     if not child:
-        posix.syscall(101, PTRACE_TRACEME, 0, 0, 0)
-        os.kill(os.getpid(), signal.SIGSTOP)
+        trace_me()
         os._exit(0)
     try:
         os.waitpid(child, os.WUNTRACED)
-        word = ctypes.c_uint64()
         for address in (m.address + part[0], m.address + sum(part) - 8):
-            posix.syscall(101, PTRACE_PEEKDATA, child, address, ctypes.addressof(word))
-            posix.syscall(101, PTRACE_POKEDATA, child, address, word.value)
+            poke(child, address, peek(child, address))
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

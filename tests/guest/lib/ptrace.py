@@ -8,7 +8,7 @@ import signal
 from .check import check
 from .posix import syscall
 
-PTRACE, TRACEME, PEEKDATA, CONT = 101, 0, 2, 7
+PTRACE, TRACEME, PEEKDATA, POKEDATA, CONT = 101, 0, 2, 5, 7
 
 
 def trace_me():
@@ -26,6 +26,11 @@ def peek(pid, address):
     word = ctypes.create_string_buffer(8)
     syscall(PTRACE, PEEKDATA, pid, address, ctypes.addressof(word))
     return word.raw
+
+
+def poke(pid, address, word):
+    """Writes 8 bytes there."""
+    syscall(PTRACE, POKEDATA, pid, address, int.from_bytes(word, "little"))
 
 
 def let_go_on(pid):

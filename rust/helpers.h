@@ -397,6 +397,18 @@ u64 rdax_sum_percpu_u64(u64 *counter);
  */
 int rdax_function_entries(const char *const *names, unsigned long *entries, int n);
 
+/* Whether a block device is in the table of adopted devices. */
+bool rdax_is_member(const void *members, const void *bdev);
+
+/*
+ * Keep ext4, whenever it is loaded, from telling of blocks of files on adopted devices before it has
+ * put zeroes there (ext4.c), until rdax_ext4_end(). 0 or an error. May sleep.
+ */
+int rdax_ext4_begin(const void *members);
+
+/* Stops that. No device is adopted. An error if ftrace is broken, and calls on. May sleep. */
+int rdax_ext4_end(void);
+
 /* The running kernel's BTF: see prototypes.c. */
 ssize_t rdax_read_btf(void **data);
 
@@ -419,9 +431,6 @@ void rdax_direct_set(const struct rdax_direct *direct);
  * on in what serves in their place when the file is on an adopted device.
  */
 void rdax_direct_call(void);
-
-/* Whether a block device is in the table. */
-bool rdax_is_member(const void *members, const void *bdev);
 
 #ifdef RDAX_TEST
 /*

@@ -200,6 +200,8 @@ pub(crate) struct Handle {
     state: SwitchState,
     /// The first functions have the shorter way.
     direct: bool,
+    /// ext4 is kept from telling of blocks too early (`rdax_ext4_begin`).
+    ext4: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -256,6 +258,7 @@ impl Redirection {
             redirection: self,
             state: SwitchState::Off,
             direct: false,
+            ext4: false,
         })
     }
 
@@ -486,7 +489,7 @@ impl Handle {
         let Err(error) = result else {
             self.state = SwitchState::On;
             drop(switch);
-            return self.check_evictions();
+            return self.check_evictions().and_then(|()| self.begin_ext4());
         };
         self.unregister_direct();
         if error == EBUSY && self.state == SwitchState::Off {
@@ -511,6 +514,24 @@ impl Handle {
             Err(error) => Err(error),
         };
         self.unregister();
+        result
+    }
+
+    /// Keeps ext4 from telling of blocks before it has put zeroes there; gives all back if that fails.
+    fn begin_ext4(&mut self) -> Result {
+        let members = ptr::from_ref(self.redirection.members).cast();
+        // SAFETY: The members live forever; this is the handle, so that nobody else begins or ends.
+        let result = to_result(unsafe { bindings::rdax_ext4_begin(members) });
+        match result {
+            Ok(()) => self.ext4 = true,
+            Err(error) => {
+                pr_err!(
+                    "ftrace did not take ext4's ext4_ext_map_blocks ({}), and without it users of ext4 could see each other's deleted data\n",
+                    error.to_errno()
+                );
+                self.unregister();
+            }
+        }
         result
     }
 
@@ -544,6 +565,12 @@ impl Handle {
             return;
         }
         self.state = SwitchState::Off;
+        if core::mem::take(&mut self.ext4) {
+            // SAFETY: Begun by this handle; no device is in the set.
+            if let Err(error) = to_result(unsafe { bindings::rdax_ext4_end() }) {
+                self.stuck(error);
+            }
+        }
         let switch = SWITCH.lock();
         self.unregister_direct();
         // SAFETY: This is the handle, and `ops` is registered.

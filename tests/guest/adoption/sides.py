@@ -102,6 +102,35 @@ def traced_functions_go_the_same_way(t):
         file.check()
 
 
+def _ext4_is_watched():
+    return "ext4_ext_map_blocks " in read("/sys/kernel/tracing/enabled_functions")
+
+
+@case(fs=())
+def ext4_is_watched_whenever_it_is_loaded(t):
+    """It is kept from telling of blocks too early, whether it is loaded before a device is adopted
+    or after, and left alone without one."""
+    need(DEVICE, OTHER)
+    in_use = [line.split()[1] for line in read("/proc/mounts").splitlines()
+              if line.split()[2] == "ext4"]
+    equal(in_use, [], "where ext4 is mounted")
+    with Item(DEVICE, adopt=False) as item, Item(OTHER, adopt=False):
+        run("modprobe", "ext4")
+        check(not _ext4_is_watched(), "watched with no device adopted")
+        item.set(True)
+        check(_ext4_is_watched(), "not watched, and loaded before")
+        item.set(False)
+        check(not _ext4_is_watched(), "watched with no device adopted any more")
+        item.set(True)
+        if not os.path.exists("/sys/module/ext4/initstate"):
+            raise Skip("ext4 is built into this kernel")
+        for _ in range(2):
+            run("modprobe", "-r", "ext4")
+            check(not _ext4_is_watched(), "watched, and not loaded")
+            run("modprobe", "ext4")
+            check(_ext4_is_watched(), "not watched, and loaded afterwards")
+
+
 @case(fs=())
 def functions_with_a_bpf_program_go_the_same_way(t):
     """Of two that have ftrace call them at once only the first can; the module has another way."""

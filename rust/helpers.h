@@ -315,6 +315,8 @@ void rdax_restart_at_once(void);
 bool rdax_restart_is_due(void);
 /* Whether the task is in a system call that is made again when it ends with -ERESTARTSYS. */
 bool rdax_may_restart(void);
+/* Whether it is in FIDEDUPERANGE. */
+bool rdax_deduplicates(void);
 bool rdax_is_kernel_thread(void);
 /* The same, or the task exits, which no signal ends any more. */
 bool rdax_is_dying(void);

@@ -94,16 +94,25 @@ static void wait_before_restart(struct callback_head *work)
 	end();
 }
 
-bool rdax_may_restart(void)
+/* A system call that has the number by chance is one that is not made again. */
+bool rdax_deduplicates(void)
 {
 	struct pt_regs *regs = current_pt_regs();
 	unsigned long arguments[6];
 
+	if (current->flags & (PF_KTHREAD | PF_USER_WORKER) || syscall_get_nr(current, regs) == -1)
+		return false;
+	syscall_get_arguments(current, regs, arguments);
+	return (unsigned int)arguments[1] == FIDEDUPERANGE;
+}
+
+bool rdax_may_restart(void)
+{
 	/* These do not leave the kernel, or not to go on. */
 	if (current->flags & (PF_KTHREAD | PF_USER_WORKER | PF_EXITING | PF_DUMPCORE))
 		return false;
 	/* What is asked for by these is told of, each by itself, in memory of the caller's. */
-	switch (syscall_get_nr(current, regs)) {
+	switch (syscall_get_nr(current, current_pt_regs())) {
 	case -1:
 	case __NR_io_submit:
 	case __NR_io_uring_enter:
@@ -113,9 +122,8 @@ bool rdax_may_restart(void)
 	case __X32_SYSCALL_BIT + __NR_io_uring_enter:
 		return false;
 	}
-	/* So it is here. Another call that has the number by chance is one that is not made again. */
-	syscall_get_arguments(current, regs, arguments);
-	return (unsigned int)arguments[1] != FIDEDUPERANGE;
+	/* So it is here. */
+	return !rdax_deduplicates();
 }
 
 bool rdax_restart_is_due(void)

@@ -465,6 +465,12 @@ pub(crate) fn may_restart() -> bool {
     unsafe { bindings::rdax_may_restart() }
 }
 
+/// Whether this task compares ranges of files, to have them share blocks (`FIDEDUPERANGE`).
+pub(crate) fn deduplicates() -> bool {
+    // SAFETY: Looks at the current task.
+    unsafe { bindings::rdax_deduplicates() }
+}
+
 /// Whether the system call that this task is in is to end now because it will be made again.
 pub(crate) fn restart_is_due() -> bool {
     // SAFETY: Looks at what belongs to the current task.

@@ -22,11 +22,12 @@ const HALF: u32 = usize::BITS / 2;
 const TIME_MASK: usize = (1 << HALF) - 1;
 
 /// A task's first try of a call, and its last: the upper half of each identifies the task. Which file had to
-/// be waited for last.
+/// be waited for last. Since when it is in a loop ([`in_loop`]).
 struct Slot {
     first: Atomic<usize>,
     last: Atomic<usize>,
     file: Atomic<usize>,
+    in_loop: Atomic<usize>,
 }
 
 static SLOTS: [Slot; 1 << SLOT_BITS] = [const {
@@ -34,6 +35,7 @@ static SLOTS: [Slot; 1 << SLOT_BITS] = [const {
         first: Atomic::new(0),
         last: Atomic::new(0),
         file: Atomic::new(0),
+        in_loop: Atomic::new(0),
     }
 }; 1 << SLOT_BITS];
 
@@ -80,6 +82,35 @@ pub(super) fn note(mapping: &Mapping) {
     slot.file.write_once(mapping.key());
 }
 
+/// The same, for a call that can neither be made again nor get out of its filesystem's loop ([`in_loop`]).
+pub(super) fn note_in_loop(mapping: &Mapping) {
+    let before = in_loop();
+    note(mapping);
+    if before.is_none() {
+        let (slot, key) = own();
+        slot.in_loop.write_once(key | vm::now_ms() as usize);
+    }
+}
+
+/// For how long this task has been in such a loop, in milliseconds. One that has not tried for a second is out
+/// of it, by another way than [`end_loop`].
+pub(super) fn in_loop() -> Option<u32> {
+    const CEASED: u32 = 1000;
+
+    so_far().filter(|tries| tries.last < CEASED)?;
+    let (slot, key) = own();
+    let since = slot.in_loop.read_once();
+    (since & !TIME_MASK == key).then(|| vm::now_ms().wrapping_sub(since as u32))
+}
+
+/// Notes that it gets out of it.
+pub(super) fn end_loop() {
+    let (slot, key) = own();
+    if slot.in_loop.read_once() & !TIME_MASK == key {
+        slot.in_loop.write_once(0);
+    }
+}
+
 /// Notes that this task need not wait for pages of the file any more, and returns what it has tried if that was
 /// because of them.
 pub(super) fn end(mapping: &Mapping) -> Option<Tries> {
@@ -89,5 +120,6 @@ pub(super) fn end(mapping: &Mapping) -> Option<Tries> {
         return None;
     }
     slot.last.write_once(0);
+    end_loop();
     Some(tries)
 }

@@ -63,8 +63,10 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     while let Some(folio) = turns.busy_folio(&stay, inode, range)? {
         let Patience::Callback(callback) = patience else {
             // The caller lets go of its locks and tries again.
-            wait::restart_after(&stay, folio, turns.theirs.get());
-            tries::note(mapping);
+            match wait::restart_after(&stay, folio, turns.theirs.get()) {
+                true => tries::note(mapping),
+                false => tries::note_in_loop(mapping),
+            }
             return Err(ERESTARTSYS);
         };
         let how = Sleep::Callback(inode, callback);

@@ -80,6 +80,10 @@ impl Turns {
     /// How long somebody is waited for with the caller's locks held, in milliseconds: about as long as a
     /// large write holds them.
     const PATIENCE: u32 = 2500;
+    /// The same for who compares files, who need only be able to read one of them: as many as like can have it
+    /// locked one after the other, so none has it for longer than the first moment. Nothing is lost, as
+    /// whoever makes files share blocks does without where he is told to try again.
+    const PATIENCE_TO_DEDUPLICATE: u32 = 0;
     /// The same for a thread of the kernel. What it works for (an exported filesystem, a loop device) may take
     /// an error for a broken device; and users cannot have it do so again and again as they like.
     const PATIENCE_OF_KERNEL: u32 = 30_000;
@@ -94,9 +98,12 @@ impl Turns {
     }
 
     fn patience() -> u32 {
-        match vm::is_kernel_thread() {
-            true => Self::PATIENCE_OF_KERNEL,
-            false => Self::PATIENCE,
+        if vm::is_kernel_thread() {
+            Self::PATIENCE_OF_KERNEL
+        } else if wait::deduplicates() {
+            Self::PATIENCE_TO_DEDUPLICATE
+        } else {
+            Self::PATIENCE
         }
     }
 
@@ -193,10 +200,11 @@ impl Turns {
     /// For a caller that cannot let go of its locks to wait, and tries again with them: whether it has done so
     /// for long enough.
     pub(super) fn are_over() -> bool {
-        const CEASED: u32 = 1000;
-
-        !wait::may_restart()
-            && tries::so_far()
-                .is_some_and(|tries| tries.last < CEASED && tries.first >= Self::patience())
+        let over =
+            !wait::may_restart() && tries::in_loop().is_some_and(|since| since >= Self::patience());
+        if over {
+            tries::end_loop();
+        }
+        over
     }
 }

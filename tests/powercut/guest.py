@@ -73,7 +73,8 @@ class Model:
                 ("powercut_answer", ctypes.POINTER(_Request), []),
                 ("known_answers", ctypes.c_int,
                  [pointer, u64, u64, ctypes.c_int, u64, text, size]),
-                ("known_answers_eadr", ctypes.c_int, [pointer, u64, text, size]),
+                ("known_answers_eadr", ctypes.c_int, [pointer, u64, u64, text, size]),
+                ("known_answers_unseen", ctypes.c_int, [pointer, u64, u64, text, size]),
                 ("workload_prepare", ctypes.c_int, [text, text]),
                 ("workload_run", i64, [text, text, u64, i64, number]),
                 ("workload_failure", text, []),
@@ -484,7 +485,7 @@ def known(model, devices):
     os.pwrite(fd, bytes(length), 0)
     text = ctypes.create_string_buffer(8000)
     with Map(fd, length, flags=posix.MAP_SHARED_VALIDATE | posix.MAP_SYNC) as m:
-        for eadr in (False, True):
+        for what in ("ADR", "eADR", "unseen"):
             m.write(0, bytes(length))
             os.fsync(fd)
             pfns = m.pfns()
@@ -493,16 +494,19 @@ def known(model, devices):
             address = pfns[0] * posix.PAGE
             for at in range(0, length, posix.PAGE):
                 m.store(at, 0)
-            model.record(1, 0, eadr)
-            if eadr:
-                model.lib.known_answers_eadr(m.address, address, text, len(text))
-            else:
+            model.record(1, 0, what == "eADR")
+            expected = 0
+            if what == "ADR":
                 model.lib.known_answers(m.address, length, address, fd, 0, text, len(text))
+            elif what == "eADR":
+                model.lib.known_answers_eadr(m.address, length, address, text, len(text))
+            else:
+                expected = model.lib.known_answers_unseen(m.address, length, address, text, len(text))
             wrong = text.value.decode().splitlines()
             unseen = model.stop()
-            if unseen:
-                wrong.append(f"{unseen} lines changed unseen")
-            tell(type="known", eadr=eadr, wrong=wrong)
+            if unseen != expected:
+                wrong.append(f"{unseen} lines changed unseen, in place of {expected}")
+            tell(type="known", what=what, wrong=wrong)
     os.close(fd)
     posix.umount(MOUNT)
 

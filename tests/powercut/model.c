@@ -29,6 +29,10 @@ int qemu_plugin_version = 4;
 #define PAGE 4096
 #define DEVICES 4
 #define PROCESSORS 16
+/* Those that an address is made of: 16, and the bases of two segments. */
+#define FS_BASE 16
+#define GS_BASE 17
+#define REGISTERS 18
 
 static void __attribute__((noreturn)) fail(const char *what)
 {
@@ -122,7 +126,7 @@ static struct processor {
 	uint64_t told;
 	/* POWERCUT_LATE */
 	uint64_t late;
-	struct qemu_plugin_register *registers[16];
+	struct qemu_plugin_register *registers[REGISTERS];
 } processors[PROCESSORS];
 
 /*
@@ -562,7 +566,8 @@ static void on_store_around_cache(unsigned int vcpu, uint32_t info, uint64_t add
 
 /* An address as an instruction has it. */
 struct operand {
-	signed char base, index;	/* registers, -1: none */
+	signed char base, index, segment;	/* registers, -1: none */
+	bool narrow;			/* 32 bits */
 	unsigned char scale;
 	int64_t displacement;		/* with the address of the next instruction where it counts */
 };
@@ -592,6 +597,10 @@ static void on_write_back(unsigned int vcpu, void *data)
 		address += read_register(vcpu, operand->base);
 	if (operand->index >= 0)
 		address += read_register(vcpu, operand->index) << operand->scale;
+	if (operand->narrow)
+		address = (uint32_t)address;
+	if (operand->segment >= 0)
+		address += read_register(vcpu, operand->segment);
 	offset = place_of(vcpu, address);
 	if (offset < size)
 		write_back(vcpu, offset);
@@ -601,8 +610,8 @@ static void on_write_back(unsigned int vcpu, void *data)
 
 /* What an instruction is, as far as it matters here. */
 struct decoded {
-	bool locked, repeated, operand_size;
-	unsigned char rex, opcode_map, opcode, modrm;
+	bool locked, repeated, operand_size, address_size;
+	unsigned char segment, rex, opcode_map, opcode, modrm;
 	/* From the ModRM byte on. */
 	const unsigned char *rest;
 	size_t left;
@@ -621,8 +630,11 @@ static bool decode(const unsigned char *at, size_t length, struct decoded *to)
 			to->operand_size = true;
 		else if (*at == 0xf2 || *at == 0xf3)
 			to->repeated = true;
-		else if (*at != 0x2e && *at != 0x36 && *at != 0x3e && *at != 0x26 && *at != 0x64 &&
-			 *at != 0x65 && *at != 0x67)
+		else if (*at == 0x67)
+			to->address_size = true;
+		else if (*at == 0x64 || *at == 0x65)
+			to->segment = *at;
+		else if (*at != 0x2e && *at != 0x36 && *at != 0x3e && *at != 0x26)
 			break;
 	}
 	if (at < end && (*at & 0xf0) == 0x40)
@@ -659,11 +671,13 @@ static bool in_memory(const struct decoded *insn)
 
 static bool goes_around_cache(const struct decoded *insn)
 {
-	if (insn->opcode_map != 1 || !in_memory(insn))
+	if (insn->opcode_map != 1 || !insn->left)
 		return false;
+	if (!in_memory(insn))
+		return insn->opcode == 0xf7;		/* maskmovq, maskmovdqu */
 	return (insn->opcode == 0xc3 && !insn->vex) ||	/* movnti */
 	       insn->opcode == 0xe7 ||			/* movntq, movntdq */
-	       insn->opcode == 0x2b;			/* movntps, movntpd */
+	       insn->opcode == 0x2b;			/* movntps, movntpd, movntss, movntsd */
 }
 
 static bool is_fence(const struct decoded *insn)
@@ -700,7 +714,10 @@ static struct operand *operand_of(const struct decoded *insn, uint64_t next)
 
 	if (!to)
 		fail("no memory");
-	to->index = -1;
+	to->index = to->segment = -1;
+	if (insn->segment)
+		to->segment = insn->segment == 0x64 ? FS_BASE : GS_BASE;
+	to->narrow = insn->address_size;
 	to->base = rm | (insn->rex & 1) << 3;
 	if (rm == 4) {
 		unsigned int sib = *at++;
@@ -1099,7 +1116,7 @@ static void started(uint64_t id, unsigned int vcpu)
 {
 	static const char *const names[] = {
 		"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-		"r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+		"r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "fs_base", "gs_base",
 	};
 	struct register_array *all = qemu_plugin_get_registers();
 	unsigned int i, j;
@@ -1107,7 +1124,7 @@ static void started(uint64_t id, unsigned int vcpu)
 	(void)id;
 	if (vcpu >= PROCESSORS)
 		fail("too many processors");
-	for (i = 0; i < 16; i++) {
+	for (i = 0; i < REGISTERS; i++) {
 		for (j = 0; j < all->count; j++)
 			if (!strcmp(all->registers[j].name, names[i]))
 				processors[vcpu].registers[i] = all->registers[j].handle;

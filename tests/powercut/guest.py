@@ -493,7 +493,7 @@ def known(model, devices):
                 raise Failed("the file for the known answers is not contiguous")
             address = pfns[0] * posix.PAGE
             for at in range(0, length, posix.PAGE):
-                m.store(at, 0)
+                ctypes.memset(m.address + at, 0, 8)
             model.record(1, 0, what == "eADR")
             expected = 0
             if what == "ADR":

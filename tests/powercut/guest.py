@@ -13,6 +13,7 @@ import errno
 import glob
 import json
 import os
+import re
 import sys
 import time
 
@@ -30,10 +31,12 @@ THREADS = 4
 EVERY_FENCE = 1 << 32
 # Of race.c.
 SYNCERS, SLOTS = 2, 1600
-KINDS = ("all of it", "none of it", "some of it")
+KINDS = ("all", "none", "some")
 MOMENTS = ("event", "fence", "access", "request")
 MOUNT = "/mnt/powercut"
 KEPT_AT_MOST = 12
+# Of a cut's lost lines, as many are kept.
+MOST_LINES = 100000
 # Counters that say by which sizes files were mapped, and how much was copied on write.
 FAULTS = ("write_", "mkwrite_", "cow_pages", "fallback_")
 # Copies of devices that wait for their checker.
@@ -278,6 +281,42 @@ def tell(**what):
     print(json.dumps(what), flush=True)
 
 
+def places(lost):
+    """Where on the device the filesystem has what was found in place of what was lost; None: unknown."""
+    found, extents = [], {}
+    for line in lost:
+        said = re.match(r"(?:(\w+) )?at (0x[0-9a-f]+):", line)
+        file, at = (said[1] or "race", int(said[2], 16)) if said else (None, 0)
+        if file and file not in extents:
+            fd = os.open(f"{MOUNT}/{file}", os.O_RDONLY)
+            extents[file] = posix.extents(fd)
+            os.close(fd)
+        found.append(next((device_at + at - logical for logical, device_at, length, _ in extents.get(file, [])
+                           if logical <= at < logical + length), None))
+    return found
+
+
+class Code:
+    """Which of this program's files an address of user space belongs to."""
+
+    def __init__(self):
+        self.all, starts = [], {}
+        with open("/proc/self/maps", encoding="ascii") as maps:
+            for line in maps:
+                words = line.split(maxsplit=5)
+                if len(words) == 6 and words[5].startswith("/"):
+                    start, end = (int(word, 16) for word in words[0].split("-"))
+                    name = words[5].rstrip()
+                    self.all.append((start, end, starts.setdefault(name, start), os.path.basename(name)))
+
+    def at(self, address):
+        """The address itself, if it is the kernel's."""
+        if address >> 63:
+            return address
+        return next((f"{name}+{address - first:#x}" for start, end, first, name in self.all
+                     if start <= address < end), "user space")
+
+
 class Device:
     def __init__(self, number, adopt):
         self.name = f"pmem{number}"
@@ -331,6 +370,8 @@ class Round:
         self.salt = Round.rounds % 255
         model.lib.powercut_salt(self.salt)
         self.times = {"record": 0.0, "load": 0.0, "mount": 0.0, "check": 0.0, "unmount": 0.0, "copy": 0.0}
+        # Of the last cut: how much it loses, and when it came.
+        self.loses = self.at = None
         # Those that are not known to be good: the number of each, and its cut.
         self.copies = []
         # What the module's counters say of the recording.
@@ -368,23 +409,25 @@ class Round:
         return cuts, unseen, counts
 
     def look(self, cut, on, fsck):
-        """(what is lost, promises, why it is not mounted) after a cut, on a device."""
+        """(what is lost, and where, promises, why it is not mounted) after a cut, on a device."""
         self.timed("load", self.model.ask, LOAD, cut, on.number)
         answer = self.model.answer()
         events = list(answer.events)
+        self.loses, self.at = KINDS[answer.kind], MOMENTS[answer.moment]
         try:
             if self.timed("mount", on.mount_image, self.fs):
                 self.torn.add(cut)
         except Exception as error:  # pylint: disable=broad-exception-caught
-            return [], 0, f"not mounted: {error}"
+            return [], [], 0, f"not mounted: {error}"
         try:
             self.workload.advance(events[0])
             lost, promises = self.timed("check", self.workload.check, MOUNT, events)
+            where = places(lost)
         finally:
             self.timed("unmount", posix.umount, MOUNT)
         if fsck:
             self.timed("copy", self.copy, cut, on)
-        return lost, promises, None
+        return lost, where, promises, None
 
     def copy(self, cut, on):
         """Have the filesystem's own checker look at a device, on the host, which takes a moment."""
@@ -404,16 +447,17 @@ class Round:
             time.sleep(0.002)
 
     def lost_lines(self, cut):
-        lines = []
-        for i in range(min(self.model.ask(LOST, cut), 2000)):
+        lines, code = [], Code()
+        for i in range(min(self.model.ask(LOST, cut), MOST_LINES)):
             at = self.model.ask(LINE, cut, i)
-            lines.append((at - self.devices[0].start, self.model.answer().a[0]))
-        return lines
+            lines.append((at - self.devices[0].start, code.at(self.model.answer().a[0])))
+        return sorted(lines, key=lambda line: line[0])
 
     def run(self, wanted):
         cuts, unseen, counts = self.timed("record", self.record, wanted)
         sums = {"cuts": cuts, "promises": 0, "lost": 0, "damaged": 0, "unlike": 0, "unseen": unseen,
-                "others": 0, "torn": 0, "fsck": 0, "looks": 0}
+                "others": 0, "torn": 0, "fsck": 0, "looks": 0, "loses": dict.fromkeys(KINDS, 0),
+                "at": dict.fromkeys(MOMENTS, 0)}
         self.workload.begin()
         kept = 0
         for cut in range(cuts):
@@ -423,21 +467,23 @@ class Round:
                     continue
                 fsck = on is self.devices[1] and cut % self.args.fsck == 0
                 sums["fsck"] += fsck
-                lost, promises, damage = self.look(cut, on, fsck)
-                results.append((on, lost, damage))
+                lost, where, promises, damage = self.look(cut, on, fsck)
+                results.append((on, lost, where, damage))
                 sums["looks"] += 1
                 if on is self.devices[1]:
+                    sums["loses"][self.loses] += 1
+                    sums["at"][self.at] += 1
                     sums["promises"] += promises
                     sums["others"] += self.workload.others != 0
-            bad = [(on, lost, damage) for on, lost, damage in results if lost or damage]
-            sums["lost"] += any(lost for _, lost, _ in results)
-            sums["damaged"] += any(damage for _, _, damage in results)
-            sums["unlike"] += len({tuple(lost) for _, lost, _ in results}) > 1
+            bad = [result for result in results if result[1] or result[3]]
+            sums["lost"] += any(lost for _, lost, _, _ in results)
+            sums["damaged"] += any(damage for _, _, _, damage in results)
+            sums["unlike"] += len({tuple(lost) for _, lost, _, _ in results}) > 1
             if bad or cut in self.torn:
                 kept += 1
                 self.failure(cut, kept, [
-                    {"device": on.name, "adopted": on.adopt, "lost": lost, "damage": damage}
-                    for on, lost, damage in bad])
+                    {"device": on.name, "adopted": on.adopt, "lost": lost, "where": where,
+                     "damage": damage} for on, lost, where, damage in bad])
             if time.monotonic() - self.said > 20:
                 self.said = time.monotonic()
                 tell(type="progress", workload=self.name, cut=cut, of=cuts)
@@ -449,7 +495,7 @@ class Round:
                 kept += 1
                 self.failure(cut, kept, [{
                     "device": self.devices[1].name, "adopted": self.devices[1].adopt, "lost": [],
-                    "damage": None, "copy": number}])
+                    "where": [], "damage": None, "copy": number}])
         tell(type="round", fs=self.fs, workload=self.name, seed=self.seed, counts=counts,
              faults=self.faults,
              times={name: round(value, 1) for name, value in self.times.items()}, **sums)
@@ -557,8 +603,10 @@ def replay(model, args, devices):
         files = workload(model, what["workload"])
         files.recall(base64.b64decode(what["promised"]), what)
         lost, promises = files.check(MOUNT, what["events"])
+        where = places(lost)
         posix.umount(MOUNT)
-        tell(type="replay", device=on.name, adopted=on.adopt, lost=lost, promises=promises, torn=torn)
+        tell(type="replay", device=on.name, adopted=on.adopt, lost=lost, where=where,
+             promises=promises, torn=torn)
     tell(type="end")
 
 
@@ -621,7 +669,7 @@ def main():
             for name in (name for name in names if left[name] > 0):
                 one = Round(model, args, fs, name, devices, seed)
                 sums = one.run(min(left[name], args.round))
-                failed |= bool(sums["lost"] or sums["damaged"] or sums["unseen"])
+                failed |= bool(sums["lost"] or sums["damaged"] or sums["torn"] or sums["unseen"])
                 # Each round makes some cuts, or its workload is over too soon.
                 if not sums["cuts"]:
                     raise Failed(f"{name} has made no cuts")

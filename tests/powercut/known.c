@@ -604,6 +604,63 @@ static void any_time(void)
 			wrong("any time", "never happens, state", i);
 }
 
+static void both_stored(uint8_t *at)
+{
+	store(at, V);
+	store(at + 8, W);
+}
+static void both_nt(uint8_t *at)
+{
+	movnti(at, V);
+	movnti(at + 8, W);
+}
+static void both_nt_second_fenced(uint8_t *at)
+{
+	movnti(at + 8, W);
+	sfence();
+	movnti(at, V);
+}
+
+/*
+ * Of two stores to one line the second is not left without the first, unless they go around the cache. A
+ * fence between them keeps the first.
+ */
+static void any_order(void)
+{
+	static const struct {
+		const char *name;
+		void (*program)(uint8_t *at);
+		/* Whether it is left so: neither, the first alone, the second alone, both. */
+		bool left[4];
+	} both[] = {
+		{ "two stores", both_stored, { true, true, false, true } },
+		{ "two non-temporal stores", both_nt, { true, true, true, true } },
+		{ "a fence between non-temporal stores", both_nt_second_fenced, { false, false, true, true } },
+	};
+	unsigned int i, j;
+
+	for (i = 0; i < sizeof(both) / sizeof(both[0]); i++) {
+		bool found[4] = { false };
+
+		for (j = 0; j < 300; j++) {
+			uint8_t *at = fresh(1);
+			uint64_t first, second;
+			int64_t number;
+
+			both[i].program(at);
+			number = cut(POWERCUT_LOSES_SOME);
+			first = left(number, at);
+			second = left(number, at + 8);
+			if ((first && first != V) || (second && second != W))
+				wrong(both[i].name, "was never there", first ^ second);
+			found[(first ? 1 : 0) + (second ? 2 : 0)] = true;
+		}
+		for (j = 0; j < 4; j++)
+			if (found[j] != both[i].left[j])
+				wrong(both[i].name, found[j] ? "is left, state" : "never happens, state", j);
+	}
+}
+
 /* Which lines are lost is drawn for each cut, and how many with it: few, many, and not always the first. */
 static void some_of_many(void)
 {
@@ -1051,6 +1108,7 @@ int known_answers(uint8_t *at, uint64_t size, uint64_t address, int fd, uint64_t
 	for (i = 0; i < PROGRAMS; i++)
 		run_program(i);
 	any_time();
+	any_order();
 	some_of_many();
 	borders(fd, offset);
 	by_kernel(fd, offset);

@@ -101,6 +101,8 @@ struct line {
 	uint32_t stores;
 	/* Write-backs that no fence has waited for. */
 	uint32_t pending;
+	/* Bytes that were stored around the cache last, and that no fence has waited for. */
+	uint64_t around;
 	/* The instruction that stored last. */
 	uint64_t pc;
 	/* What the line was after one of the stores, each as likely as the others, and which. */
@@ -187,6 +189,26 @@ static uint64_t plugin;
 /* Held for whatever the recording is made of. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
+/*
+ * Stores around the cache may become durable in any order: each eight bytes of them are what they were or
+ * what they are.
+ */
+static const uint8_t *some_units(const struct line *line, const uint8_t *current, const uint8_t *old)
+{
+	static uint8_t left[LINE];
+	unsigned int unit, i;
+
+	memcpy(left, old, LINE);
+	for (unit = 0; unit < LINE; unit += 8) {
+		if (!(line->around >> unit & 0xff) || below(2))
+			continue;
+		for (i = unit; i < unit + 8; i++)
+			if (line->around >> i & 1)
+				left[i] = current[i];
+	}
+	return left;
+}
+
 static void cut(enum powercut_kind kind, enum powercut_moment moment)
 {
 	struct cut *this = &cuts[cut_count++];
@@ -206,7 +228,8 @@ static void cut(enum powercut_kind kind, enum powercut_moment moment)
 		if (eadr || kind == POWERCUT_KEEPS_ALL)
 			left = current;
 		else if (kind == POWERCUT_LOSES_SOME && below(8) >= often)
-			left = below(2) ? current : line->sample;
+			left = line->around && below(2) ? some_units(line, current, old) :
+			       below(2) ? current : line->sample;
 		if (memcmp(left, old, LINE)) {
 			struct survivor *survivor = &survivors[survived++];
 
@@ -333,16 +356,17 @@ static void stored_to_line(unsigned int vcpu, uint64_t offset, unsigned int byte
 {
 	struct line *line = line_of(offset / LINE);
 	const uint8_t *current = seen + (uint64_t)line->number * LINE;
+	uint64_t mask = (bytes < 64 ? (1ULL << bytes) - 1 : ~0ULL) << offset % LINE;
 	struct processor *cpu = &processors[vcpu];
 
 	explain(vcpu, line->number);
 	line->pc = pc;
+	line->around = around_cache ? line->around | mask : line->around & ~mask;
 	if (!below(++line->stores)) {
 		line->sampled = now;
 		memcpy(line->sample, current, LINE);
 	}
 	if (around_cache) {
-		uint64_t mask = (bytes < 64 ? (1ULL << bytes) - 1 : ~0ULL) << offset % LINE;
 		struct writeback *last = cpu->count ? &cpu->pending[cpu->count - 1] : NULL;
 
 		if (!last || last->line != line->number)
@@ -426,6 +450,7 @@ static void complete(const struct processor *cpu, const struct writeback *writeb
 
 	memcpy(before, at, LINE);
 	copy_bytes(at, writeback->data, writeback->bytes);
+	line->around &= ~writeback->bytes;
 	if (--line->pending)
 		supersede(writeback, cpu);
 	if (line->sampled < writeback->time)

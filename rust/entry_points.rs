@@ -13,7 +13,7 @@ use super::{
     dax::{DaxDevice, DaxPlace},
     dax_bus,
     error::eopnotsupp,
-    fs::{Inode, Mapping, PageIndex, PageRange},
+    fs::{ActiveSuperBlock, Inode, Mapping, PageIndex, PageRange},
     iomap::IomapOps,
     iov::{IovIter, Kiocb},
     order::Order,
@@ -36,7 +36,7 @@ use crate::dax::{
     devdax,
     fault,
     io,
-    layout::{self, Patience},
+    layout::{self, Death, Patience},
     poison::{self, Cookie},
     writeback, //
 };
@@ -215,6 +215,43 @@ unsafe extern "C" fn evict(inode: *mut bindings::inode) {
         // this is not called for it once more.
         call_original(|| bindings::iput(inode));
     }
+}
+
+/// The last user of a filesystem is gone, and to unmount it is to evict its files, which waits until nobody
+/// holds their pages, with `s_umount`, which `sync` takes of each filesystem. So they are waited for before
+/// that, with nothing held; where a signal kills who unmounts, by a thread of the kernel in his place.
+///
+/// # Safety
+///
+/// As of the kernel's function; the filesystem is on an adopted device.
+unsafe extern "C" fn deactivate_super(sb: *mut bindings::super_block) {
+    /// # Safety
+    ///
+    /// An active reference to the superblock is the caller's; it is put.
+    unsafe extern "C" fn when_idle(sb: *mut bindings::super_block) {
+        // SAFETY: By this function's safety requirements.
+        unsafe {
+            layout::wait_for_holders(&ActiveSuperBlock::from_raw(sb), Death::Ignored);
+            bindings::rdax_deactivate_super(sb);
+        }
+    }
+    InFlight::enter().pause(|| {
+        // SAFETY: By this function's safety requirements. The reference is put once.
+        unsafe {
+            let idle = layout::wait_for_holders(&ActiveSuperBlock::from_raw(sb), Death::EndsIt);
+            if !idle
+                && bindings::rdax_deactivate_later(
+                    sb,
+                    Some(when_idle),
+                    Some(begin_in_flight),
+                    Some(end_in_flight),
+                )
+            {
+                return;
+            }
+            bindings::rdax_deactivate_super(sb);
+        }
+    });
 }
 
 /// # Safety
@@ -833,7 +870,7 @@ unsafe extern "C" fn change_huge_pud(
 
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
 pub(crate) static TARGETS: [Target;
-    30 + 2 * cfg!(CONFIG_UPROBES) as usize
+    31 + 2 * cfg!(CONFIG_UPROBES) as usize
         + cfg!(CONFIG_KSM) as usize
         + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
@@ -908,6 +945,7 @@ pub(crate) static TARGETS: [Target;
     // A filesystem that was shut down, or has another error, is not known any more to do what it said.
     target!(fserror_report, Key::Error, watched_report),
     target!(fserror_unmount, Key::Unmount, watched_unmount),
+    target!(deactivate_super, Key::LastActive, deactivate_super),
     target!(dax_lock_folio, Key::Folio, dax_lock_folio),
     target!(dax_unlock_folio, Key::LockedFolio, dax_unlock_folio),
     target!(dax_lock_mapping_entry, Key::Mapping, dax_lock_mapping_entry),

@@ -352,7 +352,7 @@ bool rdax_get_active_super(struct super_block *sb)
 }
 
 /* The superblock has an active reference, so that its inodes are not evicted for an unmount. */
-static void visit_super(struct super_block *sb, rdax_inode_fn fn, void *data)
+void rdax_visit_super(struct super_block *sb, rdax_inode_fn fn, void *data)
 {
 	struct inode *inode, *last = NULL;
 
@@ -443,10 +443,10 @@ void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn, void *data)
 
 	sb = holder_of(bdev, &type);
 	if (sb)
-		visit_super(sb, fn, data);
+		rdax_visit_super(sb, fn, data);
 	if (type) {
 		while ((next = next_super(type, sb))) {
-			visit_super(next, fn, data);
+			rdax_visit_super(next, fn, data);
 			if (sb)
 				deactivate_super(sb);
 			sb = next;

@@ -121,6 +121,18 @@ bool rdax_park(struct inode *inode, bool (*held)(struct inode *inode));
 void rdax_unpark(struct inode *inode);
 void rdax_parking_end(void);
 
+/* Puts an active reference to a superblock, as deactivate_super() does. */
+void rdax_deactivate_super(struct super_block *sb);
+
+/*
+ * Has a thread of the kernel call @fn for the superblock, which puts an active reference when nobody holds
+ * pages of its files. @begin and @end are called around what is done in the module afterwards. False for
+ * want of memory.
+ */
+bool rdax_deactivate_later(struct super_block *sb, void (*fn)(struct super_block *sb),
+			   void (*begin)(void), void (*end)(void));
+
+
 /* A new inode that nobody knows and that is evicted when it is put, or NULL. */
 struct inode *rdax_some_inode(void);
 
@@ -302,6 +314,8 @@ void rdax_see_again(unsigned long pfn);
 void rdax_timed_wait(void (*callback)(struct inode *inode), struct inode *inode, unsigned int ms);
 bool rdax_signal_pending(void);
 bool rdax_fatal_signal_pending(void);
+/* The same, or the task exits, which no signal ends any more. */
+bool rdax_is_dying(void);
 
 /*
  * Has the system call that the task is in made again, when the folio's last reference is gone, or the
@@ -318,8 +332,6 @@ bool rdax_may_restart(void);
 /* Whether it is in FIDEDUPERANGE. */
 bool rdax_deduplicates(void);
 bool rdax_is_kernel_thread(void);
-/* The same, or the task exits, which no signal ends any more. */
-bool rdax_is_dying(void);
 bool rdax_in_transaction(void);
 
 /*
@@ -330,6 +342,8 @@ bool rdax_in_transaction(void);
 typedef void (*rdax_inode_fn)(struct inode *inode, void *data);
 
 void rdax_visit_inodes(struct block_device *bdev, rdax_inode_fn fn, void *data);
+/* The same for a superblock, which stays mounted meanwhile. */
+void rdax_visit_super(struct super_block *sb, rdax_inode_fn fn, void *data);
 
 /*
  * Keeps the filesystem from being shut down until deactivate_super(), unless that has begun. Does

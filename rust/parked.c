@@ -17,6 +17,8 @@
 #include <linux/fs.h>
 #include <linux/jiffies.h>
 #include <linux/ktime.h>
+#include <linux/module.h>
+#include <linux/slab.h>
 #include <linux/wait_bit.h>
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
@@ -127,6 +129,52 @@ static void look_at_all(struct work_struct *work)
 	if (!xa_empty(&parked))
 		queue_delayed_work(system_dfl_wq, &look,
 				   msecs_to_jiffies(max(pause, busy * SHARE)));
+}
+
+void rdax_deactivate_super(struct super_block *sb)
+{
+	if (!atomic_add_unless(&sb->s_active, -1, 1)) {
+		down_write(&sb->s_umount);
+		deactivate_locked_super(sb);
+	}
+}
+
+struct deactivation {
+	struct work_struct work;
+	struct super_block *sb;
+	void (*fn)(struct super_block *sb);
+	void (*begin)(void);
+	void (*end)(void);
+};
+
+static void deactivate(struct work_struct *work)
+{
+	struct deactivation *this = container_of(work, struct deactivation, work);
+	void (*end)(void) = this->end;
+
+	this->fn(this->sb);
+	/* From here on the module waits for the end. */
+	this->begin();
+	module_put(THIS_MODULE);
+	kfree(this);
+	end();
+}
+
+bool rdax_deactivate_later(struct super_block *sb, void (*fn)(struct super_block *sb),
+			   void (*begin)(void), void (*end)(void))
+{
+	struct deactivation *this = kmalloc_obj(*this, GFP_KERNEL | __GFP_NOWARN);
+
+	if (!this)
+		return false;
+	INIT_WORK(&this->work, deactivate);
+	this->sb = sb;
+	this->fn = fn;
+	this->begin = begin;
+	this->end = end;
+	__module_get(THIS_MODULE);
+	queue_work(system_dfl_wq, &this->work);
+	return true;
 }
 
 void rdax_parking_end(void)

@@ -12,6 +12,7 @@ use super::{
     once::Once,
     page::DevFolio,
     redirect::{begin_in_flight, end_in_flight},
+    vm,
     waiting,
     xa::{Tree, TreeGuard, XaState}, //
 };
@@ -301,6 +302,8 @@ pub(crate) enum Sleep<'a> {
     Callback(&'a Inode, WaitCallback),
     /// Any signal ends it. Faults go on meanwhile.
     Interruptible,
+    /// A signal that kills ends it. The folio is mapped by nobody.
+    Killable,
     /// Nothing ends it.
     Uninterruptible,
 }
@@ -329,6 +332,7 @@ pub(crate) fn wait_until_idle(
 ) -> Result {
     let state = match how {
         Sleep::Callback(..) | Sleep::Interruptible => bindings::TASK_INTERRUPTIBLE,
+        Sleep::Killable => bindings::TASK_KILLABLE,
         Sleep::Uninterruptible => bindings::TASK_UNINTERRUPTIBLE,
     };
     let is_done = || {
@@ -345,7 +349,9 @@ pub(crate) fn wait_until_idle(
     while left > 0 {
         let (callback, inode) = match how {
             Sleep::Callback(inode, callback) => (Some(callback.0), inode.as_ptr()),
-            Sleep::Interruptible | Sleep::Uninterruptible => (None, ptr::null_mut()),
+            Sleep::Interruptible | Sleep::Killable | Sleep::Uninterruptible => {
+                (None, ptr::null_mut())
+            }
         };
         let sleep = || {
             // SAFETY: The task may sleep: no lock of ours is held here. The inode is alive, and by its type
@@ -427,8 +433,7 @@ pub(crate) fn nap_until_idle(stay: &Stay<'_>, folio: DevFolio) -> Result {
         &|| folio.refcount() <= folio.mapcount(),
         sleep,
     )?;
-    // SAFETY: Looks at the current task.
-    match unsafe { bindings::rdax_is_dying() } {
+    match vm::is_dying() {
         true => Err(EINTR),
         false => Ok(()),
     }

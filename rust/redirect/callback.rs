@@ -149,6 +149,15 @@ pub(super) unsafe extern "C" fn callback(
             }
             Key::Folio | Key::LockedFolio => return this.redirect_folio(route, regs),
             Key::BlockDevice | Key::DaxDevice => return this.redirect_device(route, regs),
+            Key::LastActive => {
+                let sb = first as *const bindings::super_block;
+                if ptr::read_volatile(&raw const (*sb).s_active.counter) == 1
+                    && this.members.has(sb)
+                {
+                    (*regs).ip = route.replacement as c_ulong;
+                }
+                return;
+            }
             Key::Error | Key::Unmount => return this.note(route, regs),
         };
         !inode.is_null() && this.members.has((*inode).i_sb)

@@ -359,6 +359,12 @@ pub(crate) fn fatal_signal() -> bool {
     unsafe { bindings::rdax_fatal_signal_pending() }
 }
 
+/// The same, or this task exits, which no signal ends any more.
+pub(crate) fn is_dying() -> bool {
+    // SAFETY: Looks at the current task.
+    unsafe { bindings::rdax_is_dying() }
+}
+
 /// Whether a message that users can cause may be written to the log now, or there were too many.
 pub(crate) fn ratelimit() -> bool {
     // SAFETY: Looks at the module's own counter.

@@ -9,7 +9,7 @@ use super::{
     turns::{count_since, timed, Again, Turns},
 };
 use crate::kern::{
-    fs::{Inode, PageRange},
+    fs::{ActiveSuperBlock, Inode, PageRange},
     vm,
     wait::{self, Sleep, WaitCallback},
     waiting::{Waiter, Waiting},
@@ -80,6 +80,50 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     }
     remove_range(mapping, tree::whole_entries(mapping, range), true, false);
     Ok(())
+}
+
+/// Whether the wait of a task is over when it is killed, or exits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Death {
+    EndsIt,
+    Ignored,
+}
+
+/// Waits until nobody holds a page of a file of the filesystem, which has lost its last user, so that nobody
+/// takes another page. Over as well when it has got a user again, or the device goes. Sleeps.
+///
+/// False when the task is to die.
+pub(crate) fn wait_for_holders(sb: &ActiveSuperBlock, death: Death) -> bool {
+    /// How often it is looked whether the filesystem has got a user, in milliseconds.
+    const INTERVAL: u32 = 1000;
+
+    let busy =
+        |inode: &Inode| find_busy(inode.mapping(), PageRange::ALL, Some(FileDevice::of(inode)));
+    // Each turn waits until nobody holds pages of one file, and nobody takes them any more.
+    while let Some(inode) = sb.find_inode(|inode| busy(inode).is_some()) {
+        let device = FileDevice::of(&inode);
+        let Some(stay) = device.stay() else {
+            break;
+        };
+        let _waiting = Waiting::for_file(Waiter::Eviction, &inode);
+        device.inc(Counter::LayoutWaits);
+        // As above. Fails when the device goes, and then the folio is not found again.
+        while let Some(folio) = busy(&inode) {
+            let how = match death {
+                Death::EndsIt if vm::is_dying() => return false,
+                Death::EndsIt => Sleep::Killable,
+                Death::Ignored => Sleep::Uninterruptible,
+            };
+            let _ = timed(device, || {
+                wait::wait_until_idle(&stay, folio, how, Some(INTERVAL))
+            });
+            // The caller's reference and that of `inode`.
+            if sb.active() > 2 {
+                return true;
+            }
+        }
+    }
+    true
 }
 
 /// The same for a whole file that is being evicted, uninterruptible (`dax_break_layout_final`).

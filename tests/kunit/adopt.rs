@@ -36,10 +36,11 @@ mod tests {
     fn check_all(file: &File<'_>, folio: DevFolio, expected: Destination) -> Checked {
         let redirection = adopt::redirection();
         for (number, (name, key)) in redirection.targets().enumerate() {
-            // A device's memory is no matter of a file, and some calls are only watched.
+            // A device's memory is no matter of a file, nor is the end of its filesystem, and some calls
+            // are only watched.
             if matches!(
                 key,
-                Key::BlockDevice | Key::DaxDevice | Key::Error | Key::Unmount
+                Key::BlockDevice | Key::DaxDevice | Key::Error | Key::Unmount | Key::LastActive
             ) {
                 continue;
             }

@@ -4,6 +4,7 @@
 import errno
 import fcntl
 import os
+import signal
 import threading
 
 from lib import posix, task
@@ -95,6 +96,56 @@ def umount_waits(t):
     t.fs.mount()
     fd = t.open()
     same_bytes(os.pread(fd, 10 * PAGE, 0), pages("o", 8) + pages("f", 2, 8), "after mounting")
+
+
+@case()
+def umount_that_waits_holds_nobody_up(t):
+    """sync, which takes each filesystem's lock, gets on; who unmounts can be killed, and the
+    filesystem ends without him."""
+    slow = SlowDisk()
+    os.close(_file(t, 64 * PAGE))
+    slow.hold()
+    writer = _orphan_transfer(t, t.path(), PINNED)
+    unmount = Task(t.fs.umount, name="umount")
+    unmount.blocked_in("umount2")
+    Task(os.sync, name="sync").result()
+    unmount.blocked_in("umount2")
+    unmount.kill()
+    equal(unmount.signalled(), signal.SIGKILL, "signal for who unmounts")
+    # It is there as long as its pages are held, so nobody else may have the device.
+    raises(errno.EBUSY, "the device while a page is held", os.open, f"/dev/{t.device}",
+           os.O_RDONLY | os.O_EXCL)
+    slow.release()
+    equal(writer.result(), PINNED, "bytes written")
+
+    def is_free():
+        try:
+            os.close(os.open(f"/dev/{t.device}", os.O_RDONLY | os.O_EXCL))
+        except OSError as error:
+            equal(error.errno, errno.EBUSY, "errno")
+            return False
+        return True
+
+    wait_for(is_free, "the filesystem's end")
+    t.fs.mount()
+    same_bytes(os.pread(t.open(), 10 * PAGE, 0), pages("o", 8) + pages("f", 2, 8), "after mounting")
+
+
+@case()
+def mount_again_ends_the_wait_of_umount(t):
+    """A filesystem that is mounted again meanwhile is in use, and who unmounted it is done."""
+    slow = SlowDisk()
+    os.close(_file(t, 64 * PAGE))
+    slow.hold()
+    writer = _orphan_transfer(t, t.path(), PINNED)
+    unmount = Task(t.fs.umount, name="umount")
+    unmount.blocked_in("umount2")
+    Task(t.fs.mount, name="mount").result()
+    unmount.result()
+    same_bytes(os.pread(t.open(), 10 * PAGE, 0), pages("o", 8) + pages("f", 2, 8),
+               "while the page is held")
+    slow.release()
+    equal(writer.result(), PINNED, "bytes written")
 
 
 @case()

@@ -32,7 +32,11 @@ static_assert(__same_type(ext4_ext_map_blocks,
 /* Guards what is below. */
 static DEFINE_MUTEX(rdax_ext4_lock);
 static bool rdax_ext4_on;
+/* The table of adopted devices, between rdax_ext4_begin() and rdax_ext4_end(). */
 static const void *rdax_ext4_members;
+
+/* Why ext4 cannot be watched; 0 if it can. */
+static int rdax_ext4_error;
 
 static bool rdax_zeroes_later(unsigned long flags)
 {
@@ -66,8 +70,8 @@ static int rdax_ext4_start(void)
 	int found, err;
 
 	lockdep_assert_held(&rdax_ext4_lock);
-	if (rdax_ext4_on)
-		return 0;
+	if (rdax_ext4_on || rdax_ext4_error)
+		return rdax_ext4_error;
 	found = rdax_function_entries(&name, &entry, 1);
 	if (found != 1)
 		return found < 0 ? found : -ENOENT;
@@ -89,10 +93,11 @@ static int rdax_ext4_stop(void)
 	lockdep_assert_held(&rdax_ext4_lock);
 	if (rdax_ext4_on) {
 		err = unregister_ftrace_function(&rdax_ext4_ops);
-		if (!err) {
+		if (err)
+			rdax_ext4_error = err;
+		else
 			ftrace_free_filter(&rdax_ext4_ops);
-			rdax_ext4_on = false;
-		}
+		rdax_ext4_on = false;
 	}
 	return err;
 }
@@ -101,41 +106,48 @@ static int rdax_ext4_stop(void)
 static int rdax_ext4_moves(struct notifier_block *nb, unsigned long state, void *data)
 {
 	const struct module *mod = data;
-	int err;
+	int err = 0;
 
 	if (strcmp(mod->name, "ext4"))
 		return NOTIFY_DONE;
 	mutex_lock(&rdax_ext4_lock);
-	if (state == MODULE_STATE_COMING) {
+	if (state == MODULE_STATE_COMING && rdax_ext4_members) {
 		err = rdax_ext4_start();
 		if (err)
-			pr_err("ext4 cannot be kept from telling of blocks before it has cleared them (%d): users of ext4 can see each other's deleted data; release the devices and adopt them again\n",
+			pr_err("ext4 is not loaded, as it cannot be kept from telling of blocks before it has cleared them (%d): on adopted devices its users could see each other's deleted data; release the devices to use ext4\n",
 			       err);
 	} else if (state == MODULE_STATE_GOING) {
 		rdax_ext4_stop();
 	}
 	mutex_unlock(&rdax_ext4_lock);
-	return NOTIFY_DONE;
+	return notifier_from_errno(err);
 }
 
 static struct notifier_block rdax_ext4_notifier = { .notifier_call = rdax_ext4_moves };
+
+void rdax_ext4_init(void)
+{
+	rdax_ext4_error = register_module_notifier(&rdax_ext4_notifier);
+}
+
+void rdax_ext4_exit(void)
+{
+	unregister_module_notifier(&rdax_ext4_notifier);
+}
 
 int rdax_ext4_begin(const void *members)
 {
 	int err;
 
-	rdax_ext4_members = members;
-	/* Before the look at what is loaded, so that none is missed that loads meanwhile. */
-	err = register_module_notifier(&rdax_ext4_notifier);
-	if (err)
-		return err;
 	mutex_lock(&rdax_ext4_lock);
+	rdax_ext4_members = members;
 	err = rdax_ext4_start();
-	mutex_unlock(&rdax_ext4_lock);
-	if (err == -ENOENT)
+	/* It is not loaded. */
+	if (err == -ENOENT && !IS_BUILTIN(CONFIG_EXT4_FS))
 		err = 0;
 	if (err)
-		unregister_module_notifier(&rdax_ext4_notifier);
+		rdax_ext4_members = NULL;
+	mutex_unlock(&rdax_ext4_lock);
 	return err;
 }
 
@@ -143,14 +155,22 @@ int rdax_ext4_end(void)
 {
 	int err;
 
-	unregister_module_notifier(&rdax_ext4_notifier);
 	mutex_lock(&rdax_ext4_lock);
+	rdax_ext4_members = NULL;
 	err = rdax_ext4_stop();
 	mutex_unlock(&rdax_ext4_lock);
 	return err;
 }
 
 #else
+
+void rdax_ext4_init(void)
+{
+}
+
+void rdax_ext4_exit(void)
+{
+}
 
 int rdax_ext4_begin(const void *members)
 {

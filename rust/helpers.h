@@ -416,6 +416,10 @@ int rdax_function_entries(const char *const *names, unsigned long *entries, int 
 /* Whether a block device is in the table of adopted devices. */
 bool rdax_is_member(const void *members, const void *bdev);
 
+/* Begins to watch for ext4 as a module, and ends. */
+void rdax_ext4_init(void);
+void rdax_ext4_exit(void);
+
 /*
  * Keep ext4, whenever it is loaded, from telling of blocks of files on adopted devices before it has
  * put zeroes there (ext4.c), until rdax_ext4_end(). 0 or an error. May sleep.

@@ -50,6 +50,7 @@ impl Runtime {
         // SAFETY: By this function's safety requirements.
         unsafe {
             bindings::rdax_tables_init();
+            bindings::rdax_ext4_init();
             bindings::rdax_zero_folio_find();
             page::GiganticLock::init();
             redirect::CALLERS.init();
@@ -71,7 +72,10 @@ impl Drop for Runtime {
         // Nothing is redirected any more; calls that had paused may have come back since.
         redirect::settle();
         // SAFETY: The state is used for as long as a file is served, and none is any more.
-        unsafe { iomap::IomapOps::release() };
+        unsafe {
+            bindings::rdax_ext4_exit();
+            iomap::IomapOps::release();
+        }
         #[cfg(RDAX_COVERAGE)]
         // SAFETY: By the type invariant `new` was called.
         unsafe {

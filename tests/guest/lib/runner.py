@@ -313,7 +313,7 @@ class Runner:
     def run_case(self, case_, filesystem, name):
         kind, value = "result", None
         seconds = 0
-        tasks.update_pace()
+        tasks.keep_pace()
         if case_.alone and device.adopted(case_.device):
             device.set_switch(case_.device, "fault_around", PAGE)
         if filesystem is not None:

@@ -25,6 +25,8 @@ pace = 1.0
 MOST = 40.0
 # Of the kernel, and of a loop, when the run began.
 _first_pace = _first_loop = None
+# When the loop was last run, and after how many seconds that is old.
+_last_look, OLD = 0.0, 5.0
 
 
 def _count():
@@ -50,10 +52,18 @@ def measure_pace():
 
 def update_pace(least=1.0):
     """The host may have become busy, or idle, since: the same in a moment, without a fork."""
-    global pace
+    global pace, _last_look
     if _first_loop:
+        _last_look = time.monotonic()
         now = _first_pace * max(1.0, _count() / _first_loop)
         pace = min(MOST, max(least, now))
+
+
+def keep_pace():
+    """The same, unless that was done a moment ago: many a case takes less time than to look. A limit
+    that is over is looked at again in any case (Deadline)."""
+    if time.monotonic() - _last_look >= OLD:
+        update_pace()
 
 
 # Seconds that the forks above take on the stock kernel, emulated, on an idle host.

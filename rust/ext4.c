@@ -8,10 +8,19 @@
  * FALLOC_FL_WRITE_ZEROES passes it, the cache learns of the blocks when the zeroes are there, and
  * until then whoever asks waits for the lock. So that flag is added to the calls for files of adopted
  * devices.
+ *
+ * What ext4 does when memory is bad that it wants to put zeroes on (ext4_issue_zeroout()) is worse: it has
+ * converted the blocks by then, or takes them for converted, so that those which have no zeroes are shown, or
+ * what is stored to them is lost with the cache. And where a page has failed that is on no list of the
+ * driver's, there is no address in the kernel any more by which to write it: an oops. So zeroes are put
+ * here in place of ext4, past what is bad, which nobody can read.
  */
 
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/badblocks.h>
+#include <linux/blkdev.h>
+#include <linux/dax.h>
 #include <linux/ftrace.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
@@ -24,10 +33,13 @@
 /* ext4's own header: in the kernel's tree, beside its source. */
 #include <ext4.h>
 
-#define RDAX_MAP_BLOCKS "ext4_ext_map_blocks"
-
 static_assert(__same_type(ext4_ext_map_blocks,
 			  int (handle_t *, struct inode *, struct ext4_map_blocks *, int)));
+static_assert(__same_type(ext4_issue_zeroout,
+			  int (struct inode *, ext4_lblk_t, ext4_fsblk_t, ext4_lblk_t)));
+
+/* A module's function has the module's name before its own, so that no other's is found. */
+#define RDAX_EXT4(name)	(IS_BUILTIN(CONFIG_EXT4_FS) ? name : "ext4:" name)
 
 /* Guards what is below. */
 static DEFINE_MUTEX(rdax_ext4_lock);
@@ -55,33 +67,150 @@ static void rdax_ext4_map_blocks(unsigned long ip, unsigned long parent_ip, stru
 		regs->cx |= EXT4_EX_NOCACHE;
 }
 
+/* Whether the driver knows the sector as bad, so that nobody reads it. */
+static bool rdax_is_bad(struct block_device *bdev, sector_t sector, sector_t sectors)
+{
+	struct badblocks *bb = bdev->bd_disk->bb;
+	sector_t first, bad;
+
+	return bb && badblocks_check(bb, get_start_sect(bdev) + sector, sectors, &first, &bad);
+}
+
+/* Zeroes on all sectors but bad ones. It calls itself for halves, so no deeper than 64 times. */
+static int rdax_zero_sectors(struct block_device *bdev, sector_t sector, sector_t sectors)
+{
+	sector_t least = bdev_logical_block_size(bdev) >> SECTOR_SHIFT;
+	sector_t half = rounddown(sectors / 2, least);
+	int err = blkdev_issue_zeroout(bdev, sector, sectors, GFP_NOFS, 0);
+
+	if (err != -EIO)
+		return err;
+	if (!half)
+		return rdax_is_bad(bdev, sector, sectors) ? 0 : err;
+	err = rdax_zero_sectors(bdev, sector, half);
+	return err ?: rdax_zero_sectors(bdev, sector + half, sectors - half);
+}
+
+/*
+ * Whether the page at a byte of the device has failed. How many there are that are the same, at most
+ * @pages, is put there.
+ */
+static bool rdax_has_failed(const struct ext4_sb_info *sbi, u64 at, unsigned long *pages)
+{
+	unsigned long pfn, i;
+	bool failed;
+	long n;
+	int id;
+
+	id = dax_read_lock();
+	n = dax_direct_access(sbi->s_daxdev, PHYS_PFN(at + sbi->s_dax_part_off), *pages,
+			      DAX_RECOVERY_WRITE, NULL, &pfn);
+	/* Where there is no memory, there is none that has failed. */
+	if (n <= 0 || !pfn_valid(pfn)) {
+		dax_read_unlock(id);
+		return false;
+	}
+	failed = PageHWPoison(pfn_to_page(pfn));
+	/* Of a device's page map there are all pages, or none. */
+	for (i = 1; i < min_t(unsigned long, n, *pages); i++) {
+		if (PageHWPoison(pfn_to_page(pfn + i)) != failed)
+			break;
+	}
+	dax_read_unlock(id);
+	*pages = i;
+	return failed;
+}
+
+/* Serves in place of ext4_issue_zeroout(). The files are not encrypted, which DAX excludes. */
+static int rdax_ext4_zeroout(struct inode *inode, ext4_lblk_t lblk, ext4_fsblk_t pblk,
+			     ext4_lblk_t len)
+{
+	struct super_block *sb = inode->i_sb;
+	u64 at = pblk << inode->i_blkbits, end = at + ((u64)len << inode->i_blkbits);
+
+	while (at < end) {
+		unsigned long pages = PHYS_PFN(end - at);
+		bool failed = rdax_has_failed(EXT4_SB(sb), at, &pages);
+		u64 bytes = PFN_PHYS((u64)pages);
+		int err = 0;
+
+		if (!failed)
+			err = rdax_zero_sectors(sb->s_bdev, at >> SECTOR_SHIFT,
+						bytes >> SECTOR_SHIFT);
+		if (err)
+			return err;
+		at += bytes;
+	}
+	return 0;
+}
+
+/* ftrace calls it where ext4_issue_zeroout() begins, and goes on at the address in @fregs. */
+static void rdax_ext4_issue_zeroout(unsigned long ip, unsigned long parent_ip,
+				    struct ftrace_ops *ops, struct ftrace_regs *fregs)
+{
+	const struct inode *inode = (const struct inode *)ftrace_regs_get_argument(fregs, 0);
+
+	if (IS_DAX(inode) && rdax_is_member(ops->private, inode->i_sb->s_bdev))
+		ftrace_regs_set_instruction_pointer(fregs, (unsigned long)rdax_ext4_zeroout);
+}
+
 /* Permanent: kernel.ftrace_enabled cannot switch it off. */
-static struct ftrace_ops rdax_ext4_ops = {
-	.func = rdax_ext4_map_blocks,
-	.flags = FTRACE_OPS_FL_PERMANENT,
+static struct ftrace_ops rdax_ext4_ops[] = {
+	{ .func = rdax_ext4_map_blocks, .flags = FTRACE_OPS_FL_PERMANENT },
+	{
+		.func = rdax_ext4_issue_zeroout,
+		.flags = FTRACE_OPS_FL_PERMANENT | FTRACE_OPS_FL_IPMODIFY,
+	},
 };
 
-/* Finds the function where ext4 is loaded. */
+static int rdax_ext4_detach(struct ftrace_ops *ops)
+{
+	int err = unregister_ftrace_function(ops);
+
+	/* ftrace is broken, and may call on. */
+	if (err)
+		rdax_ext4_error = err;
+	else
+		ftrace_free_filter(ops);
+	return err;
+}
+
+static int rdax_ext4_attach(struct ftrace_ops *ops, unsigned long entry)
+{
+	int err;
+
+	ops->private = (void *)rdax_ext4_members;
+	err = ftrace_set_filter_ip(ops, entry, 0, 1);
+	if (!err) {
+		err = register_ftrace_function(ops);
+		if (err)
+			ftrace_free_filter(ops);
+	}
+	return err;
+}
+
+/* Finds the functions where ext4 is loaded. */
 static int rdax_ext4_start(void)
 {
-	/* A module's function has the module's name before its own, so that no other's is found. */
-	const char *name = IS_BUILTIN(CONFIG_EXT4_FS) ? RDAX_MAP_BLOCKS : "ext4:" RDAX_MAP_BLOCKS;
-	unsigned long entry;
+	static const char * const names[] = {
+		RDAX_EXT4("ext4_ext_map_blocks"),
+		RDAX_EXT4("ext4_issue_zeroout"),
+	};
+	unsigned long entries[ARRAY_SIZE(names)];
 	int found, err;
 
 	lockdep_assert_held(&rdax_ext4_lock);
 	if (rdax_ext4_on || rdax_ext4_error)
 		return rdax_ext4_error;
-	found = rdax_function_entries(&name, &entry, 1);
-	if (found != 1)
+	found = rdax_function_entries(names, entries, ARRAY_SIZE(names));
+	if (found != ARRAY_SIZE(names))
 		return found < 0 ? found : -ENOENT;
-	rdax_ext4_ops.private = (void *)rdax_ext4_members;
-	err = ftrace_set_filter_ip(&rdax_ext4_ops, entry, 0, 1);
-	if (!err) {
-		err = register_ftrace_function(&rdax_ext4_ops);
-		if (err)
-			ftrace_free_filter(&rdax_ext4_ops);
-	}
+	err = rdax_ext4_attach(&rdax_ext4_ops[0], entries[0]);
+	if (err)
+		return err;
+	err = rdax_ext4_attach(&rdax_ext4_ops[1], entries[1]);
+	if (err)
+		rdax_ext4_detach(&rdax_ext4_ops[0]);
 	rdax_ext4_on = !err;
 	return err;
 }
@@ -92,11 +221,8 @@ static int rdax_ext4_stop(void)
 
 	lockdep_assert_held(&rdax_ext4_lock);
 	if (rdax_ext4_on) {
-		err = unregister_ftrace_function(&rdax_ext4_ops);
-		if (err)
-			rdax_ext4_error = err;
-		else
-			ftrace_free_filter(&rdax_ext4_ops);
+		err = rdax_ext4_detach(&rdax_ext4_ops[0]);
+		err = rdax_ext4_detach(&rdax_ext4_ops[1]) ?: err;
 		rdax_ext4_on = false;
 	}
 	return err;

@@ -94,13 +94,26 @@ static void wait_before_restart(struct callback_head *work)
 	end();
 }
 
-/* A system call that has the number by chance is one that is not made again. */
 bool rdax_deduplicates(void)
 {
 	struct pt_regs *regs = current_pt_regs();
 	unsigned long arguments[6];
+	bool is_ioctl;
 
-	if (current->flags & (PF_KTHREAD | PF_USER_WORKER) || syscall_get_nr(current, regs) == -1)
+	if (current->flags & (PF_KTHREAD | PF_USER_WORKER))
+		return false;
+	switch (syscall_get_nr(current, regs)) {
+	case __NR_ia32_ioctl:
+		is_ioctl = in_ia32_syscall();
+		break;
+	case __NR_ioctl:
+	case __X32_SYSCALL_BIT + __NR_x32_ioctl:
+		is_ioctl = !in_ia32_syscall();
+		break;
+	default:
+		is_ioctl = false;
+	}
+	if (!is_ioctl)
 		return false;
 	syscall_get_arguments(current, regs, arguments);
 	return (unsigned int)arguments[1] == FIDEDUPERANGE;

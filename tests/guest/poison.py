@@ -246,6 +246,17 @@ def failed_page_zeroed(_t, fd):
     posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 21 * PAGE + 100, 1000)
 
 
+@case(fs=("ext4",), **POISON)
+@_for_good
+def failed_page_among_new_blocks(_t, fd):
+    """ext4 puts zeroes on the blocks of a failed page that are to be written again, past the page."""
+    _fail_page(fd, 21)
+    posix.fallocate(fd, posix.ZERO_RANGE, 16 * PAGE, 16 * PAGE)
+    # The page is overwritten whole, and serves again.
+    equal(os.pwrite(fd, pages("n", 8, 16), 16 * PAGE), 8 * PAGE, "bytes written")
+    same_bytes(os.pread(fd, 8 * PAGE, 16 * PAGE), pages("n", 8, 16), "the pages")
+
+
 @case(**POISON)
 @_for_good
 def neighbours_do_not_bring_it_back(_t, fd):
@@ -331,6 +342,43 @@ def _forget(t):
     t.fs.umount()
     rebind()
     t.fs.mount()
+
+
+@case(fs=("ext4",), **POISON)
+def bad_block_among_new_blocks(t):
+    """A write to preallocated blocks has ext4 put zeroes on those beside it, or on its own, and one of
+    them is bad: no earlier contents are shown, and what is written afterwards is there."""
+    fd = t.open()
+    os.pwrite(fd, b"S" * (64 * PAGE), 0)
+    # The blocks stay, with what is in them; the first ones are an extent small enough to be zeroed whole.
+    posix.fallocate(fd, posix.ZERO_RANGE, 0, 64 * PAGE)
+    os.pwrite(fd, page("x"), 8 * PAGE)
+    os.fsync(fd)
+    _BadBlock(fd, 5 * PAGE)
+    _BadBlock(fd, 40 * PAGE)
+    try:
+        os.pwrite(fd, page("a"), 0)
+        os.pwrite(fd, page("w"), 3 * PAGE)
+        try:
+            os.pwrite(fd, b"n" * (32 * PAGE), 16 * PAGE)
+        except OSError as error:
+            equal(error.errno, EIO, "errno")
+        os.fsync(fd)
+        os.close(fd)
+        # What ext4 remembers of the blocks goes.
+        t.fs.umount()
+        t.fs.mount()
+        fd = t.open()
+        same_bytes(os.pread(fd, PAGE, 0), page("a"), "the first page")
+        same_bytes(os.pread(fd, PAGE, 3 * PAGE), page("w"), "what was written beside it")
+        for number in range(64):
+            try:
+                check(b"SSSS" not in os.pread(fd, PAGE, number * PAGE), f"page {number} shows")
+            except OSError as error:
+                equal((error.errno, number in (5, 40)), (EIO, True), f"errno of page {number}")
+    finally:
+        os.close(fd)
+        _forget(t)
 
 
 @case(quick=False, **POISON)

@@ -59,68 +59,77 @@ pub(crate) struct Fault<'a> {
     pub(crate) reason: Reason,
 }
 
-/// A fault ended.
+/// Somebody wants to know of faults. Asked by the callers, where they serve faults: a closure that were
+/// called here would have all that it captures kept in memory, also for nobody.
 #[inline(always)]
-pub(crate) fn fault<'a>(what: impl FnOnce() -> Fault<'a>) {
-    #[cold]
-    fn say(fault: &Fault<'_>) {
-        // SAFETY: The inode is alive.
-        unsafe {
-            bindings::rust_do_trace_rdax_fault(
-                fault.inode.as_ptr(),
-                fault.index.get(),
-                fault.address,
-                fault.order.bits() as u32,
-                fault.write,
-                fault.result.0,
-                fault.reason as u32,
-            )
-        }
+pub(crate) fn wants_faults() -> bool {
+    is_on!(rdax_fault)
+}
+
+/// A fault ended.
+#[cold]
+pub(crate) fn fault(fault: &Fault<'_>) {
+    // SAFETY: The inode is alive.
+    unsafe {
+        bindings::rust_do_trace_rdax_fault(
+            fault.inode.as_ptr(),
+            fault.index.get(),
+            fault.address,
+            fault.order.bits() as u32,
+            fault.write,
+            fault.result.0,
+            fault.reason as u32,
+        )
     }
-    if is_on!(rdax_fault) {
-        say(&what());
-    }
+}
+
+/// The same of insertions.
+#[inline(always)]
+pub(crate) fn wants_insertions() -> bool {
+    is_on!(rdax_insert)
 }
 
 /// Memory was entered into a page table.
+#[cold]
+pub(crate) fn insert(inode: &Inode, index: PageIndex, pfn: Pfn, order: Order, write: bool) {
+    // SAFETY: The inode is alive.
+    unsafe {
+        bindings::rust_do_trace_rdax_insert(
+            inode.as_ptr(),
+            index.get(),
+            pfn.to_bits(),
+            order.bits() as u32,
+            write,
+        )
+    }
+}
+
+/// The same of write-back.
 #[inline(always)]
-pub(crate) fn insert<'a>(what: impl FnOnce() -> (&'a Inode, PageIndex, Pfn, Order, bool)) {
-    #[cold]
-    fn say((inode, index, pfn, order, write): (&Inode, PageIndex, Pfn, Order, bool)) {
-        // SAFETY: The inode is alive.
-        unsafe {
-            bindings::rust_do_trace_rdax_insert(
-                inode.as_ptr(),
-                index.get(),
-                pfn.to_bits(),
-                order.bits() as u32,
-                write,
-            )
-        }
-    }
-    if is_on!(rdax_insert) {
-        say(what());
-    }
+pub(crate) fn wants_writeback() -> bool {
+    is_on!(rdax_writeback)
 }
 
 /// A range was written back: how many pages.
-#[inline(always)]
+#[cold]
 pub(crate) fn writeback(inode: &Inode, range: PageRange, pages: usize) {
-    if is_on!(rdax_writeback) {
-        let (first, last) = (range.first.get(), range.last.get());
-        // SAFETY: The inode is alive.
-        unsafe { bindings::rust_do_trace_rdax_writeback(inode.as_ptr(), first, last, pages) };
-    }
+    let (first, last) = (range.first.get(), range.last.get());
+    // SAFETY: The inode is alive.
+    unsafe { bindings::rust_do_trace_rdax_writeback(inode.as_ptr(), first, last, pages) };
+}
+
+/// The same of what is flushed because it is removed.
+#[inline(always)]
+pub(crate) fn wants_removals() -> bool {
+    is_on!(rdax_remove_flush)
 }
 
 /// Dirty entries of a range are removed or replaced, and flushed for that: how many.
-#[inline(always)]
+#[cold]
 pub(crate) fn remove_flush(inode: &Inode, range: PageRange, entries: usize) {
-    if is_on!(rdax_remove_flush) {
-        let (first, last) = (range.first.get(), range.last.get());
-        // SAFETY: The inode is alive.
-        unsafe { bindings::rust_do_trace_rdax_remove_flush(inode.as_ptr(), first, last, entries) };
-    }
+    let (first, last) = (range.first.get(), range.last.get());
+    // SAFETY: The inode is alive.
+    unsafe { bindings::rust_do_trace_rdax_remove_flush(inode.as_ptr(), first, last, entries) };
 }
 
 /// A device is adopted, or is not any more.

@@ -144,6 +144,8 @@ pub(crate) fn writeback(mapping: &Mapping, dax: &DaxDevice, request: &Request) -
     if visitor.stored {
         inode.update_times();
     }
-    trace::writeback(inode, request.range, visitor.written);
+    if trace::wants_writeback() {
+        trace::writeback(inode, request.range, visitor.written);
+    }
     Ok(visitor.written)
 }

@@ -96,15 +96,10 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         }
         if inserted.is_done() {
             self.device.inc(counter);
-            trace::insert(|| {
-                (
-                    self.mapping.host(),
-                    self.index,
-                    page.pfn(),
-                    self.order(),
-                    write,
-                )
-            });
+            if trace::wants_insertions() {
+                let (inode, pfn) = (self.mapping.host(), page.pfn());
+                trace::insert(inode, self.index, pfn, self.order(), write);
+            }
         }
         Ok(inserted.code())
     }

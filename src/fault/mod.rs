@@ -97,15 +97,14 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     #[inline(always)]
     fn outcome(mut self, ops: &IomapOps) -> Outcome {
         let device = self.device;
-        let mut why = None;
         let outcome = match self.serve(ops) {
             Ok(outcome) => outcome,
             // Nothing is smaller than a page, and the core takes that answer for a bug of its own.
             Err(Failure::Fallback(_)) if self.order() == Order::PTE => Outcome::failed(EIO),
             Err(Failure::Fallback(reason)) => {
-                why = Some(reason);
                 device.inc(reason);
-                FaultCode::FALLBACK.into()
+                self.trace(FaultCode::FALLBACK, Some(reason));
+                return FaultCode::FALLBACK.into();
             }
             Err(Failure::Code(code)) => code.into(),
             Err(Failure::Again | Failure::Narrow) => FaultCode::NOPAGE.into(),
@@ -118,16 +117,23 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         if outcome.code.with(FaultCode::FALLBACK) != outcome.code && outcome.code.is_error() {
             device.inc(Counter::FaultErrors);
         }
-        trace::fault(|| trace::Fault {
-            inode: self.mapping.host(),
-            index: self.index,
-            address: self.vmf.address(),
-            order: self.order(),
-            write: self.write,
-            result: outcome.code,
-            reason: why.map_or(Reason::None, reason_of),
-        });
+        self.trace(outcome.code, None);
         outcome
+    }
+
+    #[inline(always)]
+    fn trace(&self, result: FaultCode, why: Option<Counter>) {
+        if trace::wants_faults() {
+            trace::fault(&trace::Fault {
+                inode: self.mapping.host(),
+                index: self.index,
+                address: self.vmf.address(),
+                order: self.order(),
+                write: self.write,
+                result,
+                reason: why.map_or(Reason::None, reason_of),
+            });
+        }
     }
 
     #[inline(always)]

@@ -43,9 +43,11 @@ pub(crate) fn release_backing(locked: &LockedEntry<'_>, device: FileDevice<'_>) 
         return;
     };
     if locked.is_dirty() {
+        if trace::wants_removals() {
+            trace::remove_flush(locked.mapping().host(), locked.range(), 1);
+        }
         flush(block.run());
         device.inc(Counter::EntriesFlushedOnRemoval);
-        trace::remove_flush(locked.mapping().host(), locked.range(), 1);
     }
     folio::disassociate(block.first());
 }
@@ -63,7 +65,7 @@ pub(super) fn release_batch(batch: &EntryBatch<'_>, device: FileDevice<'_>) {
     }
     drop(released);
     device.add(Counter::EntriesFlushedOnRemoval, flushed);
-    if flushed != 0 {
+    if flushed != 0 && trace::wants_removals() {
         trace::remove_flush(batch.mapping().host(), batch.range(), flushed as usize);
     }
 }

@@ -113,7 +113,7 @@ pub struct Switches {
     #[arg(long, value_name = "SIZE")]
     pub max_order: Option<MaxOrder>,
 
-    /// The aligned block around an address that the fault of a page may map: 4K to 64K.
+    /// The aligned block around an address that the fault of a page may map: 4K to 2M.
     #[arg(long, value_name = "SIZE", value_parser = fault_around)]
     pub fault_around: Option<u64>,
 

@@ -15,7 +15,7 @@ SHARE = {"xfs": 0.5, "ext4": 0.3, "xfs-noreflink": 0.2}
 
 
 def _seconds(settings, variant):
-    return max(3, round(settings.seconds * (SHARE[variant] if not settings.fs else 1)))
+    return max(3, round(settings.seconds * (SHARE[variant] if settings.shared else 1)))
 
 
 # Much less than anything lost with each operation would come to, in bytes.

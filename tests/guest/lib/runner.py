@@ -531,8 +531,8 @@ def main(directory):
     parser.add_argument("--quick", action="store_true",
                         help="leave out what is long or nearly said twice (also: QUICK=1)")
     parser.add_argument("--seconds", type=int, metavar="N",
-                        help="length of the stress run (default: 60; 20 on the debug kernel; "
-                             "10 with --quick), or of stressng (only run if --only names it; "
+                        help="length of the stress run (default: 60, on all filesystems together; 20 on "
+                             "the debug kernel; 10 with --quick), or of stressng (only run if --only names it; "
                              "default: 600 on each filesystem)")
     parser.add_argument("--seed", type=int, default=None,
                         help="for what is random (default: $SEED, or from the clock)")
@@ -544,6 +544,8 @@ def main(directory):
     settings.started = time.monotonic()
     settings.quick = settings.quick or os.environ.get("QUICK", "") not in ("", "0")
     settings.stressng = settings.seconds or 600
+    # A time that was asked for, on filesystems that were, is the time on each of them.
+    settings.shared = not settings.seconds or not settings.fs
     settings.seconds = settings.seconds or (
         10 if settings.quick else 20 if os.uname().release.endswith("-rdax-debug") else 60)
     settings.fs = settings.fs.split(",") if settings.fs else []

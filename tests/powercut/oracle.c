@@ -545,14 +545,13 @@ static bool may_be(const struct block *block, unsigned int unit, uint64_t value)
 /*
  * Whether a word is what another file stored to a block that this file shared with it and does not
  * use any more, which no promise was made for yet. XFS lets the other one store in place as soon as this
- * one does not use it; what it finds in its log after a cut may be older than that. In the other file the
- * block may be at another page: parts of files move by collapse and insert.
+ * one does not use it; what it finds in its log after a cut may be older than that.
  */
 static bool is_others(const struct block *block, bool latest, unsigned int file, uint64_t at,
 		      uint64_t value)
 {
 	return block->kin && (block->leaving || !latest) && value && (value >> 28 & 15) != file &&
-	       !((value ^ place_of(at)) & (0xff00000 | (PAGE / UNIT - 1)));
+	       (value & 0xfffffff) == place_of(at);
 }
 
 /*

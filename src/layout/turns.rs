@@ -115,7 +115,9 @@ impl Turns {
         self.since.set(Some(Instant::now()));
         self.waiting
             .get_or_init(|| Waiting::for_file(self.who, inode));
-        match tries::so_far() {
+        // This one is not made again: what the task has tried before was another call.
+        let goes_on = !wait::deduplicates() || tries::in_loop().is_some();
+        match tries::so_far().filter(|_| goes_on) {
             Some(tries) => {
                 // Turns that double take as long together as the next one.
                 self.theirs

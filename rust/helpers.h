@@ -132,7 +132,6 @@ void rdax_deactivate_super(struct super_block *sb);
 bool rdax_deactivate_later(struct super_block *sb, void (*fn)(struct super_block *sb),
 			   void (*begin)(void), void (*end)(void));
 
-
 /* A new inode that nobody knows and that is evicted when it is put, or NULL. */
 struct inode *rdax_some_inode(void);
 

@@ -528,7 +528,7 @@ impl Handle {
             Ok(()) => self.ext4 = true,
             Err(error) => {
                 pr_err!(
-                    "ftrace did not take ext4's ext4_ext_map_blocks ({}), and without it users of ext4 could see each other's deleted data\n",
+                    "ftrace did not take ext4's ext4_ext_map_blocks and ext4_issue_zeroout ({}), and without them users of ext4 could see each other's deleted data\n",
                     error.to_errno()
                 );
                 self.unregister();

@@ -81,14 +81,20 @@ def removed_file_keeps_what_is_in_use(t):
     wait_for(lambda: free_blocks(t.dir) > before + 3 * PMD // PAGE, "free blocks")
 
 
-@case()
-def umount_waits(t):
+def _umount_under_transfer(t):
+    """(disk, direct write that holds the file's pages, umount that waits for it)"""
     slow = SlowDisk()
     os.close(_file(t, 64 * PAGE))
     slow.hold()
     writer = _orphan_transfer(t, t.path(), PINNED)
     unmount = Task(t.fs.umount, name="umount")
     unmount.blocked_in("umount2")
+    return slow, writer, unmount
+
+
+@case()
+def umount_waits(t):
+    slow, writer, unmount = _umount_under_transfer(t)
     slow.release()
     equal(writer.result(), PINNED, "bytes written")
     unmount.result()
@@ -102,12 +108,7 @@ def umount_waits(t):
 def umount_that_waits_holds_nobody_up(t):
     """sync, which takes each filesystem's lock, gets on; who unmounts can be killed, and the
     filesystem ends without him."""
-    slow = SlowDisk()
-    os.close(_file(t, 64 * PAGE))
-    slow.hold()
-    writer = _orphan_transfer(t, t.path(), PINNED)
-    unmount = Task(t.fs.umount, name="umount")
-    unmount.blocked_in("umount2")
+    slow, writer, unmount = _umount_under_transfer(t)
     Task(os.sync, name="sync").result()
     unmount.blocked_in("umount2")
     unmount.kill()
@@ -134,12 +135,7 @@ def umount_that_waits_holds_nobody_up(t):
 @case()
 def mount_again_ends_the_wait_of_umount(t):
     """A filesystem that is mounted again meanwhile is in use, and who unmounted it is done."""
-    slow = SlowDisk()
-    os.close(_file(t, 64 * PAGE))
-    slow.hold()
-    writer = _orphan_transfer(t, t.path(), PINNED)
-    unmount = Task(t.fs.umount, name="umount")
-    unmount.blocked_in("umount2")
+    slow, writer, unmount = _umount_under_transfer(t)
     Task(t.fs.mount, name="mount").result()
     unmount.result()
     same_bytes(os.pread(t.open(), 10 * PAGE, 0), pages("o", 8) + pages("f", 2, 8),

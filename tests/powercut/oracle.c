@@ -337,11 +337,28 @@ static void punch(unsigned int file, uint64_t from, uint64_t length)
 		set_block(state, page, 0);
 }
 
+/*
+ * What reads as a hole may have blocks, of zeroes: a store through a large entry allocates for all of it.
+ * Where they move, or are shared, a store to them shows wherever the file had them before.
+ */
+static void back_holes(unsigned int file, uint64_t from)
+{
+	struct state *state = last(file);
+	uint64_t page;
+
+	for (page = from / PAGE; page < pages_of(state->size); page++)
+		if (!state->blocks[page])
+			set_block(state, page, new_block());
+}
+
 static void shift(unsigned int file, uint64_t offset, uint64_t length, bool out)
 {
 	uint64_t by = length / PAGE, first = offset / PAGE, page;
-	struct state *state = push(file), *before = state - 1;
+	struct state *state, *before;
 
+	back_holes(file, offset);
+	state = push(file);
+	before = state - 1;
 	state->gaps = true;
 	state->size += out ? -length : length;
 	for (page = first; page < MOST_PAGES; page++) {
@@ -359,6 +376,7 @@ static void clone(unsigned int file, unsigned int of)
 	struct state *state = push(file);
 	uint64_t page;
 
+	back_holes(of, 0);
 	state->size = last(of)->size;
 	state->gaps = state->sizes = true;
 	for (page = 0; page < MOST_PAGES; page++) {

@@ -28,7 +28,7 @@ from .task import Task, describe, session_of
 
 GROUPS = ["data", "orders", "around", "insert", "refcounts", "private", "mapsync", "reflink",
           "durability", "gup", "syscalls", "futex", "giant", "sweep", "erofs", "stress", "attacks",
-          "stressng", "poison", "adoption", "devdax", "report", "tracing", "tool", "selftest"]
+          "stressng", "poison", "adoption", "devdax", "virtual", "report", "tracing", "tool", "selftest"]
 
 # Groups and cases that run only if --only names them.
 UNASKED = ["stressng", "calls_at_random"]
@@ -483,7 +483,8 @@ def make_plan(settings):
     plan = []
     # Once memory has failed, nothing is mapped along any more: the groups with such cases come last.
     early = [g for g in GROUPS if g not in ("sweep", "erofs", "stress", "attacks", "stressng",
-                                          "poison", "adoption", "devdax", "tracing", "tool", "selftest")]
+                                          "poison", "adoption", "devdax", "virtual",
+                                          "tracing", "tool", "selftest")]
     for variant in settings.variants:
         if settings.quick and variant == "xfs-noreflink" and not settings.fs:
             continue

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What bindgen reads: the kernel's headers and the module's own helpers. Which of their names are
- * generated is said in bindings.names.
+ * bindgen's input: the kernel's headers and the module's own helpers. bindings.names lists the names that
+ * are generated.
  */
 
 #include <linux/hrtimer_types.h>

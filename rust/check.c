@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the check of src/check.rs looks at, read by the kernel's own means and none of those by which
- * the module writes it.
+ * The state that src/check.rs checks, read by the kernel's own means and none of those by which the
+ * module writes it.
  */
 
 #include <linux/dax.h>
@@ -104,7 +104,7 @@ unsigned long rdax_find_used(unsigned long first, unsigned long end, unsigned lo
 		if (folio->mapping || folio->index || folio_mapcount(folio) ||
 		    folio->pgmap != pgmap)
 			break;
-		/* Who handles bad memory may keep it. */
+		/* memory-failure keeps a reference to bad memory. */
 		if (folio_ref_count(folio) && !PageHWPoison(page))
 			break;
 	}

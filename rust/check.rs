@@ -42,7 +42,7 @@ pub(crate) fn restore_memory(pfn: usize) -> Result {
     to_result(unsafe { bindings::rdax_restore_memory(pfn) })
 }
 
-/// What `struct page` says of the folio that a page is part of.
+/// The state of the folio that a page is part of, as its `struct page` has it.
 pub(crate) fn folio_state(page: DevPage) -> FolioState {
     let mut state = FolioState::default();
     // SAFETY: By the invariant of `DevPage` the frame is one of device memory.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What differs between the kernels that the module is built for, and nothing else does: Kbuild asks
- * the kernel's headers (RDAX_HAVE_…), not its number.
+ * All differences between the kernels that the module is built for: Kbuild finds them in the kernel's
+ * headers (RDAX_HAVE_…), not by its version.
  */
 #ifndef RDAX_COMPAT_H
 #define RDAX_COMPAT_H

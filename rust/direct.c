@@ -118,8 +118,8 @@ int rdax_direct_decide(bool rw, void *first, const void *members)
 	unsigned long to = rw;
 
 	/*
-	 * What rdax_direct_call() returns to says which place it is, and returns to the last line, as
-	 * a function to its caller.
+	 * rdax_direct_call() returns to code that says which place it is, and then to the last line, as a
+	 * function does to its caller.
 	 */
 	rdax_direct.members = members;
 	asm volatile(

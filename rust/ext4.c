@@ -9,11 +9,11 @@
  * until then whoever asks waits for the lock. So that flag is added to the calls for files of adopted
  * devices.
  *
- * What ext4 does when memory is bad that it wants to put zeroes on (ext4_issue_zeroout()) is worse: it has
- * converted the blocks by then, or takes them for converted, so that those which have no zeroes are shown, or
- * what is stored to them is lost with the cache. And where a page has failed that is on no list of the
- * driver's, there is no address in the kernel any more by which to write it: an oops. So zeroes are put
- * here in place of ext4, past what is bad, which nobody can read.
+ * Where ext4 zeroes bad memory (ext4_issue_zeroout()) it is worse: by then it has converted the blocks, or
+ * takes them for converted, so that those without zeroes are shown, or stores to them are lost with the
+ * cache. And a failed page that is not among the driver's bad blocks is no longer mapped by the kernel:
+ * writing it is an oops. So the module zeroes in place of ext4, and skips bad memory, which nobody can
+ * read.
  */
 
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt

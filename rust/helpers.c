@@ -230,7 +230,7 @@ struct wait_queue_head *rdax_entry_queue(unsigned long hash)
 
 bool rdax_queue_is_empty(struct wait_queue_head *queue)
 {
-	/* Who waits has queued under the tree's lock, which the caller has held since. */
+	/* Waiters queue under the tree's lock, which the caller has held since. */
 	return !waitqueue_active(queue);
 }
 
@@ -404,8 +404,8 @@ again:
 }
 
 /*
- * Who holds a device for a filesystem: a superblock, with an active reference; or NULL, and the
- * type of several superblocks that may share the device, which is not unregistered until
+ * The filesystem that holds a device: its superblock, with an active reference; or NULL, and the type
+ * of several superblocks that may share the device, which is not unregistered until
  * module_put(), or NULL as well.
  */
 static struct super_block *holder_of(struct block_device *bdev, struct file_system_type **type)

@@ -71,8 +71,8 @@ void rdax_pagefault_disable(void);
 void rdax_pagefault_enable(void);
 
 /*
- * What a fault handler returns for an access that is to be tried again later; the lock of the address
- * space may have been given back then, and with it the VMA. The file is kept until the task leaves the
+ * The return value of a fault handler whose access is to be tried again later; the lock of the address
+ * space may have been released by then, and with it the VMA. The file is kept until the task leaves the
  * kernel, where @begin and then @end is called.
  */
 vm_fault_t rdax_fault_later(struct vm_fault *vmf, void (*begin)(void), void (*end)(void));

@@ -157,7 +157,7 @@ pub(crate) enum ExtentKind {
     Unwritten,
     /// Data.
     Mapped,
-    /// What DAX cannot serve: delayed allocation, data in the inode.
+    /// An extent that DAX cannot serve: delayed allocation, data in the inode.
     Other,
 }
 

@@ -19,7 +19,7 @@
 
 /* How long an access is tried by a caller that keeps the address space's lock. */
 #define PATIENCE HZ
-/* Who was not seen for so long has got what he wanted, or given up: it is another access then. */
+/* After such a pause the access has succeeded, or was given up: the next one is another. */
 #define PAUSE (HZ / 2)
 
 struct kept {
@@ -107,7 +107,7 @@ vm_fault_t rdax_fault_later(struct vm_fault *vmf, void (*begin)(void), void (*en
 	/* The lock stays with a caller who does not wait. */
 	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
 		return VM_FAULT_NOPAGE | VM_FAULT_RETRY;
-	/* Whoever comes from user space goes back there, without any lock. */
+	/* A fault from user space returns there, without any lock. */
 	if (vmf->flags & (FAULT_FLAG_USER | FAULT_FLAG_VMA_LOCK))
 		return VM_FAULT_NOPAGE;
 	kept = find(file) ?: keep(file, begin, end);

@@ -2,8 +2,8 @@
 
 //! The set of block devices that were adopted.
 //!
-//! Whoever changes the set holds the only [`Writer`]; whoever asks whether a file is on a member
-//! takes no lock and waits for nobody. A member holds its device's inode, so that the address by
+//! Changes take the only [`Writer`]; the question whether a file is on a member takes no lock and never
+//! waits. A member holds its device's inode, so that the address by
 //! which it is known is not used for another device.
 
 use super::{
@@ -43,8 +43,8 @@ const MAX_MEMBERS: usize = SLOTS / 2;
 ///
 /// # Invariants
 ///
-/// What is neither NULL nor [`Members::removed`] is the address of a device that is claimed for as long
-/// as it is here. Each is found by its hash, with no NULL in between.
+/// A slot that is neither NULL nor [`Members::removed`] is the address of a device that stays claimed for as
+/// long as it is here. Each is found by its hash, with no NULL in between.
 #[repr(C)]
 pub(crate) struct Members(
     [Atomic<*mut bindings::block_device>; SLOTS],

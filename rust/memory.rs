@@ -2,10 +2,10 @@
 
 //! A device's memory as something that may go away while others sleep on it.
 //!
-//! What keeps the `struct page`s of a device is, as a rule, the entry that points to them: a device
-//! that goes away waits until there is none. Whoever sleeps until a folio is idle has no entry, or
-//! one that may be removed meanwhile. He shows a [`Stay`] instead, which the device waits for, too,
-//! and is told when the device goes.
+//! As a rule, the entry that points to a device's `struct page`s keeps them: a device that goes away waits
+//! until there is none. A task that sleeps until a folio is idle has no entry, or one that may be removed
+//! meanwhile. It holds a [`Stay`] instead, which the device waits for as well, and is woken when the device
+//! goes.
 
 use super::{
     compat::{

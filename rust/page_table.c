@@ -84,8 +84,8 @@ static unsigned long empty(const pte_t *ptes, unsigned long n)
 }
 
 /*
- * What could be made writable unasked. What userfaultfd has write-protected could not: it has to note
- * a store. Nor what is dirty already, of which the processor would not say more.
+ * Entries that may be made writable without a fault. One that userfaultfd has write-protected may not: it
+ * has to note the store. Nor one that is dirty already: the processor would not report another store.
  */
 static unsigned long closed(const pte_t *ptes, unsigned long n)
 {
@@ -307,8 +307,8 @@ void rdax_level_unlock(spinlock_t *lock)
 /* ---- counts ---- */
 
 /*
- * What _nr_pages_mapped has for each entry that maps a folio whole (mm/internal.h, where the core
- * keeps it to itself). The tests compare what is left after an entry is gone.
+ * The part of _nr_pages_mapped that counts entries which map a whole folio (mm/internal.h has it for the
+ * core alone). The tests compare the count after the entries are gone.
  */
 #define WHOLE	0x800000
 

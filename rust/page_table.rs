@@ -337,8 +337,8 @@ impl VmFault<'_> {
         }
         let count = makers.at(self);
         count.fetch_add(1, Full);
-        // Whoever had the lock before has entered what he would, and it is found; who gets it from now
-        // on sees the count.
+        // Holders of the lock before this have inserted their entry, and it is found; later ones see the
+        // count.
         // SAFETY: The fault is valid, and has an entry of the second level.
         unsafe { bindings::rdax_level_unlock(bindings::rdax_pmd_lock(self.raw())) };
         let inserted = self.insert_page(page, write);

@@ -46,7 +46,7 @@ void rdax_revive(struct inode *inode)
 	spin_lock(&inode->i_lock);
 	inode_state_clear(inode, I_FREEING);
 	atomic_set(&inode->i_count, 1);
-	/* Who has found the inode meanwhile waits for its end. */
+	/* A lookup that found the inode meanwhile waits for its end. */
 	inode_wake_up_bit(inode, __I_NEW);
 	spin_unlock(&inode->i_lock);
 }

@@ -97,7 +97,7 @@ impl Call {
         _IOC_SIZE(self.number)
     }
 
-    /// What the caller gave, of at least `least` bytes; what he did not give is zero. Sleeps.
+    /// The caller's structure, of at least `least` bytes; the rest of it is zero. Sleeps.
     ///
     /// Errors: `EINVAL` if there is less, `E2BIG` if there is more than is known here that is not zero,
     /// `EFAULT`.
@@ -201,7 +201,7 @@ impl Records {
     }
 }
 
-/// What is given to and taken from user space byte by byte.
+/// A structure that is copied to and from user space byte by byte.
 pub(crate) trait Structure: AsBytes + FromBytes + Default {}
 
 /// That a structure of `rdax.rs` is that of `rdax.h`.

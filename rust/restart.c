@@ -34,7 +34,7 @@ struct restart {
 	struct callback_head work;
 	struct task_struct *task;
 	unsigned int ms;
-	/* What is waited for has happened, or will not. */
+	/* The event has happened, or will not. */
 	bool woken;
 	struct wait_queue_head *queue;
 	struct wait_bit_queue_entry wait;
@@ -124,7 +124,7 @@ bool rdax_may_restart(void)
 	/* These do not leave the kernel, or not to go on. */
 	if (current->flags & (PF_KTHREAD | PF_USER_WORKER | PF_EXITING | PF_DUMPCORE))
 		return false;
-	/* What is asked for by these is told of, each by itself, in memory of the caller's. */
+	/* These report each request by itself, in the caller's memory. */
 	switch (syscall_get_nr(current, current_pt_regs())) {
 	case -1:
 	case __NR_io_submit:
@@ -151,7 +151,7 @@ bool rdax_restart_after(struct folio *folio, unsigned int ms, void (*begin)(void
 
 	if (!rdax_may_restart())
 		return false;
-	/* Who was told already that his call is to be made again has tried something else. */
+	/* A restart is already pending: the caller has tried another way since. */
 	if (find())
 		return true;
 	restart = kzalloc_obj(*restart, GFP_NOFS | __GFP_NOWARN);

@@ -11,10 +11,10 @@
  * entries are marked. The core does not know the mark and takes it off when the protection changes; of
  * a page that was stored to in no other way the times do not tell then.
  *
- * Whoever writes to memory by its physical address (a direct read, a debugger, a hypervisor) leaves no
- * trace in the entry, but has got the page by it, which the core notes in the folio (PG_referenced). It
- * does for those who read as well, and for pages that were accessed and are unmapped elsewhere. They
- * count as stores: a time that moves late is better than one that stays.
+ * A store by physical address (a direct read, a debugger, a hypervisor) leaves no trace in the entry, but
+ * the page was obtained through it, which the core notes in the folio (PG_referenced). It does so for
+ * reads, too, and for accessed pages that are unmapped elsewhere. They count as stores: a time that moves
+ * without need is better than one that does not move.
  */
 
 #include <linux/fs.h>

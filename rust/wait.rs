@@ -387,7 +387,7 @@ pub(crate) fn is_soon_idle(
     }
     // SAFETY: Looks at the current task.
     if unsafe { bindings::rdax_signal_pending() } {
-        // Who finds one folio after the other, each idle when it is looked at again, would not see it.
+        // A walk that finds one folio after another, each idle when looked at again, never sleeps to see it.
         return Err(ERESTARTSYS);
     }
     // Ends when the time is over: each turn takes some of it.
@@ -401,7 +401,7 @@ pub(crate) fn is_soon_idle(
         };
         let state = bindings::TASK_INTERRUPTIBLE as c_int;
         if sleep_on_folio(stay, folio, state, &is_done, sleep)? {
-            // Who finds the next one has a little less, so that there is an end.
+            // The next folio gets a little less, so that a walk over many ends.
             *left = left.saturating_sub(1);
             return Ok(true);
         }

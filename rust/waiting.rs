@@ -13,7 +13,7 @@ use super::{
 use core::ptr;
 use kernel::types::NotThreadSafe;
 
-/// Who waits.
+/// The kind of call that waits.
 #[derive(Clone, Copy)]
 pub(crate) enum Waiter {
     /// Truncate, hole punch or the like.

@@ -2,8 +2,8 @@
 
 //! Calls that are made again because somebody holds a page: since when a task has tried.
 //!
-//! What is known here is a hint. It may be lost, or be that of a call that was given up; only how long
-//! somebody is waited for in one go depends on it.
+//! Everything here is a hint. It may be lost, or stem from a call that was given up: it decides only how
+//! long one attempt waits.
 
 use crate::kern::{
     fs::Mapping,

@@ -19,8 +19,8 @@ use kernel::{
     types::Opaque, //
 };
 
-/// What `dax_lock_mapping_entry` answers for one address space that has no entries, while somebody
-/// asks by way of the core ([`with_answer`]).
+/// The answer of `dax_lock_mapping_entry` for one address space that has no entries, during a call through
+/// the core ([`with_answer`]).
 ///
 /// # Invariants
 ///

@@ -38,7 +38,7 @@ use kernel::{
 /// The flags of a change of protection that userfaultfd wants.
 const USERFAULT_CHANGES: c_ulong = bindings::MM_CP_USERFAULT;
 
-/// What `rdax_direct_call` asks when another device is where the one of the call would be first.
+/// The slow path of `rdax_direct_call`: another device is in the slot where the call's device would be.
 ///
 /// # Safety
 ///
@@ -215,8 +215,8 @@ impl Redirection {
         let destination = match unsafe { self.has_folio((*regs).di as *const bindings::folio) } {
             Some(true) => route.replacement,
             Some(false) => return,
-            // Whoever were asked would answer this, at this moment. If the call went on, the folio
-            // could appear meanwhile in a file of the other's.
+            // Both implementations would answer this at this moment. If the call went on to the kernel's,
+            // the folio could meanwhile come to belong to a file of an adopted device.
             None if route.key == Key::Folio => no_entry as *const (),
             None => return,
         };

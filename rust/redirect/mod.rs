@@ -184,7 +184,7 @@ pub(crate) struct Redirection {
 // which has its own locks. The replacements are addresses of code and never dereferenced.
 unsafe impl Sync for Redirection {}
 
-/// What [`callback`] needs of a target.
+/// The part of a target that [`callback`] needs.
 ///
 /// # Invariants
 ///

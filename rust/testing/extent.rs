@@ -45,7 +45,7 @@ impl TestExtent {
         Self::new(first, pages, bindings::IOMAP_HOLE, 0)
     }
 
-    /// What DAX cannot serve.
+    /// An extent that DAX cannot serve.
     pub(crate) fn inline(first: usize, pages: usize) -> Self {
         Self::new(first, pages, bindings::IOMAP_INLINE, 0)
     }

@@ -4,8 +4,8 @@
 //!
 //! The callers hold `i_rwsem`: shared to read, exclusive for everything else.
 //!
-//! What every read and write passes is inlined into one function; what few of them need is kept out of
-//! it, so that it has neither to be passed nor to be prepared for.
+//! The path that every read and write takes is inlined into one function; the rare cases are kept out of
+//! line, so that the common one pays nothing for them.
 
 mod dedupe;
 mod read;

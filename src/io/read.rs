@@ -129,8 +129,8 @@ const LITTLE: usize = 256;
 /// Goes on with a read of `bytes` bytes where the buffer is not there: has it there, which a user can
 /// make take for ever, with nothing held. Returns how many bytes were read, at least one.
 ///
-/// Whatever becomes of the buffer meanwhile, a page of the file is copied to memory of ours, or a little of
-/// it if there is none at once, and from there to the buffer with page faults.
+/// A page of the file, or a little of it if no memory is free at once, is copied to a bounce buffer, and from
+/// there to the caller's with page faults enabled: progress does not depend on what becomes of that buffer.
 #[cold]
 #[inline(never)]
 fn read_to_missing(

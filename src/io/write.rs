@@ -58,8 +58,8 @@ pub(super) fn write_file(
 /// with the file's faults kept out. One that made its own copy of a page meanwhile would copy over
 /// what was written already, or be copied over.
 ///
-/// What a fault has done before the lock was had is not known here, so the filesystem is asked once
-/// more for each piece. The walk's extent stays as it is until all of it was written: a filesystem that
+/// A fault may have changed the blocks before the lock was taken, so the filesystem is asked again for each
+/// piece. The walk's extent stays as it is until all of it was written: a filesystem that
 /// was told of nothing written would take back the blocks that it has set aside for the copy, and
 /// those of the next answer would lie elsewhere.
 ///
@@ -317,8 +317,8 @@ fn why_nothing() -> Error {
 /// there, or the memory is bad: has the buffer there, which a user can make take for ever, with nothing
 /// held. Returns how many bytes were written, at least one.
 ///
-/// Whatever becomes of the buffer meanwhile, up to the end of a page is copied to memory of ours, with
-/// page faults, and from there to the file.
+/// Up to the end of a page is copied to a bounce buffer with page faults enabled, and from there to the file:
+/// progress does not depend on what becomes of the caller's buffer.
 #[cold]
 #[inline(never)]
 fn write_from_missing(

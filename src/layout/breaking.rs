@@ -47,7 +47,7 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     }
     let mapping = inode.mapping();
     if mapping.is_empty() {
-        // Whoever waited for a page, and is back when the device has taken all of them with it, is told so.
+        // The device may have gone while the caller waited for one of its pages.
         return match tries::end(mapping) {
             Some(_) if FileDevice::of(inode).is_gone_in_part() => Err(EIO),
             _ => Ok(()),
@@ -127,7 +127,7 @@ pub(crate) fn wait_for_holders(sb: &ActiveSuperBlock, death: Death) -> bool {
 }
 
 /// The same for a whole file that is being evicted, uninterruptible (`dax_break_layout_final`).
-/// What a deleted file has is not written back. Sleeps.
+/// A deleted file's data is not written back. Sleeps.
 pub(crate) fn break_layout_final(inode: &Inode) {
     if !inode.is_dax() {
         return;

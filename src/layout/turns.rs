@@ -42,8 +42,8 @@ pub(super) fn count_since(tries: Tries, device: FileDevice<'_>) {
 
 /// How those who want a file's pages idle take turns with those who use them.
 ///
-/// Who looks once, finds somebody, and lets faults in while he sleeps finds somebody the next time, too,
-/// where pages are taken and let go of all the time. So at first he waits for a moment with faults kept
+/// A caller that looks once, finds a reference, and sleeps with faults allowed finds another one the next
+/// time where pages are taken and released all the time. So at first he waits for a moment with faults kept
 /// out: nobody takes another page then, and those who have one need it for a transfer, or a copy, which is
 /// over soon. Then it is the turn of the others: whoever holds a page may be about to fault on the next one,
 /// which he needs before he lets go of the first. Each turn is longer than the one before, up to a bound, so

@@ -20,7 +20,7 @@ use crate::kern::{
 };
 use kernel::{error::code::*, prelude::*};
 
-/// What is looked at in one call at most: entries, and mappings of processes.
+/// The most that one call looks at: entries, and mappings of processes.
 const BUDGET: usize = 1 << 16;
 
 /// Mappings of processes that are looked at for one stretch of a file.
@@ -136,7 +136,7 @@ impl Found {
 /// The entries of a stretch of 2 MiB, or the one that is larger.
 struct Stretch {
     found: KVVec<Found>,
-    /// What is beside the stretch does not follow on the device.
+    /// The neighbours in the file are not neighbours on the device.
     alone: bool,
 }
 
@@ -347,8 +347,8 @@ impl<'a, S: Sink> Walk<'a, S> {
         Ok(at)
     }
 
-    /// What keeps the stretch of this order that `index` is in from being one entry, but for its place on the
-    /// device.
+    /// Why the aligned range of this order around `index` is not one entry; its alignment on the device is not
+    /// considered.
     fn obstacles(&self, index: PageIndex, level: Order, look: &VmaLook) -> u32 {
         let mut found = reasons(look);
         if look.vmas == 0 {

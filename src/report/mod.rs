@@ -8,7 +8,7 @@
 pub(crate) mod map;
 mod waits;
 
-// What the macros of the kernel crate want to find where they are used, if they do.
+// The kernel crate's macros expect these names in scope, in some series.
 #[allow(unused_imports)]
 use crate::kern::compat::*;
 use crate::kern::{

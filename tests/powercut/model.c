@@ -825,7 +825,7 @@ static void changed_over(uint64_t id)
 		fences_left = accesses_left = 0;
 		memset(events, 0, sizeof(events));
 	} else {
-		/* Whatever was stored has been told by now. */
+		/* All stores have been reported by now. */
 		missed = unseen();
 		applied = changed;
 	}

@@ -278,7 +278,7 @@ fn release_block(system: &System, name: &str, forgotten: bool) -> Result<Was> {
     Ok(if was { Was::Done } else { Was::Already })
 }
 
-/// Who has a device file open or mapped, as `name (pid)`.
+/// The tasks that have a device file open or mapped, as `name (pid)`.
 fn users(system: &System, node: &str) -> Vec<String> {
     let mut found = Vec::new();
     for pid in system.names("/proc") {

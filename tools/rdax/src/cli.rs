@@ -49,7 +49,7 @@ pub enum Command {
     Stat(Stat),
     /// Show by which sizes a file is mapped, and why not by larger ones.
     ///
-    /// Whoever may read the file may ask. Addresses in memory, and processes of others, are shown to root.
+    /// Read permission on the file is enough. Physical addresses and other users' processes are shown to root.
     ///
     /// The exit status is 0, or 1 if not all of it is mapped as --expect says, 2 if that cannot be said.
     Map(Map),

@@ -28,7 +28,7 @@ use std::{
 /// The offset of a wait for no page of a file.
 const NOWHERE: u64 = u64::MAX;
 
-/// Who waits, by the number that the module has for it.
+/// The kind of call that waits, by its number in the ioctl.
 fn waiter(kind: u32) -> &'static str {
     match kind {
         wait::LAYOUT => "truncate or the like",
@@ -233,7 +233,7 @@ fn numbers(text: &str) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// Who tries again and again is seen most of the time only.
+/// A task that tries again and again is not always seen.
 fn waits(target: &Target, module: &Module) -> Result<Vec<WaitRecord>> {
     const PAUSE: Duration = Duration::from_millis(15);
     for _ in 0..4 {

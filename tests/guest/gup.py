@@ -11,7 +11,7 @@ import re
 import subprocess
 import time
 
-from lib import gib, gup, posix
+from lib import gib, gup, native, posix
 from lib.check import Skip, check, equal, raises
 from lib.device import some
 from lib.gib import GibMap
@@ -204,7 +204,7 @@ def short_pins_race_with_truncate(t):
 @case(timeout=180)
 def selftest_gup_test(t):
     """tools/testing/selftests/mm/gup_test on a file of this filesystem."""
-    program = gup.selftest("gup_test")
+    program = native.selftest("gup_test")
     fd = _file(t, size=2 * PMD)
     ways = {"-u": True, "-a": True, "-U": True, "-b": True, "-L": False}
     for small in (True, False):
@@ -238,7 +238,7 @@ def selftest_gup_longterm(t):
     It does not know of DAX, where EOPNOTSUPP is the right answer, and calls that a failure. What can
     be pinned in a private mapping are the copies that the program has just made, without the lock.
     """
-    program = gup.selftest("gup_longterm")
+    program = native.selftest("gup_longterm")
     done = subprocess.run([program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           cwd=t.dir, check=False)
     seen, test, reason = {}, "", ""

@@ -10,7 +10,6 @@ import fcntl
 import os
 import struct
 
-from . import native
 from .check import Skip
 
 DEVICE = "/sys/kernel/debug/gup_test"
@@ -86,10 +85,3 @@ class LongTermPin:
     def drop(self):
         fcntl.ioctl(self.fd, _STOP)
         os.close(self.fd)
-
-
-def selftest(name):
-    """The path of one of the kernel's selftests, compiled."""
-    if not os.path.exists(f"{native.SELFTESTS}/{name}.c"):
-        raise Skip(f"there is no {native.SELFTESTS}/{name}.c")
-    return native.path(name)

@@ -6,10 +6,10 @@
 use super::{
     bdev::BlockDevice,
     bindings,
+    entry::Entry,
     fs::{Inode, PageIndex, PageRange},
     order::Order,
-    page::Pfn,
-    vm::FaultCode, //
+    vm::{FaultCode, VmFault}, //
 };
 use kernel::{
     jump_label::static_branch_unlikely,
@@ -48,19 +48,8 @@ pub(crate) enum Reason {
     Nomem,
 }
 
-/// A fault that was served, or not.
-pub(crate) struct Fault<'a> {
-    pub(crate) inode: &'a Inode,
-    pub(crate) index: PageIndex,
-    pub(crate) address: usize,
-    pub(crate) order: Order,
-    pub(crate) write: bool,
-    pub(crate) result: FaultCode,
-    pub(crate) reason: Reason,
-}
-
-/// Somebody wants to know of faults. Asked by the callers, where they serve faults: a closure that were
-/// called here would have all that it captures kept in memory, also for nobody.
+/// Somebody wants to know of faults. Asked by the callers, where they serve faults, and what an event says is
+/// found out again from what they have at hand anyway: whatever is kept for it costs also where nobody asks.
 #[inline(always)]
 pub(crate) fn wants_faults() -> bool {
     is_on!(rdax_fault)
@@ -68,19 +57,24 @@ pub(crate) fn wants_faults() -> bool {
 
 /// A fault ended.
 #[cold]
-pub(crate) fn fault(fault: &Fault<'_>) {
+pub(crate) fn fault(vmf: &VmFault<'_>, order: Order, result: FaultCode, reason: Reason) {
     // SAFETY: The inode is alive.
     unsafe {
         bindings::rust_do_trace_rdax_fault(
-            fault.inode.as_ptr(),
-            fault.index.get(),
-            fault.address,
-            fault.order.bits() as u32,
-            fault.write,
-            fault.result.0,
-            fault.reason as u32,
+            vmf.mapping().host().as_ptr(),
+            vmf.index().get(),
+            vmf.address(),
+            order.bits() as u32,
+            writes(vmf),
+            result.0,
+            reason as u32,
         )
     }
+}
+
+/// Whether the file is written, not a private copy.
+fn writes(vmf: &VmFault<'_>) -> bool {
+    vmf.is_write() && vmf.is_shared()
 }
 
 /// The same of insertions.
@@ -89,17 +83,20 @@ pub(crate) fn wants_insertions() -> bool {
     is_on!(rdax_insert)
 }
 
-/// Memory was entered into a page table.
+/// Memory of an entry that begins at page `first` was entered into a page table.
 #[cold]
-pub(crate) fn insert(inode: &Inode, index: PageIndex, pfn: Pfn, order: Order, write: bool) {
+pub(crate) fn insert(vmf: &VmFault<'_>, entry: Entry, first: PageIndex, order: Order) {
+    let index = vmf.index();
+    let at = order.first(index).get().wrapping_sub(first.get());
+    let pfn = entry.page().map_or(0, |page| page.pfn().to_bits() + at);
     // SAFETY: The inode is alive.
     unsafe {
         bindings::rust_do_trace_rdax_insert(
-            inode.as_ptr(),
+            vmf.mapping().host().as_ptr(),
             index.get(),
-            pfn.to_bits(),
+            pfn,
             order.bits() as u32,
-            write,
+            writes(vmf),
         )
     }
 }

@@ -97,8 +97,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         if inserted.is_done() {
             self.device.inc(counter);
             if trace::wants_insertions() {
-                let (inode, pfn) = (self.mapping.host(), page.pfn());
-                trace::insert(inode, self.index, pfn, self.order(), write);
+                trace::insert(self.vmf, locked.entry(), locked.first(), self.order());
             }
         }
         Ok(inserted.code())

@@ -124,15 +124,8 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     #[inline(always)]
     fn trace(&self, result: FaultCode, why: Option<Counter>) {
         if trace::wants_faults() {
-            trace::fault(&trace::Fault {
-                inode: self.mapping.host(),
-                index: self.index,
-                address: self.vmf.address(),
-                order: self.order(),
-                write: self.write,
-                result,
-                reason: why.map_or(Reason::None, reason_of),
-            });
+            let reason = why.map_or(Reason::None, reason_of);
+            trace::fault(self.vmf, self.order(), result, reason);
         }
     }
 

@@ -164,10 +164,10 @@ fn find(system: &System, name: &str) -> Result<Block> {
 fn obstacle(system: &System, block: &Block) -> Option<String> {
     let mounts = mounts::of(system, &block.number);
     if let Some(mount) = mounts.first() {
-        let point = mount.point.display();
         return Some(format!(
-            "it is mounted on {point}; a device is adopted before: umount {point}, adopt it, and \
-             mount it again"
+            "it is mounted on {}; a device is adopted before: {}",
+            mount.point.display(),
+            mounts::how_to_adopt(&block.name, mount)
         ));
     }
     if !block.holders.is_empty() {

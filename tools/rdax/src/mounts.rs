@@ -3,7 +3,7 @@
 //! What is mounted.
 
 use crate::system::System;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A mount, from a line of `mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +77,17 @@ pub fn of(system: &System, device: &str) -> Vec<Mount> {
     let mut mounts = all(system);
     mounts.retain(|mount| mount.device == device);
     mounts
+}
+
+/// What to do, so that a device which is mounted is adopted.
+pub fn how_to_adopt(name: &str, mount: &Mount) -> String {
+    if mount.point == Path::new("/") {
+        return format!(
+            "rdax adopt --persist {name} notes it for the boot; update-initramfs -u, and reboot"
+        );
+    }
+    let point = mount.point.display();
+    format!("umount {point}, rdax adopt {name}, and mount it again")
 }
 
 #[cfg(test)]

@@ -344,6 +344,25 @@ fn adopting_says_what_to_do() {
 }
 
 #[test]
+fn the_root_filesystem_is_not_to_be_unmounted() {
+    let system = System::with_module(&["pmem0"]);
+    system.mount("259:0", "/", "ext4", "rw,dax=always");
+    let advice = [
+        "mounted on /;",
+        "rdax adopt --persist pmem0",
+        "update-initramfs -u",
+        "reboot",
+    ];
+    system.run(&["adopt", "pmem0"]).failed(1, &advice);
+    system
+        .run(&["adopt", "--persist", "pmem0"])
+        .failed(1, &advice);
+    let said = system.run(&["doctor", "pmem0"]);
+    assert!(said.out.contains("update-initramfs -u"), "{}", said.out);
+    assert!(!said.out.contains("umount"), "{}", said.out);
+}
+
+#[test]
 fn adopting_what_is_part_of_something() {
     let system = System::with_module(&["pmem0"]);
     system.dir(&format!("{REGION}/region0/pfn0.0/block/pmem0/holders/dm-0"));

@@ -193,10 +193,7 @@ fn adoption(system: &System, block: &Block, mounts: &[Mount], found: &mut Findin
         }
         Some(false) => {
             let fix = match mounts.first() {
-                Some(mount) => {
-                    let point = mount.point.display();
-                    format!("umount {point}, rdax adopt {name}, and mount it again")
-                }
+                Some(mount) => mounts::how_to_adopt(name, mount),
                 None => format!("rdax adopt {name} (--load loads the module, too)"),
             };
             found.problem(name, "is not adopted", fix);

@@ -203,6 +203,35 @@ impl Drop for BlockDevice {
     }
 }
 
+/// What the kernel calls a block device: `pmem0`, `pmem0p1`, `dm-3`.
+pub(crate) struct BlockDeviceName([u8; Self::SIZE]);
+
+impl BlockDeviceName {
+    /// Enough for the name of a disk (`DISK_NAME_LEN`) and a partition's number.
+    const SIZE: usize = 64;
+
+    /// # Safety
+    ///
+    /// The device is open, or being removed: its disk is there.
+    pub(super) unsafe fn of(bdev: NonNull<bindings::block_device>) -> Self {
+        let mut name = [0; Self::SIZE];
+        // SAFETY: The buffer is as large as is said, and %pg takes a block device whose disk is there.
+        unsafe {
+            bindings::snprintf(
+                name.as_mut_ptr(),
+                name.len(),
+                c"%pg".as_char_ptr(),
+                bdev.as_ptr(),
+            )
+        };
+        Self(name)
+    }
+
+    pub(crate) fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.0).unwrap_or_default()
+    }
+}
+
 /// That a device is not mounted.
 pub(super) struct Idle {
     pub(super) claim: Option<Claim>,
@@ -268,25 +297,11 @@ impl Claim {
         unsafe { BlockDevice::from_raw(self.bdev()) }
     }
 
-    /// Whether this is the device's name in the kernel (`pmem0`, `pmem0p1`, `dm-3`).
+    /// Whether this is the device's name in the kernel.
     pub(crate) fn is_named(&self, name: &CStr) -> bool {
-        let mut buffer = [0u8; Self::NAME_SIZE];
-        // SAFETY: The buffer is as large as is said, and %pg takes a block device, which is open.
-        // The result is a string as the size is not 0.
-        let own = unsafe {
-            bindings::snprintf(
-                buffer.as_mut_ptr(),
-                buffer.len(),
-                c"%pg".as_char_ptr(),
-                self.bdev().as_ptr(),
-            );
-            CStr::from_char_ptr(buffer.as_ptr())
-        };
-        own == name
+        // SAFETY: The device is open.
+        unsafe { BlockDeviceName::of(self.bdev()) }.as_c_str() == name
     }
-
-    /// Enough for the name of a disk (`DISK_NAME_LEN`) and a partition's number.
-    const NAME_SIZE: usize = 64;
 
     /// Whether a filesystem on the device could be mounted with DAX, as far as the device goes.
     /// Sleeps.

@@ -8,7 +8,7 @@
 //! C header: [`include/linux/dax.h`](srctree/include/linux/dax.h)
 
 use super::{
-    bdev::BlockDevice,
+    bdev::{BlockDevice, BlockDeviceName},
     bindings,
     dax::{DaxDevice, DaxPlace},
     dax_bus,
@@ -562,9 +562,12 @@ unsafe extern "C" fn dax_unlock_mapping_entry(
 /// As of the kernel's function.
 unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise: bool) {
     let mut in_flight = InFlight::enter();
-    // SAFETY: By this function's safety requirements.
-    let device = unsafe { BlockDevice::borrow(NonNull::new_unchecked(bdev)) };
-    adopt::evict_device(&device, &mut in_flight);
+    // SAFETY: By this function's safety requirements; the disk goes after this only.
+    let (device, name) = unsafe {
+        let bdev = NonNull::new_unchecked(bdev);
+        (BlockDevice::borrow(bdev), BlockDeviceName::of(bdev))
+    };
+    adopt::evict_device(&device, &name, &mut in_flight);
     in_flight.pause(|| {
         // SAFETY: By this function's safety requirements.
         call_original(|| unsafe { bindings::bdev_mark_dead(bdev, surprise) });

@@ -27,6 +27,7 @@ use crate::kern::compat::*;
 use crate::kern::{
     bdev::{
         BlockDevice,
+        BlockDeviceName,
         Claim, //
     },
     configfs::{
@@ -79,7 +80,7 @@ static REDIRECTION: redirect::Redirection =
 /// A device that still gives memory keeps its pages; only its entries are removed.
 ///
 /// The call is in flight, but not while it waits.
-pub(crate) fn evict_device(bdev: &BlockDevice, in_flight: &mut InFlight) {
+pub(crate) fn evict_device(bdev: &BlockDevice, name: &BlockDeviceName, in_flight: &mut InFlight) {
     let owner = bdev.memory_owner();
     let stays = bdev.memory(0).is_some();
     // One after the other: what the next ones have mapped is there until they had their turn.
@@ -90,6 +91,13 @@ pub(crate) fn evict_device(bdev: &BlockDevice, in_flight: &mut InFlight) {
         let goes = !stays && device.memory().is_owned_by(owner);
         if !goes && !member.is(bdev) {
             continue;
+        }
+        if member.is(bdev) {
+            // Before anything is waited for.
+            let name = name.as_c_str();
+            pr_warn!(
+                "{name}: is removed, and not adopted any more; adopt it anew when it is back\n"
+            );
         }
         let memory = device.memory().clone();
         in_flight.pause(|| {

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """Devices handed over and taken back by name."""
 
-import contextlib
 import os
 import re
 import subprocess
@@ -9,7 +8,7 @@ from errno import EACCES
 
 from lib import btf, device, posix
 from lib.check import Skip, check, equal, raises, same_bytes
-from lib.device import CONFIG, SlowDisk, Stats, read, run, some, write
+from lib.device import SlowDisk, Stats, read, run, some, write
 from lib.mapping import Map
 from lib.pattern import page, pages
 from lib.posix import PAGE, PMD
@@ -292,35 +291,12 @@ def module_stays_while_items_exist(t):
         check(device.module_loaded(), "the module is gone")
 
 
-@contextlib.contextmanager
-def _without_module():
-    """All items go, and the module; afterwards it is loaded, and has the items that it had."""
-    module = "/run/lab/rdax.ko"
-    if not os.path.exists(module):
-        raise Skip(f"{module} is not there to be loaded again")
-    was = {name: device.adopted(name) for name in os.listdir(CONFIG)}
-    for name, adopted in was.items():
-        if adopted:
-            write(f"{CONFIG}/{name}/adopt", "0")
-        os.rmdir(f"{CONFIG}/{name}")
-    try:
-        device.unload_module()
-        yield module
-    finally:
-        if not device.module_loaded():
-            run("insmod", module)
-        for name, adopted in was.items():
-            os.mkdir(f"{CONFIG}/{name}")
-            if adopted:
-                write(f"{CONFIG}/{name}/adopt", "1")
-
-
 @case(fs=(), quick=False)
 def module_unloads_and_loads(t):
     """With all items gone rmmod works, and the module can be loaded again."""
     need(DEVICE)
     log = Log()
-    with _without_module():
+    with device.without_module():
         check(not device.module_loaded(), "the module is still there")
     check(any(line.startswith("rdax") for line in log.read()), "loading says nothing in the log")
 
@@ -338,7 +314,7 @@ def functions_of_another_kernel(t):
     with open(other, "wb") as f:
         f.write(changed)
     log = Log()
-    with _without_module() as module:
+    with device.without_module() as module:
         run("mount", "--bind", other, path)
         try:
             run("insmod", module)

@@ -10,7 +10,7 @@ from lib.device import Stats, run, write
 from lib.mapping import Map
 from lib.pattern import page, pages
 from lib.posix import PAGE, PMD
-from lib.runner import case
+from lib.runner import Log, case
 from lib.task import Task
 
 from .common import (
@@ -53,15 +53,20 @@ def device_is_removed_and_comes_again(t):
             run("dmsetup", "remove", "rdax-again")
 
 
-@case(fs=(), timeout=300)
-def namespace_of_an_adopted_device_is_made_anew(t):
-    """The driver takes the memory several times, each time without the pages of the time before."""
+def _namespace():
+    """The device's namespace, its alignment, and where its page map is."""
     need(DEVICE)
     known = [n for n in json.loads(run("ndctl", "list", "-N"))
              if n.get("blockdev") == DEVICE and n["mode"] == "fsdax"]
     if not known:
         raise Skip(f"{DEVICE} is not a namespace in mode fsdax")
-    name, align, pages_in = known[0]["dev"], known[0]["align"], known[0]["map"]
+    return known[0]["dev"], known[0]["align"], known[0]["map"]
+
+
+@case(fs=(), timeout=300)
+def namespace_of_an_adopted_device_is_made_anew(t):
+    """The driver takes the memory several times, each time without the pages of the time before."""
+    name, align, pages_in = _namespace()
     with Item(DEVICE, adopt=True) as item:
         for _ in range(2):
             run("ndctl", "create-namespace", "-f", "-e", name, "-m", "fsdax", "-a", str(align),
@@ -73,6 +78,23 @@ def namespace_of_an_adopted_device_is_made_anew(t):
             with open(f"{directory}/file", "wb") as f:
                 f.write(pages("n", 8))
             stats.expect(write_bytes=8 * PAGE)
+
+
+@case(fs=(), timeout=300)
+def a_namespace_that_is_destroyed_is_told_of(t):
+    """The log says of an adopted device that is removed that it is not adopted any more."""
+    name, align, pages_in = _namespace()
+    with Item(DEVICE, adopt=True) as item:
+        log = Log()
+        run("ndctl", "destroy-namespace", "-f", name)
+        try:
+            equal(item.adopted(), False, "adopt when the namespace was destroyed")
+            said = [line for line in log.read() if line.startswith(f"rdax: {DEVICE}: ")]
+            check(len(said) == 1 and "is removed, and not adopted any more" in said[0], f"the log says: {said}")
+        finally:
+            run("ndctl", "create-namespace", "-f", "-e", name, "-m", "fsdax", "-a", str(align),
+                "-M", pages_in)
+            device.wait_for(lambda: os.path.exists(f"/dev/{DEVICE}"), f"new {DEVICE}")
 
 
 def _file_of_last_group(fs):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The block devices under test, adoption, and a slow disk."""
 
+import contextlib
 import os
 import subprocess
 import time
@@ -50,6 +51,29 @@ def unload_module():
         with open(counters, "rb") as now, open("/tmp/rdax-coverage", "ab") as kept:
             kept.write(now.read())
     run("rmmod", "rdax")
+
+
+@contextlib.contextmanager
+def without_module():
+    """All items go, and the module; afterwards it is loaded, and has the items that it had."""
+    module = "/run/lab/rdax.ko"
+    if not os.path.exists(module):
+        raise Skip(f"{module} is not there to be loaded again")
+    was = {name: adopted(name) for name in os.listdir(CONFIG)}
+    for name, is_adopted in was.items():
+        if is_adopted:
+            write(f"{CONFIG}/{name}/adopt", "0")
+        os.rmdir(f"{CONFIG}/{name}")
+    try:
+        unload_module()
+        yield module
+    finally:
+        if not module_loaded():
+            run("insmod", module)
+        for name, is_adopted in was.items():
+            os.mkdir(f"{CONFIG}/{name}")
+            if is_adopted:
+                write(f"{CONFIG}/{name}/adopt", "1")
 
 
 def adopted(name):

@@ -4,6 +4,8 @@
  * read here only.
  */
 
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/cdev.h>
 #include <linux/dax.h>
 #include <linux/device.h>
@@ -70,14 +72,89 @@ static struct dax_device_driver driver = {
 	},
 };
 
+/*
+ * The bus takes any name for new_id, and says nothing of what became of it. So the driver has a
+ * file of its own in the place of the bus's, which hands on what is written, and tells of a
+ * device that this driver has not got by that.
+ */
+static const struct driver_attribute *bus_new_id;
+
+static void tell_who_has(const char *text)
+{
+	char buf[32], *name;
+	struct device *dev;
+
+	/* The bus has seen that it is a name, maybe with the end of the line. */
+	strscpy(buf, text);
+	name = strim(buf);
+	dev = bus_find_device_by_name(driver.drv.bus, NULL, name);
+	if (!dev) {
+		pr_warn("%s: there is no such device; if it is made, it comes to this driver\n",
+			name);
+		return;
+	}
+	device_lock(dev);
+	if (!dev->driver)
+		pr_warn("%s: not taken, and no driver has it; see the lines before\n", name);
+	else if (dev->driver != &driver.drv)
+		pr_warn("%s: not taken, %s has it: write its name to drivers/%s/unbind, and then to drivers/%s/bind\n",
+			name, dev->driver->name, dev->driver->name, driver.drv.name);
+	device_unlock(dev);
+	put_device(dev);
+}
+
+static ssize_t new_id_store(struct device_driver *drv, const char *buf, size_t count)
+{
+	ssize_t taken = bus_new_id->store(drv, buf, count);
+
+	if (taken > 0)
+		tell_who_has(buf);
+	return taken;
+}
+static DRIVER_ATTR_WO(new_id);
+
+static const struct driver_attribute *find_bus_attribute(const char *name)
+{
+	const struct attribute_group *const *group = driver.drv.bus->drv_groups;
+	struct attribute *const *attr;
+
+	for (; group && *group; group++)
+		for (attr = (*group)->attrs; attr && *attr; attr++)
+			if (!strcmp((*attr)->name, name))
+				return container_of(*attr, struct driver_attribute, attr);
+	return NULL;
+}
+
 int rdax_dax_register(const struct rdax_dax_driver *driver_calls)
 {
+	int err;
+
 	calls = driver_calls;
-	return dax_driver_register(&driver);
+	err = dax_driver_register(&driver);
+	if (err)
+		return err;
+	bus_new_id = find_bus_attribute("new_id");
+	if (!bus_new_id || !bus_new_id->store)
+		/* It works without words, too. */
+		return 0;
+	driver_remove_file(&driver.drv, bus_new_id);
+	err = driver_create_file(&driver.drv, &driver_attr_new_id);
+	if (err)
+		dax_driver_unregister(&driver);
+	return err;
+}
+
+static int tell_of_end(struct device *dev, void *unused)
+{
+	if (dev->driver == &driver.drv)
+		pr_warn("%s: has no driver from now on; modprobe device_dax, and write its name to drivers/device_dax/bind\n",
+			dev_name(dev));
+	return 0;
 }
 
 void rdax_dax_unregister(void)
 {
+	bus_for_each_dev(driver.drv.bus, NULL, NULL, tell_of_end);
 	dax_driver_unregister(&driver);
 }
 

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
 """Bound, unbound, and bound to other drivers."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 
-from lib import posix
+from lib import device, posix
 from lib.check import Skip, check, equal, raises
 from lib.device import run, wait_for, write
 from lib.mapping import Map
 from lib.posix import PAGE, PMD
-from lib.runner import case
+from lib.runner import Log, case
 from lib.task import Task
 
 from .common import (
@@ -224,6 +225,61 @@ def the_recipe_works(t):
             if driver == "rdax":
                 # The next one is new again.
                 write(f"{BUS}/drivers/rdax/remove_id", NAME)
+    bind_node()
+
+
+def _said(log):
+    """What the module has said."""
+    return [line for line in log.read() if line.startswith("rdax: ")]
+
+
+@case(fs=())
+def the_log_says_who_has_what_was_named(t):
+    """The bus takes any name for new_id. The log says of a device that there is none, or who has it."""
+    if subprocess.run(["modprobe", "device_dax"], check=False).returncode:
+        raise Skip("there is no module device_dax")
+    namespace("2M")
+    bind_node("device_dax")
+    ids, none = f"{BUS}/drivers/rdax", "dax77.0"
+    write(f"{ids}/remove_id", NAME)
+    log = Log()
+    for name, says in ((none, "there is no such device"), (NAME, "not taken, device_dax has it")):
+        write(f"{ids}/new_id", f"{name}\n")
+        said = _said(log)
+        check(len(said) == 1 and said[0].startswith(f"rdax: {name}: {says}"), f"the log says: {said}")
+        write(f"{ids}/remove_id", name)
+    equal(bound_driver(), "device_dax", "driver")
+    with contextlib.suppress(OSError):
+        write(f"{ids}/new_id", "nonsense")
+    equal(_said(log), [], "what the log says of what is no name")
+    # As it says.
+    write(f"{ids}/new_id", NAME)
+    write(f"{BUS}/drivers/device_dax/unbind", NAME)
+    write(f"{ids}/bind", NAME)
+    equal(bound_driver(), "rdax", "driver in the end")
+    write(f"{ids}/unbind", NAME)
+    log.read()
+    write(f"{ids}/remove_id", NAME)
+    write(f"{ids}/new_id", NAME)
+    said = _said(log)
+    check(len(said) == 1 and "in folios of" in said[0], f"the log says of what was taken: {said}")
+
+
+@case(fs=(), quick=False)
+def the_log_says_what_is_left_without_a_driver(t):
+    """When the module goes."""
+    namespace("2M")
+    log = Log()
+    with device.without_module():
+        equal(bound_driver(), None, "driver when the module is gone")
+        said = [line for line in _said(log) if line.startswith(f"rdax: {NAME}: ")]
+        check(len(said) == 1 and "has no driver from now on" in said[0], f"the log says: {said}")
+        if shutil.which("rdax"):
+            (listed,) = [each for each in json.loads(run("rdax", "list", "--json"))
+                         if each.get("chardev") == NAME]
+            check("no driver has it" in listed.get("note", ""), f"rdax list: {listed}")
+            said = run("rdax", "doctor", NAME, ok=(1,))
+            check("no driver has it" in said and f"rdax adopt {NAME}" in said, f"rdax doctor: {said}")
     bind_node()
 
 

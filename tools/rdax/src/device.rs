@@ -213,6 +213,9 @@ pub struct Dax {
     pub driver: Option<String>,
 }
 
+/// Of a device on the dax bus.
+pub const NO_DRIVER: &str = "no driver has it, so nobody can open it";
+
 /// The directory of the dax bus.
 pub const DAX_BUS: &str = "/sys/bus/dax";
 
@@ -240,6 +243,15 @@ impl Dax {
 
     pub fn is_adopted(&self) -> bool {
         self.driver.as_deref() == Some("rdax")
+    }
+
+    /// What to do where no driver has it.
+    pub fn driver_advice(&self) -> String {
+        let name = &self.name;
+        format!(
+            "rdax adopt {name}; or, for the kernel's own driver, modprobe device_dax and \
+             echo {name} >{DAX_BUS}/drivers/device_dax/bind"
+        )
     }
 
     /// `devdax`, or `system-ram` where the memory is ordinary memory, as daxctl has it.

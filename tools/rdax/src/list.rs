@@ -109,7 +109,13 @@ impl Entry {
             adopted: Some(dax.is_adopted()),
             driver: dax.driver.clone(),
             persistent: persist::of(system, &dax.name).is_some(),
-            note: system.read(format!("{FAILED}/{}.failed", dax.name)).ok(),
+            note: system
+                .read(format!("{FAILED}/{}.failed", dax.name))
+                .ok()
+                .or_else(|| {
+                    let advice = || format!("{}: {}", device::NO_DRIVER, dax.driver_advice());
+                    dax.driver.is_none().then(advice)
+                }),
             ..Self::default()
         }
     }

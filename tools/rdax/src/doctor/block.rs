@@ -232,16 +232,13 @@ pub(super) fn dax_device(dax: &Dax, found: &mut Findings) {
     } else {
         found.ok(name, format!("its alignment is {}", amount(align)));
     }
-    if dax.is_adopted() {
-        found.ok(name, "is adopted");
-    } else {
-        found.note_fix(
+    match dax.driver.as_deref() {
+        Some(_) if dax.is_adopted() => found.ok(name, "is adopted"),
+        Some(driver) => found.note_fix(
             name,
-            format!(
-                "is served by {}",
-                dax.driver.as_deref().unwrap_or("no driver")
-            ),
+            format!("is served by {driver}"),
             format!("rdax adopt {name}"),
-        );
+        ),
+        None => found.problem(name, device::NO_DRIVER, dax.driver_advice()),
     }
 }

@@ -23,6 +23,7 @@ use crate::{
         Switches, //
     },
     system::{
+        self,
         System,
         CONFIG,
         FAILED, //
@@ -41,7 +42,6 @@ use std::{
         ErrorKind, //
     },
     process::{
-        Command,
         ExitCode,
         Stdio, //
     }, //
@@ -385,7 +385,7 @@ pub fn boot(system: &System, arguments: &cli::Boot) -> Result<ExitCode> {
     if arguments.udev && system.is_dir("/run/systemd/system") {
         // udev tells of the device when this has returned, so no mount is begun before. The
         // service ends by itself, in time.
-        let status = Command::new("systemctl")
+        let status = system::program("systemctl")
             .arg("start")
             .arg(format!("rdax-adopt@{name}.service"))
             .stdin(Stdio::null())

@@ -3,6 +3,7 @@
 //! The kernel module: whether it is there, and what it says.
 
 use crate::system::{
+    self,
     System,
     CONFIG, //
 };
@@ -24,10 +25,7 @@ use std::{
     },
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    process::{
-        Command,
-        Stdio, //
-    }, //
+    process::Stdio, //
 };
 
 /// The series of the kernel that the module is made for.
@@ -128,7 +126,7 @@ pub fn require(system: &System, load: bool) -> Result<()> {
 
 fn modprobe(system: &System) -> Result<()> {
     let mut log = Log::begin(system);
-    let output = Command::new("modprobe")
+    let output = system::program("modprobe")
         .arg("rdax")
         .stdin(Stdio::null())
         .output()

@@ -5,6 +5,7 @@
 //! All of it is below one root, `/` but for tests, which lay out a tree of their own.
 
 use std::{
+    env,
     fs::{
         self,
         OpenOptions, //
@@ -16,7 +17,8 @@ use std::{
     path::{
         Path,
         PathBuf, //
-    }, //
+    },
+    process::Command, //
 };
 
 /// The module's directory in configfs.
@@ -27,6 +29,21 @@ pub const PERSISTENT: &str = "/etc/rdax.d";
 
 /// Where it is noted why an adoption at boot failed.
 pub const FAILED: &str = "/run/rdax";
+
+/// A program of the system. udev gives what it runs a search path of its own, or none: in an initial file
+/// system, /usr/sbin is not in it.
+pub fn program(name: &str) -> Command {
+    let known = env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
+    let all = env::split_paths(&known)
+        .filter(|dir| dir.is_absolute())
+        .chain(usual);
+    let mut command = Command::new(name);
+    if let Ok(path) = env::join_paths(all) {
+        command.env("PATH", path);
+    }
+    command
+}
 
 /// The system, as far as its files tell.
 pub struct System {

@@ -370,6 +370,25 @@ fn adopting_what_is_part_of_something() {
 }
 
 #[test]
+fn programs_are_found_without_a_search_path() {
+    let system = System::new();
+    let run = |path: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rdax"));
+        command.args(["adopt", "--load", "pmem0"]);
+        command.env_remove("PATH").env("RDAX_ROOT", system.0.path());
+        if let Some(path) = path {
+            command.env("PATH", path);
+        }
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    for path in [None, Some(""), Some("/bin"), Some("/nowhere")] {
+        let said = run(path);
+        assert!(!said.contains("cannot be run"), "{path:?}: {said}");
+        assert!(said.contains("cannot be loaded"), "{path:?}: {said}");
+    }
+}
+
+#[test]
 fn the_module_can_be_loaded_first() {
     let system = System::new();
     system.program(

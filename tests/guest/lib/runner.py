@@ -26,7 +26,7 @@ from .fs import ORDINARY, VARIANTS, Filesystem
 from .posix import PAGE
 from .task import Task, describe, session_of
 
-GROUPS = ["data", "orders", "around", "insert", "refcounts", "private", "mapsync", "reflink",
+GROUPS = ["data", "orders", "around", "insert", "counts", "refcounts", "private", "mapsync", "reflink",
           "durability", "gup", "mm", "syscalls", "futex", "giant", "sweep", "erofs", "stress", "attacks",
           "stressng", "poison", "adoption", "devdax", "virtual", "report", "tracing", "tool", "selftest"]
 
@@ -36,7 +36,7 @@ UNASKED = ["stressng", "calls_at_random"]
 # What a group needs compiled.
 NATIVE = [("stress", "stress"), ("attacks", "attack"), ("sweep", "sweep.so"), ("giant", "gib.so"),
           ("giant", "gib-stress"), ("devdax", "uring.so"), ("refcounts", "uring.so"), ("gup", "gup_test"),
-          ("gup", "gup_longterm"), ("gup", "gib.so"), ("syscalls", "gib.so"),
+          ("gup", "gup_longterm"), ("gup", "gib.so"), ("syscalls", "gib.so"), ("counts", "gib.so"),
           *[("mm", name) for name in ("guard-regions", "soft-dirty", "pagemap_ioctl", "cow")]]
 
 # What a quick run does on other filesystems than XFS.

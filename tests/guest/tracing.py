@@ -2,10 +2,14 @@
 """The tracepoints rdax:*."""
 
 import os
+import re
+import shlex
+import shutil
+import sys
 
 from lib import device, posix
 from lib.check import Skip, check, equal
-from lib.device import wait_for
+from lib.device import run, wait_for
 from lib.mapping import Map
 from lib.native import Fault, probe
 from lib.pattern import file as _file
@@ -94,6 +98,61 @@ def adoption(t):
         device.adopt(name, True)
         equal(events.of("rdax_adopt", dev=number), [f"dev {number} released", f"dev {number} adopted"],
               "events")
+
+
+# Maps a file's first page, loads from it and stores to it.
+TOUCH = ("import mmap, sys\n"
+         "with open(sys.argv[1], 'r+b') as f, mmap.mmap(f.fileno(), mmap.PAGESIZE) as m:\n"
+         "    m[0] = m[1] + 1\n")
+
+
+def _tool(name):
+    path = shutil.which(name)
+    if not path:
+        raise Skip(f"{name} is not installed")
+    return path
+
+
+def _command(t):
+    """One without quotes, as not every tool has a shell run it."""
+    program, path = "/tmp/rdax-tests/touch.py", t.path("touched")
+    with open(program, "w", encoding="ascii") as f:
+        f.write(TOUCH)
+    with open(path, "wb") as f:
+        f.write(bytes(PAGE))
+        os.fsync(f.fileno())
+    return (sys.executable, program, path)
+
+
+@case(fs=("xfs",), quick=False, timeout=300)
+def shown_by_perf(t):
+    """perf trace and perf record, as the documentation has them."""
+    perf = _tool("perf")
+    t.need_adopted()
+    command = _command(t)
+    said = run(perf, "trace", "-e", "rdax:*", "--no-syscalls", *command)
+    for event in ("rdax:rdax_fault(", "rdax:rdax_insert("):
+        check(event in said, f"perf trace has no {event}: {said}")
+    data = "/tmp/rdax-tests/perf.data"
+    run(perf, "record", "-q", "-e", "rdax:*", "-o", data, *command)
+    said = run(perf, "script", "-i", data)
+    os.unlink(data)
+    for part in ("rdax:rdax_fault:", "rdax:rdax_insert:", "reason"):
+        check(part in said, f"perf script has no {part}: {said}")
+
+
+@case(fs=("xfs",), quick=False, timeout=300)
+def shown_by_bpftrace(t):
+    """The line that the documentation has, which counts faults by order and reason."""
+    bpftrace = _tool("bpftrace")
+    t.need_adopted()
+    with open("/src/docs/tracing.md", encoding="utf-8") as text:
+        (line,) = [line for line in text if line.startswith("    bpftrace -e ")]
+    (program,) = shlex.split(line)[2:]
+    said = run(bpftrace, "-e", program, "-c", " ".join(_command(t)))
+    counts = re.findall(r"^@\[(\d+), (\d+)\]: (\d+)$", said, re.M)
+    check(any((order, reason) == ("0", "0") and int(count) for order, reason, count in counts),
+          f"no page was served, as bpftrace has it: {said}")
 
 
 @case(spoils=True, quick=False)

@@ -25,7 +25,7 @@ MLOCK, MUNLOCK = 149, 150
 MADV_COLLAPSE = 25
 BYTES = 2 * PMD
 # A page that is forgotten each time is told from what others map and unmap meanwhile.
-TIMES, NOISE = 24, 16
+TIMES, NOISE = 12, 8
 
 
 def _counts():

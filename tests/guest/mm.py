@@ -63,6 +63,7 @@ def pagemap_ioctl(t):
 
 
 @case(fs=("xfs",), timeout=180)
-def cow(t):
-    """Copies on write, of private mappings of a file as well."""
+def copies_on_write(t):
+    """Of private mappings of a file as well. Takes a while, most of it with anonymous memory: only if --only
+    names it."""
     _run(t, "cow", 250)

@@ -4,6 +4,7 @@
 import ctypes
 import os
 import random
+import re
 import resource
 import signal
 import struct
@@ -189,12 +190,9 @@ OPERATIONS = {
 def _where_mapped(m, spots):
     """Those of the spots where the file is mapped: where it was taken away, this process may have got
     memory for itself since."""
-    inode, areas = os.fstat(m.file).st_ino, []
-    with open("/proc/self/maps", encoding="utf-8") as maps:
-        for line in maps:
-            area, _, _, _, number, *_ = line.split()
-            if int(number) == inode:
-                areas.append([int(end, 16) for end in area.split("-")])
+    ours = re.compile(rf"^(\w+)-(\w+) \S+ \S+ \S+ {os.fstat(m.file).st_ino} ", re.MULTILINE)
+    with open("/proc/self/maps", "rb", buffering=0) as maps:
+        areas = [[int(end, 16) for end in area] for area in ours.findall(maps.readall().decode())]
     return [spot for spot in spots
             if any(start <= m.address + spot * PAGE < end for start, end in areas)]
 
@@ -301,7 +299,7 @@ def every_call_on_a_part_of_every_order(t):
         pfns = m.pfns()
     _prepare(t)
     done = as_nobody(_all_calls, t, fd, makes, PART, SPOTS,
-                      lambda spot: data[spot * PAGE:][:8], 30).result(timeout=250)
+                      lambda spot: data[spot * PAGE:spot * PAGE + 8], 30).result(timeout=250)
     check(EXPECTED <= set(done), f"refused: {EXPECTED - set(done)}")
     Pages().check_idle(pfns, "in the end")
     same_bytes(os.pread(fd, BYTES, 0), data, "the file")
@@ -342,7 +340,7 @@ def every_call_on_a_part_of_a_clone(t):
     _prepare(t)
     # Whoever has a page in a pipe, and stores to it, waits for himself.
     done = as_nobody(_all_calls, t, fd, [shared(0), shared(PAGE)], PART, SPOTS,
-                     lambda spot: data[spot * PAGE:][:8], 20, ["vmsplice"]).result(timeout=350)
+                     lambda spot: data[spot * PAGE:spot * PAGE + 8], 20, ["vmsplice"]).result(timeout=350)
     refused = EXPECTED - {"vmsplice", *done}
     check(not refused, f"refused: {refused}")
     same_bytes(os.pread(fd, BYTES, 0), data, "the file")

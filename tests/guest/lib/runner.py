@@ -31,7 +31,7 @@ GROUPS = ["data", "orders", "around", "insert", "counts", "refcounts", "private"
           "stressng", "poison", "adoption", "devdax", "virtual", "report", "tracing", "tool", "selftest"]
 
 # Groups and cases that run only if --only names them.
-UNASKED = ["stressng", "calls_at_random"]
+UNASKED = ["stressng", "calls_at_random", "copies_on_write"]
 
 # What a group needs compiled.
 NATIVE = [("stress", "stress"), ("attacks", "attack"), ("sweep", "sweep.so"), ("giant", "gib.so"),

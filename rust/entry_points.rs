@@ -36,7 +36,7 @@ use crate::dax::{
     devdax,
     fault,
     io,
-    layout::{self, Death, Patience},
+    layout::{self, Patience, Unmount},
     poison::{self, Cookie},
     writeback, //
 };
@@ -217,9 +217,11 @@ unsafe extern "C" fn evict(inode: *mut bindings::inode) {
     }
 }
 
-/// The last user of a filesystem is gone, and to unmount it is to evict its files, which waits until nobody
-/// holds their pages, with `s_umount`, which `sync` takes of each filesystem. So they are waited for before
-/// that, with nothing held; where a signal kills who unmounts, by a thread of the kernel in his place.
+/// A user of a filesystem is gone. After the last one it is unmounted: its files are evicted, which waits until
+/// nobody holds their pages, with `s_umount`, which `sync` takes of each filesystem. So they are waited for before
+/// that, with nothing held, by the system call that unmounts. Where a signal kills it, or the last user is
+/// another one (who closes a file of a mount that was detached, or leaves a namespace; the thread that puts mounts
+/// one after the other), a thread of the kernel waits in his place.
 ///
 /// # Safety
 ///
@@ -231,14 +233,23 @@ unsafe extern "C" fn deactivate_super(sb: *mut bindings::super_block) {
     unsafe extern "C" fn when_idle(sb: *mut bindings::super_block) {
         // SAFETY: By this function's safety requirements.
         unsafe {
-            layout::wait_for_holders(&ActiveSuperBlock::from_raw(sb), Death::Ignored);
+            layout::wait_for_holders(&ActiveSuperBlock::from_raw(sb), Unmount::Later);
             bindings::rdax_deactivate_super(sb);
         }
     }
-    InFlight::enter().pause(|| {
+    let mut in_flight = InFlight::enter();
+    // SAFETY: By this function's safety requirements. Where it is put here, the superblock is not used any more.
+    if unsafe { bindings::rdax_put_active_super(sb) } {
+        return;
+    }
+    in_flight.pause(|| {
         // SAFETY: By this function's safety requirements. The reference is put once.
         unsafe {
-            let idle = layout::wait_for_holders(&ActiveSuperBlock::from_raw(sb), Death::EndsIt);
+            let who = match bindings::rdax_unmounts() {
+                true => Unmount::Now,
+                false => Unmount::Aside,
+            };
+            let idle = layout::wait_for_holders(&ActiveSuperBlock::from_raw(sb), who);
             if !idle
                 && bindings::rdax_deactivate_later(
                     sb,
@@ -948,7 +959,7 @@ pub(crate) static TARGETS: [Target;
     // A filesystem that was shut down, or has another error, is not known any more to do what it said.
     target!(fserror_report, Key::Error, watched_report),
     target!(fserror_unmount, Key::Unmount, watched_unmount),
-    target!(deactivate_super, Key::LastActive, deactivate_super),
+    target!(deactivate_super, Key::Active, deactivate_super),
     target!(dax_lock_folio, Key::Folio, dax_lock_folio),
     target!(dax_unlock_folio, Key::LockedFolio, dax_unlock_folio),
     target!(dax_lock_mapping_entry, Key::Mapping, dax_lock_mapping_entry),

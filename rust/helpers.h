@@ -121,6 +121,15 @@ bool rdax_park(struct inode *inode, bool (*held)(struct inode *inode));
 void rdax_unpark(struct inode *inode);
 void rdax_parking_end(void);
 
+/*
+ * Whether the task is in a system call that unmounts a filesystem, and is to return when that is done. Also
+ * on its way out of the kernel, which is where that is done.
+ */
+bool rdax_unmounts(void);
+
+/* Puts an active reference to a superblock unless it is the last one. Whether it was not. */
+bool rdax_put_active_super(struct super_block *sb);
+
 /* Puts an active reference to a superblock, as deactivate_super() does. */
 void rdax_deactivate_super(struct super_block *sb);
 

@@ -11,6 +11,9 @@
  * list, and that whoever looks at the list holds its lock.
  */
 
+#include <asm/syscall.h>
+#include <asm/unistd.h>
+#include <asm/unistd_32_ia32.h>
 #include <linux/anon_inodes.h>
 #include <linux/err.h>
 #include <linux/file.h>
@@ -18,6 +21,9 @@
 #include <linux/jiffies.h>
 #include <linux/ktime.h>
 #include <linux/module.h>
+#include <linux/ptrace.h>
+#include <linux/sched.h>
+#include <linux/sched/task_stack.h>
 #include <linux/slab.h>
 #include <linux/wait_bit.h>
 #include <linux/workqueue.h>
@@ -131,9 +137,42 @@ static void look_at_all(struct work_struct *work)
 				   msecs_to_jiffies(max(pause, busy * SHARE)));
 }
 
+bool rdax_unmounts(void)
+{
+	struct pt_regs *regs = current_pt_regs();
+	unsigned long arguments[6];
+	bool compat = in_ia32_syscall();
+
+	if (current->flags & (PF_KTHREAD | PF_USER_WORKER | PF_EXITING))
+		return false;
+	switch (syscall_get_nr(current, regs)) {
+	case __NR_ia32_umount:
+		return compat;
+	case __NR_ia32_umount2:
+		if (!compat)
+			return false;
+		break;
+	case __NR_umount2:
+	case __X32_SYSCALL_BIT + __NR_umount2:
+		if (compat)
+			return false;
+		break;
+	default:
+		return false;
+	}
+	syscall_get_arguments(current, regs, arguments);
+	/* Who has a mount detached does not want to wait. */
+	return !(arguments[1] & MNT_DETACH);
+}
+
+bool rdax_put_active_super(struct super_block *sb)
+{
+	return atomic_add_unless(&sb->s_active, -1, 1);
+}
+
 void rdax_deactivate_super(struct super_block *sb)
 {
-	if (!atomic_add_unless(&sb->s_active, -1, 1)) {
+	if (!rdax_put_active_super(sb)) {
 		down_write(&sb->s_umount);
 		deactivate_locked_super(sb);
 	}

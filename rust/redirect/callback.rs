@@ -149,11 +149,9 @@ pub(super) unsafe extern "C" fn callback(
             }
             Key::Folio | Key::LockedFolio => return this.redirect_folio(route, regs),
             Key::BlockDevice | Key::DaxDevice => return this.redirect_device(route, regs),
-            Key::LastActive => {
-                let sb = first as *const bindings::super_block;
-                if ptr::read_volatile(&raw const (*sb).s_active.counter) == 1
-                    && this.members.has(sb)
-                {
+            Key::Active => {
+                // Which reference is the last one only who puts it can tell.
+                if this.members.has(first as *const bindings::super_block) {
                     (*regs).ip = route.replacement as c_ulong;
                 }
                 return;

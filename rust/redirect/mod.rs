@@ -103,8 +103,8 @@ pub(crate) enum Key {
     Error,
     /// `struct super_block *` that is about to be unmounted. The call is only watched, and goes on.
     Unmount,
-    /// `struct super_block *`, one of whose active references is put: the last one, with which it is unmounted.
-    LastActive,
+    /// `struct super_block *`, one of whose active references is put.
+    Active,
 }
 
 /// A function of the kernel, and what serves in its place.

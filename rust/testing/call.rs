@@ -66,7 +66,7 @@ pub(crate) fn decide(
         Key::BlockDevice => file.world().bdev() as usize,
         Key::DaxDevice => file.world().raw_dax() as usize,
         Key::Folio | Key::LockedFolio => folio.as_ptr() as usize,
-        Key::Error | Key::Unmount | Key::LastActive => file.inode().super_block().as_ptr() as usize,
+        Key::Error | Key::Unmount | Key::Active => file.inode().super_block().as_ptr() as usize,
     };
     // SAFETY: Just made so.
     unsafe { redirection.decide(number, first) }

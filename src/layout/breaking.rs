@@ -82,18 +82,22 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     Ok(())
 }
 
-/// Whether the wait of a task is over when it is killed, or exits.
+/// Who has put the last user of a filesystem, and what that is for him.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Death {
-    EndsIt,
-    Ignored,
+pub(crate) enum Unmount {
+    /// He unmounts it, and waits unless he is killed.
+    Now,
+    /// It happens to him, and he does not wait.
+    Aside,
+    /// A thread of the kernel that has nothing else to do.
+    Later,
 }
 
 /// Waits until nobody holds a page of a file of the filesystem, which has lost its last user, so that nobody
 /// takes another page. Over as well when it has got a user again, or the device goes. Sleeps.
 ///
-/// False when the task is to die.
-pub(crate) fn wait_for_holders(sb: &ActiveSuperBlock, death: Death) -> bool {
+/// False when somebody else is to wait.
+pub(crate) fn wait_for_holders(sb: &ActiveSuperBlock, who: Unmount) -> bool {
     /// How often it is looked whether the filesystem has got a user, in milliseconds.
     const INTERVAL: u32 = 1000;
 
@@ -105,14 +109,17 @@ pub(crate) fn wait_for_holders(sb: &ActiveSuperBlock, death: Death) -> bool {
         let Some(stay) = device.stay() else {
             break;
         };
+        if who == Unmount::Aside {
+            return false;
+        }
         let _waiting = Waiting::for_file(Waiter::Eviction, &inode);
         device.inc(Counter::LayoutWaits);
         // As above. Fails when the device goes, and then the folio is not found again.
         while let Some(folio) = busy(&inode) {
-            let how = match death {
-                Death::EndsIt if vm::is_dying() => return false,
-                Death::EndsIt => Sleep::Killable,
-                Death::Ignored => Sleep::Uninterruptible,
+            let how = match who {
+                Unmount::Later => Sleep::Uninterruptible,
+                _ if vm::is_dying() => return false,
+                _ => Sleep::Killable,
             };
             let _ = timed(device, || {
                 wait::wait_until_idle(&stay, folio, how, Some(INTERVAL))

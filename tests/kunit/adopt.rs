@@ -40,7 +40,7 @@ mod tests {
             // are only watched.
             if matches!(
                 key,
-                Key::BlockDevice | Key::DaxDevice | Key::Error | Key::Unmount | Key::LastActive
+                Key::BlockDevice | Key::DaxDevice | Key::Error | Key::Unmount | Key::Active
             ) {
                 continue;
             }

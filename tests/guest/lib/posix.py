@@ -34,6 +34,7 @@ EXTENT_UNWRITTEN, EXTENT_SHARED = 0x800, 0x2000
 DEDUPE_SAME, DEDUPE_DIFFERS = 0, 1
 NOBODY = 65534
 CLONE_NEWPID = 0x20000000
+MNT_DETACH = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _void, _size, _off, _int = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64, ctypes.c_int
@@ -135,8 +136,8 @@ def mount(source, target, filesystem, options):
     _must(_mount(*texts, 0, options.encode()), f"mount {source}")
 
 
-def umount(path):
-    _must(_umount2(os.fsencode(path), 0), f"umount {path}")
+def umount(path, flags=0):
+    _must(_umount2(os.fsencode(path), flags), f"umount {path}")
 
 
 def syncfs(fd):

@@ -75,12 +75,21 @@ static void wait_before_restart(struct callback_head *work)
 {
 	struct restart *restart = container_of(work, struct restart, work);
 	void (*end)(void) = restart->end;
+	/*
+	 * Where somebody traces the task, this is run before it stops for him, with the flag still set by which
+	 * it comes here, and it would not sleep. What else the flag was set for is on the list.
+	 */
+	bool notified = test_and_clear_thread_flag(TIF_NOTIFY_SIGNAL);
 
 	set_current_state(TASK_INTERRUPTIBLE);
 	/* A task that exits does not make the call again. */
-	if (!READ_ONCE(restart->woken) && !(current->flags & PF_EXITING))
+	if (!READ_ONCE(restart->woken) && !(current->flags & PF_EXITING) &&
+	    !task_work_pending(current))
 		schedule_timeout(msecs_to_jiffies(restart->ms));
 	__set_current_state(TASK_RUNNING);
+	/* The call is made again by who finds it on the way out. */
+	if (notified)
+		set_thread_flag(TIF_NOTIFY_SIGNAL);
 	remove_wait_queue(restart->queue, &restart->wait.wq_entry);
 	rdax_wait_resumed();
 

@@ -8,7 +8,7 @@ import signal
 from .check import check
 from .posix import syscall
 
-PTRACE, TRACEME, PEEKDATA, POKEDATA, CONT = 101, 0, 2, 5, 7
+PTRACE, TRACEME, PEEKDATA, POKEDATA, CONT, DETACH, SYSCALL = 101, 0, 2, 5, 7, 17, 24
 
 
 def trace_me():
@@ -35,3 +35,12 @@ def poke(pid, address, word):
 
 def let_go_on(pid):
     syscall(PTRACE, CONT, pid)
+
+
+def let_go_on_to_next_call(pid):
+    """Up to where it enters or leaves a system call."""
+    syscall(PTRACE, SYSCALL, pid)
+
+
+def detach(pid):
+    syscall(PTRACE, DETACH, pid)

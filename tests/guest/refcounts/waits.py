@@ -6,8 +6,9 @@ import os
 import select
 import signal
 import threading
+import time
 
-from lib import native, posix, task
+from lib import native, posix, ptrace, task
 from lib.check import check, equal, raises, same_bytes
 from lib.device import SlowDisk, run, wait_for
 from lib.mapping import Map
@@ -259,3 +260,35 @@ def sigkill_ends_the_wait_of_punch(t):
 @case()
 def handled_signal_ends_the_wait(t):
     _interrupted(t, signal.SIGUSR1, catch=True)
+
+
+@case()
+def traced_call_lets_others_have_their_turn(t):
+    """A call that is made again sleeps in between also where a debugger stops the task at each call."""
+    seconds, reading, writing = 4, *os.pipe()
+    fd = _file(t, 64 * PAGE)
+    with Map(fd, 64 * PAGE, skew=PAGE) as m:
+        posix.vmsplice(writing, m.address + 5 * PAGE, PAGE)
+
+    def cut():
+        ptrace.trace_me()
+        os.ftruncate(fd, 0)
+
+    traced, stats = Task(cut), t.stats()
+    ptrace.await_stop(traced.pid)
+    # Behind the first call that waits, so that what came before does not count.
+    while not stats.since()["layout_breaks"]:
+        ptrace.let_go_on_to_next_call(traced.pid)
+        ptrace.await_stop(traced.pid)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ptrace.let_go_on_to_next_call(traced.pid)
+        ptrace.await_stop(traced.pid)
+    tries = stats.since()["layout_breaks"]
+    same_bytes(os.read(reading, PAGE), page("f", 5), "what is in the pipe")
+    ptrace.detach(traced.pid)
+    traced.result()
+    equal(os.fstat(fd).st_size, 0, "size")
+    t.note(f"{tries} tries")
+    # Each turn is longer than the one before: 20 ms, 40 ms and so on.
+    check(tries < 12, f"{tries} tries in {seconds} s")

@@ -585,6 +585,24 @@ unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise:
     });
 }
 
+/// Somebody has the driver put zeroes on blocks: XFS does for blocks that a file gets, and they may be bad.
+///
+/// # Safety
+///
+/// As of the kernel's function; the device is adopted.
+unsafe extern "C" fn blkdev_issue_zeroout(
+    bdev: *mut bindings::block_device,
+    sector: bindings::sector_t,
+    sectors: bindings::sector_t,
+    gfp: bindings::gfp_t,
+    flags: c_uint,
+) -> c_int {
+    InFlight::enter().pause(|| {
+        // SAFETY: By this function's safety requirements.
+        call_original(|| unsafe { bindings::rdax_issue_zeroout(bdev, sector, sectors, gfp, flags) })
+    })
+}
+
 /// Memory of the device has failed. If it is in a file of an adopted device whose filesystem does not
 /// know which that is, the layer does.
 ///
@@ -884,7 +902,7 @@ unsafe extern "C" fn change_huge_pud(
 
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
 pub(crate) static TARGETS: [Target;
-    31 + 2 * cfg!(CONFIG_UPROBES) as usize
+    32 + 2 * cfg!(CONFIG_UPROBES) as usize
         + cfg!(CONFIG_KSM) as usize
         + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, dax_iomap_fault),
@@ -960,6 +978,7 @@ pub(crate) static TARGETS: [Target;
     target!(fserror_report, Key::Error, watched_report),
     target!(fserror_unmount, Key::Unmount, watched_unmount),
     target!(deactivate_super, Key::Active, deactivate_super),
+    target!(blkdev_issue_zeroout, Key::Member, blkdev_issue_zeroout),
     target!(dax_lock_folio, Key::Folio, dax_lock_folio),
     target!(dax_unlock_folio, Key::LockedFolio, dax_unlock_folio),
     target!(dax_lock_mapping_entry, Key::Mapping, dax_lock_mapping_entry),

@@ -18,9 +18,6 @@
 
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
-#include <linux/badblocks.h>
-#include <linux/blkdev.h>
-#include <linux/dax.h>
 #include <linux/ftrace.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
@@ -67,81 +64,14 @@ static void rdax_ext4_map_blocks(unsigned long ip, unsigned long parent_ip, stru
 		regs->cx |= EXT4_EX_NOCACHE;
 }
 
-/* Whether the driver knows the sector as bad, so that nobody reads it. */
-static bool rdax_is_bad(struct block_device *bdev, sector_t sector, sector_t sectors)
-{
-	struct badblocks *bb = bdev->bd_disk->bb;
-	sector_t first, bad;
-
-	return bb && badblocks_check(bb, get_start_sect(bdev) + sector, sectors, &first, &bad);
-}
-
-/* Zeroes on all sectors but bad ones. It calls itself for halves, so no deeper than 64 times. */
-static int rdax_zero_sectors(struct block_device *bdev, sector_t sector, sector_t sectors)
-{
-	sector_t least = bdev_logical_block_size(bdev) >> SECTOR_SHIFT;
-	sector_t half = rounddown(sectors / 2, least);
-	int err = blkdev_issue_zeroout(bdev, sector, sectors, GFP_NOFS, 0);
-
-	if (err != -EIO)
-		return err;
-	if (!half)
-		return rdax_is_bad(bdev, sector, sectors) ? 0 : err;
-	err = rdax_zero_sectors(bdev, sector, half);
-	return err ?: rdax_zero_sectors(bdev, sector + half, sectors - half);
-}
-
-/*
- * Whether the page at a byte of the device has failed. How many there are that are the same, at most
- * @pages, is put there.
- */
-static bool rdax_has_failed(const struct ext4_sb_info *sbi, u64 at, unsigned long *pages)
-{
-	unsigned long pfn, i;
-	bool failed;
-	long n;
-	int id;
-
-	id = dax_read_lock();
-	n = dax_direct_access(sbi->s_daxdev, PHYS_PFN(at + sbi->s_dax_part_off), *pages,
-			      DAX_RECOVERY_WRITE, NULL, &pfn);
-	/* Where there is no memory, there is none that has failed. */
-	if (n <= 0 || !pfn_valid(pfn)) {
-		dax_read_unlock(id);
-		return false;
-	}
-	failed = PageHWPoison(pfn_to_page(pfn));
-	/* Of a device's page map there are all pages, or none. */
-	for (i = 1; i < min_t(unsigned long, n, *pages); i++) {
-		if (PageHWPoison(pfn_to_page(pfn + i)) != failed)
-			break;
-	}
-	dax_read_unlock(id);
-	*pages = i;
-	return failed;
-}
-
 /* Serves in place of ext4_issue_zeroout(). The files are not encrypted, which DAX excludes. */
 static int rdax_ext4_zeroout(struct inode *inode, ext4_lblk_t lblk, ext4_fsblk_t pblk,
 			     ext4_lblk_t len)
 {
-	struct super_block *sb = inode->i_sb;
-	u64 at = pblk << inode->i_blkbits, end = at + ((u64)len << inode->i_blkbits);
+	u64 at = pblk << inode->i_blkbits;
 
-	while (at < end) {
-		unsigned long pages = PHYS_PFN(end - at);
-		bool failed = rdax_has_failed(EXT4_SB(sb), at, &pages);
-		u64 bytes = PFN_PHYS((u64)pages);
-		int err = 0;
-
-		if (!failed)
-			err = rdax_zero_sectors(sb->s_bdev, at >> SECTOR_SHIFT,
-						bytes >> SECTOR_SHIFT);
-		if (err)
-			return err;
-		at += bytes;
-	}
-	return 0;
+	return rdax_put_zeroes(inode->i_sb->s_bdev, at, at + ((u64)len << inode->i_blkbits),
+			       GFP_NOFS);
 }
 
 /* ftrace calls it where ext4_issue_zeroout() begins, and goes on at the address in @fregs. */

@@ -404,6 +404,36 @@ again:
 }
 
 /*
+ * What holds a device for the kernel itself, which is filesystems only (fs/super.c); of others we know nothing.
+ * Called with the lock of holders.
+ */
+static void *holder_of_kernel(struct block_device *bdev)
+{
+	unsigned long ops = (unsigned long)bdev->bd_holder_ops;
+
+	return ops && !(ops >= MODULES_VADDR && ops < MODULES_END) ? bdev->bd_holder : NULL;
+}
+
+/* Types are static data, superblocks are allocated. */
+static bool is_super(const void *holder)
+{
+	return (unsigned long)holder < __START_KERNEL_map;
+}
+
+unsigned long rdax_magic_of_holder(struct block_device *bdev)
+{
+	unsigned long magic = 0;
+	struct super_block *sb;
+
+	mutex_lock(&bdev->bd_holder_lock);
+	sb = holder_of_kernel(bdev);
+	if (sb && is_super(sb))
+		magic = sb->s_magic;
+	mutex_unlock(&bdev->bd_holder_lock);
+	return magic;
+}
+
+/*
  * The filesystem that holds a device: its superblock, with an active reference; or NULL, and the type
  * of several superblocks that may share the device, which is not unregistered until
  * module_put(), or NULL as well.
@@ -411,26 +441,20 @@ again:
 static struct super_block *holder_of(struct block_device *bdev, struct file_system_type **type)
 {
 	struct super_block *sb = NULL;
-	unsigned long ops;
 	void *holder;
 
 	*type = NULL;
 	mutex_lock(&bdev->bd_holder_lock);
-	holder = bdev->bd_holder;
-	/* Of the kernel itself only filesystems give functions (fs/super.c); of others we know nothing. */
-	ops = (unsigned long)bdev->bd_holder_ops;
-	if (holder && ops && !(ops >= MODULES_VADDR && ops < MODULES_END)) {
-		/* Types are static data, superblocks are allocated. */
-		if ((unsigned long)holder < __START_KERNEL_map) {
-			sb = holder;
-			/* One that is being unmounted evicts its inodes itself. */
-			if (!atomic_inc_not_zero(&sb->s_active))
-				sb = NULL;
-		} else {
-			*type = holder;
-			if (!try_module_get((*type)->owner))
-				*type = NULL;
-		}
+	holder = holder_of_kernel(bdev);
+	if (holder && is_super(holder)) {
+		sb = holder;
+		/* One that is being unmounted evicts its inodes itself. */
+		if (!atomic_inc_not_zero(&sb->s_active))
+			sb = NULL;
+	} else if (holder) {
+		*type = holder;
+		if (!try_module_get((*type)->owner))
+			*type = NULL;
 	}
 	mutex_unlock(&bdev->bd_holder_lock);
 	return sb;

@@ -90,6 +90,9 @@ pub(crate) enum Key {
     /// `struct block_device *`, of any device: the replacement finds out whether one of the set is
     /// made of it, and calls the function on, with [`call_original`].
     BlockDevice,
+    /// `struct block_device *`, of any device, which may be one of the set. The replacement calls the function
+    /// on, with [`call_original`].
+    Member,
     /// `struct dax_device *`, of any device: the replacement finds out whether it is about a file of
     /// the set's, and calls the function on, with [`call_original`].
     DaxDevice,

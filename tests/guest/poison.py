@@ -24,6 +24,7 @@ from lib.pattern import page, pages
 from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
+from lib.space import free_blocks, settle
 from lib.task import Task
 from lib.trace import Calls, Pages
 
@@ -246,15 +247,31 @@ def failed_page_zeroed(_t, fd):
     posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 21 * PAGE + 100, 1000)
 
 
-@case(fs=("ext4",), **POISON)
+def _unwritten(t, fd, at, length):
+    """(descriptor, offset): where a file has the blocks of this one, allocated and never written."""
+    ((start, at_disk, _, _),) = [e for e in posix.extents(fd) if e[0] <= at < e[0] + e[2]]
+    block = at_disk + at - start
+    if t.variant.kind == "ext4":
+        # They stay where they are.
+        posix.fallocate(fd, posix.ZERO_RANGE, at, length)
+    else:
+        os.ftruncate(fd, 0)
+        settle(t)
+        fd = t.open("all", allocate=(free_blocks(t.dir) - 4096) * PAGE)
+    found = [e[0] + block - e[1] for e in posix.extents(fd) if e[1] <= block < e[1] + e[2]]
+    check(found, "the blocks are in no file")
+    return fd, found[0]
+
+
+@case(fs=("ext4", "xfs"), **POISON)
 @_for_good
-def failed_page_among_new_blocks(_t, fd):
-    """ext4 puts zeroes on the blocks of a failed page that are to be written again, past the page."""
+def failed_page_among_new_blocks(t, fd):
+    """The filesystem puts zeroes on the blocks of a failed page that a file gets, past the page."""
     _fail_page(fd, 21)
-    posix.fallocate(fd, posix.ZERO_RANGE, 16 * PAGE, 16 * PAGE)
+    fd, at = _unwritten(t, fd, 16 * PAGE, 16 * PAGE)
     # The page is overwritten whole, and serves again.
-    equal(os.pwrite(fd, pages("n", 8, 16), 16 * PAGE), 8 * PAGE, "bytes written")
-    same_bytes(os.pread(fd, 8 * PAGE, 16 * PAGE), pages("n", 8, 16), "the pages")
+    equal(os.pwrite(fd, pages("n", 8, 16), at), 8 * PAGE, "bytes written")
+    same_bytes(os.pread(fd, 8 * PAGE, at), pages("n", 8, 16), "the pages")
 
 
 @case(**POISON)

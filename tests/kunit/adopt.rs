@@ -40,7 +40,7 @@ mod tests {
             // are only watched.
             if matches!(
                 key,
-                Key::BlockDevice | Key::DaxDevice | Key::Error | Key::Unmount | Key::Active
+                Key::BlockDevice | Key::Member | Key::DaxDevice | Key::Error | Key::Unmount | Key::Active
             ) {
                 continue;
             }
@@ -54,7 +54,7 @@ mod tests {
         let redirection = adopt::redirection();
         let mut found = 0;
         for (number, (name, key)) in redirection.targets().enumerate() {
-            if key == Key::BlockDevice {
+            if matches!(key, Key::BlockDevice | Key::Member) {
                 found += 1;
                 check_eq!(
                     decide(redirection, number, key, file, folio),

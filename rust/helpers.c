@@ -592,6 +592,11 @@ bool rdax_is_kernel_thread(void)
 	return current->flags & PF_KTHREAD;
 }
 
+bool rdax_is_worker(void)
+{
+	return current->flags & PF_WQ_WORKER;
+}
+
 bool rdax_signal_pending(void)
 {
 	return signal_pending(current);

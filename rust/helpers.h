@@ -340,6 +340,7 @@ bool rdax_may_restart(void);
 /* Whether it is in FIDEDUPERANGE. */
 bool rdax_deduplicates(void);
 bool rdax_is_kernel_thread(void);
+bool rdax_is_worker(void);
 bool rdax_in_transaction(void);
 
 /*

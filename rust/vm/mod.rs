@@ -377,6 +377,12 @@ pub(crate) fn is_kernel_thread() -> bool {
     unsafe { bindings::rdax_is_kernel_thread() }
 }
 
+/// Whether it is a worker of a work queue, which does what somebody has left to it.
+pub(crate) fn is_worker() -> bool {
+    // SAFETY: Looks at the current task.
+    unsafe { bindings::rdax_is_worker() }
+}
+
 /// Milliseconds of the kernel's clock, which begin anew when there are too many.
 pub(crate) fn now_ms() -> u32 {
     // SAFETY: Computes.

@@ -215,10 +215,12 @@ def _goes_beside():
 
 @case(fs=())
 def device_goes_while_another_is_unmounted(t):
-    """What its filesystem has to do with is waited for, and nothing else of its kind."""
+    """What its filesystem has to do with is waited for, and nothing else of its kind. The kernel's own code
+    keeps the lock of the filesystem that it unmounts."""
     need(DEVICE, OTHER)
-    with Item(DEVICE, adopt=True), Item(OTHER, adopt=True), _unmount_that_waits(OTHER):
-        _goes_beside()
+    for adopt in (True, False):
+        with Item(DEVICE, adopt=True), Item(OTHER, adopt=adopt), _unmount_that_waits(OTHER):
+            _goes_beside()
 
 
 @case(fs=())

@@ -150,7 +150,9 @@ pub(super) unsafe extern "C" fn callback(
             Key::Folio | Key::LockedFolio => return this.redirect_folio(route, regs),
             Key::BlockDevice | Key::DaxDevice => return this.redirect_device(route, regs),
             Key::Member => {
-                if this.members.has_device(first as *const bindings::block_device)
+                if this
+                    .members
+                    .has_device(first as *const bindings::block_device)
                     && !is_calling_original()
                 {
                     (*regs).ip = route.replacement as c_ulong;

@@ -40,7 +40,12 @@ mod tests {
             // are only watched.
             if matches!(
                 key,
-                Key::BlockDevice | Key::Member | Key::DaxDevice | Key::Error | Key::Unmount | Key::Active
+                Key::BlockDevice
+                    | Key::Member
+                    | Key::DaxDevice
+                    | Key::Error
+                    | Key::Unmount
+                    | Key::Active
             ) {
                 continue;
             }

@@ -15,6 +15,13 @@ void rdax_test_fail(const char *file, int line, const char *text);
 void rdax_test_skip(const char *why);
 /* A line for the results. */
 void rdax_test_note(const char *text);
+/* Whether there is a line in the kernel's log that has the text in it. */
+bool rdax_test_log_says(const char *text);
+
+/* Has nobody else redirect a function, until it is released; one at a time. 0 or an error. */
+int rdax_test_hold_function(const char *name);
+void rdax_test_release_function(void);
+
 
 /* A folio of ordinary memory, full of zeroes. */
 struct folio *rdax_test_alloc_folio(unsigned int order);

@@ -98,6 +98,24 @@ pub(crate) fn note(text: kernel::fmt::Arguments<'_>) {
     }
 }
 
+/// Whether there is a line in the kernel's log that has the text in it.
+pub(crate) fn log_says(text: &CStr) -> bool {
+    // SAFETY: A string.
+    unsafe { bindings::rdax_test_log_says(text.as_char_ptr()) }
+}
+
+/// Has nobody else redirect a function meanwhile. One call at a time.
+///
+/// Errors: what ftrace says.
+pub(crate) fn with_function_held<R>(name: &CStr, work: impl FnOnce() -> R) -> Result<R> {
+    // SAFETY: A string; released below.
+    kernel::error::to_result(unsafe { bindings::rdax_test_hold_function(name.as_char_ptr()) })?;
+    let result = work();
+    // SAFETY: Held above.
+    unsafe { bindings::rdax_test_release_function() };
+    Ok(result)
+}
+
 /// Numbers that look random, the same in every run.
 pub(crate) struct Random(u64);
 

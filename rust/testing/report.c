@@ -9,6 +9,8 @@
 #include <linux/blkdev.h>
 #include <linux/delay.h>
 #include <linux/fs_struct.h>
+#include <linux/ftrace.h>
+#include <linux/kmsg_dump.h>
 #include <linux/module.h>
 #include <linux/page-flags.h>
 #include <linux/uio.h>
@@ -55,6 +57,42 @@ void rdax_test_note(const char *text)
 
 	if (test)
 		kunit_info(test, "%s\n", text);
+}
+
+bool rdax_test_log_says(const char *text)
+{
+	struct kmsg_dump_iter iter;
+	char line[512];
+	size_t len;
+
+	/* Ends with the log. */
+	kmsg_dump_rewind(&iter);
+	while (kmsg_dump_get_line(&iter, false, line, sizeof(line) - 1, &len)) {
+		line[len] = 0;
+		if (strstr(line, text))
+			return true;
+	}
+	return false;
+}
+
+static notrace void do_nothing(unsigned long ip, unsigned long parent_ip, struct ftrace_ops *ops,
+			       struct ftrace_regs *fregs)
+{
+}
+
+static struct ftrace_ops holder = { .func = do_nothing, .flags = FTRACE_OPS_FL_IPMODIFY };
+
+int rdax_test_hold_function(const char *name)
+{
+	int err = ftrace_set_filter(&holder, (unsigned char *)name, strlen(name), 1);
+
+	return err ?: register_ftrace_function(&holder);
+}
+
+void rdax_test_release_function(void)
+{
+	unregister_ftrace_function(&holder);
+	ftrace_free_filter(&holder);
 }
 
 struct fs_struct *rdax_test_begin_paths(void)

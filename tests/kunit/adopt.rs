@@ -19,9 +19,9 @@ mod tests {
             redirect::{self, Destination, InFlight, Key},
             testing::{
                 call_break_layout, call_busy_page, call_invalidate, call_writeback, decide,
-                decide_directly, decide_without_file, hold, note, pause, until,
-                with_anonymous_owner, with_failing_allocation, with_paths, with_thread,
-                with_threads, without_memory, Checked, File, HeldByOther,
+                decide_directly, decide_without_file, hold, log_says, note, pause, until,
+                with_anonymous_owner, with_failing_allocation, with_function_held, with_paths,
+                with_thread, with_threads, without_memory, Checked, File, HeldByOther,
             },
             xa::Mark,
         },
@@ -376,6 +376,20 @@ mod tests {
         let result = with_paths(|| Adopted::new(NAME)).map(|_| ());
         check_eq!(result, Err(EBUSY));
         drop(held);
+        adopt()
+    }
+
+    #[test]
+    fn who_holds_a_function_is_not_called_a_live_patch() -> Checked {
+        drop(world()?);
+        release()?;
+        let adopted = with_function_held(c"dax_break_layout", || {
+            with_paths(|| Adopted::new(NAME)).map(|_| ())
+        })?;
+        check_eq!(adopted, Err(EBUSY));
+        check!(log_says(
+            c"dax_break_layout is held by somebody else, a live patch (see /sys/kernel/livepatch) or another module; its line in /sys/kernel/tracing/enabled_functions may say who"
+        ));
         adopt()
     }
 

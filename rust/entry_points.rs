@@ -917,6 +917,7 @@ pub(crate) static TARGETS: [Target;
         dax_writeback_mapping_range
     ),
     target!(dax_finish_sync_fault, Key::VmFault, dax_finish_sync_fault),
+    target!(blkdev_issue_zeroout, Key::BadMember, blkdev_issue_zeroout),
     target!(dax_break_layout, Key::Inode, dax_break_layout),
     target!(dax_break_layout_final, Key::Inode, dax_break_layout_final),
     target!(evict, Key::Evicted, evict),
@@ -978,7 +979,6 @@ pub(crate) static TARGETS: [Target;
     target!(fserror_report, Key::Error, watched_report),
     target!(fserror_unmount, Key::Unmount, watched_unmount),
     target!(deactivate_super, Key::Active, deactivate_super),
-    target!(blkdev_issue_zeroout, Key::Member, blkdev_issue_zeroout),
     target!(dax_lock_folio, Key::Folio, dax_lock_folio),
     target!(dax_unlock_folio, Key::LockedFolio, dax_unlock_folio),
     target!(dax_lock_mapping_entry, Key::Mapping, dax_lock_mapping_entry),

@@ -42,7 +42,7 @@ pub(crate) fn look_for_marks(run: PageRun) {
     for (at, page) in run.iter().enumerate() {
         if page.is_marked() {
             page.note_failure(false);
-            SEEN.store(true, Relaxed);
+            note_seen();
         }
         if at % TURN == TURN - 1 {
             vm::cond_resched();
@@ -71,10 +71,16 @@ pub(crate) fn for_each_good_run(run: PageRun, mut f: impl FnMut(PageRun)) {
     }
 }
 
+fn note_seen() {
+    SEEN.store(true, Relaxed);
+    redirect::note_failures(true);
+}
+
 /// Has [`was_seen`] say no again, for tests of what is not done once memory has failed.
 #[cfg(RDAX_TEST)]
 pub(crate) fn forget() {
     SEEN.store(false, Relaxed);
+    redirect::note_failures(false);
 }
 
 /// The token that the callers keep, to unlock with.
@@ -111,7 +117,7 @@ impl Cookie {
 /// Locks the entry of a folio in the file that owns it (`dax_lock_folio`). Needs no reference to
 /// the inode, which may vanish at any moment. Sleeps.
 pub(crate) fn lock_folio(folio: DevFolio, in_flight: &mut InFlight) -> Cookie {
-    SEEN.store(true, Relaxed);
+    note_seen();
     match owner::lock_by_folio(folio, in_flight) {
         Some((left, kept)) => Cookie::Locked(left, Some(kept)),
         None => Cookie::Failed,
@@ -133,7 +139,7 @@ pub(crate) fn unlock_folio(mapping: &Mapping, cookie: Cookie) {
 ///
 /// Held: a reference to the inode.
 pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option<DevPage>) {
-    SEEN.store(true, Relaxed);
+    note_seen();
     let inode = mapping.host();
     if !inode.is_dax() {
         return (Cookie::Failed, None);
@@ -168,6 +174,8 @@ pub(crate) fn unlock_index(mapping: &Mapping, cookie: Cookie) {
 /// as good as before, and stays in use. Sleeps.
 #[cfg(CONFIG_MEMORY_FAILURE)]
 pub(crate) fn note(first: DaxPlace<'_>, pages: usize, made_up: bool) {
+    // Also of pages that no file has, whose entry nobody locks.
+    note_seen();
     let alive = DaxReadGuard::new();
     // Whether it is on the list of bad blocks by now makes no difference.
     if let Ok(memory) = first.access(&alive, pages, Access::Recovery) {

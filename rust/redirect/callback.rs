@@ -15,6 +15,7 @@ use super::{
 };
 use crate::kern::{
     bindings,
+    fs::has_bad_blocks,
     members::Members,
     once::Once,
     page::DevFolio, //
@@ -32,8 +33,22 @@ use kernel::{
         c_ulong,
         c_void, //
     },
-    sync::rcu, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        rcu, //
+    }, //
 };
+
+/// Whether memory may have failed.
+static FAILURES: Atomic<bool> = Atomic::new(false);
+
+/// Notes whether memory has failed, so that calls with [`Key::BadMember`] are redirected.
+pub(crate) fn note_failures(seen: bool) {
+    FAILURES.store(seen, Relaxed);
+}
 
 /// The flags of a change of protection that userfaultfd wants.
 const USERFAULT_CHANGES: c_ulong = bindings::MM_CP_USERFAULT;
@@ -149,10 +164,10 @@ pub(super) unsafe extern "C" fn callback(
             }
             Key::Folio | Key::LockedFolio => return this.redirect_folio(route, regs),
             Key::BlockDevice | Key::DaxDevice => return this.redirect_device(route, regs),
-            Key::Member => {
-                if this
-                    .members
-                    .has_device(first as *const bindings::block_device)
+            Key::BadMember => {
+                let bdev = first as *const bindings::block_device;
+                if (FAILURES.load(Relaxed) || has_bad_blocks(bdev))
+                    && this.members.has_device(bdev)
                     && !is_calling_original()
                 {
                     (*regs).ip = route.replacement as c_ulong;

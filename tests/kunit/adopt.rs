@@ -9,10 +9,12 @@ mod tests {
     use crate::{
         dax::{
             adopt::{self, Adopted},
-            device, //
+            device,
+            poison, //
         },
         kern::{
             error::eopnotsupp,
+            fs::PageIndex,
             members::{Members, TestSlot},
             order::Order,
             page::DevFolio,
@@ -41,7 +43,7 @@ mod tests {
             if matches!(
                 key,
                 Key::BlockDevice
-                    | Key::Member
+                    | Key::BadMember
                     | Key::DaxDevice
                     | Key::Error
                     | Key::Unmount
@@ -59,7 +61,7 @@ mod tests {
         let redirection = adopt::redirection();
         let mut found = 0;
         for (number, (name, key)) in redirection.targets().enumerate() {
-            if matches!(key, Key::BlockDevice | Key::Member) {
+            if key == Key::BlockDevice {
                 found += 1;
                 check_eq!(
                     decide(redirection, number, key, file, folio),
@@ -377,6 +379,36 @@ mod tests {
         check_eq!(result, Err(EBUSY));
         drop(held);
         adopt()
+    }
+
+    /// Where a call goes that wants zeroes on blocks of the file's device.
+    fn of_zeroes(file: &File<'_>, folio: DevFolio) -> Destination {
+        let redirection = adopt::redirection();
+        let mut targets = redirection.targets().enumerate();
+        match targets.find(|(_, (_, key))| *key == Key::BadMember) {
+            Some((number, (_, key))) => decide(redirection, number, key, file, folio),
+            None => Destination::Elsewhere,
+        }
+    }
+
+    #[test]
+    fn zeroes_are_put_past_what_is_bad_only() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let folio = world.page(world.take(Order::PTE)?).folio();
+        poison::forget();
+        check_eq!(of_zeroes(&file, folio), Destination::Kernel);
+        // Somebody is to be told of a failure; there is no such page.
+        let _ = poison::lock_index(file.mapping(), PageIndex::new(0));
+        check_eq!(of_zeroes(&file, folio), Destination::Ours);
+        check_eq!(
+            redirect::call_original(|| of_zeroes(&file, folio)),
+            Destination::Kernel
+        );
+        poison::forget();
+        check_eq!(of_zeroes(&file, folio), Destination::Kernel);
+        drop(file);
+        world.check_clean()
     }
 
     #[test]

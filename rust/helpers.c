@@ -404,8 +404,8 @@ again:
 }
 
 /*
- * What holds a device for the kernel itself, which is filesystems only (fs/super.c); of others we know nothing.
- * Called with the lock of holders.
+ * The holder of a device, if its functions are the kernel's own (fs/super.c): a filesystem. Of others
+ * nothing is known. Called with the lock of holders.
  */
 static void *holder_of_kernel(struct block_device *bdev)
 {

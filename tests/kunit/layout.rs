@@ -18,8 +18,8 @@ mod tests {
             fs::PageRange,
             order::Order,
             testing::{
-                callbacks, hold, until, wait_callback, with_thread, with_threads, Checked, File,
-                Share, TestExtent, View,
+                callbacks, hold, pause, until, wait_callback, with_thread, with_threads, Checked,
+                File, Share, TestExtent, View,
             },
             wait,
             xa::Mark,
@@ -355,6 +355,44 @@ mod tests {
             world.check_clean()
         })();
         // For the others, as if another device had come.
+        release()?;
+        result
+    }
+
+    #[test]
+    fn a_device_goes_when_nobody_looks_at_its_pages_any_more() -> Checked {
+        let result = (|| {
+            let world = world()?;
+            let file = world.file(1)?;
+            let first = world.page(world.take(Order::PTE)?).pfn();
+            let (stays, ended) = (Atomic::new(false), Atomic::new(false));
+            let (results, retired) = with_threads(
+                1,
+                |_| {
+                    let Some(stay) = FileDevice::of(file.inode()).stay() else {
+                        return false;
+                    };
+                    stays.store(true, Release);
+                    let told = until(|| stay.is_over(first));
+                    // Long enough to be seen by a device that does not wait.
+                    pause(100);
+                    ended.store(true, Release);
+                    told
+                },
+                |_| {
+                    let begun = until(|| stays.load(Acquire));
+                    adopted().map(|device| {
+                        if let Some(device) = &*device.lock() {
+                            device.retire();
+                        }
+                        begun && ended.load(Acquire)
+                    })
+                },
+            )?;
+            check_eq!(results.first(), Some(&true));
+            check!(retired?);
+            world.check_clean()
+        })();
         release()?;
         result
     }

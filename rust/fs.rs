@@ -11,6 +11,7 @@ use super::{
     once::{full_barrier, read_once, Once},
     order::Order,
     page::Pfn,
+    redirect,
     xa::{Tree, TreeGuard}, //
 };
 use core::ptr::{self, NonNull};
@@ -487,8 +488,29 @@ impl Inode {
     /// then.
     #[inline]
     pub(crate) fn device_has_bad_blocks(&self) -> bool {
-        // SAFETY: The filesystem keeps its block device, whose driver is bound by the requirement above.
-        unsafe { has_bad_blocks((*(*self.as_ptr()).i_sb).s_bdev) }
+        // SAFETY: The filesystem keeps its block device, and that its disk.
+        let list = unsafe {
+            let bdev = (*(*self.as_ptr()).i_sb).s_bdev;
+            if bdev.is_null() {
+                return false;
+            }
+            (*(*bdev).bd_disk).bb
+        };
+        if list.is_null() {
+            return false;
+        }
+        // SAFETY: The driver, which is bound by the requirement above, keeps the list. The number
+        // is read atomically.
+        let has = unsafe {
+            read_once(
+                list.byte_add(bindings::BADBLOCKS_COUNT as usize)
+                    .cast::<i32>(),
+            ) != 0
+        };
+        if has {
+            redirect::note_failures(true);
+        }
+        has
     }
 
     /// Log2 of the filesystem's block size in bytes.
@@ -530,27 +552,6 @@ impl Inode {
                 bindings::inode_state_flags_enum_I_DIRTY_PAGES as i32,
             )
         };
-    }
-}
-
-/// Whether memory errors are known of a block device, if it is one. The answer may be outdated at once.
-///
-/// # Safety
-///
-/// The device is alive, and its driver bound.
-pub(super) unsafe fn has_bad_blocks(bdev: *const bindings::block_device) -> bool {
-    if bdev.is_null() {
-        return false;
-    }
-    // SAFETY: By the function's requirements; a device keeps its disk, whose driver keeps the list. The number
-    // is read atomically.
-    unsafe {
-        let list = (*(*bdev).bd_disk).bb;
-        !list.is_null()
-            && read_once(
-                list.byte_add(bindings::BADBLOCKS_COUNT as usize)
-                    .cast::<i32>(),
-            ) != 0
     }
 }
 

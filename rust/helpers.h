@@ -428,6 +428,9 @@ bool rdax_is_member(const void *members, const void *bdev);
 /* The magic number of the filesystem that holds the block device; 0 if none does. May sleep. */
 unsigned long rdax_magic_of_holder(struct block_device *bdev);
 
+/* Whether the driver of a device that is open knows of bad blocks. */
+bool rdax_has_bad_blocks(struct block_device *bdev);
+
 /* Puts zeroes on what is not bad of these bytes of the device, whole pages. 0 or an error. May sleep. */
 int rdax_put_zeroes(struct block_device *bdev, u64 at, u64 end, gfp_t gfp);
 

@@ -16,13 +16,46 @@
 
 #include "helpers.h"
 
-/* Whether the driver knows the sector as bad, so that nobody reads it. */
-static bool rdax_is_bad(struct block_device *bdev, sector_t sector, sector_t sectors)
+/*
+ * The driver's list of bad blocks, until put_list(); NULL if there is none, or the device has gone. The list
+ * goes with the driver, which waits for whoever uses the queue.
+ */
+static struct badblocks *get_list(struct block_device *bdev)
 {
-	struct badblocks *bb = bdev->bd_disk->bb;
-	sector_t first, bad;
+	struct badblocks *list = bdev->bd_disk->bb;
 
-	return bb && badblocks_check(bb, get_start_sect(bdev) + sector, sectors, &first, &bad);
+	if (list && !percpu_ref_tryget_live(&bdev_get_queue(bdev)->q_usage_counter))
+		list = NULL;
+	return list;
+}
+
+static void put_list(struct block_device *bdev)
+{
+	percpu_ref_put(&bdev_get_queue(bdev)->q_usage_counter);
+}
+
+bool rdax_has_bad_blocks(struct block_device *bdev)
+{
+	struct badblocks *list = get_list(bdev);
+	bool has = list && READ_ONCE(list->count);
+
+	if (list)
+		put_list(bdev);
+	return has;
+}
+
+/* Whether the driver knows some of the sectors as bad, so that nobody reads those. */
+static bool rdax_has_bad(struct block_device *bdev, sector_t sector, sector_t sectors)
+{
+	struct badblocks *list = get_list(bdev);
+	sector_t first, bad;
+	bool has;
+
+	if (!list)
+		return false;
+	has = badblocks_check(list, get_start_sect(bdev) + sector, sectors, &first, &bad);
+	put_list(bdev);
+	return has;
 }
 
 /* Zeroes on all sectors but bad ones. It calls itself for halves, so no deeper than 64 times. */
@@ -32,10 +65,10 @@ static int rdax_zero_sectors(struct block_device *bdev, sector_t sector, sector_
 	sector_t half = rounddown(sectors / 2, least);
 	int err = blkdev_issue_zeroout(bdev, sector, sectors, gfp, 0);
 
-	if (err != -EIO)
+	if (err != -EIO || !rdax_has_bad(bdev, sector, sectors))
 		return err;
 	if (!half)
-		return rdax_is_bad(bdev, sector, sectors) ? 0 : err;
+		return 0;
 	err = rdax_zero_sectors(bdev, sector, half, gfp);
 	return err ?: rdax_zero_sectors(bdev, sector + half, sectors - half, gfp);
 }

@@ -15,7 +15,6 @@ use super::{
 };
 use crate::kern::{
     bindings,
-    fs::has_bad_blocks,
     members::Members,
     once::Once,
     page::DevFolio, //
@@ -42,10 +41,11 @@ use kernel::{
     }, //
 };
 
-/// Whether memory may have failed.
+/// Whether memory may be bad.
 static FAILURES: Atomic<bool> = Atomic::new(false);
 
-/// Notes whether memory has failed, so that calls with [`Key::BadMember`] are redirected.
+/// Notes whether memory is bad, so that calls with [`Key::BadMember`] are redirected. No list of bad blocks is
+/// looked at for these: it goes with its driver, which does not wait for the caller.
 pub(crate) fn note_failures(seen: bool) {
     FAILURES.store(seen, Relaxed);
 }
@@ -166,9 +166,7 @@ pub(super) unsafe extern "C" fn callback(
             Key::BlockDevice | Key::DaxDevice => return this.redirect_device(route, regs),
             Key::BadMember => {
                 let bdev = first as *const bindings::block_device;
-                if (FAILURES.load(Relaxed) || has_bad_blocks(bdev))
-                    && this.members.has_device(bdev)
-                    && !is_calling_original()
+                if FAILURES.load(Relaxed) && this.members.has_device(bdev) && !is_calling_original()
                 {
                     (*regs).ip = route.replacement as c_ulong;
                 }

@@ -158,10 +158,15 @@ def _gone(t, variant, mapped):
                 os.write(ready[1], b"r")
                 told = True
 
+    new = os.open(f"{fs.mount_point}/new", os.O_RDWR | os.O_CREAT)
+    posix.fallocate(new, 0, 0, PMD)
     task = Task(user)
     equal(os.read(ready[0], 1), b"r", "the user's sign")
     unbind = Task(write, f"{driver}/unbind", name, name="unbind")
     unbind.result()
+    # There are no zeroes to be put on these blocks any more.
+    raises((5, 6, 19, 30), "writing to new blocks of the lost device", os.pwrite, new, page("n"), 0)
+    os.close(new)
     if task.join(30) and os.WIFSIGNALED(task.status):
         ended = f"signal {os.WTERMSIG(task.status)}, which killed it"
     else:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 """Files that others may read and a block device is made of."""
 
+import contextlib
+import errno
 import os
 
 from lib import device, posix
-from lib.check import check, equal, same_bytes
+from lib.check import check, equal, raises, same_bytes
 from lib.device import wait_for
 from lib.mapping import Map
 from lib.pattern import page, pages
@@ -15,16 +17,39 @@ from lib.task import Task
 from .common import as_nobody, own_directory
 
 
-def _clone_and_hold(path, own, at, told, go_on):
-    """Who may read a file has a clone of it, and a page of both in a pipe."""
-    fd, clone = os.open(path, os.O_RDONLY), os.open(own, os.O_RDWR | os.O_CREAT)
-    posix.clone(fd, clone)
-    pipe = os.pipe()
+def _hold(path, _own, at, told, go_on):
+    """Who may read a file has a page of it in a pipe."""
+    fd, pipe = os.open(path, os.O_RDONLY), os.pipe()
     with Map(fd, PMD, skew=PAGE, prot=posix.PROT_READ) as m:
         posix.vmsplice(pipe[1], m.address + at, PAGE)
     os.write(told, b"h")
     os.read(go_on, 1)
     return os.read(pipe[0], PAGE).decode("latin-1")
+
+
+def _clone_and_hold(path, own, at, told, go_on):
+    """The same, and the file shares its blocks with one of his."""
+    posix.clone(os.open(path, os.O_RDONLY), os.open(own, os.O_RDWR | os.O_CREAT))
+    return _hold(path, own, at, told, go_on)
+
+
+@contextlib.contextmanager
+def _image(t, hold, at):
+    """(file, loop device, statistics, pipe to have the holder let go): the file can be read by everybody,
+    and somebody holds a page of it."""
+    fd = t.open()
+    os.pwrite(fd, pages("o", 512), 0)
+    os.fchmod(fd, 0o644)
+    device.run("modprobe", "-q", "loop", ok=(0, 1))
+    loop = device.run("losetup", "--find", "--show", "--direct-io=on", t.path()).strip()
+    told, go_on = os.pipe(), os.pipe()
+    try:
+        holder = as_nobody(hold, t.path(), f"{own_directory(t)}/clone", at, told[1], go_on[0])
+        equal(os.read(told[0], 1), b"h", "the holder's sign")
+        yield fd, loop, t.stats(), go_on[1]
+        same_bytes(holder.result().encode("latin-1"), page("o", at // PAGE), "what was held")
+    finally:
+        device.run("losetup", "--detach", loop)
 
 
 # How long other threads of the kernel wait, and more.
@@ -34,18 +59,8 @@ PATIENCE = 31_000_000_000
 @case(fs=("xfs",), quick=False, timeout=300)
 def what_is_written_to_a_loop_device_is_there(t):
     """However long somebody holds a page of its file: that ends no write, and no write ends before it."""
-    at, length = 20 * PAGE, 64 * PAGE
-    fd = t.open()
-    os.pwrite(fd, pages("o", 512), 0)
-    os.fchmod(fd, 0o644)
-    device.run("modprobe", "-q", "loop", ok=(0, 1))
-    loop = device.run("losetup", "--find", "--show", "--direct-io=on", t.path()).strip()
-    told, go_on = os.pipe(), os.pipe()
-    try:
-        holder = as_nobody(_clone_and_hold, t.path(), f"{own_directory(t)}/clone", at, told[1], go_on[0])
-        equal(os.read(told[0], 1), b"h", "the holder's sign")
-        stats = t.stats()
-
+    length = 64 * PAGE
+    with _image(t, _clone_and_hold, 20 * PAGE) as (fd, loop, stats, go_on):
         def write():
             disk = os.open(loop, os.O_RDWR | os.O_DIRECT)
             with Map(-1, length, flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS) as buffer:
@@ -55,10 +70,22 @@ def what_is_written_to_a_loop_device_is_there(t):
         writer = Task(write)
         wait_for(lambda: writer.done() or stats.since()["layout_wait_ns"] > PATIENCE,
                  "wait for the page", timeout=120)
-        check(not writer.done(), f"the page was not waited for: {writer.done() and writer.outcome()}")
-        os.write(go_on[1], b"g")
+        check(not writer.done(), "the page was not waited for")
+        os.write(go_on, b"g")
         equal(writer.result(), length, "bytes written")
-        same_bytes(holder.result().encode("latin-1"), page("o", 20), "what was held")
         same_bytes(os.pread(fd, length + PAGE, 0), pages("n", 64) + page("o", 64), "the file")
-    finally:
-        device.run("losetup", "--detach", loop)
+
+
+@case()
+def discard_on_a_loop_device_waits_for_a_page(t):
+    """The blocks are the file's until he lets go; neither can the filesystem be unmounted before."""
+    with _image(t, _hold, 20 * PAGE) as (fd, loop, stats, go_on):
+        discard = Task(device.run, "blkdiscard", "--offset", str(16 * PAGE), "--length",
+                       str(16 * PAGE), loop)
+        wait_for(lambda: discard.done() or stats.since()["layout_waits"], "wait for the page")
+        check(not discard.done(), "the page was not waited for")
+        raises(errno.EBUSY, "umount", posix.umount, t.fs.mount_point)
+        os.write(go_on, b"g")
+        discard.result()
+        same_bytes(os.pread(fd, 34 * PAGE, 0),
+                   pages("o", 16) + bytes(16 * PAGE) + pages("o", 2, 32), "the file")

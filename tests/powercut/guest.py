@@ -84,6 +84,7 @@ class Model:
                 ("workload_ops", size, [ctypes.POINTER(pointer)]),
                 ("workload_ops_are", None, [text, size]),
                 ("powercut_salt", None, [number]),
+                ("oracle_answers", ctypes.c_int, [text, size]),
                 ("oracle_example", i64, [number, *[ctypes.POINTER(u64)] * 3]),
                 ("race_promises", None, [ctypes.POINTER(u64), text]),
                 ("race_promises_are", ctypes.c_int, [u64, ctypes.POINTER(u64), text]),
@@ -568,6 +569,11 @@ def noticed(model, devices):
     files.advance(800)
     wrong, _ = files.check(MOUNT, None)
     wrong = [f"nothing was lost, and found is: {line}" for line in wrong]
+    text = ctypes.create_string_buffer(8000)
+    if model.lib.oracle_answers(text, len(text)) or text.value:
+        wrong += ["of files that shared blocks:", *text.value.decode().splitlines()]
+    files.begin()
+    files.advance(800)
     promised, older, others = (ctypes.c_uint64() for _ in range(3))
     at = model.lib.oracle_example(0, promised, older, others)
     if at < 0:

@@ -25,8 +25,6 @@
 #define MAP_SYNC 0x80000
 #endif
 
-#define MOST_OPS (1U << 20)
-
 struct op *ops;
 uint32_t op_count;
 uint8_t salt;

@@ -15,6 +15,7 @@
 #define UNITS (PAGE / UNIT)
 
 #define FILES 8
+#define MOST_OPS (1U << 20)
 
 enum op_kind {
 	OP_STORE,	/* through a mapping: how: 0 of pages, 1 of 2 MiB or more */
@@ -78,6 +79,10 @@ extern struct op *ops;
 extern uint32_t op_count;
 
 const struct workload *find_workload(const char *name);
+
+int oracle_begin(const char *name);
+int oracle_advance(uint64_t events);
+bool oracle_allows(unsigned int file, uint64_t page, const uint64_t *words);
 
 int64_t powercut_ask(uint64_t op, uint64_t a, uint64_t b, uint64_t c);
 

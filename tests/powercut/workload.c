@@ -522,6 +522,14 @@ int64_t workload_run(const char *path, const char *name, uint64_t seed, int64_t 
 	for (i = 0; i < workload->files - workload->renames; i++)
 		if (open_file(i))
 			return -1;
+	/* What is to be shared is shared from the first. */
+	for (i = workload->full; i < workload->files && workload->weights[OP_CLONE] && clones; i++) {
+		const struct op clone = { .kind = OP_CLONE, .file = i, .how = i % workload->full };
+		const struct op sync = { .kind = OP_FSYNC, .file = i };
+
+		if (do_op(&clone, &cuts) || do_op(&sync, &cuts))
+			return -1;
+	}
 	while (cuts < wanted && op_count < most) {
 		struct op op;
 

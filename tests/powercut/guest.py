@@ -41,6 +41,17 @@ MOST_LINES = 100000
 FAULTS = ("write_", "mkwrite_", "cow_pages", "fallback_")
 # Copies of devices that wait for their checker.
 COPIES = 4
+# What ext4 says when the last record of its journal is torn, and what it says besides.
+TORN = re.compile(r"JBD2: journal transaction \d+ on \S+ is corrupt\.")
+BESIDE_TORN = re.compile(r"EXT4-fs \(\w+\): (?:DAX enabled\..*|error loading journal)")
+# What e2fsck does then: it recovers the journal up to there, and counts what ext4 only counts when it is
+# unmounted.
+REPAIRS = re.compile(r"""e2fsck\ .*|
+/dev/pmem\d+:\ (?:recovering\ journal|\*\*\*\*\*\ FILE\ SYSTEM\ WAS\ MODIFIED\ \*\*\*\*\*|
+    \d+/\d+\ files\ .*\ blocks)|
+Journal\ transaction\ \d+\ was\ corrupt,\ replay\ was\ aborted\.|Pass\ \d:\ .*|
+Free\ (?:blocks|inodes)\ count\ wrong\ \(\d+,\ counted=\d+\)\.|Fix\?\ yes|
+Feature\ orphan_present\ is\ set\ but\ orphan\ file\ is\ clean\.|Clear\?\ yes""", re.VERBOSE)
 
 FILESYSTEMS = {
     "xfs": (80 << 20, ["mkfs.xfs", "-q", "-f", "-K", "-d", "size=80m,su=2m,sw=1,agcount=2",
@@ -318,12 +329,34 @@ class Code:
                      if start <= address < end), "user space")
 
 
+class KernelLog:
+    def __init__(self):
+        self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+
+    def skip(self):
+        os.lseek(self.fd, 0, os.SEEK_END)
+
+    def read(self):
+        lines = []
+        # It ends with what was said before this call, but for what is said meanwhile.
+        while True:
+            try:
+                record = os.read(self.fd, 8192).decode("utf-8", "replace")
+            except BlockingIOError:
+                return lines
+            except BrokenPipeError:
+                lines.append("(EXT4-fs, JBD2: messages were lost)")
+                continue
+            lines.append(record.partition(";")[2].split("\n", 1)[0])
+
+
 class Device:
     def __init__(self, number, adopt):
         self.name = f"pmem{number}"
         self.node = f"/dev/{self.name}"
         self.number = number
         self.start = device.data_start(self.name)
+        self.log = KernelLog()
         self.adopt = adopt
         if device.module_loaded():
             if not os.path.isdir(f"{device.CONFIG}/{self.name}"):
@@ -337,15 +370,23 @@ class Device:
         """Mount what a cut has left; whether it had to be repaired before.
 
         ext4 takes a record of its journal that the cut has torn for damage (docs/powercut.md). What was
-        promised must be there when it is repaired.
+        promised must be there when it is repaired. Whatever else keeps ext4 from mounting it is damage.
         """
+        self.log.skip()
         try:
             self.mount(filesystem)
             return False
         except OSError as error:
             if filesystem != "ext4" or error.errno != errno.EUCLEAN:
                 raise
-        device.run("e2fsck", "-f", "-y", self.node, ok=(0, 1))
+        said = [line for line in self.log.read() if re.search("EXT4-fs|JBD2", line)]
+        others = [line for line in said if not TORN.fullmatch(line) and not BESIDE_TORN.fullmatch(line)]
+        if others or not any(map(TORN.fullmatch, said)):
+            raise OSError(errno.EUCLEAN, f"damaged, and not only a torn record: {said}")
+        repaired = device.run("e2fsck", "-f", "-y", self.node, ok=(0, 1)).splitlines()
+        others = [line for line in repaired if line.strip() and not REPAIRS.fullmatch(line.strip())]
+        if others:
+            raise OSError(errno.EUCLEAN, f"a torn record, and other damage: {others[:20]}")
         self.mount(filesystem)
         return True
 
@@ -596,6 +637,71 @@ def noticed(model, devices):
     tell(type="noticed", wrong=wrong)
 
 
+COMMIT = bytes.fromhex("c03b399800000002")
+# The begin of the directory lost+found: itself, and the directory above it.
+LOST_AND_FOUND = bytes.fromhex("0b0000000c0001022e000000") + bytes.fromhex("02000000")
+
+
+class Blocks:
+    """The blocks of a device that is not mounted."""
+
+    def __init__(self, on, size):
+        self.on = on
+        with open(on.node, "rb") as whole:
+            self.all = bytearray(whole.read(size))
+
+    def places(self, of):
+        return [at for at in range(0, len(self.all), posix.PAGE) if self.all.startswith(of, at)]
+
+    def put(self, at, data):
+        with open(self.on.node, "r+b", buffering=0) as whole:
+            os.pwrite(whole.fileno(), data, at)
+            os.fsync(whole.fileno())
+
+
+def refused(model, devices):
+    """Whether a torn record of ext4's journal is told from damage, both put there by hand."""
+    recorded, on = devices[:2]
+    make("ext4", recorded)
+    model.record(1, 0, False)
+    recorded.mount("ext4")
+    files = Files(model, "map")
+    files.prepare(MOUNT)
+    cut = model.ask(CUT, 0)
+    model.stop()
+    posix.umount(MOUNT)
+    wrong = []
+
+    def torn(blocks):
+        # Of the records of this journal the last one.
+        at = max(blocks.places(COMMIT), key=lambda at: int.from_bytes(blocks.all[at + 8:at + 12], "big"))
+        blocks.put(at + 12, b"\xff" * 48)
+
+    def descriptor(blocks):
+        at = posix.PAGE + 0x1e
+        blocks.put(at, bytes(byte ^ 0xff for byte in blocks.all[at:at + 2]))
+
+    def directory(blocks):
+        at, = blocks.places(LOST_AND_FOUND)
+        blocks.put(at + len(LOST_AND_FOUND) - 4, bytes(4))
+
+    for name, changes, expected in (("nothing", (), "mounted"), ("a torn record", (torn,), "torn"),
+                                    ("a wrong checksum in a group descriptor", (descriptor,), "damaged"),
+                                    ("a torn record, and a damaged directory", (torn, directory), "damaged")):
+        model.ask(LOAD, cut, on.number)
+        blocks = Blocks(on, FILESYSTEMS["ext4"][0])
+        for change in changes:
+            change(blocks)
+        try:
+            found = "torn" if on.mount_image("ext4") else "mounted"
+            posix.umount(MOUNT)
+        except OSError as error:
+            found = "damaged" if error.errno == errno.EUCLEAN else str(error)
+        if found != expected:
+            wrong.append(f"{name}: is {found}, not {expected}")
+    tell(type="refused", wrong=wrong)
+
+
 def replay(model, args, devices):
     """Look at an image that was kept once more."""
     with open(args.replay, encoding="utf-8") as described:
@@ -659,6 +765,7 @@ def main():
         begin(model, devices, "ext4", args.fs[0])
         known(model, devices)
         noticed(model, devices)
+        refused(model, devices)
     if args.replay:
         replay(model, args, devices)
         return

@@ -81,7 +81,7 @@ class Model:
     def __init__(self, library):
         self.lib = lib = ctypes.CDLL(library)
         u64, i64, text, size = (ctypes.c_uint64, ctypes.c_int64, ctypes.c_char_p, ctypes.c_size_t)
-        pointer, number = ctypes.c_void_p, ctypes.c_uint32
+        pointer, number, flag = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_bool
         for name, answer, arguments in (
                 ("powercut_ask", i64, [u64] * 4),
                 ("powercut_answer", ctypes.POINTER(_Request), []),
@@ -102,15 +102,15 @@ class Model:
                 ("oracle_begin", ctypes.c_int, [text]),
                 ("oracle_advance", ctypes.c_int, [u64]),
                 ("oracle_check", ctypes.c_int,
-                 [text, text, size, ctypes.POINTER(u64), ctypes.POINTER(u64)]),
+                 [text, flag, text, size, ctypes.POINTER(u64), ctypes.POINTER(u64)]),
                 ("log_prepare", ctypes.c_int, [text]),
                 ("log_run", i64, [text, u64, i64, number]),
                 ("log_recall", None, [u64]),
-                ("log_check", ctypes.c_int, [text, u64, text, size, ctypes.POINTER(u64)]),
+                ("log_check", ctypes.c_int, [text, u64, flag, text, size, ctypes.POINTER(u64)]),
                 ("race_prepare", ctypes.c_int, [text, u64]),
                 ("race_run", i64, [text, u64, i64, number]),
                 ("race_check", ctypes.c_int,
-                 [text, ctypes.POINTER(u64), text, size, ctypes.POINTER(u64)])):
+                 [text, u64, ctypes.POINTER(u64), flag, text, size, ctypes.POINTER(u64)])):
             function = getattr(lib, name)
             function.restype, function.argtypes = answer, arguments
 
@@ -137,6 +137,14 @@ class Model:
 
 class Failed(Exception):
     """The tests themselves did not work."""
+
+
+def lines_of(count, text):
+    """What a check has told, which must be something if it counts something."""
+    lines = text.value.decode().splitlines()
+    if bool(lines) != bool(count):
+        raise Failed(f"a check counts {count}, and tells {lines}")
+    return lines
 
 
 class Files:
@@ -166,12 +174,13 @@ class Files:
         if self.lib.oracle_advance(events):
             raise Failed("cuts are not in order")
 
-    def check(self, path, _events):
+    def check(self, path, _what, by_read):
+        """(what is wrong, promises) after the cut that `what` tells of, by read or through a mapping."""
         text, promises = ctypes.create_string_buffer(4000), ctypes.c_uint64()
         others = ctypes.c_uint64()
-        self.lib.oracle_check(path.encode(), text, len(text), promises, others)
+        count = self.lib.oracle_check(path.encode(), by_read, text, len(text), promises, others)
         self.others = others.value
-        return text.value.decode().splitlines(), promises.value
+        return lines_of(count, text), promises.value
 
     def promised(self, _events):
         """What it needs to know again what was promised."""
@@ -204,10 +213,10 @@ class Log(Files):
     def advance(self, events):
         pass
 
-    def check(self, path, events):
+    def check(self, path, what, by_read):
         text, promises = ctypes.create_string_buffer(400), ctypes.c_uint64()
-        self.lib.log_check(path.encode(), events[0], text, len(text), promises)
-        return text.value.decode().splitlines(), promises.value
+        count = self.lib.log_check(path.encode(), what["events"][0], by_read, text, len(text), promises)
+        return lines_of(count, text), promises.value
 
     def promised(self, _events):
         return b""
@@ -237,11 +246,11 @@ class Race(Files):
     def advance(self, events):
         pass
 
-    def check(self, path, events):
+    def check(self, path, what, by_read):
         text, promises = ctypes.create_string_buffer(4000), ctypes.c_uint64()
-        self.lib.race_check(path.encode(), (ctypes.c_uint64 * THREADS)(*events), text, len(text),
-                            promises)
-        return text.value.decode().splitlines(), promises.value
+        count = self.lib.race_check(path.encode(), what["seed"], (ctypes.c_uint64 * THREADS)(*what["events"]),
+                                    by_read, text, len(text), promises)
+        return lines_of(count, text), promises.value
 
     def promised(self, events):
         to = ctypes.create_string_buffer(SYNCERS * SLOTS * 8)
@@ -450,7 +459,7 @@ class Round:
         processors(False)
         return cuts, unseen, counts
 
-    def look(self, cut, on, fsck):
+    def look(self, cut, on, by_read, fsck):
         """(what is lost, and where, promises, why it is not mounted) after a cut, on a device."""
         self.timed("load", self.model.ask, LOAD, cut, on.number)
         answer = self.model.answer()
@@ -463,7 +472,8 @@ class Round:
             return [], [], 0, f"not mounted: {error}"
         try:
             self.workload.advance(events[0])
-            lost, promises = self.timed("check", self.workload.check, MOUNT, events)
+            lost, promises = self.timed("check", self.workload.check, MOUNT,
+                                        {"seed": self.seed, "events": events}, by_read)
             where = places(lost)
         finally:
             self.timed("unmount", posix.umount, MOUNT)
@@ -498,7 +508,7 @@ class Round:
     def run(self, wanted):
         cuts, unseen, counts = self.timed("record", self.record, wanted)
         sums = {"cuts": cuts, "promises": 0, "lost": 0, "damaged": 0, "unlike": 0, "unseen": unseen,
-                "others": 0, "torn": 0, "fsck": 0, "looks": 0, "loses": dict.fromkeys(KINDS, 0),
+                "others": 0, "torn": 0, "fsck": 0, "looks": 0, "reads": 0, "loses": dict.fromkeys(KINDS, 0),
                 "at": dict.fromkeys(MOMENTS, 0)}
         self.workload.begin()
         kept = 0
@@ -509,10 +519,13 @@ class Round:
                     continue
                 fsck = on is self.devices[1] and cut % self.args.fsck == 0
                 sums["fsck"] += fsck
-                lost, where, promises, damage = self.look(cut, on, fsck)
+                # With the same code as the recording every other time, and without the module when with it not.
+                by_read = (cut + on.number) % 2 == 0
+                lost, where, promises, damage = self.look(cut, on, by_read, fsck)
                 results.append((on, lost, where, damage))
                 sums["looks"] += 1
                 if on is self.devices[1]:
+                    sums["reads"] += by_read
                     sums["loses"][self.loses] += 1
                     sums["at"][self.at] += 1
                     sums["promises"] += promises
@@ -608,8 +621,8 @@ def noticed(model, devices):
     files.run(MOUNT, 1, 1 << 40, 400)
     files.begin()
     files.advance(800)
-    wrong, _ = files.check(MOUNT, None)
-    wrong = [f"nothing was lost, and found is: {line}" for line in wrong]
+    wrong = [f"nothing was lost, and found is: {line}" for by_read in (False, True)
+             for line in files.check(MOUNT, None, by_read)[0]]
     text = ctypes.create_string_buffer(8000)
     if model.lib.oracle_answers(text, len(text)) or text.value:
         wrong += ["of files that shared blocks:", *text.value.decode().splitlines()]
@@ -624,14 +637,14 @@ def noticed(model, devices):
         for value, what in ((0, "zero"), (older.value, "older"), (others.value, "another file's"),
                             (earlier, "of an earlier recording")):
             os.pwrite(file.fileno(), value.to_bytes(8, "little"), at)
-            # Of the two ways of reading, whichever has its turn.
-            found, _ = files.check(MOUNT, None)
-            if len(found) != 1 or what not in found[0]:
-                wrong.append(f"{what} in place of what was promised: {found}")
+            for by_read in (False, True):
+                found, _ = files.check(MOUNT, None, by_read)
+                if len(found) != 1 or what not in found[0]:
+                    wrong.append(f"{what} in place of what was promised: {found}")
         os.pwrite(file.fileno(), promised.value.to_bytes(8, "little"), at)
         size = os.fstat(file.fileno()).st_size
         os.truncate(file.fileno(), size - 8)
-        if not files.check(MOUNT, None)[0]:
+        if not files.check(MOUNT, None, False)[0]:
             wrong.append("a size that was promised is not missed")
     posix.umount(MOUNT)
     tell(type="noticed", wrong=wrong)
@@ -714,11 +727,11 @@ def replay(model, args, devices):
         torn = on.mount_image(what["fs"])
         files = workload(model, what["workload"])
         files.recall(base64.b64decode(what["promised"]), what)
-        lost, promises = files.check(MOUNT, what["events"])
-        where = places(lost)
+        for by_read in (False, True):
+            lost, promises = files.check(MOUNT, what, by_read)
+            tell(type="replay", device=on.name, adopted=on.adopt, by_read=by_read, lost=lost,
+                 where=places(lost), promises=promises, torn=torn)
         posix.umount(MOUNT)
-        tell(type="replay", device=on.name, adopted=on.adopt, lost=lost, where=where,
-             promises=promises, torn=torn)
     tell(type="end")
 
 

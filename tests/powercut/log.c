@@ -220,7 +220,7 @@ static bool size_may_be(uint64_t size, const struct log *log, const struct step 
 	return size == begun->size || (begun->kind == ANEW && !size);
 }
 
-int log_check(const char *path, uint64_t events, char *to, size_t length, uint64_t *promises)
+int log_check(const char *path, uint64_t events, bool by_read, char *to, size_t length, uint64_t *promises)
 {
 	struct step step, *begun = NULL;
 	struct stat status;
@@ -242,7 +242,7 @@ int log_check(const char *path, uint64_t events, char *to, size_t length, uint64
 	fd = open_log(path, O_RDONLY);
 	memset(contents, 0, sizeof(contents));
 	if (fd < 0 || fstat(fd, &status) || status.st_size > (off_t)FULL ||
-	    pread(fd, contents, FULL, 0) != status.st_size) {
+	    !get_contents(fd, contents, status.st_size, 0, by_read)) {
 		snprintf(to, length, "log: cannot be read: %s\n", strerror(errno));
 		if (fd >= 0)
 			close(fd);

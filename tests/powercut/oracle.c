@@ -907,9 +907,57 @@ static bool size_may_be(const struct file *f, uint64_t size)
 	return false;
 }
 
+static sigjmp_buf no_page;
+
+static void on_sigbus(int number)
+{
+	(void)number;
+	siglongjmp(no_page, 1);
+}
+
+static void catch_sigbus(struct sigaction *before)
+{
+	const struct sigaction action = { .sa_handler = on_sigbus };
+
+	sigaction(SIGBUS, &action, before);
+}
+
+/* Copy from a mapping; whether all of it was there. */
+bool get_mapped(void *to, const void *from, size_t length)
+{
+	struct sigaction before;
+	volatile bool there = false;
+
+	catch_sigbus(&before);
+	if (!sigsetjmp(no_page, 1)) {
+		memcpy(to, from, length);
+		there = true;
+	}
+	sigaction(SIGBUS, &before, NULL);
+	return there;
+}
+
+/* A part of a file, at a multiple of PAGE, by read or through a mapping. */
+bool get_contents(int fd, void *to, size_t length, uint64_t at, bool by_read)
+{
+	bool there;
+	void *from;
+
+	if (by_read)
+		return pread(fd, to, length, at) == (ssize_t)length;
+	if (!length)
+		return true;
+	from = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, at);
+	if (from == MAP_FAILED)
+		return false;
+	there = get_mapped(to, from, length);
+	munmap(from, length);
+	return there;
+}
+
 static uint64_t buffer[64 * UNITS];
 
-static int check_replaced(unsigned int file, int fd, uint64_t size, uint64_t *promises)
+static int check_replaced(unsigned int file, int fd, uint64_t size, bool by_read, uint64_t *promises)
 {
 	const uint32_t wanted[2] = { files[file].old, files[file].new };
 	const uint64_t length = workload->size / 8;
@@ -917,7 +965,7 @@ static int check_replaced(unsigned int file, int fd, uint64_t size, uint64_t *pr
 	uint64_t i;
 
 	*promises += files[file].promise != 0;
-	if (size > sizeof(buffer) || pread(fd, buffer, sizeof(buffer), 0) != (ssize_t)size) {
+	if (size > sizeof(buffer) || !get_contents(fd, buffer, size, 0, by_read)) {
 		say("file%u: size %#llx\n", file, (unsigned long long)size);
 		return 1;
 	}
@@ -966,17 +1014,9 @@ static int check_by_reads(unsigned int file, int fd, uint64_t size, uint64_t *pr
 	return wrong;
 }
 
-static sigjmp_buf no_page;
-
-static void on_sigbus(int number)
-{
-	(void)number;
-	siglongjmp(no_page, 1);
-}
-
 static int check_by_mapping(unsigned int file, int fd, uint64_t size, uint64_t *promises)
 {
-	struct sigaction action = { .sa_handler = on_sigbus }, before;
+	struct sigaction before;
 	const uint64_t room = (size + PMD - 1) / PMD * PMD + PMD;
 	uint8_t *reserved, *at;
 	volatile int wrong = 1;
@@ -993,7 +1033,7 @@ static int check_by_mapping(unsigned int file, int fd, uint64_t size, uint64_t *
 	if (at == MAP_FAILED) {
 		say("file%u: cannot be mapped: %s\n", file, strerror(errno));
 	} else {
-		sigaction(SIGBUS, &action, &before);
+		catch_sigbus(&before);
 		if (sigsetjmp(no_page, 1))
 			say("file%u: a page cannot be read\n", file);
 		else
@@ -1004,7 +1044,7 @@ static int check_by_mapping(unsigned int file, int fd, uint64_t size, uint64_t *
 	return wrong;
 }
 
-static int check_file(unsigned int file, int fd, uint64_t size, uint64_t *promises)
+static int check_file(unsigned int file, int fd, uint64_t size, bool by_read, uint64_t *promises)
 {
 	struct file *f = &files[file];
 	int wrong = 0;
@@ -1019,19 +1059,19 @@ static int check_file(unsigned int file, int fd, uint64_t size, uint64_t *promis
 		counted[f->promise] = counting;
 		++*promises;
 	}
-	/* In both ways, but not of one image: it takes a while. */
-	if (counting % 4 == 0)
+	if (by_read)
 		return wrong + check_by_reads(file, fd, size, promises);
 	return wrong + check_by_mapping(file, fd, size, promises);
 }
 
 /*
- * Look at the files in a directory. What is wrong is told in `to`; how many pages or files are wrong is
+ * Look at the files in a directory, by read or through a mapping. What is wrong is told in `to`; how many pages or files are wrong is
  * the answer. To `promises` is added how many promises there were to keep: those of which at least a
  * word, or a file's size, is what counts now. In `others` is how many words are those of files that
  * shared blocks, which is not wrong of whoever serves them.
  */
-int oracle_check(const char *path, char *to, size_t length, uint64_t *promises, uint64_t *others)
+int oracle_check(const char *path, bool by_read, char *to, size_t length, uint64_t *promises,
+		 uint64_t *others)
 {
 	int directory = open(path, O_RDONLY | O_DIRECTORY), wrong = 0;
 	unsigned int i;
@@ -1056,8 +1096,10 @@ int oracle_check(const char *path, char *to, size_t length, uint64_t *promises, 
 		if (fd < 0 || fstat(fd, &status)) {
 			say("%s: %s\n", name, strerror(errno));
 			wrong++;
+		} else if (replaced) {
+			wrong += check_replaced(i, fd, status.st_size, by_read, promises);
 		} else {
-			wrong += (replaced ? check_replaced : check_file)(i, fd, status.st_size, promises);
+			wrong += check_file(i, fd, status.st_size, by_read, promises);
 		}
 		if (fd >= 0)
 			close(fd);

@@ -53,8 +53,9 @@ class _Store:
                     break
         return cuts
 
-    def check(self, path, events):
-        """(what is wrong, promises) after the cut that followed so many events."""
+    def check(self, path, what, _by_read):
+        """(what is wrong, promises) after a cut, which followed so many events."""
+        events = what["events"]
         done, begun = events[0] // 2, (events[0] + 1) // 2
         try:
             with self.open(path) as store:

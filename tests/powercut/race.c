@@ -36,6 +36,7 @@ static uint64_t size = 4 * PMD;
  * stored again too soon to be missed.
  */
 #define STORES 24
+#define MOST_STORES (STORES * (1 + SYNCERS + SYNCERS * MOST_PROMISES))
 
 /* For each of those who sync, what was stored before each of its syncs began. */
 static uint64_t (*promises[SYNCERS])[SLOTS];
@@ -62,14 +63,33 @@ static uint64_t first_value(void)
 	return (uint64_t)(salt + 1) << 48;
 }
 
+/* Where the next store goes follows from the seed alone, so that it is known again of each value. */
+struct choice {
+	uint64_t state, left, near;
+	bool first;
+};
+
 /*
  * For a while to one part, then for a while to the other; of the first to some pages that lie close to each
  * other, so that they are stored to while they are written back, and not again soon after that.
  */
+static unsigned int next_slot(struct choice *choice)
+{
+	choice->state = choice->state * 6364136223846793005ULL + 1442695040888963407ULL;
+	if (!choice->left--) {
+		choice->first = choice->state >> 63;
+		choice->left = (choice->state >> 20) % 128;
+		choice->near = (choice->state >> 33) % FIRST_SLOTS;
+	}
+	if (choice->first)
+		return (choice->near + (choice->state >> 33) % 16) % FIRST_SLOTS;
+	return FIRST_SLOTS + (choice->state >> 33) % (SLOTS - FIRST_SLOTS);
+}
+
 static void *store_all_the_time(void *data)
 {
-	uint64_t state = (uintptr_t)data, value = first_value(), left = 0, near = 0;
-	bool first = true;
+	struct choice choice = { .state = (uintptr_t)data };
+	uint64_t value = first_value();
 
 	/* Until it is told that it is over. */
 	while (!atomic_load(&over)) {
@@ -80,15 +100,8 @@ static void *store_all_the_time(void *data)
 			usleep(50);
 			continue;
 		}
-		state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-		if (!left--) {
-			first = state >> 63;
-			left = (state >> 20) % 128;
-			near = (state >> 33) % FIRST_SLOTS;
-		}
-		slot = first ? (near + (state >> 33) % 16) % FIRST_SLOTS :
-			       FIRST_SLOTS + (state >> 33) % (SLOTS - FIRST_SLOTS);
-		at = (volatile uint64_t *)((first ? small : large) + place(slot));
+		slot = next_slot(&choice);
+		at = (volatile uint64_t *)((slot < FIRST_SLOTS ? small : large) + place(slot));
 		*at = value;
 		atomic_store_explicit(&stored[slot], value++, memory_order_release);
 		atomic_fetch_add_explicit(&stores, 1, memory_order_relaxed);
@@ -247,33 +260,81 @@ int race_promises_are(uint64_t bytes, const uint64_t *events, const uint64_t *fr
 	return 0;
 }
 
-int race_check(const char *path, const uint64_t *events, char *to, size_t length, uint64_t *kept)
+/* Which slot each value was stored to, of the first `count` of a seed; a static array of them. */
+static const uint16_t *slots_of(uint64_t seed, uint64_t count)
 {
+	static uint16_t slots[MOST_STORES];
+	static struct choice choice;
+	static uint64_t known, of;
+
+	if (!known || of != seed) {
+		choice = (struct choice){ .state = seed };
+		known = 0;
+		of = seed;
+	}
+	for (; known < count; known++)
+		slots[known] = next_slot(&choice);
+	return slots;
+}
+
+static const char *what_is_wrong(const uint64_t *page, unsigned int slot, uint64_t least, const uint16_t *slots,
+				 uint64_t stores_at_most)
+{
+	const unsigned int unit = place(slot) % PAGE / UNIT;
+	const uint64_t found = page[unit], number = found - first_value();
+	unsigned int i;
+
+	if (found < least)
+		return "older";
+	if (found && (number >= stores_at_most || slots[number] != slot))
+		return "never stored there";
+	for (i = 0; i < UNITS; i++)
+		if (i != unit && page[i])
+			return "right, but something is beside it in the page";
+	return NULL;
+}
+
+/*
+ * Each place has what was promised, or what was stored there later; the rest of its page is zero. `seed` is
+ * that of the run.
+ */
+int race_check(const char *path, uint64_t seed, const uint64_t *events, bool by_read, char *to, size_t length,
+	       uint64_t *kept)
+{
+	/* Those that had begun: one of each thread may not have been over. */
+	const uint64_t most_stores = STORES * (1 + SYNCERS + events[0] + events[1]);
+	const uint16_t *slots = slots_of(seed, most_stores);
+	const uint8_t *memory = MAP_FAILED;
 	int wrong = 0, from, n;
+	uint64_t page[UNITS];
 	char name[300];
 	unsigned int i;
 
 	to[0] = 0;
 	snprintf(name, sizeof(name), "%s/race", path);
 	from = open(name, O_RDONLY);
+	if (!by_read)
+		memory = mmap(NULL, size, PROT_READ, MAP_SHARED, from, 0);
 	/* Of each of them the last sync of everything, and the last of each part. */
 	for (i = 0; i < SYNCERS; i++)
 		*kept += events[i] < 3 ? events[i] : 3;
 	for (i = 0; i < SLOTS; i++) {
 		const uint64_t one = promises[0][events[0]][i], two = promises[1][events[1]][i];
-		const uint64_t least = one > two ? one : two;
-		uint64_t found;
+		const uint64_t least = one > two ? one : two, at = place(i) & -PAGE;
+		const char *what;
 
-		if (pread(from, &found, sizeof(found), place(i)) != sizeof(found)) {
-			snprintf(to, length, "cannot read: %s\n", strerror(errno));
-			close(from);
-			return wrong + 1;
+		if (by_read ? pread(from, page, PAGE, at) != (ssize_t)PAGE :
+			      memory == MAP_FAILED || !get_mapped(page, memory + at, PAGE)) {
+			snprintf(to, length, "cannot %s: %s\n", by_read ? "read" : "be mapped", strerror(errno));
+			wrong++;
+			break;
 		}
-		if (found >= least && (!found || found - first_value() < 1ULL << 48))
+		what = what_is_wrong(page, i, least, slots, most_stores);
+		if (!what)
 			continue;
 		wrong++;
-		n = snprintf(to, length, "at %#llx: found %#llx, promised %#llx by syncs %llu and %llu\n",
-			     (unsigned long long)place(i), (unsigned long long)found,
+		n = snprintf(to, length, "at %#llx: found %#llx (%s), promised %#llx by syncs %llu and %llu\n",
+			     (unsigned long long)place(i), (unsigned long long)page[place(i) % PAGE / UNIT], what,
 			     (unsigned long long)least, (unsigned long long)events[0],
 			     (unsigned long long)events[1]);
 		if (n > 0 && (size_t)n < length) {
@@ -281,6 +342,8 @@ int race_check(const char *path, const uint64_t *events, char *to, size_t length
 			length -= n;
 		}
 	}
+	if (memory != MAP_FAILED)
+		munmap((void *)memory, size);
 	close(from);
 	return wrong;
 }

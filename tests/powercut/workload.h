@@ -80,6 +80,9 @@ extern uint32_t op_count;
 
 const struct workload *find_workload(const char *name);
 
+bool get_mapped(void *to, const void *from, size_t length);
+bool get_contents(int fd, void *to, size_t length, uint64_t at, bool by_read);
+
 int oracle_begin(const char *name);
 int oracle_advance(uint64_t events);
 bool oracle_allows(unsigned int file, uint64_t page, const uint64_t *words);

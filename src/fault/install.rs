@@ -75,7 +75,9 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         target: &mut Target<'_, '_>,
         memory: &FileMemory<'_>,
     ) -> Result<Installed, Failure<'a>> {
-        let sync = self.write && self.vmf.is_sync() && memory.needs_sync;
+        // That the copy belongs to the file is not durable either, whatever the filesystem said before.
+        let needs_sync = memory.needs_sync || memory.copy.is_some();
+        let sync = self.write && self.vmf.is_sync() && needs_sync;
         let new = memory.new != New::None;
         // The memory that the entry has, unless it is to be another.
         let present = target

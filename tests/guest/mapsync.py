@@ -89,6 +89,26 @@ def store_after_load_is_durable(t):
     same_bytes(os.pread(fd, PAGE, PMD + 4 * PAGE), page("b", 4), "stored by both mappings")
 
 
+@case(fs=("xfs",), spoils=True)
+def copy_of_shared_blocks_is_durable(t):
+    """A store to a page that the file shares makes a copy, which is the file's when the store has returned."""
+    old, fd = t.open("old"), t.open("file")
+    os.pwrite(old, page("o", 0) * 8, 0)
+    posix.clone(old, fd)
+    with Map(fd, 8 * PAGE, flags=SYNC, skew=PAGE) as m:
+        # The first store since the file is known changes more of its metadata.
+        m.write(PAGE, page("f", 1))
+        t.sync()
+        m.write(3 * PAGE, page("s", 3))
+        posix.shut_down(t.fs.mount_point)
+    os.close(old)
+    os.close(fd)
+    t.fs.remount()
+    fd = t.open("file")
+    o = page("o", 0)
+    same_bytes(os.pread(fd, 8 * PAGE, 0), o + page("f", 1) + o + page("s", 3) + o * 4, "after the power cut")
+
+
 @case()
 def counted(t):
     """Only stores that meet uncommitted metadata are made to wait for it."""

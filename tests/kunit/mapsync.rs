@@ -138,7 +138,13 @@ mod tests {
     #[test]
     fn a_copy_is_durable_before_it_takes_the_place_of_the_old_blocks() -> Checked {
         for order in [Order::PTE, Order::PMD] {
-            for (share, syncs) in [(Share::Sync, 1), (Share::Shared, 0)] {
+            // Whether the file has metadata to be synced before the filesystem has taken over the copy.
+            for (share, syncs, dirty) in [
+                (Share::Sync, 1, true),
+                (Share::Sync, 1, false),
+                (Share::Shared, 0, true),
+                (Share::Shared, 0, false),
+            ] {
                 let world = world()?;
                 let pages = order.pages();
                 let file = world.file(pages)?;
@@ -147,11 +153,12 @@ mod tests {
                 set_max_order(order)?;
                 file.set_extents(&[TestExtent::mapped(0, pages, old).shared()])?;
                 let copy = TestExtent::mapped(0, pages, new).shared().copy_of(old);
-                file.set_extents_for_writing(&[copy.dirty()])?;
+                let copy = if dirty { copy.dirty() } else { copy };
+                file.set_extents_for_writing(&[copy])?;
                 let view = View::new(&file, 0, pages, share, 0)?;
                 let flushes = Flushes::watch(&file, 0, 0)?;
                 view.store(0, 9)?;
-                check_eq!(file.syncs(), syncs);
+                check_eq!(file.syncs(), syncs, "{order:?} {dirty}");
                 check!(flushes.covers(world.pfn(new), order), "{order:?}");
                 check_mapped(&world, &view, 0, order, new, true)?;
                 drop((flushes, view));

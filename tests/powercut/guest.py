@@ -40,6 +40,8 @@ KEPT_AT_MOST = 12
 MOST_LINES = 100000
 # Counters that say by which sizes files were mapped, and how much was copied on write.
 FAULTS = ("write_", "mkwrite_", "cow_pages", "fallback_")
+# Workloads whose files share blocks.
+SHARING = ("large", "reflink", "unshare")
 # Copies of devices that wait for their checker.
 COPIES = 4
 # What ext4 says when the last record of its journal is torn, and what it says besides.
@@ -521,8 +523,9 @@ class Round:
                     continue
                 fsck = on is self.devices[1] and cut % self.args.fsck == 0
                 sums["fsck"] += fsck
-                # With the same code as the recording every other time, and without the module when with it not.
-                by_read = (cut + on.number) % 2 == 0
+                # Each device every other time, and the two of them not at once. The kernel's own code has
+                # warnings and SIGBUS for files that share 2 MiB and are mapped (docs/powercut.md).
+                by_read = (cut + on.number) % 2 == 0 or (not on.adopt and self.name in SHARING)
                 lost, where, promises, damage = self.look(cut, on, by_read, fsck)
                 results.append((on, lost, where, damage))
                 sums["looks"] += 1
@@ -753,6 +756,8 @@ def replay(model, args, devices):
         files = workload(model, what["workload"])
         files.recall(base64.b64decode(what["promised"]), what)
         for by_read in (False, True):
+            if not by_read and not on.adopt and what["workload"] in SHARING:
+                continue
             lost, promises = files.check(MOUNT, what, by_read)
             tell(type="replay", device=on.name, adopted=on.adopt, by_read=by_read, lost=lost,
                  where=places(lost), promises=promises, torn=torn)

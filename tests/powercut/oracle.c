@@ -589,6 +589,7 @@ static void ends(const struct op *op, uint32_t number)
 		promise_range(op->file, 0, ~0ULL, number);
 		break;
 	case OP_SYNCFS:
+	case OP_UMOUNT:
 		for (i = 0; i < workload->files - workload->renames; i++) {
 			settle(i, number);
 			promise_range(i, 0, ~0ULL, number);

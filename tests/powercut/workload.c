@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -33,14 +34,15 @@ static const struct {
 	const char *name;
 	const struct workload workload;
 } workloads[] = {
-	/* Stores through mappings by pages and by 2 MiB, and fsync or msync of parts. */
+	/* Stores through mappings by pages and by 2 MiB, and fsync or msync of parts, also by who opens a file anew. */
 	{ "map", { 3, 3, 4 << 20, 4 << 20, {
 		[OP_STORE] = 12, [OP_WRITE] = 1, [OP_FSYNC] = 4, [OP_FDATASYNC] = 1,
-		[OP_MSYNC] = 4, [OP_SYNCFS] = 1 }, false, false } },
+		[OP_MSYNC] = 4, [OP_SYNCFS] = 1, [OP_REOPEN] = 2, [OP_UMOUNT] = 1 }, false, false } },
 	/* What changes a file's blocks, beside dirty mappings. */
 	{ "layout", { 3, 3, 3 << 20, 4 << 20, {
 		[OP_STORE] = 12, [OP_WRITE] = 2, [OP_FSYNC] = 4, [OP_MSYNC] = 2, [OP_TRUNCATE] = 4,
-		[OP_PUNCH] = 2, [OP_ZERO] = 2, [OP_COLLAPSE] = 2, [OP_INSERT] = 2 }, false, false } },
+		[OP_PUNCH] = 2, [OP_ZERO] = 2, [OP_COLLAPSE] = 2, [OP_INSERT] = 2, [OP_REOPEN] = 2 },
+		false, false } },
 	/* The same with entries of 2 MiB, and files that share them where the filesystem can. */
 	{ "large", { 3, 2, 4 << 20, 4 << 20, {
 		[OP_STORE] = 14, [OP_WRITE] = 1, [OP_FSYNC] = 4, [OP_MSYNC] = 3, [OP_TRUNCATE] = 1,
@@ -49,11 +51,12 @@ static const struct {
 	/* Files that share blocks. */
 	{ "reflink", { 4, 2, 2 << 20, 2 << 20, {
 		[OP_STORE] = 10, [OP_WRITE] = 4, [OP_FSYNC] = 5, [OP_MSYNC] = 2, [OP_CLONE] = 4,
-		[OP_PUNCH] = 1, [OP_TRUNCATE] = 1, [OP_WRITE_SYNC] = 1 }, false, false } },
+		[OP_PUNCH] = 1, [OP_TRUNCATE] = 1, [OP_WRITE_SYNC] = 1, [OP_STORE_SYNC] = 3 },
+		false, false } },
 	/* The same, and copies are made of shared blocks without a store. */
 	{ "unshare", { 4, 2, 2 << 20, 2 << 20, {
 		[OP_STORE] = 8, [OP_WRITE] = 2, [OP_FSYNC] = 5, [OP_MSYNC] = 2, [OP_CLONE] = 4,
-		[OP_TRUNCATE] = 1, [OP_UNSHARE] = 6 }, false, false } },
+		[OP_TRUNCATE] = 1, [OP_UNSHARE] = 6, [OP_STORE_SYNC] = 3 }, false, false } },
 	/* Programs that write back by themselves, beside others that do not. */
 	{ "mapsync", { 3, 2, 2 << 20, 4 << 20, {
 		[OP_STORE_SYNC] = 12, [OP_STORE] = 4, [OP_FSYNC] = 1, [OP_PUNCH] = 2,
@@ -135,6 +138,8 @@ struct mapped {
 static const struct workload *workload;
 static struct mapped files[FILES];
 static int directory;
+/* Where the filesystem is mounted, and what it is. */
+static const char *mounted_at, *filesystem;
 /* Whether files can share blocks. */
 static bool clones;
 static char failed[200];
@@ -260,6 +265,50 @@ static void close_file(unsigned int i)
 	munmap(files[i].synchronous, workload->most);
 	close(files[i].fd);
 	close(files[i].synchronous_fd);
+}
+
+/* Have who opens the file next find nothing of it in memory, if the kernel lets go of it. */
+static int drop_caches(void)
+{
+	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
+	int bad = fd < 0 || write(fd, "3", 1) != 1;
+
+	if (fd >= 0)
+		close(fd);
+	return bad ? -1 : 0;
+}
+
+static int reopen_file(unsigned int i)
+{
+	const uint64_t sure = files[i].sure;
+
+	close_file(i);
+	if (drop_caches() || open_file(i))
+		return -1;
+	files[i].sure = sure;
+	return 0;
+}
+
+static int open_all(void)
+{
+	unsigned int i;
+
+	directory = open(mounted_at, O_RDONLY | O_DIRECTORY);
+	if (directory < 0)
+		return give_up("open");
+	for (i = 0; i < workload->files - workload->renames; i++)
+		if (open_file(i))
+			return -1;
+	return 0;
+}
+
+static void close_all(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < workload->files - workload->renames; i++)
+		close_file(i);
+	close(directory);
 }
 
 /* A part of the file: mostly short, at times some pages. */
@@ -470,6 +519,16 @@ static int perform(const struct op *op, uint32_t number)
 	case OP_UNSHARE:
 		status = fallocate(file->fd, FALLOC_FL_UNSHARE_RANGE, op->offset, op->length);
 		break;
+	case OP_REOPEN:
+		status = reopen_file(op->file);
+		break;
+	case OP_UMOUNT:
+		close_all();
+		status = umount(mounted_at);
+		break;
+	case OP_MOUNT:
+		status = mount("/dev/pmem0", mounted_at, filesystem, 0, "dax=always") || open_all();
+		break;
 	}
 	if (file->size < file->sure)
 		file->sure = file->size;
@@ -509,6 +568,7 @@ static int do_op(const struct op *op, int64_t *cuts)
 int64_t workload_run(const char *path, const char *name, uint64_t seed, int64_t wanted, uint32_t most)
 {
 	unsigned int unsynced[FILES] = { 0 }, i;
+	struct statfs status;
 	int64_t cuts = 0;
 
 	workload = find_workload(name);
@@ -516,12 +576,12 @@ int64_t workload_run(const char *path, const char *name, uint64_t seed, int64_t 
 	op_count = 0;
 	random_state = seed;
 	clones = true;
-	directory = open(path, O_RDONLY | O_DIRECTORY);
-	if (!make_room() || directory < 0)
+	if (!make_room() || statfs(path, &status))
 		return give_up("cannot begin");
-	for (i = 0; i < workload->files - workload->renames; i++)
-		if (open_file(i))
-			return -1;
+	mounted_at = path;
+	filesystem = status.f_type == XFS_SUPER_MAGIC ? "xfs" : "ext4";
+	if (open_all())
+		return -1;
 	/* What is to be shared is shared from the first. */
 	for (i = workload->full; i < workload->files && workload->weights[OP_CLONE] && clones; i++) {
 		const struct op clone = { .kind = OP_CLONE, .file = i, .how = i % workload->full };
@@ -552,9 +612,15 @@ int64_t workload_run(const char *path, const char *name, uint64_t seed, int64_t 
 			continue;
 		if (do_op(&op, &cuts))
 			return -1;
+		/* What it has promised is so before the filesystem is mounted again, and while it is. */
+		if (op.kind == OP_UMOUNT) {
+			const struct op again = { .kind = OP_MOUNT };
+
+			if (do_op(&again, &cuts))
+				return -1;
+			memset(unsynced, 0, sizeof(unsynced));
+		}
 	}
-	for (i = 0; i < workload->files - workload->renames; i++)
-		close_file(i);
-	close(directory);
+	close_all();
 	return cuts;
 }

@@ -34,6 +34,9 @@ enum op_kind {
 	OP_CLONE,	/* how: of which file */
 	OP_RENAME,	/* a new file takes the place of the old one */
 	OP_UNSHARE,	/* shared blocks of a part are replaced by copies */
+	OP_REOPEN,	/* the file is unmapped, closed, evicted if that is possible, and opened again */
+	OP_UMOUNT,	/* of the filesystem; always followed by */
+	OP_MOUNT,
 	OPS,
 };
 

@@ -112,7 +112,7 @@ class Model:
                 ("log_recall", None, [u64]),
                 ("log_check", ctypes.c_int, [text, u64, flag, text, size, ctypes.POINTER(u64)]),
                 ("race_prepare", ctypes.c_int, [text, u64]),
-                ("race_run", i64, [text, u64, i64, number]),
+                ("race_run", i64, [text, u64, i64, number, flag]),
                 ("race_check", ctypes.c_int,
                  [text, u64, ctypes.POINTER(u64), flag, text, size, ctypes.POINTER(u64)])):
             function = getattr(lib, name)
@@ -233,13 +233,14 @@ class Race(Files):
     """A thread that stores while others sync."""
 
     size = 8 << 20
+    beside = False
 
     def prepare(self, path):
         if self.lib.race_prepare(path.encode(), self.size):
             raise Failed("race")
 
     def run(self, path, seed, wanted, most):
-        cuts = self.lib.race_run(path.encode(), seed, wanted, most)
+        cuts = self.lib.race_run(path.encode(), seed, wanted, most, self.beside)
         if cuts < 0:
             raise Failed("race")
         return cuts
@@ -265,6 +266,12 @@ class Race(Files):
         if self.lib.race_promises_are(self.size, (ctypes.c_uint64 * THREADS)(*what["events"]),
                                       promised):
             raise Failed("race")
+
+
+class Beside(Race):
+    """The same, and another thread cuts off, punches and clones beside them."""
+
+    beside = True
 
 
 class Giant(Race):
@@ -298,7 +305,7 @@ class Program:
 
 
 def workload(model, name):
-    others = {"log": Log, "race": Race, "giant": Giant, "sqlite": Program, "lmdb": Program}
+    others = {"log": Log, "race": Race, "beside": Beside, "giant": Giant, "sqlite": Program, "lmdb": Program}
     return others.get(name, Files)(model, name)
 
 

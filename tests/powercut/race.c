@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * race: one thread stores to a file through mappings, all the time, while two others sync it. What a
- * store had put there before a sync began is there after it, whoever of the two wrote it back.
+ * store had put there before a sync began is there after it, whoever of the two wrote it back. In beside
+ * yet another thread cuts off and punches what lies behind, and makes clones of the file.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -191,9 +195,65 @@ static void *sync_all_the_time(void *data)
 	return NULL;
 }
 
-int64_t race_run(const char *path, uint64_t seed, int64_t cuts_wanted, uint32_t syncs)
+/*
+ * Changes the blocks of the file behind what is stored to, and shares those with another file, again and again
+ * while others sync: nothing of what was promised may get lost by that.
+ */
+static void *change_blocks(void *data)
 {
-	pthread_t storer, syncer;
+	const uint64_t end = size + PMD;
+	uint64_t seen = 0, turn;
+	volatile uint64_t *tail;
+	char name[300];
+	int copy;
+
+	snprintf(name, sizeof(name), "%s/copy", (const char *)data);
+	copy = open(name, O_RDWR | O_CREAT, 0600);
+	tail = mmap(NULL, PMD, PROT_READ | PROT_WRITE, MAP_SHARED, fd, size);
+	if (copy < 0 || tail == MAP_FAILED) {
+		atomic_store(&bad, true);
+		return NULL;
+	}
+	/* Until it is told that it is over; each turn while another sync is under way. */
+	for (turn = 0; !atomic_load(&over); turn++) {
+		int status = 0;
+
+		if (atomic_load(&allowed) == seen) {
+			usleep(50);
+			continue;
+		}
+		seen = atomic_load(&allowed);
+		switch (turn % 4) {
+		case 0:
+			status = ftruncate(fd, size) || ftruncate(fd, end);
+			break;
+		case 1:
+			tail[turn % 512 * UNITS] = turn;
+			status = fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+					   size + turn % 256 * PAGE, 64 * PAGE);
+			break;
+		case 2:
+			tail[turn % 512 * UNITS] = turn;
+			status = fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_ZERO_RANGE, size, 16 * PAGE);
+			break;
+		case 3:
+			/* Not all filesystems can. */
+			status = ftruncate(copy, 0);
+			if (!status && ioctl(copy, FICLONE, fd) && errno != EOPNOTSUPP)
+				status = -1;
+			break;
+		}
+		if (status)
+			atomic_store(&bad, true);
+	}
+	munmap((void *)tail, PMD);
+	close(copy);
+	return NULL;
+}
+
+int64_t race_run(const char *path, uint64_t seed, int64_t cuts_wanted, uint32_t syncs, bool beside)
+{
+	pthread_t storer, syncer, changer;
 	char name[300];
 	uint32_t i;
 
@@ -222,12 +282,15 @@ int64_t race_run(const char *path, uint64_t seed, int64_t cuts_wanted, uint32_t 
 	/* What happens during a write-back happens more often if that takes its time; 1 GiB does anyway. */
 	powercut_ask(POWERCUT_LATE, 0, size < GIB ? 50 : 0, 0);
 	if (!small || !large || pthread_create(&storer, NULL, store_all_the_time, (void *)seed) ||
-	    pthread_create(&syncer, NULL, sync_all_the_time, (void *)1))
+	    pthread_create(&syncer, NULL, sync_all_the_time, (void *)1) ||
+	    (beside && pthread_create(&changer, NULL, change_blocks, (void *)path)))
 		return -1;
 	sync_all_the_time((void *)0);
 	pthread_join(syncer, NULL);
 	atomic_store(&over, true);
 	pthread_join(storer, NULL);
+	if (beside)
+		pthread_join(changer, NULL);
 	powercut_ask(POWERCUT_LATE, 0, 0, 0);
 	munmap(large, size);
 	if (small != large)

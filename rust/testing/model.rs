@@ -132,7 +132,7 @@ unsafe fn model_of<'a>(inode: *mut bindings::inode) -> &'a Model {
 unsafe extern "C" fn rdax_test_evict(inode: *mut bindings::inode) {
     // SAFETY: By this function's safety requirements.
     unsafe {
-        entry_points::dax_break_layout_final(inode);
+        entry_points::layout::dax_break_layout_final(inode);
         model_of(inode).evicted.store(true, Release);
     }
 }
@@ -346,7 +346,7 @@ unsafe extern "C" fn huge_fault(
     let (mut pfn, mut error) = (usize::MAX, 0);
     // SAFETY: The fault is under way.
     let mut code = FaultCode(unsafe {
-        entry_points::dax_iomap_fault(
+        entry_points::fault::dax_iomap_fault(
             raw,
             order,
             &raw mut pfn,
@@ -376,7 +376,7 @@ unsafe extern "C" fn huge_fault(
         let other = core::mem::take(&mut model.state.lock().other_memory);
         let pfn = pfn + (usize::from(other) << order);
         // SAFETY: The fault is under way.
-        code = FaultCode(unsafe { entry_points::dax_finish_sync_fault(raw, order, pfn) });
+        code = FaultCode(unsafe { entry_points::fault::dax_finish_sync_fault(raw, order, pfn) });
         note(code);
     }
     // SAFETY: Taken above.

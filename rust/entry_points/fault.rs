@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page faults.
+
+use crate::{
+    dax::fault,
+    kern::{
+        bindings,
+        iomap::IomapOps,
+        page::Pfn,
+        redirect::{
+            begin_in_flight,
+            end_in_flight, //
+        },
+        vm::{
+            FaultCode,
+            VmFault, //
+        },
+    }, //
+};
+use core::ptr::NonNull;
+use kernel::ffi::{
+    c_int,
+    c_uint,
+    c_ulong, //
+};
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+pub(super) unsafe extern "C" fn dax_iomap_fault(
+    vmf: *mut bindings::vm_fault,
+    order: c_uint,
+    pfnp: *mut c_ulong,
+    errp: *mut c_int,
+    ops: *const bindings::iomap_ops,
+) -> bindings::vm_fault_t {
+    // SAFETY: By this function's safety requirements.
+    let (fault, ops) = unsafe {
+        (
+            VmFault::from_raw(NonNull::new_unchecked(vmf)),
+            IomapOps::from_raw(NonNull::new_unchecked(ops.cast_mut())),
+        )
+    };
+    let outcome = fault::iomap_fault(fault, order, ops);
+    if let (Some(pfn), false) = (outcome.pfn, pfnp.is_null()) {
+        // SAFETY: By this function's safety requirements.
+        unsafe { pfnp.write(pfn.to_bits() as c_ulong) };
+    }
+    if let (Some(error), false) = (outcome.error, errp.is_null()) {
+        // SAFETY: By this function's safety requirements.
+        unsafe { errp.write(error.to_errno()) };
+    }
+    if outcome.code == FaultCode::LATER {
+        // SAFETY: By this function's safety requirements; nobody uses the fault any more.
+        return unsafe {
+            bindings::rdax_fault_later(vmf, Some(begin_in_flight), Some(end_in_flight))
+        };
+    }
+    outcome.code.0
+}
+
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+pub(super) unsafe extern "C" fn dax_finish_sync_fault(
+    vmf: *mut bindings::vm_fault,
+    order: c_uint,
+    pfn: c_ulong,
+) -> bindings::vm_fault_t {
+    // SAFETY: By this function's safety requirements.
+    let vmf = unsafe { VmFault::from_raw(NonNull::new_unchecked(vmf)) };
+    // The number is the one that `dax_iomap_fault` gave; it is only compared.
+    fault::finish_sync_fault(vmf, order, Pfn::from_bits(pfn)).0
+}

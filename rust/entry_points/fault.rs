@@ -28,7 +28,7 @@ use kernel::ffi::{
 /// # Safety
 ///
 /// As of the kernel's function; the file is on an adopted device.
-pub(super) unsafe extern "C" fn dax_iomap_fault(
+pub(in crate::kern) unsafe extern "C" fn dax_iomap_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
     pfnp: *mut c_ulong,
@@ -63,7 +63,7 @@ pub(super) unsafe extern "C" fn dax_iomap_fault(
 /// # Safety
 ///
 /// As of the kernel's function; the file is on an adopted device.
-pub(super) unsafe extern "C" fn dax_finish_sync_fault(
+pub(in crate::kern) unsafe extern "C" fn dax_finish_sync_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
     pfn: c_ulong,

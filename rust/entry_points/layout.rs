@@ -89,7 +89,7 @@ pub(super) unsafe extern "C" fn dax_break_layout(
 /// # Safety
 ///
 /// As of the kernel's function; the file is on an adopted device.
-pub(super) unsafe extern "C" fn dax_break_layout_final(inode: *mut bindings::inode) {
+pub(in crate::kern) unsafe extern "C" fn dax_break_layout_final(inode: *mut bindings::inode) {
     // SAFETY: By this function's safety requirements.
     unsafe {
         bindings::rdax_unpark(inode);

@@ -529,19 +529,20 @@ class Round:
                 if on is not self.devices[1] and cut % self.args.both:
                     continue
                 fsck = on is self.devices[1] and cut % self.args.fsck == 0
-                sums["fsck"] += fsck
                 # Each device every other time, and the two of them not at once. The kernel's own code has
                 # warnings and SIGBUS for files that share 2 MiB and are mapped (docs/powercut.md).
                 by_read = (cut + on.number) % 2 == 0 or (not on.adopt and self.name in SHARING)
                 lost, where, promises, damage = self.look(cut, on, by_read, fsck)
                 results.append((on, lost, where, damage))
                 sums["looks"] += 1
+                # Of what cannot be mounted there is no copy.
+                sums["fsck"] += fsck and not damage
                 if on is self.devices[1]:
                     sums["reads"] += by_read
                     sums["loses"][self.loses] += 1
                     sums["at"][self.at] += 1
                     sums["promises"] += promises
-                    sums["others"] += self.workload.others != 0
+                    sums["others"] += self.workload.others != 0 and not damage
             bad = [result for result in results if result[1] or result[3]]
             sums["lost"] += any(lost for _, lost, _, _ in results)
             sums["damaged"] += any(damage for _, _, _, damage in results)

@@ -46,6 +46,12 @@ SHARING = ("large", "reflink", "unshare")
 COPIES = 4
 # What ext4 says when the last record of its journal is torn, and what it says besides.
 TORN = re.compile(r"JBD2: journal transaction \d+ on \S+ is corrupt\.")
+TORN_SUPERBLOCK = re.compile(r"EXT4-fs \(\w+\): VFS: Found ext4 filesystem with invalid superblock checksum\.  "
+                             r"Run e2fsck\?")
+TORN_JOURNAL = re.compile(r"JBD2: journal checksum error|EXT4-fs \(\w+\): Could not load journal inode")
+# Where ext4 has its superblock, how large that and the journal's are, and where in them the checksum is.
+SUPERBLOCK, SUPERBLOCK_SIZE, CHECKSUM, JOURNAL_CHECKSUM = 1024, 1024, 1020, 252
+JOURNAL_SUPERBLOCK = bytes.fromhex("c03b399800000004")
 BESIDE_TORN = re.compile(r"EXT4-fs \(\w+\): (?:DAX enabled\..*|error loading journal)")
 # What e2fsck does then: it recovers the journal up to there, and counts what ext4 only counts when it is
 # unmounted.
@@ -349,6 +355,16 @@ class Code:
                      if start <= address < end), "user space")
 
 
+def crc32c(data):
+    """As ext4 has it: begun with all ones, and not inverted in the end."""
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc
+
+
 class KernelLog:
     def __init__(self):
         self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
@@ -386,19 +402,24 @@ class Device:
     def mount(self, filesystem):
         posix.mount(self.node, MOUNT, filesystem, FILESYSTEMS[filesystem][2])
 
-    def mount_image(self, filesystem):
-        """Mount what a cut has left; whether it had to be repaired before.
+    def mount_image(self, filesystem, lost):
+        """Mount what a cut has left, which has lost the lines at `lost()`; whether it was repaired before.
 
-        ext4 takes a record of its journal that the cut has torn for damage (docs/powercut.md). What was
-        promised must be there when it is repaired. Whatever else keeps ext4 from mounting it is damage.
+        ext4 takes a record of its journal or a superblock that the cut has torn for damage
+        (docs/powercut.md). What was promised must be there when it is repaired. Whatever else keeps ext4 from
+        mounting it is damage.
         """
         self.log.skip()
         try:
             self.mount(filesystem)
             return False
         except OSError as error:
-            if filesystem != "ext4" or error.errno != errno.EUCLEAN:
+            if filesystem != "ext4" or error.errno not in (errno.EUCLEAN, errno.EBADMSG):
                 raise
+            superblock = error.errno == errno.EBADMSG
+        if superblock:
+            self.mend_superblock(lost())
+            return True
         said = [line for line in self.log.read() if re.search("EXT4-fs|JBD2", line)]
         others = [line for line in said if not TORN.fullmatch(line) and not BESIDE_TORN.fullmatch(line)]
         if others or not any(map(TORN.fullmatch, said)):
@@ -409,6 +430,24 @@ class Device:
             raise OSError(errno.EUCLEAN, f"a torn record, and other damage: {others[:20]}")
         self.mount(filesystem)
         return True
+
+
+    def mend_superblock(self, lost):
+        """Mount when the superblock, or the journal's, of which the cut lost a part, has its checksum again."""
+        said = [line for line in self.log.read() if re.search("EXT4-fs|JBD2", line)]
+        blocks = Blocks(self, FILESYSTEMS["ext4"][0])
+        journal = said and all(map(TORN_JOURNAL.fullmatch, said))
+        at, = blocks.places(JOURNAL_SUPERBLOCK) if journal else (SUPERBLOCK,)
+        torn = any(at <= line < at + SUPERBLOCK_SIZE for line in lost)
+        if not torn or not (journal or (said and all(map(TORN_SUPERBLOCK.fullmatch, said)))):
+            raise OSError(errno.EUCLEAN, f"damaged, and not only a torn superblock: {said}")
+        block = blocks.all[at:at + SUPERBLOCK_SIZE]
+        if journal:
+            block[JOURNAL_CHECKSUM:JOURNAL_CHECKSUM + 4] = bytes(4)
+            blocks.put(at + JOURNAL_CHECKSUM, crc32c(block).to_bytes(4, "big"))
+        else:
+            blocks.put(at + CHECKSUM, crc32c(block[:CHECKSUM]).to_bytes(4, "little"))
+        self.mount("ext4")
 
 
 def make(filesystem, on):
@@ -477,7 +516,8 @@ class Round:
         events = list(answer.events)
         self.loses, self.at = KINDS[answer.kind], MOMENTS[answer.moment]
         try:
-            if self.timed("mount", on.mount_image, self.fs):
+            if self.timed("mount", on.mount_image, self.fs,
+                          lambda: [line for line, _ in self.lost_lines(cut)]):
                 self.torn.add(cut)
         except Exception as error:  # pylint: disable=broad-exception-caught
             return [], [], 0, f"not mounted: {error}"
@@ -734,15 +774,23 @@ def refused(model, devices):
         at, = blocks.places(LOST_AND_FOUND)
         blocks.put(at + len(LOST_AND_FOUND) - 4, bytes(4))
 
-    for name, changes, expected in (("nothing", (), "mounted"), ("a torn record", (torn,), "torn"),
-                                    ("a wrong checksum in a group descriptor", (descriptor,), "damaged"),
-                                    ("a torn record, and a damaged directory", (torn, directory), "damaged")):
+    def superblock(blocks):
+        # The blocks that are free.
+        at = SUPERBLOCK + 0xc
+        blocks.put(at, bytes(byte ^ 1 for byte in blocks.all[at:at + 1]))
+
+    for name, changes, lost, expected in (
+            ("nothing", (), (), "mounted"), ("a torn record", (torn,), (), "torn"),
+            ("a wrong checksum in a group descriptor", (descriptor,), (), "damaged"),
+            ("a torn record, and a damaged directory", (torn, directory), (), "damaged"),
+            ("a torn superblock", (superblock,), (SUPERBLOCK,), "torn"),
+            ("a damaged superblock", (superblock,), (SUPERBLOCK + SUPERBLOCK_SIZE,), "damaged")):
         model.ask(LOAD, cut, on.number)
         blocks = Blocks(on, FILESYSTEMS["ext4"][0])
         for change in changes:
             change(blocks)
         try:
-            found = "torn" if on.mount_image("ext4") else "mounted"
+            found = "torn" if on.mount_image("ext4", lambda lost=lost: lost) else "mounted"
             posix.umount(MOUNT)
         except OSError as error:
             found = "damaged" if error.errno == errno.EUCLEAN else str(error)
@@ -760,7 +808,7 @@ def replay(model, args, devices):
     for on in devices[1:]:
         if model.ask(RESTORE, what["image"], on.number):
             raise Failed("the image cannot be read")
-        torn = on.mount_image(what["fs"])
+        torn = on.mount_image(what["fs"], lambda: [line for line, _ in what["lines"]])
         files = workload(model, what["workload"])
         files.recall(base64.b64decode(what["promised"]), what)
         for by_read in (False, True):

@@ -4,6 +4,7 @@
 import contextlib
 import fcntl
 import os
+import signal
 import threading
 
 from lib import device, posix
@@ -107,6 +108,20 @@ def device_goes_while_its_unmount_waits(t):
 
     with going("ext4", hold, page("u", 1)):
         unmounts[0].result(30)
+
+
+@case(fs=())
+def device_goes_while_a_thread_waits_to_unmount(t):
+    """Who unmounted was killed, and a thread of the kernel waits in his place; it ends with the device."""
+    def hold(fs, pipe):
+        splice_from(fs, pipe, page("u", 1))
+        unmount = Task(fs.umount, name="umount")
+        unmount.blocked_in("umount2")
+        unmount.kill()
+        equal(unmount.signalled(), signal.SIGKILL, "signal for who unmounts")
+
+    with going("ext4", hold, page("u", 1)):
+        pass
 
 
 @contextlib.contextmanager

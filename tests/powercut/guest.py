@@ -779,12 +779,19 @@ def refused(model, devices):
         at = SUPERBLOCK + 0xc
         blocks.put(at, bytes(byte ^ 1 for byte in blocks.all[at:at + 1]))
 
+    def journal(blocks):
+        # A byte that means nothing.
+        at, = blocks.places(JOURNAL_SUPERBLOCK)
+        blocks.put(at + 0x60, bytes(byte ^ 1 for byte in blocks.all[at + 0x60:at + 0x61]))
+
     for name, changes, lost, expected in (
             ("nothing", (), (), "mounted"), ("a torn record", (torn,), (), "torn"),
             ("a wrong checksum in a group descriptor", (descriptor,), (), "damaged"),
             ("a torn record, and a damaged directory", (torn, directory), (), "damaged"),
             ("a torn superblock", (superblock,), (SUPERBLOCK,), "torn"),
-            ("a damaged superblock", (superblock,), (SUPERBLOCK + SUPERBLOCK_SIZE,), "damaged")):
+            ("a damaged superblock", (superblock,), (SUPERBLOCK + SUPERBLOCK_SIZE,), "damaged"),
+            ("a torn superblock of the journal", (journal,), range(0, FILESYSTEMS["ext4"][0], 64), "torn"),
+            ("a damaged superblock of the journal", (journal,), (SUPERBLOCK,), "damaged")):
         model.ask(LOAD, cut, on.number)
         blocks = Blocks(on, FILESYSTEMS["ext4"][0])
         for change in changes:

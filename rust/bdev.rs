@@ -303,12 +303,6 @@ impl Claim {
         unsafe { BlockDeviceName::of(self.bdev()) }.as_c_str() == name
     }
 
-    /// Whether memory errors are known of the device.
-    pub(crate) fn has_bad_blocks(&self) -> bool {
-        // SAFETY: The device is open.
-        unsafe { bindings::rdax_has_bad_blocks(self.bdev().as_ptr()) }
-    }
-
     /// Whether a filesystem on the device could be mounted with DAX, as far as the device goes.
     /// Sleeps.
     pub(crate) fn supports_dax(&self) -> bool {

@@ -11,7 +11,6 @@ use super::{
     once::{full_barrier, read_once, Once},
     order::Order,
     page::Pfn,
-    redirect,
     xa::{Tree, TreeGuard}, //
 };
 use core::ptr::{self, NonNull};
@@ -501,16 +500,12 @@ impl Inode {
         }
         // SAFETY: The driver, which is bound by the requirement above, keeps the list. The number
         // is read atomically.
-        let has = unsafe {
+        unsafe {
             read_once(
                 list.byte_add(bindings::BADBLOCKS_COUNT as usize)
                     .cast::<i32>(),
             ) != 0
-        };
-        if has {
-            redirect::note_failures(true);
         }
-        has
     }
 
     /// Log2 of the filesystem's block size in bytes.

@@ -428,15 +428,18 @@ bool rdax_is_member(const void *members, const void *bdev);
 /* The magic number of the filesystem that holds the block device; 0 if none does. May sleep. */
 unsigned long rdax_magic_of_holder(struct block_device *bdev);
 
-/* Whether the driver of a device that is open knows of bad blocks. */
-bool rdax_has_bad_blocks(struct block_device *bdev);
-
-/* Puts zeroes on what is not bad of these bytes of the device, whole pages. 0 or an error. May sleep. */
+/*
+ * Puts zeroes on these bytes of the device, whole pages, but for sectors that the driver cannot write. 0 or an
+ * error. May sleep.
+ */
 int rdax_put_zeroes(struct block_device *bdev, u64 at, u64 end, gfp_t gfp);
 
-/* As blkdev_issue_zeroout(), which it calls; what XFS gives a file has zeroes past what is bad. */
+/*
+ * As blkdev_issue_zeroout(), which it calls; for blocks that XFS gives a file as rdax_put_zeroes(). @failures:
+ * whether pages may have failed.
+ */
 int rdax_issue_zeroout(struct block_device *bdev, sector_t sector, sector_t sectors, gfp_t gfp,
-		       unsigned int flags);
+		       unsigned int flags, bool failures);
 
 /* Begins to watch for ext4 as a module, and ends. */
 void rdax_ext4_init(void);

@@ -179,9 +179,6 @@ impl Registry {
         for run in member.device().page_runs() {
             poison::look_for_marks(run);
         }
-        if claim.has_bad_blocks() {
-            redirect::note_failures(true);
-        }
         pr_info!("{name}: adopted\n");
         trace::adopt(member.device(), true);
         Ok(member)

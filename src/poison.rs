@@ -73,14 +73,12 @@ pub(crate) fn for_each_good_run(run: PageRun, mut f: impl FnMut(PageRun)) {
 
 fn note_seen() {
     SEEN.store(true, Relaxed);
-    redirect::note_failures(true);
 }
 
 /// Has [`was_seen`] say no again, for tests of what is not done once memory has failed.
 #[cfg(RDAX_TEST)]
 pub(crate) fn forget() {
     SEEN.store(false, Relaxed);
-    redirect::note_failures(false);
 }
 
 /// The token that the callers keep, to unlock with.

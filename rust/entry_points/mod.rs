@@ -86,7 +86,7 @@ pub(crate) static TARGETS: [Target;
     ),
     target!(
         blkdev_issue_zeroout,
-        Key::BadMember,
+        Key::Member,
         poison::blkdev_issue_zeroout
     ),
     target!(dax_break_layout, Key::Inode, layout::dax_break_layout),

@@ -169,7 +169,9 @@ pub(super) unsafe extern "C" fn blkdev_issue_zeroout(
 ) -> c_int {
     InFlight::enter().pause(|| {
         // SAFETY: By this function's safety requirements.
-        call_original(|| unsafe { bindings::rdax_issue_zeroout(bdev, sector, sectors, gfp, flags) })
+        call_original(|| unsafe {
+            bindings::rdax_issue_zeroout(bdev, sector, sectors, gfp, flags, poison::was_seen())
+        })
     })
 }
 

@@ -32,23 +32,8 @@ use kernel::{
         c_ulong,
         c_void, //
     },
-    sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
-        rcu, //
-    }, //
+    sync::rcu, //
 };
-
-/// Whether memory may be bad.
-static FAILURES: Atomic<bool> = Atomic::new(false);
-
-/// Notes whether memory is bad, so that calls with [`Key::BadMember`] are redirected. No list of bad blocks is
-/// looked at for these: it goes with its driver, which does not wait for the caller.
-pub(crate) fn note_failures(seen: bool) {
-    FAILURES.store(seen, Relaxed);
-}
 
 /// The flags of a change of protection that userfaultfd wants.
 const USERFAULT_CHANGES: c_ulong = bindings::MM_CP_USERFAULT;
@@ -164,10 +149,9 @@ pub(super) unsafe extern "C" fn callback(
             }
             Key::Folio | Key::LockedFolio => return this.redirect_folio(route, regs),
             Key::BlockDevice | Key::DaxDevice => return this.redirect_device(route, regs),
-            Key::BadMember => {
+            Key::Member => {
                 let bdev = first as *const bindings::block_device;
-                if FAILURES.load(Relaxed) && this.members.has_device(bdev) && !is_calling_original()
-                {
+                if this.members.has_device(bdev) && !is_calling_original() {
                     (*regs).ip = route.replacement as c_ulong;
                 }
                 return;

@@ -21,7 +21,6 @@ mod in_flight;
 mod original;
 
 pub(crate) use answer::{prepare_answers, with_answer};
-pub(crate) use callback::note_failures;
 #[cfg(RDAX_TEST)]
 pub(crate) use callback::Destination;
 pub(crate) use eviction::sees_evictions;
@@ -91,9 +90,8 @@ pub(crate) enum Key {
     /// `struct block_device *`, of any device: the replacement finds out whether one of the set is
     /// made of it, and calls the function on, with [`call_original`].
     BlockDevice,
-    /// `struct block_device *` of any device. The replacement serves those of the set when memory is bad, and
-    /// calls the function on, with [`call_original`].
-    BadMember,
+    /// `struct block_device *` of the set. The replacement calls the function on, with [`call_original`].
+    Member,
     /// `struct dax_device *`, of any device: the replacement finds out whether it is about a file of
     /// the set's, and calls the function on, with [`call_original`].
     DaxDevice,

@@ -63,7 +63,7 @@ pub(crate) fn decide(
         Key::Inode | Key::AnyInode | Key::Evicted => file.inode().as_ptr() as usize,
         Key::Truncated => file.mapping().as_ptr() as usize,
         Key::Mapping | Key::AnyMapping => file.mapping().as_ptr() as usize,
-        Key::BlockDevice | Key::BadMember => file.world().bdev() as usize,
+        Key::BlockDevice | Key::Member => file.world().bdev() as usize,
         Key::DaxDevice => file.world().raw_dax() as usize,
         Key::Folio | Key::LockedFolio => folio.as_ptr() as usize,
         Key::Error | Key::Unmount | Key::Active => file.inode().super_block().as_ptr() as usize,

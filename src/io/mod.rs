@@ -25,6 +25,7 @@ use crate::kern::{
     iomap::{Extent, IomapFlags, IomapOps},
     iov::{IovIter, Kiocb},
     order::Order,
+    vm,
 };
 use kernel::prelude::*;
 use read::read_file;
@@ -124,9 +125,13 @@ pub(crate) fn iomap_rw(iocb: &mut Kiocb, iter: &mut IovIter<'_>, ops: &IomapOps)
         FileDevice::of(inode).add(counter, end - position);
         (end, result)
     };
-    iocb.set_position(end);
-    match (end - position, result) {
-        (0, Err(error)) => Err(error),
-        (done, _) => Ok(done as usize),
+    match result {
+        // A worker of the kernel writes for a block device that is made of the file. A loop device takes a write
+        // that has ended early for a whole one, and its users would never know what they have lost.
+        Err(error) if write && error == EAGAIN && vm::is_worker() => return Err(EIO),
+        Err(error) if end == position => return Err(error),
+        _ => (),
     }
+    iocb.set_position(end);
+    Ok((end - position) as usize)
 }

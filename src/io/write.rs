@@ -114,8 +114,7 @@ fn write_pieces(
     let mut left = walk.available();
     // Ends: each round writes at least a byte or returns, but for one, from which on the source is
     // memory of ours, of which at least a byte can be had and written; and for those that waited for
-    // somebody who holds a page: for so long only, or until nobody does, and nobody takes another page of the
-    // file's in their turns.
+    // somebody who holds a page, which is for so long only.
     while left > 0 {
         if vm::fatal_signal() {
             return Err(EINTR);

@@ -84,8 +84,8 @@ impl Turns {
     /// locked one after the other, so none has it for longer than the first moment. Nothing is lost, as
     /// whoever makes files share blocks does without where he is told to try again.
     const PATIENCE_TO_DEDUPLICATE: u32 = 0;
-    /// The same for a thread of the kernel. What it works for (an exported filesystem) may take an error for a
-    /// broken device; and users cannot have it do so again and again as they like.
+    /// The same for a thread of the kernel. What it works for (an exported filesystem, a loop device) may take
+    /// an error for a broken device; and users cannot have it do so again and again as they like.
     const PATIENCE_OF_KERNEL: u32 = 30_000;
 
     pub(crate) fn new(who: Waiter) -> Self {
@@ -97,18 +97,13 @@ impl Turns {
         }
     }
 
-    /// None is without end: behind a worker of the kernel is a block device that is made of a file, whose users
-    /// lose what they have written by an error. A loop device even takes a write that has ended early for
-    /// a whole one.
-    fn patience() -> Option<u32> {
-        if vm::is_worker() {
-            None
-        } else if vm::is_kernel_thread() {
-            Some(Self::PATIENCE_OF_KERNEL)
+    fn patience() -> u32 {
+        if vm::is_kernel_thread() {
+            Self::PATIENCE_OF_KERNEL
         } else if wait::deduplicates() {
-            Some(Self::PATIENCE_TO_DEDUPLICATE)
+            Self::PATIENCE_TO_DEDUPLICATE
         } else {
-            Some(Self::PATIENCE)
+            Self::PATIENCE
         }
     }
 
@@ -186,14 +181,11 @@ impl Turns {
             .since
             .get()
             .map_or(0, |since| since.elapsed().as_millis());
-        let mut at_most = theirs;
-        if let Some(patience) = Self::patience() {
-            let left = i64::from(patience) - waited;
-            if left <= 0 {
-                return Err(EAGAIN);
-            }
-            at_most = at_most.min(left as u32);
+        let left = i64::from(Self::patience()) - waited;
+        if left <= 0 {
+            return Err(EAGAIN);
         }
+        let at_most = theirs.min(left as u32);
         self.theirs.set((theirs * 2).min(Self::LONGEST));
         timed(device, || {
             wait::wait_until_idle(stay, folio, how, Some(at_most))
@@ -210,8 +202,8 @@ impl Turns {
     /// For a caller that cannot let go of its locks to wait, and tries again with them: whether it has done so
     /// for long enough.
     pub(super) fn are_over() -> bool {
-        let is_over = |since| Self::patience().is_some_and(|patience| since >= patience);
-        let over = !wait::may_restart() && tries::in_loop().is_some_and(is_over);
+        let over =
+            !wait::may_restart() && tries::in_loop().is_some_and(|since| since >= Self::patience());
         if over {
             tries::end_loop();
         }

@@ -11,6 +11,7 @@ them to the kernel's core, which takes the first page of a folio for the one tha
 steps in between for a folio of several pages.
 """
 
+import contextlib
 import functools
 import os
 import signal
@@ -272,6 +273,74 @@ def failed_page_among_new_blocks(t, fd):
     # The page is overwritten whole, and serves again.
     equal(os.pwrite(fd, pages("n", 8, 16), at), 8 * PAGE, "bytes written")
     same_bytes(os.pread(fd, 8 * PAGE, at), pages("n", 8, 16), "the pages")
+
+
+@case(fs=("ext4", "xfs"), **POISON)
+@_for_good
+def failed_page_shows_nothing_of_its_last_owner(t, fd):
+    """Whoever gets its block and stores to it has zeroes around what he stored, and it can be zeroed again."""
+    _fail_page(fd, 21)
+    fd, at = _unwritten(t, fd, 16 * PAGE, 16 * PAGE)
+    with Map(fd, at + 16 * PAGE, skew=PAGE) as m:
+        for number in range(16):
+            if m.store(at + number * PAGE + 100, 1).signal:
+                continue
+            same_bytes(m.read(at + number * PAGE, PAGE), bytes(100) + b"\1" + bytes(PAGE - 101),
+                       f"page {16 + number}")
+    posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, at, 16 * PAGE)
+    settle(t)
+    posix.fallocate(fd, 0, at, 16 * PAGE)
+    equal(os.pwrite(fd, pages("m", 16), at), 16 * PAGE, "bytes written")
+    same_bytes(os.pread(fd, 16 * PAGE, at), pages("m", 16), "the pages")
+
+
+@case(fs=("ext4", "xfs"), **POISON)
+def failed_page_is_zero_when_it_is_forgotten(t):
+    """It was not written to after a file got its block; who knows of it goes with the driver."""
+    first = _file(t, PMD)
+    pfns = _fail_page(first, 21)
+    try:
+        fd, at = _unwritten(t, first, 16 * PAGE, 16 * PAGE)
+        path = os.readlink(f"/proc/self/fd/{fd}")
+
+        def write():
+            for number, length in ((4, PAGE + 2000), (6, PAGE)):
+                with contextlib.suppress(OSError):
+                    os.pwrite(fd, b"x" * length, at + number * PAGE)
+
+        Task(write).result()
+        os.close(fd)
+        if fd != first:
+            os.close(first)
+    finally:
+        mce.restore([pfns[21]])
+        _forget(t)
+    with open(path, "rb") as file:
+        file.seek(at + 5 * PAGE)
+        found = file.read(PAGE)
+    check(set(found) <= {0, ord("x")}, f"the page has {found[:64]!r}")
+
+
+@case(fs=("xfs",), **POISON)
+def bad_block_found_among_new_blocks(t):
+    """It is found after the device was adopted, and nobody has come upon one before."""
+    first = _file(t, PMD)
+    os.fsync(first)
+    ((start, at_disk, _, _),) = [e for e in posix.extents(first) if e[0] <= 21 * PAGE < e[0] + e[2]]
+    bad = at_disk + 21 * PAGE - start
+    fd, at = _unwritten(t, first, 16 * PAGE, 16 * PAGE)
+    posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, at, 16 * PAGE)
+    settle(t)
+    device.write(f"/sys/block/{t.device}/badblocks", f"{bad >> 9} 8\n")
+    try:
+        with Map(fd, at + 16 * PAGE, skew=PAGE) as m:
+            for number in range(16):
+                m.store(at + number * PAGE + 100, 1)
+        os.close(os.open(t.path("new"), os.O_RDWR | os.O_CREAT))
+    finally:
+        os.close(fd)
+        os.close(first)
+        _forget(t)
 
 
 @case(**POISON)

@@ -9,12 +9,10 @@ mod tests {
     use crate::{
         dax::{
             adopt::{self, Adopted},
-            device,
-            poison, //
+            device, //
         },
         kern::{
             error::eopnotsupp,
-            fs::PageIndex,
             members::{Members, TestSlot},
             order::Order,
             page::DevFolio,
@@ -43,7 +41,7 @@ mod tests {
             if matches!(
                 key,
                 Key::BlockDevice
-                    | Key::BadMember
+                    | Key::Member
                     | Key::DaxDevice
                     | Key::Error
                     | Key::Unmount
@@ -385,28 +383,22 @@ mod tests {
     fn of_zeroes(file: &File<'_>, folio: DevFolio) -> Destination {
         let redirection = adopt::redirection();
         let mut targets = redirection.targets().enumerate();
-        match targets.find(|(_, (_, key))| *key == Key::BadMember) {
+        match targets.find(|(_, (_, key))| *key == Key::Member) {
             Some((number, (_, key))) => decide(redirection, number, key, file, folio),
             None => Destination::Elsewhere,
         }
     }
 
     #[test]
-    fn zeroes_are_put_past_what_is_bad_only() -> Checked {
+    fn zeroes_are_put_by_the_module() -> Checked {
         let world = world()?;
         let file = world.file(1)?;
         let folio = world.page(world.take(Order::PTE)?).folio();
-        poison::forget();
-        check_eq!(of_zeroes(&file, folio), Destination::Kernel);
-        // Somebody is to be told of a failure; there is no such page.
-        let _ = poison::lock_index(file.mapping(), PageIndex::new(0));
         check_eq!(of_zeroes(&file, folio), Destination::Ours);
         check_eq!(
             redirect::call_original(|| of_zeroes(&file, folio)),
             Destination::Kernel
         );
-        poison::forget();
-        check_eq!(of_zeroes(&file, folio), Destination::Kernel);
         drop(file);
         world.check_clean()
     }

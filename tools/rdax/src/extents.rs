@@ -229,6 +229,14 @@ impl fmt::Display for Obstacle {
     }
 }
 
+/// How many bytes are a hole from `offset` on, before an extent; `None`: all.
+pub fn hole_at(extents: &[Extent], offset: u64) -> Option<u64> {
+    let next = extents.partition_point(|extent| extent.end() <= offset);
+    extents
+        .get(next)
+        .map(|extent| extent.logical.saturating_sub(offset))
+}
+
 /// Whether one entry can map `size` bytes of the file from `offset` on, or why not; and where they
 /// begin in memory. `start` is the physical address of the device's first byte.
 pub fn examine(

@@ -7,6 +7,7 @@
 //! address is for the program that maps the file to choose.
 
 use crate::{
+    ask,
     cli::LayoutCommand,
     device::{
         self,
@@ -63,6 +64,9 @@ use std::{
     path::Path,
     process::ExitCode, //
 };
+
+/// So many GiB are looked at one by one; no device is as large.
+const MOST_GIBS: u64 = 1 << 20;
 
 /// The filesystem that a file is on, and where its device's first byte lies in memory.
 pub struct Place {
@@ -380,7 +384,14 @@ fn report(system: &System, path: &Path, file: &File, place: &Place, json: bool) 
     let size = file.metadata()?.len();
     let extents = extents::of(file)?;
     let notes = notes(system, file, place, size);
-    let whole = size.div_ceil(PAGE) * PAGE / GIB;
+    let whole = size / GIB + u64::from(size % GIB > GIB - PAGE);
+    if whole > MOST_GIBS {
+        bail!(
+            "{}: is a sparse file of {}, larger than any device: not looked at",
+            path.display(),
+            amount(size)
+        );
+    }
     let gibs: Vec<Gib> = (0..whole)
         .map(|number| {
             let (result, address) = extents::examine(&extents, place.start, number * GIB, GIB);
@@ -443,7 +454,10 @@ pub fn run(system: &System, command: &LayoutCommand) -> Result<ExitCode> {
     let good = match command {
         LayoutCommand::Create { path, size } => create(system, path, *size)?,
         LayoutCommand::Check { path, json } => {
-            let file = File::open(path).with_context(|| path.display().to_string())?;
+            let file = ask::open(path)?;
+            if !file.metadata()?.is_file() {
+                bail!("{} is no regular file", path.display());
+            }
             refuse_realtime(&file)?;
             report(system, path, &file, &Place::of(system, &file)?, *json)?
         }

@@ -4,14 +4,15 @@
 
 use super::Findings;
 use crate::{
+    ask,
     device::Block,
     extents::{self, Extent, Obstacle},
     mounts::Mount,
     size::{amount, PMD, PUD},
     system::System,
 };
-use anyhow::{bail, Context, Result};
-use std::{fs::File, path::Path};
+use anyhow::{bail, Result};
+use std::path::Path;
 
 /// How many ranges of a file one entry can map, and what is in the way of how many others.
 struct Tally {
@@ -30,18 +31,26 @@ impl Tally {
             bad: Vec::new(),
             first: None,
         };
-        for number in 0..tally.all {
+        let mut number = 0;
+        while number < tally.all {
+            let mut count = 1;
             match extents::examine(extents, start, number * size, size).0 {
                 Ok(()) => tally.good += 1,
                 Err(obstacle) => {
+                    if obstacle == Obstacle::NoBlocks {
+                        // Up to the next extent at once: a sparse file may be larger than any device.
+                        count = extents::hole_at(extents, number * size)
+                            .map_or(tally.all - number, |hole| (hole / size).max(1));
+                    }
                     tally.first.get_or_insert((number * size, obstacle));
                     let kind = obstacle.kind();
                     match tally.bad.iter_mut().find(|(known, _)| *known == kind) {
-                        Some((_, count)) => *count += 1,
-                        None => tally.bad.push((kind, 1)),
+                        Some((_, known)) => *known += count,
+                        None => tally.bad.push((kind, count)),
                     }
                 }
             }
+            number += count;
         }
         tally
     }
@@ -84,7 +93,7 @@ pub(super) fn file(
     found: &mut Findings,
 ) -> Result<()> {
     let subject = path.display().to_string();
-    let file = File::open(system.path(path)).with_context(|| subject.clone())?;
+    let file = ask::open(&system.path(path))?;
     let status = file.metadata()?;
     if !status.is_file() {
         bail!("{subject} is no regular file");
@@ -198,6 +207,14 @@ fn small_fix(tally: &Tally, mount: &Mount) -> String {
 mod tests {
     use super::*;
     use crate::size::{GIB, MIB};
+
+    #[test]
+    fn a_sparse_file_larger_than_any_device_is_counted_at_once() {
+        let end = 7 << 60;
+        let tally = Tally::of(&[Extent::of(end - PMD, 0, PMD)], 0, end + 2 * PMD, PMD);
+        assert_eq!((tally.good, tally.all), (1, end / PMD + 2));
+        assert_eq!(tally.bad, [("holes", tally.all - 1)]);
+    }
 
     #[test]
     fn ranges_are_counted_by_what_is_in_their_way() {

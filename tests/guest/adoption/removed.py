@@ -158,7 +158,8 @@ def _gone(t, variant, mapped):
                 os.write(ready[1], b"r")
                 told = True
 
-    new = os.open(f"{fs.mount_point}/new", os.O_RDWR | os.O_CREAT)
+    # Of the same group.
+    new = os.open(os.path.join(os.path.dirname(file), "new"), os.O_RDWR | os.O_CREAT)
     posix.fallocate(new, 0, 0, PMD)
     task = Task(user)
     equal(os.read(ready[0], 1), b"r", "the user's sign")

@@ -4,7 +4,6 @@
 import ctypes
 import os
 import random
-import re
 import resource
 import signal
 import struct
@@ -190,9 +189,12 @@ OPERATIONS = {
 def _where_mapped(m, spots):
     """Those of the spots where the file is mapped: where it was taken away, this process may have got
     memory for itself since."""
-    ours = re.compile(rf"^(\w+)-(\w+) \S+ \S+ \S+ {os.fstat(m.file).st_ino} ", re.MULTILINE)
-    with open("/proc/self/maps", "rb", buffering=0) as maps:
-        areas = [[int(end, 16) for end in area] for area in ours.findall(maps.readall().decode())]
+    inode, areas = os.fstat(m.file).st_ino, []
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        for line in maps:
+            area, _, _, _, number, *_ = line.split()
+            if int(number) == inode:
+                areas.append([int(end, 16) for end in area.split("-")])
     return [spot for spot in spots
             if any(start <= m.address + spot * PAGE < end for start, end in areas)]
 

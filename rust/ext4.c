@@ -12,8 +12,7 @@
  * Where ext4 zeroes bad memory (ext4_issue_zeroout()) it is worse: by then it has converted the blocks, or
  * takes them for converted, so that those without zeroes are shown, or stores to them are lost with the
  * cache. And a failed page that is not among the driver's bad blocks is no longer mapped by the kernel:
- * writing it is an oops. So the module zeroes in place of ext4, and skips bad memory, which nobody can
- * read.
+ * writing it is an oops. So the module zeroes in place of ext4 (zeroes.c).
  */
 
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt

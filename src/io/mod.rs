@@ -127,8 +127,11 @@ pub(crate) fn iomap_rw(iocb: &mut Kiocb, iter: &mut IovIter<'_>, ops: &IomapOps)
     };
     match result {
         // A worker of the kernel writes for a block device that is made of the file. A loop device takes a write
-        // that has ended early for a whole one, and its users would never know what they have lost.
-        Err(error) if write && error == EAGAIN && vm::is_worker() => return Err(EIO),
+        // that has ended early for a whole one, and its users would never know what they have lost. One that does
+        // not wait is made again, whole, by who can.
+        Err(error) if write && error == EAGAIN && vm::is_worker() => {
+            return Err(if iocb.is_nowait() { error } else { EIO });
+        }
         Err(error) if end == position => return Err(error),
         _ => (),
     }

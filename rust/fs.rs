@@ -16,7 +16,7 @@ use super::{
 use core::ptr::{self, NonNull};
 use kernel::{
     error::{code::*, to_result, Error, Result},
-    ffi::{c_int, c_void},
+    ffi::{c_ulong, c_void},
     sync::atomic::Atomic,
     types::{NotThreadSafe, Opaque}, //
 };
@@ -622,10 +622,18 @@ impl ActiveSuperBlock {
         Self(unsafe { NonNull::new_unchecked(sb) })
     }
 
-    /// How many active references it has; others may take and put some at any time.
-    pub(crate) fn active(&self) -> c_int {
-        // SAFETY: By the type invariant; the counter is read atomically.
-        unsafe { ptr::read_volatile(&raw const (*self.0.as_ptr()).s_active.counter) }
+    /// Whether it is mounted anywhere at this moment. There are active references that are nobody's mount: that
+    /// of a mount that is about to fail, of one that is being made, of who freezes.
+    pub(crate) fn is_mounted(&self) -> bool {
+        // SAFETY: By the type invariant; the pointer is only compared.
+        !unsafe { ptr::read_volatile(&raw const (*self.0.as_ptr()).s_mounts) }.is_null()
+    }
+
+    /// Whether it is in use: it has been mounted, and its end has not begun.
+    pub(crate) fn is_in_use(&self) -> bool {
+        // SAFETY: By the type invariant.
+        let flags = unsafe { ptr::read_volatile(&raw const (*self.0.as_ptr()).s_flags) };
+        flags & bindings::SB_ACTIVE as c_ulong != 0
     }
 
     /// The first of its inodes for which `is_sought` holds. Calls that for each inode that has been read

@@ -135,11 +135,15 @@ void rdax_deactivate_super(struct super_block *sb);
 
 /*
  * Has a thread of the kernel call @fn for the superblock, which puts an active reference when nobody holds
- * pages of its files. @begin and @end are called around what is done in the module afterwards. False for
- * want of memory.
+ * pages of its files. @begin and @end are called around what is done in the module afterwards. The superblock
+ * may be locked by the caller, which is over then. False for want of memory.
  */
-bool rdax_deactivate_later(struct super_block *sb, void (*fn)(struct super_block *sb),
-			   void (*begin)(void), void (*end)(void));
+bool rdax_deactivate_later(struct super_block *sb, bool locked,
+			   void (*fn)(struct super_block *sb), void (*begin)(void),
+			   void (*end)(void));
+
+/* Drops the lock of a superblock. */
+void rdax_unlock_super(struct super_block *sb);
 
 /* A new inode that nobody knows and that is evicted when it is put, or NULL. */
 struct inode *rdax_some_inode(void);

@@ -170,6 +170,11 @@ bool rdax_put_active_super(struct super_block *sb)
 	return atomic_add_unless(&sb->s_active, -1, 1);
 }
 
+void rdax_unlock_super(struct super_block *sb)
+{
+	up_write(&sb->s_umount);
+}
+
 void rdax_deactivate_super(struct super_block *sb)
 {
 	if (!rdax_put_active_super(sb)) {
@@ -199,10 +204,11 @@ static void deactivate(struct work_struct *work)
 	end();
 }
 
-bool rdax_deactivate_later(struct super_block *sb, void (*fn)(struct super_block *sb),
-			   void (*begin)(void), void (*end)(void))
+bool rdax_deactivate_later(struct super_block *sb, bool locked,
+			   void (*fn)(struct super_block *sb), void (*begin)(void),
+			   void (*end)(void))
 {
-	struct deactivation *this = kmalloc_obj(*this, GFP_KERNEL | __GFP_NOWARN);
+	struct deactivation *this = kmalloc_obj(*this, GFP_NOFS | __GFP_NOWARN);
 
 	if (!this)
 		return false;
@@ -212,6 +218,9 @@ bool rdax_deactivate_later(struct super_block *sb, void (*fn)(struct super_block
 	this->begin = begin;
 	this->end = end;
 	__module_get(THIS_MODULE);
+	/* It is there as long as the thread has not begun. */
+	if (locked)
+		up_write(&sb->s_umount);
 	queue_work(system_dfl_wq, &this->work);
 	return true;
 }

@@ -22,6 +22,7 @@ use crate::{
             begin_in_flight,
             call_original,
             end_in_flight,
+            end_original,
             InFlight, //
         },
         wait::WaitCallback,
@@ -136,16 +137,6 @@ pub(super) unsafe extern "C" fn evict(inode: *mut bindings::inode) {
 ///
 /// As of the kernel's function; the filesystem is on an adopted device.
 pub(super) unsafe extern "C" fn deactivate_super(sb: *mut bindings::super_block) {
-    /// # Safety
-    ///
-    /// An active reference to the superblock is the caller's; it is put.
-    unsafe extern "C" fn when_idle(sb: *mut bindings::super_block) {
-        // SAFETY: By this function's safety requirements.
-        unsafe {
-            layout::wait_for_holders(&ActiveSuperBlock::from_raw(sb), Unmount::Later);
-            bindings::rdax_deactivate_super(sb);
-        }
-    }
     let mut in_flight = InFlight::enter();
     // SAFETY: By this function's safety requirements. Where it is put here, the superblock is not used any more.
     if unsafe { bindings::rdax_put_active_super(sb) } {
@@ -159,19 +150,71 @@ pub(super) unsafe extern "C" fn deactivate_super(sb: *mut bindings::super_block)
                 false => Unmount::Aside,
             };
             let idle = layout::wait_for_holders(&ActiveSuperBlock::from_raw(sb), who);
-            if !idle
-                && bindings::rdax_deactivate_later(
-                    sb,
-                    Some(when_idle),
-                    Some(begin_in_flight),
-                    Some(end_in_flight),
-                )
-            {
+            if !idle && deactivate_later(sb, false) {
                 return;
             }
+            // The last reference goes by `deactivate_locked_super`.
             bindings::rdax_deactivate_super(sb);
         }
     });
+}
+
+/// The same, by a task that has locked the superblock (`s_umount`), which this drops: a mount that fails, a
+/// thaw, and whoever else puts the last reference. That is the only function by which a filesystem ends, so that it
+/// is here that nobody ends one with the lock while a page of it is held, whoever has come and gone before.
+///
+/// # Safety
+///
+/// As of the kernel's function; the filesystem is on an adopted device.
+pub(super) unsafe extern "C" fn deactivate_locked_super(sb: *mut bindings::super_block) {
+    let mut in_flight = InFlight::enter();
+    // SAFETY: By this function's safety requirements. Where it is not the last one, the reference is put here; the
+    // superblock is there as long as it is locked.
+    unsafe {
+        if bindings::rdax_put_active_super(sb) {
+            bindings::rdax_unlock_super(sb);
+            return;
+        }
+    }
+    in_flight.pause(|| {
+        // SAFETY: By this function's safety requirements. The reference is put once.
+        unsafe {
+            if !layout::has_holders(&ActiveSuperBlock::from_raw(sb)) || !deactivate_later(sb, true)
+            {
+                end_original(sb, || bindings::deactivate_locked_super(sb));
+            }
+        }
+    });
+}
+
+/// Has a thread of the kernel wait until nobody holds a page of the filesystem, and put an active reference to
+/// it. Whether there is memory for that.
+///
+/// # Safety
+///
+/// The reference is the caller's, and not his any more if this is true; neither is the superblock's lock, which he
+/// may have (`locked`).
+unsafe fn deactivate_later(sb: *mut bindings::super_block, locked: bool) -> bool {
+    /// # Safety
+    ///
+    /// An active reference to the superblock is the caller's; it is put.
+    unsafe extern "C" fn when_idle(sb: *mut bindings::super_block) {
+        // SAFETY: By this function's safety requirements.
+        unsafe {
+            layout::wait_for_holders(&ActiveSuperBlock::from_raw(sb), Unmount::Later);
+            bindings::rdax_deactivate_super(sb);
+        }
+    }
+    // SAFETY: By this function's safety requirements.
+    unsafe {
+        bindings::rdax_deactivate_later(
+            sb,
+            locked,
+            Some(when_idle),
+            Some(begin_in_flight),
+            Some(end_in_flight),
+        )
+    }
 }
 
 /// # Safety

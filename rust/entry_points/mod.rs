@@ -61,7 +61,7 @@ fn errno(result: Result) -> c_int {
 
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
 pub(crate) static TARGETS: [Target;
-    32 + 2 * cfg!(CONFIG_UPROBES) as usize
+    33 + 2 * cfg!(CONFIG_UPROBES) as usize
         + cfg!(CONFIG_KSM) as usize
         + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, fault::dax_iomap_fault),
@@ -166,6 +166,11 @@ pub(crate) static TARGETS: [Target;
     target!(fserror_report, Key::Error, generic::watched_report),
     target!(fserror_unmount, Key::Unmount, generic::watched_unmount),
     target!(deactivate_super, Key::Active, layout::deactivate_super),
+    target!(
+        deactivate_locked_super,
+        Key::Active,
+        layout::deactivate_locked_super
+    ),
     target!(dax_lock_folio, Key::Folio, poison::dax_lock_folio),
     target!(dax_unlock_folio, Key::LockedFolio, poison::dax_unlock_folio),
     target!(

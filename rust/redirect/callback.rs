@@ -8,7 +8,10 @@ use super::{
         ANSWER, //
     },
     eviction,
-    original::is_calling_original,
+    original::{
+        is_calling_original,
+        is_ending, //
+    },
     Key,
     Redirection,
     Route, //
@@ -158,7 +161,8 @@ pub(super) unsafe extern "C" fn callback(
             }
             Key::Active => {
                 // Which reference is the last one only who puts it can tell.
-                if this.members.has(first as *const bindings::super_block) {
+                let sb = first as *const bindings::super_block;
+                if this.members.has(sb) && !is_ending(sb) {
                     (*regs).ip = route.replacement as c_ulong;
                 }
                 return;

@@ -26,7 +26,7 @@ pub(crate) use callback::Destination;
 pub(crate) use eviction::sees_evictions;
 pub(super) use in_flight::{begin_in_flight, end_in_flight};
 pub(crate) use in_flight::{quiesce, settle, InFlight};
-pub(crate) use original::{call_original, call_original_for, is_sought, CALLERS};
+pub(crate) use original::{call_original, call_original_for, end_original, is_sought, CALLERS};
 
 use super::{
     bindings,
@@ -105,7 +105,8 @@ pub(crate) enum Key {
     Error,
     /// `struct super_block *` that is about to be unmounted. The call is only watched, and goes on.
     Unmount,
-    /// `struct super_block *`, one of whose active references is put.
+    /// `struct super_block *`, one of whose active references is put. The replacement may call the function,
+    /// with [`end_original`].
     Active,
 }
 

@@ -22,6 +22,8 @@ struct Caller {
     task: *mut bindings::task_struct,
     /// The number of a frame that [`call_original_for`] was given, until it was found.
     sought: Atomic<usize>,
+    /// The superblock that [`end_original`] was given, or NULL. Only compared.
+    ended: *const bindings::super_block,
     next: *mut Caller,
 }
 
@@ -62,7 +64,12 @@ fn with_caller<R>(look: impl FnOnce(&Caller) -> R) -> Option<R> {
 /// Whether the current task is in [`call_original`].
 #[inline]
 pub(crate) fn is_calling_original() -> bool {
-    with_caller(|_| ()).is_some()
+    with_caller(|caller| caller.ended.is_null()).unwrap_or(false)
+}
+
+/// Whether the current task is in [`end_original`] for this superblock.
+pub(super) fn is_ending(sb: *const bindings::super_block) -> bool {
+    with_caller(|caller| ptr::eq(caller.ended, sb)).unwrap_or(false)
 }
 
 /// Calls a function of a table with [`Key::BlockDevice`] or [`Key::DaxDevice`] from its replacement,
@@ -75,10 +82,25 @@ pub(crate) fn call_original<R>(function: impl FnOnce() -> R) -> R {
 /// The same, and of what the function looks for on its way, only the frame `sought` is to be found
 /// ([`is_sought`]). Returns whether it was, too.
 pub(crate) fn call_original_for<R>(sought: usize, function: impl FnOnce() -> R) -> (R, bool) {
+    call(sought, ptr::null(), function)
+}
+
+/// The same for a function with [`Key::Active`], which ends a filesystem. Only that is not redirected, and only
+/// for this superblock: what the filesystem calls meanwhile is.
+pub(crate) fn end_original<R>(sb: *const bindings::super_block, function: impl FnOnce() -> R) -> R {
+    call(NOTHING, sb, function).0
+}
+
+fn call<R>(
+    sought: usize,
+    ended: *const bindings::super_block,
+    function: impl FnOnce() -> R,
+) -> (R, bool) {
     let mut caller = Caller {
         // SAFETY: Looks at the current task.
         task: unsafe { bindings::rdax_current() },
         sought: Atomic::new(sought),
+        ended,
         next: ptr::null_mut(),
     };
     let this = &raw mut caller;

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::kern::{
     fs::{ActiveSuperBlock, Inode, PageRange},
+    page::DevFolio,
     vm,
     wait::{self, Sleep, WaitCallback},
     waiting::{Waiter, Waiting},
@@ -93,18 +94,30 @@ pub(crate) enum Unmount {
     Later,
 }
 
+/// A page of the file that somebody holds, of a filesystem that has lost its last user.
+fn held_without_user(inode: &Inode) -> Option<DevFolio> {
+    find_busy(inode.mapping(), PageRange::ALL, Some(FileDevice::of(inode)))
+}
+
+/// Whether somebody holds a page of a file of the filesystem, whose last active reference is the caller's, and
+/// has to be waited for. Sleeps.
+pub(crate) fn has_holders(sb: &ActiveSuperBlock) -> bool {
+    sb.is_in_use()
+        && sb
+            .find_inode(|inode| held_without_user(inode).is_some())
+            .is_some_and(|inode| FileDevice::of(&inode).stay().is_some())
+}
+
 /// Waits until nobody holds a page of a file of the filesystem, which has lost its last user, so that nobody
-/// takes another page. Over as well when it has got a user again, or the device goes. Sleeps.
+/// takes another page. Over as well when it is mounted again, or the device goes. Sleeps.
 ///
 /// False when somebody else is to wait.
 pub(crate) fn wait_for_holders(sb: &ActiveSuperBlock, who: Unmount) -> bool {
-    /// How often it is looked whether the filesystem has got a user, in milliseconds.
+    /// How often it is looked whether the filesystem is mounted again, in milliseconds.
     const INTERVAL: u32 = 1000;
 
-    let busy =
-        |inode: &Inode| find_busy(inode.mapping(), PageRange::ALL, Some(FileDevice::of(inode)));
     // Each turn waits until nobody holds pages of one file, and nobody takes them any more.
-    while let Some(inode) = sb.find_inode(|inode| busy(inode).is_some()) {
+    while let Some(inode) = sb.find_inode(|inode| held_without_user(inode).is_some()) {
         let device = FileDevice::of(&inode);
         let Some(stay) = device.stay() else {
             break;
@@ -115,7 +128,7 @@ pub(crate) fn wait_for_holders(sb: &ActiveSuperBlock, who: Unmount) -> bool {
         let _waiting = Waiting::for_file(Waiter::Eviction, &inode);
         device.inc(Counter::LayoutWaits);
         // As above. Fails when the device goes, and then the folio is not found again.
-        while let Some(folio) = busy(&inode) {
+        while let Some(folio) = held_without_user(&inode) {
             let how = match who {
                 Unmount::Later => Sleep::Uninterruptible,
                 _ if vm::is_dying() => return false,
@@ -124,8 +137,8 @@ pub(crate) fn wait_for_holders(sb: &ActiveSuperBlock, who: Unmount) -> bool {
             let _ = timed(device, || {
                 wait::wait_until_idle(&stay, folio, how, Some(INTERVAL))
             });
-            // The caller's reference and that of `inode`.
-            if sb.active() > 2 {
+            // Other references come and go: a mount that fails has one, and so has who freezes.
+            if sb.is_mounted() {
                 return true;
             }
         }

@@ -13,7 +13,9 @@ mod remove;
 mod turns;
 
 pub(crate) use self::{
-    breaking::{break_layout, break_layout_final, wait_for_holders, Patience, Unmount},
+    breaking::{
+        break_layout, break_layout_final, has_holders, wait_for_holders, Patience, Unmount,
+    },
     busy::{busy_folio, held, held_for_long, is_held, refuse_if_held},
     evict::{evict_device_memory, evict_range, evict_zeroes, has_to_evict, unmap_immovable},
     release::{discard, empty, flush, in_chunks, release_backing},

@@ -130,10 +130,21 @@ def process_vm_write(pid, source, target, length):
                  "process_vm_writev")
 
 
-def mount(source, target, filesystem, options):
+def mount(source, target, filesystem, options, flags=0):
     """Mount without the command of that name."""
     texts = (text.encode() for text in (source, target, filesystem))
-    _must(_mount(*texts, 0, options.encode()), f"mount {source}")
+    _must(_mount(*texts, flags, options.encode()), f"mount {source}")
+
+
+def open_filesystem(source, filesystem):
+    """Get a filesystem for mounting, and mount it nowhere (fsopen(), fsconfig())."""
+    kind, key, value = (ctypes.create_string_buffer(text.encode())
+                        for text in (filesystem, "source", source))
+    fd = _must(_syscall(430, ctypes.addressof(kind), 1, 0, 0, 0, 0), "fsopen")
+    # FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE
+    _must(_syscall(431, fd, 1, ctypes.addressof(key), ctypes.addressof(value), 0, 0), "fsconfig")
+    _must(_syscall(431, fd, 6, 0, 0, 0, 0), f"fsconfig {source}")
+    return fd
 
 
 def umount(path, flags=0):

@@ -23,6 +23,7 @@ from lib.task import Task
 
 FIFREEZE, FITHAW = 0xc0045877, 0xc0045878
 IN_DELETE_SELF, IN_UNMOUNT = 0x400, 0x2000
+MS_RDONLY = 1
 
 
 def _is_free(name):
@@ -92,6 +93,77 @@ def a_mount_is_detached_at_once(t):
     os.close(_hold(t.path(), pipe[1]))
     Task(posix.umount, t.fs.mount_point, posix.MNT_DETACH, name="umount").result()
     _let_go(t, pipe)
+
+
+def _umount_with_page_held(t):
+    """(umount that waits for it, pipe)"""
+    pipe = os.pipe()
+    os.close(_hold(t.path(), pipe[1]))
+    unmount = Task(posix.umount, t.fs.mount_point, name="umount")
+    unmount.blocked_in("umount2")
+    return unmount, pipe
+
+
+def _let_it_look(task, times):
+    """A task that waits is woken from time to time, to look at what it waits for: let it do so."""
+    def woken():
+        with open(f"/proc/{task.pid}/status", encoding="ascii") as f:
+            return int(f.read().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+    before = woken()
+    wait_for(lambda: task.done() or woken() - before >= times, "looks of who waits", 120)
+
+
+@case()
+def reference_that_comes_and_goes_does_not_end_the_wait_of_umount(t):
+    """A filesystem that somebody has got for mounting, and does not mount, is not in use."""
+    unmount, pipe = _umount_with_page_held(t)
+    fd = posix.open_filesystem(t.fs.node, t.variant.kind)
+    _let_it_look(unmount, 20)
+    unmount.blocked_in("umount2")
+    os.close(fd)
+    unmount.blocked_in("umount2")
+    Task(os.sync, name="sync").result()
+    _let_go(t, pipe)
+    unmount.result()
+
+
+def _mounts_that_fail(t, number):
+    """Tasks that mount a filesystem that is mounted for writing, for reading only, again and again."""
+    place = f"/run/{t.variant.name}-fails"
+    os.makedirs(place, exist_ok=True)
+
+    def fail():
+        # Until it is killed.
+        while True:
+            raises(errno.EBUSY, "mount for reading", posix.mount, t.fs.node, place, t.variant.kind, "",
+                   MS_RDONLY)
+
+    return [Task(fail, name="mount for reading") for _ in range(number)]
+
+
+@case(timeout=200)
+def mount_that_fails_ends_no_filesystem(t):
+    """It has a reference for a moment, and puts it with the filesystem locked. It may be the last, as umount
+    puts its own meanwhile."""
+    unmount, pipe = _umount_with_page_held(t)
+    failing = _mounts_that_fail(t, 3)
+    _let_it_look(unmount, 20)
+    unmount.blocked_in("umount2")
+    for _ in range(3 if t.settings.quick else 8):
+        Task(os.sync, name="sync").result()
+        Task(t.fs.mount, name="mount").result()
+        unmount.result()
+        # It waits, or has left that to a mount that failed just then.
+        unmount = Task(posix.umount, t.fs.mount_point, name="umount")
+        unmount.waits_in("umount2")
+    Task(os.sync, name="sync").result()
+    for one in failing:
+        check(not one.done(), f"a mount ended: {one.done() and one.outcome()}")
+        one.kill()
+        one.signalled()
+    _let_go(t, pipe)
+    unmount.result()
 
 
 def _drop_by_thread(fd):

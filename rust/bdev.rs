@@ -6,6 +6,7 @@
 
 use super::{
     bindings,
+    dax::DaxIdentity,
     fs::Inode,
     memory::{MemoryOwner, PageMapRange},
     page::{PageRun, Pfn},
@@ -115,6 +116,13 @@ impl BlockDevice {
     pub(crate) fn memory_owner(&self) -> MemoryOwner {
         // SAFETY: The device is valid.
         MemoryOwner(unsafe { bindings::rdax_memory_owner(self.0.as_ptr()) } as usize)
+    }
+
+    /// The device of DAX behind it if what is stored to its memory lasts only when its host has flushed
+    /// it (virtio-pmem).
+    pub(crate) fn asynchronous_dax(&self) -> Option<DaxIdentity> {
+        // SAFETY: The device is valid.
+        DaxIdentity::of(unsafe { bindings::rdax_asynchronous_dax(self.0.as_ptr()) })
     }
 
     /// Whether it is the same device.

@@ -105,6 +105,17 @@ pub(crate) struct DaxMemory<'a> {
     run: PageRun,
 }
 
+/// Which device of DAX one is: to be compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DaxIdentity(usize);
+
+impl DaxIdentity {
+    /// Of a device; none for null.
+    pub(super) fn of(device: *const bindings::dax_device) -> Option<Self> {
+        (!device.is_null()).then(|| Self(device as usize))
+    }
+}
+
 impl DaxDevice {
     /// # Safety
     ///

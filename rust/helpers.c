@@ -4,6 +4,7 @@
 #include <linux/blkdev.h>
 #include <linux/dax.h>
 #include <linux/iomap.h>
+#include <linux/libnvdimm.h>
 #include <linux/kprobes.h>
 #include <linux/leafops.h>
 #include <linux/module.h>
@@ -521,6 +522,29 @@ unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
 	}
 	*pages = max(n, 0L);
 	return pfn;
+}
+
+/*
+ * dax_synchronous() does not tell: devices of DAX are allocated from a cache, and what the driver of an earlier
+ * one said of it is not cleared. The region knows.
+ */
+const struct dax_device *rdax_asynchronous_dax(struct block_device *bdev)
+{
+	const struct dax_device *found = NULL;
+#if IS_ENABLED(CONFIG_LIBNVDIMM)
+	struct dax_device *dax_dev;
+	struct device *dev = disk_to_dev(bdev->bd_disk)->parent;
+	u64 start;
+
+	while (dev && !(dev->type && dev->type->name && !strcmp(dev->type->name, "nd_pmem")))
+		dev = dev->parent;
+	if (!dev || is_nvdimm_sync(to_nd_region(dev)))
+		return NULL;
+	dax_dev = fs_dax_get_by_bdev(bdev, &start, NULL, NULL);
+	found = dax_dev;
+	fs_put_dax(dax_dev, NULL);
+#endif
+	return found;
 }
 
 void rdax_page_map(unsigned long pfn, struct rdax_page_map *map)

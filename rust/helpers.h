@@ -379,6 +379,12 @@ unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
 				 unsigned long *pages);
 
 /*
+ * The device of DAX of a block device whose stores last only when its host was told to flush them, which no
+ * store of a program can wait for: virtio-pmem; NULL for others. To be compared only.
+ */
+const struct dax_device *rdax_asynchronous_dax(struct block_device *bdev);
+
+/*
  * The page map of a frame that rdax_device_memory() gave: a number that tells whose it is, and the
  * range of it that the frame is in.
  */

@@ -30,6 +30,7 @@ use crate::kern::{
         BlockDeviceName,
         Claim, //
     },
+    dax::DaxIdentity,
     configfs::{
         Directory,
         Kept, //
@@ -121,6 +122,15 @@ pub(crate) fn evict_device(bdev: &BlockDevice, name: &BlockDeviceName, in_flight
             }
         });
     }
+}
+
+/// Whether it is the device of DAX of an adopted device, on whose memory no store is durable before its host
+/// has flushed it.
+pub(crate) fn is_asynchronous(dax: DaxIdentity, in_flight: &InFlight) -> bool {
+    DEVICES
+        .places()
+        .filter_map(|place| DEVICES.at(place, in_flight))
+        .any(|(_, device)| device.asynchronous_dax() == Some(dax))
 }
 
 /// The rights to change who is served.

@@ -13,6 +13,7 @@ use super::stats::{
 use crate::kern::memory::MemoryOwner;
 use crate::kern::{
     bdev::BlockDevice,
+    dax::DaxIdentity,
     fs::{
         BlockLocks,
         BlocksGivenUp,
@@ -50,6 +51,7 @@ pub(crate) struct AdoptedDevice {
     memory: Arc<DeviceMemory>,
     /// The memory is that of other devices, which may go without this one, and be exchanged for others.
     borrowed: bool,
+    asynchronous_dax: Option<DaxIdentity>,
     blocks: BlockLocks,
     /// The tick in which it was last asked whether the filesystem was shut down.
     asked: Atomic<usize>,
@@ -120,6 +122,7 @@ impl AdoptedDevice {
             switches: switches.copy(),
             memory,
             borrowed,
+            asynchronous_dax: bdev.asynchronous_dax(),
             blocks: BlockLocks::new()?,
             asked: Atomic::new(0),
         })
@@ -141,6 +144,11 @@ impl AdoptedDevice {
     #[inline(always)]
     pub(super) fn memory(&self) -> &Arc<DeviceMemory> {
         &self.memory
+    }
+
+    /// Which device of DAX it is, if no store to it is durable before its host has flushed it.
+    pub(super) fn asynchronous_dax(&self) -> Option<DaxIdentity> {
+        self.asynchronous_dax
     }
 
     /// As if all of its memory that is `owner`'s were going away.

@@ -3,14 +3,20 @@
 //! Page faults.
 
 use crate::{
-    dax::fault,
+    dax::{
+        adopt,
+        fault, //
+    },
     kern::{
         bindings,
+        dax::DaxIdentity,
         iomap::IomapOps,
         page::Pfn,
         redirect::{
             begin_in_flight,
-            end_in_flight, //
+            call_original,
+            end_in_flight,
+            InFlight, //
         },
         vm::{
             FaultCode,
@@ -72,4 +78,21 @@ pub(in crate::kern) unsafe extern "C" fn dax_finish_sync_fault(
     let vmf = unsafe { VmFault::from_raw(NonNull::new_unchecked(vmf)) };
     // The number is the one that `dax_iomap_fault` gave; it is only compared.
     fault::finish_sync_fault(vmf, order, Pfn::from_bits(pfn)).0
+}
+
+/// Whether files on a device may be mapped with `MAP_SYNC` (`dax_synchronous`). The kernel's own answer is
+/// sometimes that of a device that was there before.
+///
+/// # Safety
+///
+/// As of the kernel's function.
+pub(super) unsafe extern "C" fn dax_synchronous(device: *mut bindings::dax_device) -> bool {
+    let mut in_flight = InFlight::enter();
+    if DaxIdentity::of(device).is_some_and(|dax| adopt::is_asynchronous(dax, &in_flight)) {
+        return false;
+    }
+    in_flight.pause(|| {
+        // SAFETY: By this function's safety requirements.
+        call_original(|| unsafe { bindings::dax_synchronous(device) })
+    })
 }

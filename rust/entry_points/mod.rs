@@ -61,7 +61,7 @@ fn errno(result: Result) -> c_int {
 
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
 pub(crate) static TARGETS: [Target;
-    33 + 2 * cfg!(CONFIG_UPROBES) as usize
+    34 + 2 * cfg!(CONFIG_UPROBES) as usize
         + cfg!(CONFIG_KSM) as usize
         + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, fault::dax_iomap_fault),
@@ -155,6 +155,7 @@ pub(crate) static TARGETS: [Target;
     target!(ksm_madvise, Key::Vma, generic::ksm_madvise),
     #[cfg(CONFIG_UPROBES)]
     target!(uprobe_register, Key::AnyInode, generic::uprobe_register),
+    target!(dax_synchronous, Key::DaxDevice, fault::dax_synchronous),
     target!(bdev_mark_dead, Key::BlockDevice, poison::bdev_mark_dead),
     #[cfg(CONFIG_MEMORY_FAILURE)]
     target!(

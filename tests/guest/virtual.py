@@ -21,6 +21,7 @@ from lib.task import Task
 from lib.trace import Calls, Pages
 
 MOUNT = "/mnt/rdax-virtual"
+MEMBARRIER, MEMBARRIER_CMD_GLOBAL = 324, 1
 # XFS wants two groups at least, each with room for the log.
 SMALL = {"xfs": ["-d", "agcount=2"]}
 
@@ -153,6 +154,48 @@ def virtio_pmem_with_xfs(t):
 @case(fs=(), timeout=120)
 def virtio_pmem_with_ext4(t):
     _virtio_on("ext4")
+
+
+def _maps_synchronously(fs):
+    """Whether a file may be mapped with MAP_SYNC."""
+    fs.mount()
+    try:
+        with open(f"{fs.mount_point}/file", "w+b") as file:
+            file.truncate(PAGE)
+            try:
+                with Map(file.fileno(), PAGE, flags=posix.MAP_SHARED_VALIDATE | posix.MAP_SYNC):
+                    return True
+            except OSError as error:
+                equal(error.errno, errno.EOPNOTSUPP, "errno of MAP_SYNC")
+                return False
+    finally:
+        fs.umount()
+
+
+@case(fs=(), timeout=120)
+def virtio_pmem_in_the_place_of_another_device(t):
+    """What the core has allocated for a synchronous device, and freed, it takes for this one, with the mark."""
+    name, other = _virtio(), "pmem1"
+    regions = [region for bus in _listed("ndctl", "list", "-BRN") for region in bus.get("regions", [])]
+    ours, others = ([space["dev"] for region in regions for space in region["namespaces"]
+                     if space["blockdev"] == one][0] for one in (name, other))
+    fs = _Filesystem(VARIANTS["ext4"], name, MOUNT)
+    run(*fs.variant.mkfs, fs.node)
+    with Item(other, adopt=False):
+        for _ in range(20):
+            run("ndctl", "disable-namespace", ours)
+            run("ndctl", "disable-namespace", others)
+            # It is freed after a grace period.
+            posix.syscall(MEMBARRIER, MEMBARRIER_CMD_GLOBAL, 0, 0)
+            run("ndctl", "enable-namespace", ours)
+            run("ndctl", "enable-namespace", others)
+            if _maps_synchronously(fs):
+                break
+        else:
+            raise Skip("the core has given the device other memory each time")
+    with Item(name, adopt=True):
+        equal(_maps_synchronously(fs), False, "MAP_SYNC when it is adopted")
+    equal(_maps_synchronously(fs), True, "MAP_SYNC when it is released")
 
 
 def _namespaces(region):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 
 from lib import device, gib, posix
 from lib.check import Skip, check, equal
@@ -387,7 +388,9 @@ def layouts_are_refused_before_anything_is_written(t):
             status, out, _ = _rdax("layout", "check", f"{mount}/file")
             equal(status, 1, "status of rdax layout check")
             check("16 MiB: no: the file ends before 1 GiB" in out, f"rdax layout check: {out}")
-    _fails("layout", "check", "/tmp", status=2, says=["no block device"])
+    _fails("layout", "check", "/tmp", status=2, says=["/tmp is no regular file"])
+    with tempfile.NamedTemporaryFile() as elsewhere:
+        _fails("layout", "check", elsewhere.name, status=2, says=["no block device"])
 
 
 @case(fs=(), giant=True, timeout=400)

@@ -86,6 +86,18 @@ class Deadline:
         return self._over()
 
 
+def _explained(failure):
+    """What failed and where, then what failed first, of which the rest may only be the clean-up."""
+    where = traceback.extract_tb(failure.__traceback__)
+    lines = [str(failure) if isinstance(failure, Failure) else repr(failure)]
+    lines += [f"  at {os.path.basename(f.filename)}:{f.lineno}: {f.line}" for f in where
+              if os.path.dirname(f.filename) != os.path.dirname(__file__)]
+    first = failure.__cause__ or (None if failure.__suppress_context__ else failure.__context__)
+    if first is not None:
+        lines.append(f"after {_explained(first)}")
+    return "\n".join(lines)
+
+
 class Task:
     """A forked child that runs fn(*args). Its result must be something that JSON can carry."""
 
@@ -112,11 +124,7 @@ class Task:
         except Skip as skip:
             status, said = 4, ["skip", str(skip)]
         except BaseException as failure:  # a defect of the test is a failure too
-            where = traceback.extract_tb(failure.__traceback__)
-            lines = [f"  at {os.path.basename(f.filename)}:{f.lineno}: {f.line}" for f in where
-                     if os.path.dirname(f.filename) != os.path.dirname(__file__)]
-            text = str(failure) if isinstance(failure, Failure) else repr(failure)
-            status, said = 1, ["fail", "\n".join([text] + lines)]
+            status, said = 1, ["fail", _explained(failure)]
         data = json.dumps(said).encode()
         while data:
             data = data[os.write(pipe, data):]

@@ -59,7 +59,6 @@ def namespace(align, *more):
     if not os.path.isdir(SYSFS) or int(read(f"{SYSFS}/align")) != bytes_:
         if device.adopted(DEVICE):
             write(f"{device.CONFIG}/{DEVICE}/adopt", "0")
-            os.rmdir(f"{device.CONFIG}/{DEVICE}")
         unbind_node()
         run("ndctl", "create-namespace", "-f", "-e", NAMESPACE, "-m", "devdax", "-a", align, *more)
         wait_for(lambda: os.path.exists(NODE), NODE)
@@ -149,3 +148,7 @@ def end_of_group():
     unbind_node()
     write(f"{BUS}/drivers/rdax/remove_id", NAME)
     run("ndctl", "create-namespace", "-f", "-e", NAMESPACE, "-m", "fsdax", "-a", "2M")
+    # Who made its directory wanted it adopted.
+    if os.path.isdir(f"{device.CONFIG}/{DEVICE}"):
+        wait_for(lambda: os.path.exists(f"/dev/{DEVICE}"), DEVICE)
+        write(f"{device.CONFIG}/{DEVICE}/adopt", "1")

@@ -123,6 +123,8 @@ void rdax_test_unpin(struct page *page);
 /* A task that calls fn(data), for the present test. To be joined. NULL without memory. */
 struct task_struct *rdax_test_thread(int (*fn)(void *data), void *data);
 void rdax_test_thread_join(struct task_struct *task);
+/* Has a worker of the kernel's work queues call fn(data), and waits for it. */
+void rdax_test_in_worker(int (*fn)(void *data), void *data);
 /* Whether the thread's function sleeps, uninterruptible or interruptible. */
 bool rdax_test_is_asleep(struct task_struct *task);
 bool rdax_test_is_over(struct task_struct *task);

@@ -22,29 +22,34 @@ struct place {
 	u64 start;
 };
 
-/* Pages that have failed can be written by their address in the kernel afterwards. */
+/*
+ * Pages that have failed can be written by their address in the kernel afterwards. Looks at some pages
+ * at a time, and lets others have the processor, and the device go, in between.
+ */
 static void see_failed_again(const struct place *place, u64 at, u64 end)
 {
 	unsigned long pfn, i;
-	long n;
+	long n, most;
 	int id;
 
+	/* Ends, as each round looks at a page at least. */
 	for (; at < end; at += PFN_PHYS((u64)n)) {
+		most = min_t(u64, PHYS_PFN(end - at), PTRS_PER_PMD);
 		id = dax_read_lock();
-		n = dax_direct_access(place->dax_dev, PHYS_PFN(place->start + at), PHYS_PFN(end - at),
+		n = dax_direct_access(place->dax_dev, PHYS_PFN(place->start + at), most,
 				      DAX_RECOVERY_WRITE, NULL, &pfn);
 		/* Where there is no memory, there is none that has failed. */
 		if (n <= 0) {
 			n = 1;
 		} else {
-			n = min_t(long, n, PHYS_PFN(end - at));
+			n = min(n, most);
 			for (i = 0; pfn_valid(pfn) && i < n; i++) {
 				if (PageHWPoison(pfn_to_page(pfn + i)))
 					rdax_see_again(pfn + i);
 			}
 		}
 		dax_read_unlock(id);
-		cond_resched();
+		rdax_cond_resched();
 	}
 }
 
@@ -60,6 +65,7 @@ static bool has_bad(const struct place *place, sector_t sector, sector_t sectors
 	int id;
 
 	id = dax_read_lock();
+	/* Ends at the first bad one, and each round gets past a page at least. */
 	for (at &= PAGE_MASK; at < end && n > 0; at += PFN_PHYS((u64)max(n, 1L)))
 		n = dax_direct_access(place->dax_dev, PHYS_PFN(place->start + at), PHYS_PFN(end - at),
 				      DAX_ACCESS, NULL, &pfn);

@@ -8,6 +8,7 @@
 #include <linux/kthread.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/workqueue.h>
 
 #include "../testing.h"
 
@@ -42,6 +43,29 @@ static int run_thread(void *data)
 	__set_current_state(TASK_RUNNING);
 	kfree(thread);
 	return 0;
+}
+
+struct rdax_test_work {
+	struct work_struct work;
+	int (*fn)(void *data);
+	void *data;
+};
+
+static void run_work(struct work_struct *work)
+{
+	struct rdax_test_work *this = container_of(work, struct rdax_test_work, work);
+
+	this->fn(this->data);
+}
+
+void rdax_test_in_worker(int (*fn)(void *data), void *data)
+{
+	struct rdax_test_work this = { .fn = fn, .data = data };
+
+	INIT_WORK_ONSTACK(&this.work, run_work);
+	queue_work(system_dfl_wq, &this.work);
+	flush_work(&this.work);
+	destroy_work_on_stack(&this.work);
 }
 
 struct task_struct *rdax_test_thread(int (*fn)(void *data), void *data)

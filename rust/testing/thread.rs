@@ -163,3 +163,24 @@ pub(crate) fn with_thread_waiting<T: Send>(
         waited
     })
 }
+
+/// The same, by a worker of the kernel's work queues, which is no thread of the test: its checks are for the
+/// caller. Sleeps.
+pub(crate) fn in_worker<T: Send>(work: impl Fn() -> T + Sync) -> Checked<T> {
+    fn job_of<F: Fn(usize) -> T + Sync, T: Send>(
+        _: &Job<'_, F, T>,
+    ) -> unsafe extern "C" fn(*mut c_void) -> i32 {
+        run::<F, T>
+    }
+    let work = |_| work();
+    let mut job = Job {
+        work: &work,
+        number: 0,
+        result: None,
+    };
+    let run = job_of(&job);
+    // SAFETY: The job is this function's own, and given to the worker until it has ended.
+    unsafe { bindings::rdax_test_in_worker(Some(run), (&raw mut job).cast()) };
+    job.result
+        .ok_or_else(|| failed(file!(), line!(), fmt!("a worker has no result")))
+}

@@ -292,6 +292,18 @@ impl World {
         unsafe { bindings::rdax_test_set_poison(self.page(place).as_ptr(), poison) };
     }
 
+    /// Puts zeroes on pages for a filesystem that gives them to a file.
+    pub(crate) fn put_zeroes(&self, place: usize, pages: usize) -> Result {
+        let (at, end) = (
+            place << Order::PAGE_SHIFT,
+            (place + pages) << Order::PAGE_SHIFT,
+        );
+        // SAFETY: The device is open, and its memory only the test's.
+        kernel::error::to_result(unsafe {
+            bindings::rdax_put_zeroes(self.bdev(), at as u64, end as u64, bindings::GFP_KERNEL)
+        })
+    }
+
     /// Has the device know, or forget, that a page is bad.
     pub(crate) fn set_bad_blocks(&self, place: usize, bad: bool) -> Result {
         const SECTORS: usize = Order::PTE.bytes() / 512;

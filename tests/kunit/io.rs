@@ -16,8 +16,8 @@ mod tests {
             bindings,
             order::Order,
             testing::{
-                flush_signals, until, with_failing_allocation, with_thread, Buffer, Checked,
-                Failing, File, Flushes, Share, TestExtent, View,
+                flush_signals, in_worker, until, with_failing_allocation, with_thread, Buffer,
+                Checked, Failing, File, Flushes, Share, TestExtent, View,
             },
             xa::Mark,
         },
@@ -410,6 +410,43 @@ mod tests {
         file.fail_end(None);
         check_eq!(write(&file, 0, &bytes).0, Ok(2 * PAGE));
         check_eq!(file.last_end().map(|end| end.written), Some(PAGE));
+        Ok(())
+    }
+
+    #[test]
+    fn a_write_of_a_worker_is_whole_or_an_error() -> Checked {
+        let world = world()?;
+        let file = world.file(2)?;
+        let place = world.take_many(2, Order::PTE)?;
+        file.set_extents(&[
+            TestExtent::mapped(0, 1, place),
+            TestExtent::mapped(1, 1, place + 1),
+        ])?;
+        let bytes = filled(2 * PAGE, 0x11)?;
+        let nowait = bindings::IOCB_NOWAIT as u32;
+        // Nothing is written, or the first page.
+        for call in [0, 1] {
+            let write_with = |flags| {
+                file.fail_begin(Some(Failing {
+                    call,
+                    error: EAGAIN,
+                }));
+                file.fail_end(None);
+                transfer(&file, 0, flags, Buffer::Write(&bytes))
+            };
+            // Whoever had it written takes it for whole if it is short.
+            check_eq!(in_worker(|| write_with(0))?, (Err(EIO), 0));
+            // He has it written again, in a way that may wait.
+            check_eq!(in_worker(|| write_with(nowait))?, (Err(EAGAIN), 0));
+            let (done, end) = match call {
+                0 => (Err(EAGAIN), 0),
+                _ => (Ok(PAGE), PAGE),
+            };
+            check_eq!(write_with(0).0, done);
+            check_eq!(write_with(nowait), (done, end as u64));
+        }
+        file.fail_begin(None);
+        check_eq!(in_worker(|| write(&file, 0, &bytes).0)?, Ok(2 * PAGE));
         Ok(())
     }
 

@@ -11,7 +11,7 @@ mod tests {
         kern::{
             error::eopnotsupp,
             order::Order,
-            testing::{Buffer, Checked, Flushes, TestExtent},
+            testing::{Buffer, Calls, Checked, Flushes, TestExtent, Yields},
         },
         tests::helpers::{transfers::*, *},
     };
@@ -101,6 +101,74 @@ mod tests {
         check_eq!(cleared, Ok(()));
         check_eq!(read(&file, PAGE, &mut bytes).0, Ok(16));
         Ok(())
+    }
+
+    #[test]
+    fn zeroes_are_put_past_what_the_device_knows_as_bad() -> Checked {
+        let world = world()?;
+        // Such that the bad ones are at an end, and beside a middle.
+        let place = world.take_many(9, Order::PTE)?;
+        for bad in [place, place + 3, place + 8] {
+            world.fill(place, 9, 0x11);
+            if let Err(error) = world.set_bad_blocks(bad, true) {
+                check_eq!(error, eopnotsupp());
+                crate::kern::testing::skip(c"the device keeps no list of bad blocks");
+                return Ok(());
+            }
+            let put = world.put_zeroes(place, 9);
+            let cleared = world.set_bad_blocks(bad, false);
+            check_eq!(put, Ok(()), "page {bad} is bad");
+            check_eq!(cleared, Ok(()));
+            for page in (place..place + 9).filter(|page| *page != bad) {
+                check!(
+                    world.is_filled(page, 0, PAGE, 0),
+                    "page {page} beside {bad}"
+                );
+            }
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn zeroes_are_put_on_pages_that_have_failed() -> Checked {
+        let world = world()?;
+        let place = world.take_many(6, Order::PTE)?;
+        world.fill(place, 6, 0x11);
+        for failed in [place, place + 1, place + 3] {
+            world.set_poison(failed, true);
+        }
+        // Each has its address in the kernel again, before it is written. That beside the zeroes keeps its mark.
+        let seen = Calls::watch(c"rdax_see_again")?;
+        let put = world.put_zeroes(place + 1, 4);
+        let again = seen.count();
+        drop(seen);
+        let beside = world.page(place).is_poisoned();
+        for failed in [place, place + 1, place + 3] {
+            world.set_poison(failed, false);
+        }
+        check_eq!(put, Ok(()));
+        check_eq!(again, 2);
+        check!(beside);
+        check!(world.is_filled(place + 1, 0, 4 * PAGE, 0));
+        check!(world.is_filled(place, 0, PAGE, 0x11));
+        check!(world.is_filled(place + 5, 0, PAGE, 0x11));
+        world.check_clean()
+    }
+
+    #[test]
+    fn looking_for_failed_pages_gives_way() -> Checked {
+        const PAGES: usize = 8 * Order::PMD.pages();
+        let world = world()?;
+        let place = world.take_many(PAGES, Order::PTE)?;
+        let yields = Yields::watch()?;
+        check_eq!(world.put_zeroes(place, PAGES), Ok(()));
+        let given = yields.count();
+        drop(yields);
+        check!(
+            given >= PAGES / Order::PMD.pages(),
+            "gave way {given} times"
+        );
+        world.check_clean()
     }
 
     #[test]

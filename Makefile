@@ -42,7 +42,7 @@ install-dkms: ## have dkms build the module for this kernel and all later ones, 
 	scripts/install-dkms
 
 tool: ## build the command rdax (tools/rdax), with cargo
-	cargo build --release --locked --manifest-path tools/rdax/Cargo.toml
+	RDAX_VERSION=$$(scripts/version) cargo build --release --locked --manifest-path tools/rdax/Cargo.toml
 
 install-tool: ## install the command, its manual pages, and what adopts at boot, to PREFIX=/usr/local
 	scripts/install-tool "$(DESTDIR)" "$(PREFIX)"

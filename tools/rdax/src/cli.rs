@@ -13,12 +13,18 @@ use clap::{
 };
 use std::path::PathBuf;
 
+/// That of the package or of the commit, where one was given when this was built.
+const VERSION: &str = match option_env!("RDAX_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 /// Hand pmem devices over to the rdax kernel module, and see what it does with them.
 ///
 /// rdax serves the DAX files (and device DAX) of adopted pmem devices: faults by 4 KiB, 2 MiB or
 /// 1 GiB, write-back, truncate, memory errors. A device is adopted before its filesystem is mounted.
 #[derive(Debug, Parser)]
-#[command(name = "rdax", version, max_term_width = 100)]
+#[command(name = "rdax", version = VERSION, max_term_width = 100)]
 pub struct Cli {
     /// Where /sys, /proc, /etc, /dev and /run are.
     #[arg(
@@ -201,7 +207,7 @@ pub struct Stat {
     pub interval: Option<u64>,
 
     /// End after this many intervals.
-    #[arg(short, long, value_name = "N", requires = "interval")]
+    #[arg(short, long, value_name = "N", requires = "interval", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 
     /// Show counters that are 0, too.

@@ -33,9 +33,10 @@ pub(crate) struct Request {
 struct WriteBack<'a> {
     dax: &'a DaxDevice,
     device: FileDevice<'a>,
+    /// Pages.
     written: usize,
-    /// Something stayed dirty.
-    held: bool,
+    /// Of these, those that stayed dirty.
+    held: usize,
     /// Somebody has stored to a page that was mapped ahead, which the file's times do not tell.
     stored: bool,
 }
@@ -55,7 +56,6 @@ impl Visitor for WriteBack<'_> {
         self.protect(batch);
         // Before the flush: who has let go by now has stored before.
         let held = held_of(batch);
-        self.held |= held != 0;
         // Only now: what is stored before this is in the cache lines, and what is stored later
         // faults first and finds the entry locked (spec, R5).
         let mut pages = 0;
@@ -68,6 +68,9 @@ impl Visitor for WriteBack<'_> {
             pages += piece.pages();
         });
         self.written += pages;
+        if held != 0 {
+            self.held += pages_of(batch, held);
+        }
         let stats = self.device;
         stats.add(Counter::WritebackEntries, batch.len() as u64);
         stats.add(Counter::WritebackBytes, (pages << Order::PAGE_SHIFT) as u64);
@@ -87,6 +90,18 @@ fn held_of(batch: &EntryBatch<'_>) -> u64 {
         }
     }
     held
+}
+
+/// The pages of the entries of a batch that have a bit.
+#[cold]
+fn pages_of(batch: &EntryBatch<'_>, bits: u64) -> usize {
+    let mut pages = 0;
+    for (at, (_, entry, _)) in batch.iter().enumerate() {
+        if bits & 1 << at != 0 {
+            pages += entry.order().pages();
+        }
+    }
+    pages
 }
 
 impl WriteBack<'_> {
@@ -113,7 +128,10 @@ impl WriteBack<'_> {
 }
 
 /// Writes back the dirty entries of a range (`dax_writeback_mapping_range`) and returns the pages
-/// that were. Sleeps.
+/// that are clean since. Sleeps.
+///
+/// What stays dirty is none of them: a sync takes what was written for progress, and comes to a file that it has
+/// left dirty again and again until there is none, or until the clock's next tick.
 ///
 /// `EIO` when the filesystem's blocks are not pages; errors are kept for `fsync` as well.
 pub(crate) fn writeback(mapping: &Mapping, dax: &DaxDevice, request: &Request) -> Result<usize> {
@@ -133,12 +151,12 @@ pub(crate) fn writeback(mapping: &Mapping, dax: &DaxDevice, request: &Request) -
         dax,
         device: FileDevice::of(inode),
         written: 0,
-        held: false,
+        held: 0,
         stored: false,
     };
     // Ends: the walk comes to each entry once, also to those that stay dirty and marked.
     tree::walk(mapping, request.range, Filter::ToWrite, &mut visitor);
-    if visitor.held {
+    if visitor.held != 0 {
         inode.mark_dirty_pages();
     }
     if visitor.stored {
@@ -147,5 +165,5 @@ pub(crate) fn writeback(mapping: &Mapping, dax: &DaxDevice, request: &Request) -
     if trace::wants_writeback() {
         trace::writeback(inode, request.range, visitor.written);
     }
-    Ok(visitor.written)
+    Ok(visitor.written - visitor.held)
 }

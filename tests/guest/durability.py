@@ -384,6 +384,26 @@ def fsync_in_the_middle_of_a_transfer(t):
     same_bytes(os.pread(fd, 4 * PAGE, 8 * PAGE), pages("d", 4), "what was read")
 
 
+@case()
+def a_sync_comes_to_what_is_held_a_few_times(t):
+    """What stays dirty is no progress, for which syncfs would come back until the clock's next tick."""
+    t.need_adopted()
+    fd = _file(t, PMD)
+    reader, writer = os.pipe()
+    with Map(fd, PMD, skew=PAGE) as m:
+        m.touch(0, PAGE, write=True)
+        equal(posix.vmsplice(writer, m.address, PAGE), PAGE, "bytes in the pipe")
+    stats = t.stats()
+    for how in (posix.syncfs, os.fsync):
+        before = stats.since().get("writeback_entries", 0)
+        how(fd)
+        times = stats.since().get("writeback_entries", 0) - before
+        check(1 <= times <= 4, f"{how.__name__} has written one entry {times} times")
+    os.read(reader, PAGE)
+    os.close(reader)
+    os.close(writer)
+
+
 @case(alone=True)
 def fsync_in_the_middle_of_process_vm_writev(t):
     """The pages of the target are held while a page of the source is brought in."""

@@ -78,7 +78,8 @@ mod tests {
             // Mapped, and not any more.
             for round in 1..=2 {
                 let before = flushes.count();
-                check_eq!(write_back(&file, PageRange::ALL), Ok(order.pages()));
+                // What stays dirty is no progress for who syncs.
+                check_eq!(write_back(&file, PageRange::ALL), Ok(0));
                 check!(flushes.count() > before);
                 check!(is_marked(&file, page, Mark::Dirty), "round {round}");
                 // A sync meanwhile writes it back once more.
@@ -109,7 +110,7 @@ mod tests {
         }
         let held = [0, 7, 8, 63];
         let holders = held.map(|page| hold(world.page(place + page).folio()));
-        check_eq!(write_back(&file, PageRange::ALL), Ok(64));
+        check_eq!(write_back(&file, PageRange::ALL), Ok(64 - held.len()));
         for page in 0..64 {
             check_eq!(
                 is_marked(&file, page, Mark::Dirty),

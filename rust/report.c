@@ -169,21 +169,21 @@ static void say(const struct rdax_wait_record *record, u64 waited)
 		record->references, record->maps);
 }
 
-void rdax_wait_note(unsigned long owner, unsigned long index, unsigned long pfn, unsigned int order,
-		    int references, int maps)
+/* The wait of this task; only this task changes it, and takes it away. */
+static struct wait *own_wait(void)
+{
+	return xa_empty(&waits) ? NULL : xa_load(&waits, place_of(current));
+}
+
+void rdax_wait_note_at(u64 offset, unsigned long pfn, unsigned int order, int references, int maps)
 {
 	struct rdax_wait_record record;
-	struct wait *wait;
+	struct wait *wait = own_wait();
 	u64 waited = 0;
 
-	if (xa_empty(&waits))
-		return;
-	xa_lock(&waits);
-	wait = xa_load(&waits, place_of(current));
 	if (wait) {
-		wait->record.offset = RDAX_WAIT_NOWHERE;
-		if (owner && owner == (unsigned long)wait->mapping)
-			wait->record.offset = (u64)index << PAGE_SHIFT;
+		xa_lock(&waits);
+		wait->record.offset = offset;
 		wait->record.physical = PFN_PHYS(pfn);
 		wait->record.order = order;
 		wait->record.references = max(references, 0);
@@ -193,10 +193,21 @@ void rdax_wait_note(unsigned long owner, unsigned long index, unsigned long pfn,
 			waited = ktime_get_ns() - wait->since;
 			record = wait->record;
 		}
+		xa_unlock(&waits);
 	}
-	xa_unlock(&waits);
 	if (waited)
 		say(&record, waited);
+}
+
+void rdax_wait_note(unsigned long owner, unsigned long index, unsigned long pfn, unsigned int order,
+		    int references, int maps)
+{
+	struct wait *wait = own_wait();
+	u64 offset = RDAX_WAIT_NOWHERE;
+
+	if (wait && owner && owner == (unsigned long)wait->mapping)
+		offset = (u64)index << PAGE_SHIFT;
+	rdax_wait_note_at(offset, pfn, order, references, maps);
 }
 
 static void end_wait(bool resumed)

@@ -59,7 +59,11 @@ impl Waiting {
 
     /// For those of a device, which may not be known.
     pub(crate) fn for_device(bdev: Option<&BlockDevice>) -> Self {
-        let number = bdev.map_or(0, BlockDevice::number);
+        Self::for_number(bdev.map_or(0, BlockDevice::number))
+    }
+
+    /// For those of the device of this number (`dev_t`).
+    pub(crate) fn for_number(number: u32) -> Self {
         let who = Waiter::Device.number();
         // SAFETY: There is no inode.
         let known = unsafe { bindings::rdax_wait_begin(who, ptr::null_mut(), number) };
@@ -87,6 +91,22 @@ pub(crate) fn note(folio: DevFolio) {
             folio.head().pfn().to_bits(),
             folio.order().bits() as u32,
             folio.refcount(),
+            folio.mapcount(),
+        )
+    };
+}
+
+/// The same of a folio of device DAX, which begins at this byte of the device.
+pub(crate) fn note_at(folio: DevFolio, offset: u64) {
+    // Idle is one reference here: the page map's.
+    let references = folio.refcount() - 1;
+    // SAFETY: These are numbers.
+    unsafe {
+        bindings::rdax_wait_note_at(
+            offset,
+            folio.head().pfn().to_bits(),
+            folio.order().bits() as u32,
+            references,
             folio.mapcount(),
         )
     };

@@ -19,7 +19,8 @@ use crate::kern::{
     order::Order,
     page::{DevFolio, PageRun, Pfn},
     page_table::{Insertion, TableMakers},
-    vm::{self, FaultCode, Present, VmFault}, //
+    vm::{self, FaultCode, Present, VmFault},
+    waiting::{self, Waiting}, //
 };
 use core::ffi::CStr;
 use kernel::{
@@ -192,22 +193,26 @@ impl DevDax {
 
     /// Waits until nobody has a reference to any page of the device's memory: those of mappings are gone, and those who
     /// pinned pages for input or output, or for longer, let them go. Says in the log what it waits
-    /// for. Sleeps, and cannot be interrupted, as the memory's pages go next.
+    /// for, and that it waits to those who ask, for the device of this number. Sleeps, and cannot be interrupted,
+    /// as the memory's pages go next.
     ///
     /// Held: nothing, and no fault can happen any more.
-    pub(crate) fn wait_until_idle(&self, memory: &[PageRun]) {
+    pub(crate) fn wait_until_idle(&self, device: u32, memory: &[PageRun]) {
         /// In milliseconds.
         const INTERVAL: u32 = 20;
         const FIRST_MESSAGE: u32 = 200;
         const NEXT_MESSAGE: u32 = 30_000;
         let mut waited = 0u32;
         let mut said = false;
+        let mut waiting = None;
         for (number, folio) in self.folios(memory).enumerate() {
             if number % 4096 == 0 {
                 vm::cond_resched();
             }
             // Ends when its users let go, which is for them to say: no reference is added.
             while folio.refcount() > 1 {
+                waiting.get_or_insert_with(|| Waiting::for_number(device));
+                waiting::note_at(folio, self.byte_of(folio.head().pfn()));
                 let since = if said { NEXT_MESSAGE } else { FIRST_MESSAGE };
                 if waited >= since {
                     pr_info!(
@@ -327,8 +332,8 @@ impl Driver for DevDax {
         fault(self, home, vmf, order)
     }
 
-    fn wait_until_idle(&self, memory: &[PageRun]) {
-        DevDax::wait_until_idle(self, memory);
+    fn wait_until_idle(&self, number: u32, memory: &[PageRun]) {
+        DevDax::wait_until_idle(self, number, memory);
     }
 
     fn print_stats(&self, buffer: &mut [u8]) -> Result<usize> {

@@ -87,10 +87,10 @@ struct rdax_map {
 struct rdax_wait_record {
 	__u64 waited;		/* Nanoseconds. */
 	__u64 inode;		/* 0: none. */
-	__u64 offset;		/* Of the page in the file, in bytes; RDAX_WAIT_NOWHERE. */
+	__u64 offset;		/* Of the page in the file, in bytes, or in device DAX; RDAX_WAIT_NOWHERE. */
 	__u64 physical;		/* Address of the page; 0: not for the caller. */
 	__u32 kind;		/* RDAX_WAIT_… */
-	__u32 dev_major;	/* Of the file. */
+	__u32 dev_major;	/* Of the file, or of the device that goes. */
 	__u32 dev_minor;
 	__s32 pid;		/* Of the process, as the caller sees it; 0: it does not. */
 	__s32 tid;

@@ -142,11 +142,11 @@ pub(crate) trait Driver: Send + Sync + Sized + 'static {
     /// Held: the device stays bound, and its folios are given their places by `home`.
     fn fault(&self, home: &Home<'_, Self>, vmf: &mut VmFault<'_>, order: Order) -> FaultCode;
 
-    /// Waits until nobody has a reference to any page. Sleeps, and cannot be interrupted, as the
-    /// memory's pages go next.
+    /// Waits until nobody has a reference to any page of the device of this number (`dev_t`). Sleeps, and
+    /// cannot be interrupted, as the memory's pages go next.
     ///
     /// Held: nothing, and no fault can happen any more.
-    fn wait_until_idle(&self, memory: &[PageRun]);
+    fn wait_until_idle(&self, number: u32, memory: &[PageRun]);
 
     /// Writes the counters, a line "name value" for each, and returns the number of bytes.
     ///
@@ -315,7 +315,7 @@ unsafe extern "C" fn remove<D: Listed>(dev: *mut bindings::dev_dax, data: *mut c
     node.close();
     // SAFETY: The device is bound, and this is its character device.
     unsafe { bindings::rdax_dax_retire(dev, node.cdev.load(Relaxed)) };
-    node.device.wait_until_idle(&node.memory);
+    node.device.wait_until_idle(node.devt, &node.memory);
     node.give_address_space();
 }
 

@@ -54,7 +54,7 @@ pub(super) struct Node<D> {
     pub(super) gate: PercpuRwSemaphore,
     pub(super) open: Atomic<bool>,
     inode: NonNull<bindings::inode>,
-    devt: bindings::dev_t,
+    pub(super) devt: bindings::dev_t,
     pub(super) cdev: Atomic<*mut bindings::cdev>,
     pub(super) pgmap: Atomic<*mut bindings::dev_pagemap>,
     pub(super) memory: KVec<PageRun>,

@@ -281,14 +281,14 @@ mod tests {
         let place = world.take_many(2 * PMD, Order::PMD)?;
         let device = device(&[range(0, world.pfn(place).to_bits(), 2 * PMD)], KIB4)?;
         let memory = [world.run(place, 2 * PMD)];
-        device.wait_until_idle(&memory);
+        device.wait_until_idle(0, &memory);
         // Idle is one reference here: the page map's.
         let last = world.page(place + 2 * PMD - 1).folio();
         let own = hold(last);
-        device.wait_until_idle(&memory);
+        device.wait_until_idle(0, &memory);
         let pin = hold(last);
         let ((), waited) = with_thread(
-            || device.wait_until_idle(&memory),
+            || device.wait_until_idle(0, &memory),
             |thread| {
                 let waited = thread.waits();
                 thread.signal(true);

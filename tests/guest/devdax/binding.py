@@ -7,9 +7,10 @@ import os
 import shutil
 import subprocess
 
-from lib import device, posix
+from lib import device, ioctl, posix
 from lib.check import Skip, check, equal, raises
 from lib.device import run, wait_for, write
+from lib.ioctl import Asker
 from lib.mapping import Map
 from lib.posix import PAGE, PMD
 from lib.runner import Log, case
@@ -107,6 +108,19 @@ def unbinding_waits_for_pins(t):
     wait_for(lambda: "unbinding waits for 3 folios" in kernel_log(), "message about pins")
     check(not unbinding.done(), "unbinding did not wait")
     m.bus_error(0, "while unbinding waits")
+    with Asker() as asker:
+        (wait,) = asker.waits()
+        number = os.stat(fd).st_rdev
+        equal((wait.kind, wait.pid, wait.inode, wait.order, wait.references, wait.maps),
+              (ioctl.WAIT_DEVICE, unbinding.pid, 0, 9, 1, 0), "the wait, as it is told")
+        equal((wait.dev_major, wait.dev_minor), (os.major(number), os.minor(number)), "device")
+        check(wait.offset < 3 * PMD and wait.offset % PMD == 0, f"byte of the device: {wait}")
+    if shutil.which("rdax"):
+        out = run("rdax", "who", NAME)
+        for part in ("unbind", str(unbinding.pid), str(os.getpid())):
+            check(part in out, f"rdax who does not say '{part}': {out}")
+        check(f"rdax who {NAME}" in run("rdax", "list", NAME), "rdax list does not point to who waits")
+        check(f"rdax who {NAME}" in run("rdax", "doctor", NAME, ok=(0, 1)), "nor does rdax doctor")
     os.close(ring)
     unbinding.result()
     check("no folio is in use any more" in kernel_log(), "no message about the end")

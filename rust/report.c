@@ -67,6 +67,80 @@ int rdax_look_at_vmas(struct address_space *mapping, unsigned long first, unsign
 	return 0;
 }
 
+/* What maps zeroes is special, and no folio counts it. */
+static unsigned int count_in_table(pmd_t *pmdp, unsigned long addr, unsigned long n,
+				   unsigned int *small)
+{
+	unsigned int whole = 0;
+	unsigned long i;
+	pte_t *ptes;
+	pmd_t pmd;
+
+	/* A table that is taken away is freed after a grace period. */
+	rcu_read_lock();
+	pmd = pmdp_get_lockless(pmdp);
+	if (pmd_present(pmd) && pmd_leaf(pmd)) {
+		whole = pmd_special(pmd);
+	} else if (pmd_present(pmd) && !pmd_bad(pmd)) {
+		ptes = (pte_t *)pmd_page_vaddr(pmd) + pte_index(addr);
+		for (i = 0; i < n; i++) {
+			pte_t pte = ptep_get(ptes + i);
+
+			small[i] += pte_present(pte) && pte_special(pte);
+		}
+	}
+	rcu_read_unlock();
+	return whole;
+}
+
+static unsigned int count_at(struct mm_struct *mm, unsigned long addr, unsigned long n,
+			     unsigned int *small)
+{
+	pgd_t *pgd = pgd_offset(mm, addr);
+	p4d_t *p4d;
+	pud_t pud;
+
+	if (pgd_none(pgdp_get(pgd)))
+		return 0;
+	p4d = p4d_offset(pgd, addr);
+	if (p4d_none(p4dp_get(p4d)))
+		return 0;
+	pud = pudp_get(pud_offset(p4d, addr));
+	if (!pud_present(pud) || pud_leaf(pud))
+		return 0;
+	return count_in_table(pmd_offset(&pud, addr), addr, n, small);
+}
+
+int rdax_count_zeroes(struct address_space *mapping, unsigned long first, unsigned int most,
+		      unsigned int *whole, unsigned int *small)
+{
+	unsigned long last = first + PTRS_PER_PTE - 1;
+	struct vm_area_struct *vma;
+	unsigned int seen = 0;
+
+	*whole = 0;
+	memset(small, 0, PTRS_PER_PTE * sizeof(*small));
+	/* Tables of mappings that are in the tree are not freed but as above. */
+	if (down_read_killable(&mapping->i_mmap_rwsem))
+		return -EINTR;
+	for (vma = rdax_first_vma(mapping, first, last); vma && seen < most;
+	     vma = rdax_next_vma(vma, first, last)) {
+		unsigned long end = min(vma->vm_pgoff + vma_pages(vma) - 1, last) + 1;
+		unsigned long at, next;
+
+		seen++;
+		for (at = max(vma->vm_pgoff, first); at < end; at = next) {
+			unsigned long addr = vma->vm_start + ((at - vma->vm_pgoff) << PAGE_SHIFT);
+
+			next = min(end, at + PTRS_PER_PTE - pte_index(addr));
+			*whole += count_at(vma->vm_mm, addr, next - at, small + (at - first));
+		}
+		cond_resched();
+	}
+	i_mmap_unlock_read(mapping);
+	return 0;
+}
+
 /* After so long a wait is worth a line in the log. */
 #define LONG_NS (10 * NSEC_PER_SEC)
 

@@ -47,6 +47,14 @@ int rdax_look_at_vmas(struct address_space *mapping, unsigned long first, unsign
 		      unsigned int most, struct rdax_vma_look *look);
 
 /*
+ * Counts the entries of page tables that map zeroes where the file has a hole, for 2 MiB of it from @first on, in
+ * no more than @most mappings of processes: those of 2 MiB in @whole, and those of single pages in
+ * @small[PTRS_PER_PTE]. 0, or -EINTR for a fatal signal. Sleeps.
+ */
+int rdax_count_zeroes(struct address_space *mapping, unsigned long first, unsigned int most,
+		      unsigned int *whole, unsigned int *small);
+
+/*
  * Tasks that wait for somebody's reference to a page. One who waits says so with begin() and end(), and, each
  * time that it looks, with note(): of which folio, its owner (the address of an address space, or 0) and its
  * place there, or, for a device's own pages, with note_at(): of which byte of the device. Waits that others see

@@ -349,3 +349,51 @@ impl VmaLook {
         })
     }
 }
+
+/// How many entries of page tables map zeroes in a hole.
+pub(crate) struct Zeroes {
+    whole: u32,
+    /// For each page of 2 MiB.
+    small: KVVec<u32>,
+}
+
+impl Zeroes {
+    /// Room for them. Sleeps.
+    ///
+    /// Errors: `ENOMEM`.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            whole: 0,
+            small: KVVec::from_elem(0, Order::PMD.pages(), GFP_KERNEL)?,
+        })
+    }
+
+    /// Counts those of the 2 MiB that `index` is in, in no more than `most` mappings of processes. Sleeps.
+    ///
+    /// Errors: `EINTR` for a fatal signal.
+    pub(crate) fn count(&mut self, mapping: &Mapping, index: PageIndex, most: u32) -> Result {
+        // SAFETY: The address space is alive, and there is room for the pages of 2 MiB.
+        to_result(unsafe {
+            bindings::rdax_count_zeroes(
+                mapping.as_ptr(),
+                Order::PMD.first(index).get(),
+                most,
+                &mut self.whole,
+                self.small.as_mut_ptr(),
+            )
+        })
+    }
+
+    /// Those that map all of the 2 MiB at once.
+    pub(crate) fn whole(&self) -> u32 {
+        self.whole
+    }
+
+    /// Those that map single pages from `index` on, as many as an entry of this order has.
+    pub(crate) fn small(&self, index: PageIndex, order: Order) -> u32 {
+        let pages = self.small.iter().skip(index.get() % Order::PMD.pages());
+        pages
+            .take(order.pages())
+            .fold(0, |sum, maps| sum.saturating_add(*maps))
+    }
+}

@@ -13,7 +13,7 @@ use crate::kern::{
     error::eopnotsupp,
     fs::{FileRef, Inode, Mapping, PageIndex, PageRange},
     order::Order,
-    report::{self, least, Call, Records, VmaLook},
+    report::{self, least, Call, Records, VmaLook, Zeroes},
     uapi::{self, flag, kind, why, MapRecord},
     vm,
     xa::Mark, //
@@ -25,6 +25,9 @@ const BUDGET: usize = 1 << 16;
 
 /// Mappings of processes that are looked at for one stretch of a file.
 const MOST_VMAS: u32 = 1024;
+
+/// What looking for mapped zeroes in one mapping is worth of that budget: it is a table of 512 entries.
+const TABLE: usize = 8;
 
 /// Answers a call: writes records, and where the next call is to start.
 ///
@@ -138,6 +141,8 @@ struct Stretch {
     found: KVVec<Found>,
     /// The neighbours in the file are not neighbours on the device.
     alone: bool,
+    /// What maps its holes.
+    zeroes: Zeroes,
 }
 
 /// What takes the records: a caller's memory, or a test.
@@ -204,6 +209,7 @@ impl<'a, S: Sink> Walk<'a, S> {
         let mut stretch = Stretch {
             found: KVVec::with_capacity(Order::PMD.pages(), GFP_KERNEL)?,
             alone: false,
+            zeroes: Zeroes::new()?,
         };
         let end = range.last.get() + 1;
         let mut at = range.first.get();
@@ -224,6 +230,7 @@ impl<'a, S: Sink> Walk<'a, S> {
             if self.records.is_full() {
                 break;
             }
+            self.count_zeroes(&mut stretch)?;
             at = self.add_stretch(at, &stretch)?;
             vm::cond_resched();
         }
@@ -283,6 +290,27 @@ impl<'a, S: Sink> Walk<'a, S> {
         }
     }
 
+    /// Counts what maps holes. Data are counted by their folios.
+    fn count_zeroes(&mut self, stretch: &mut Stretch) -> Result {
+        let Stretch { found, zeroes, .. } = stretch;
+        let mut holes = found
+            .iter_mut()
+            .filter(|found| found.kind == kind::HOLE)
+            .peekable();
+        let Some(first) = holes.peek() else {
+            return Ok(());
+        };
+        zeroes.count(self.mapping, first.first, MOST_VMAS)?;
+        for hole in holes {
+            hole.maps = zeroes.small(hole.first, hole.order);
+            if hole.order >= Order::PMD {
+                hole.whole = zeroes.whole();
+                hole.maps = hole.maps.saturating_add(hole.whole);
+            }
+        }
+        Ok(())
+    }
+
     /// Adds what was found. Returns the index behind it.
     fn add_stretch(&mut self, at: usize, stretch: &Stretch) -> Result<usize> {
         let mut at = at;
@@ -299,7 +327,13 @@ impl<'a, S: Sink> Walk<'a, S> {
             _ => (None, Order::PUD),
         };
         let own = VmaLook::at(self.mapping, first.first, vmas, MOST_VMAS)?;
-        self.budget = self.budget.saturating_sub(own.vmas as usize);
+        let each = match stretch.found.iter().any(|found| found.kind == kind::HOLE) {
+            true => 1 + TABLE,
+            false => 1,
+        };
+        self.budget = self
+            .budget
+            .saturating_sub((own.vmas as usize).saturating_mul(each));
         let obstacles = match level {
             None => 0,
             Some(level) if level == vmas => self.obstacles(first.first, level, &own),

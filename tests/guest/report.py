@@ -93,6 +93,16 @@ def a_map_tells_holes_and_ends(t):
         _covers(records, PMD + 5 * PAGE)
         equal(records[0].kind, ioctl.HOLE, "what is read of a hole")
         equal(records[0].references, 0, "references of a hole")
+        equal((records[0].maps, records[0].whole), (1, records[0].order // 9), "what maps a hole")
+        # Every mapping counts, and none that has gone. A small one ends that of 2 MiB.
+        with Map(fd, PMD, skew=PAGE) as small:
+            small.touch(0, PAGE)
+            found = asker.map(fd)[0]
+            equal((found.kind, found.order, found.whole), (ioctl.HOLE, 0, 0), "a page of a hole")
+            before = found.maps
+            m.touch(0, 1)
+            equal(asker.map(fd)[0].maps, 2, f"what maps a page of a hole; {before} before")
+        equal(asker.map(fd)[0].maps, 1, "what maps it afterwards")
         last = next(r for r in records if r.offset >= PMD)
         check(last.why & ioctl.WHY_END_OF_FILE, f"why no larger at the end: {last}")
         error, asked, found = asker.ask(fd, start=1 << 40)

@@ -10,7 +10,7 @@ import tempfile
 
 from lib import device, gib, posix
 from lib.check import Skip, check, equal
-from lib.device import CONFIG, Stats, read, run, some
+from lib.device import CONFIG, Stats, read, run, some, wait_for, write
 from lib.fs import VARIANTS, Filesystem
 from lib.mapping import Map
 from lib.pattern import pages
@@ -20,7 +20,7 @@ from lib.task import Task
 
 DEVICE, OTHER, GIANT = "pmem1", "pmem0", "pmem0"
 MOUNT = "/mnt/rdax-tool"
-FILE = "/etc/rdax.d/pmem1.conf"
+ADOPTIONS = "/etc/rdax.d"
 
 
 def unfit():
@@ -235,21 +235,23 @@ def boot_adopts_what_is_persistent(t):
     with _device(False):
         out = _succeeds("adopt", "--persist", "--max-order=2M", DEVICE)
         try:
-            check(FILE in out, f"rdax says {out}")
+            uuid = _entry(DEVICE)["uuid"]
+            path = f"{ADOPTIONS}/{uuid}.conf"
+            check(path in out, f"rdax says {out}")
             equal(_entry(DEVICE)["persistent"], True, "persistent, as rdax list has it")
             _succeeds("release", DEVICE)
             # As if it had been called pmem7 then; and the name pmem1 were another's.
-            with open(FILE, encoding="ascii") as f:
+            with open(path, encoding="ascii") as f:
                 kept = f.read()
-            check(f"uuid={_entry(DEVICE)['uuid']}" in kept, f"what was kept: {kept}")
-            os.unlink(FILE)
-            with open("/etc/rdax.d/pmem7.conf", "w", encoding="ascii") as f:
+            check(f"uuid={uuid}" in kept, f"what was kept: {kept}")
+            os.unlink(path)
+            with open(f"{ADOPTIONS}/pmem7.conf", "w", encoding="ascii") as f:
                 f.write(kept.replace(f"device={DEVICE}", "device=pmem7"))
             equal(_succeeds("boot", OTHER), "", "what rdax says of a device that is not meant")
             equal(_succeeds("boot", DEVICE), f"{DEVICE}: adopted\n", "what rdax says")
             equal(read(f"{CONFIG}/{DEVICE}/max_order"), "pmd", "max_order")
             _succeeds("release", "--persist", DEVICE)
-            equal(os.listdir("/etc/rdax.d"), [], "files in /etc/rdax.d")
+            equal(os.listdir(ADOPTIONS), [], "files in /etc/rdax.d")
             check(not device.adopted(DEVICE), "it is adopted still")
             # What failed is told later.
             with _mounted(*XFS):
@@ -257,11 +259,12 @@ def boot_adopts_what_is_persistent(t):
                 check(status == 1 and "mounted" in err, f"status {status}: {err}")
                 _fails("boot", DEVICE, says=["at boot", f"mounted on {MOUNT}"])
                 check(f"mounted on {MOUNT}" in _succeeds("list"), "rdax list does not tell of it")
-            equal(_succeeds("boot", DEVICE), f"{DEVICE}: adopted\n", "what rdax says")
+            equal(_succeeds("adopt", DEVICE), f"{DEVICE}: adopted\n", "what rdax says")
+            _succeeds("release", DEVICE)
             check("note" not in _entry(DEVICE), "rdax list tells of it still")
         finally:
             _rdax("release", "--persist", DEVICE)
-            shutil.rmtree("/etc/rdax.d", ignore_errors=True)
+            shutil.rmtree(ADOPTIONS, ignore_errors=True)
 
 
 @case(fs=())
@@ -523,3 +526,131 @@ def a_truncate_that_is_blocked_is_found(t):
         check("nobody waits" in _succeeds("who", path), "rdax who tells of what is over")
     _fails("who", "/nowhere", says=["there is no such file or device"])
     _fails("who", "/tmp", says=["neither a file nor a device"])
+
+
+def _splice(mount, pipe):
+    """Put a page of a new file into a pipe; the file is mapped and open no more."""
+    with _opened(f"{mount}/held") as fd:
+        os.pwrite(fd, pages("s", PMD // PAGE), 0)
+        with Map(fd, PMD) as m:
+            m.touch(write=True)
+            equal(posix.vmsplice(pipe, m.address + PAGE, PAGE), PAGE, "bytes in the pipe")
+
+
+def _answers(*arguments):
+    """What the command says, in a process of its own: one that hangs cannot be ended."""
+    status, out, err = Task(_rdax, *arguments, name=f"rdax {' '.join(arguments)}").result()
+    return status, out + err
+
+
+def _points_to_who(*arguments, to=f"rdax who {DEVICE}"):
+    _, said = _answers(*arguments)
+    check(to in said, f"rdax {' '.join(arguments)} does not point to '{to}': {said}")
+
+
+@case(fs=(), timeout=240)
+def an_unbind_that_waits_holds_nobody_up(t):
+    """The commands answer while it holds the device's lock, and point to who tells more."""
+    driver, at = device.driver_of(DEVICE)
+    reader, writer = os.pipe()
+    with _device(True):
+        run(*VARIANTS["ext4"].mkfs, f"/dev/{DEVICE}")
+        os.makedirs(MOUNT, exist_ok=True)
+        run("mount", "-o", "dax=always", f"/dev/{DEVICE}", MOUNT)
+        _splice(MOUNT, writer)
+        unbind = Task(write, f"{driver}/unbind", at, name="unbind")
+        try:
+            wait_for(lambda: any(wait["what"] == "unbind" for wait in _json("who")["waits"]), "the wait")
+            for arguments in (("list",), ("doctor",), ("doctor", DEVICE), ("doctor", MOUNT)):
+                _points_to_who(*arguments)
+            for arguments in (("list", "--json"), ("stat",), ("release", DEVICE), ("adopt", DEVICE),
+                              ("map", f"{MOUNT}/held"), ("who", f"{MOUNT}/held"), ("boot", DEVICE)):
+                _answers(*arguments)
+            _, said = _answers("who", DEVICE)
+            check("unbind" in said and str(unbind.pid) in said, f"rdax who: {said}")
+            check(not unbind.done(), "the unbind has not waited")
+        finally:
+            os.read(reader, PAGE)
+            unbind.result()
+            posix.umount(MOUNT)
+            # What is left of it.
+            write(f"{CONFIG}/{DEVICE}/adopt", "0")
+            device.bind(DEVICE, driver, at)
+
+
+@case(fs=(), timeout=240)
+def an_unmount_that_waits_is_pointed_to(t):
+    """It is in no list of mounts any more, and the device is busy: that has a reason which can be asked for."""
+    reader, writer = os.pipe()
+    with _device(True):
+        run(*XFS, f"/dev/{DEVICE}")
+        os.makedirs(MOUNT, exist_ok=True)
+        run("mount", "-o", "dax=always", f"/dev/{DEVICE}", MOUNT)
+        _splice(MOUNT, writer)
+        unmount = Task(posix.umount, MOUNT, name="umount")
+        try:
+            unmount.blocked_in("umount2")
+            _points_to_who("list")
+            _points_to_who("doctor", DEVICE)
+            _points_to_who("release", DEVICE)
+            status, said = _answers("who", DEVICE)
+            check(status == 0 and str(unmount.pid) in said, f"rdax who: {said}")
+        finally:
+            os.read(reader, PAGE)
+            unmount.result()
+
+
+@case(fs=())
+def waits_of_others_are_not_denied(t):
+    """Who is not told of all waits is told that."""
+    nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    with _device(True):
+        check("nobody waits" in _succeeds("who"), "nobody waits, and root is not told so")
+        out = _succeeds("who", prefix=nobody)
+        check("nobody waits" not in out and "told to root only" in out, f"rdax who: {out}")
+
+
+@case(fs=())
+def files_of_a_ring_are_found_by_any_path(t):
+    """By a hard link, by another mount, and of a process that has closed its descriptor of the file."""
+    other = f"{MOUNT}-bound"
+    with _device(True), _mounted(*XFS) as mount:
+        with _opened(f"{mount}/file"):
+            os.link(f"{mount}/file", f"{mount}/link")
+        os.makedirs(other, exist_ok=True)
+        run("mount", "--bind", mount, other)
+        try:
+            for path in (f"{mount}/file", f"{mount}/link", f"{other}/file"):
+                with _opened(path) as fd:
+                    ring = posix.register_file(fd)
+                try:
+                    for asked in (f"{mount}/file", f"{mount}/link", DEVICE):
+                        found = {process["pid"]: process["io_uring"]
+                                 for process in _json("who", asked)["processes"]}
+                        equal(found.get(os.getpid()), [ring], f"rings with {path}, asked of {asked}")
+                finally:
+                    os.close(ring)
+        finally:
+            posix.umount(other)
+
+
+@case(fs=())
+def mapped_holes_are_mapped(t):
+    """Zeroes are mapped, too, and by which size."""
+    path = f"{MOUNT}/hole"
+    with _device(True), _mounted(*XFS):
+        with _opened(path) as fd:
+            os.ftruncate(fd, 2 * PMD)
+            _fails("map", path, "--expect=2M", says=["4 MiB of 4 MiB are not mapped by 2 MiB"])
+            with Map(fd, 2 * PMD) as m:
+                m.touch()
+                by_2m = "mapped: 4 MiB by 2 MiB" in _rdax("map", path)[1]
+                if by_2m:
+                    _succeeds("map", path, "--expect=2M")
+            with Map(fd, 2 * PMD, skew=PAGE) as m:
+                m.touch()
+                _, out, _ = _rdax("map", path)
+                check("mapped: 4 MiB by 4 KiB" in out, f"rdax map: {out}")
+            _, out, _ = _rdax("map", path)
+            check("mapped: 4 MiB not mapped" in out, f"rdax map, of what is not mapped any more: {out}")
+            check(by_2m, "2 MiB of zeroes are not mapped at once")

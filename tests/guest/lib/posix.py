@@ -206,17 +206,25 @@ def userfaultfd(flags):
     return _must(_syscall(323, flags, 0, 0, 0, 0, 0), "userfaultfd")
 
 
-def pin_buffer(address, length):
-    """Pin memory for as long as the descriptor that is returned is open, through io_uring."""
+def _ring_with(what, argument):
     parameters = (ctypes.c_uint8 * 120)()
     ring = _must(_syscall(425, 1, ctypes.addressof(parameters), 0, 0, 0, 0), "io_uring_setup")
     try:
-        vector = (ctypes.c_uint64 * 2)(address, length)
-        _must(_syscall(427, ring, 0, ctypes.addressof(vector), 1, 0, 0), "io_uring_register")
+        _must(_syscall(427, ring, what, ctypes.addressof(argument), 1, 0, 0), "io_uring_register")
     except OSError:
         os.close(ring)
         raise
     return ring
+
+
+def pin_buffer(address, length):
+    """Pin memory for as long as the descriptor that is returned is open, through io_uring."""
+    return _ring_with(0, (ctypes.c_uint64 * 2)(address, length))
+
+
+def register_file(fd):
+    """The descriptor of an io_uring that has the file."""
+    return _ring_with(2, (ctypes.c_int32 * 1)(fd))
 
 
 def register_buffer(address, length):

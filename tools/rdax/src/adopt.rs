@@ -25,9 +25,9 @@ use crate::{
     system::{
         self,
         System,
-        CONFIG,
-        FAILED, //
-    }, //
+        CONFIG, //
+    },
+    who::Waits, //
 };
 use anyhow::{
     anyhow,
@@ -85,6 +85,7 @@ pub fn adopt(system: &System, arguments: &cli::Adopt) -> Result<ExitCode> {
         } else {
             adopt_block(system, &name, &switches)?
         };
+        forget_failure(system, &name);
         match was {
             Was::Done => println!("{name}: adopted"),
             Was::Already => println!("{name}: adopted already"),
@@ -99,11 +100,17 @@ pub fn release(system: &System, arguments: &cli::Release) -> Result<ExitCode> {
         let name = device::kernel_name(system, given);
         let mut forgotten = false;
         if arguments.persist {
-            if let Some((path, _)) = persist::of(system, &name) {
-                fs::remove_file(&path)
-                    .with_context(|| format!("{} cannot be removed", path.display()))?;
+            if let Some((path, adoption)) = persist::of(system, &name) {
+                persist::forget(&path)?;
                 println!("{name}: will not be adopted at boot any more");
+                if system.is_dir("/etc/initramfs-tools") {
+                    println!("(update-initramfs -u, where the initial file system has noted it, too)");
+                }
                 forgotten = true;
+                // A name that is none of a device, but of a namespace that may be there.
+                if adoption.uuid.as_ref() == Some(&name) {
+                    return Ok(());
+                }
             }
         }
         let was = if Dax::find(system, &name).is_some() {
@@ -111,12 +118,19 @@ pub fn release(system: &System, arguments: &cli::Release) -> Result<ExitCode> {
         } else {
             release_block(system, &name, forgotten)?
         };
+        forget_failure(system, &name);
         match was {
             Was::Done => println!("{name}: released"),
             Was::Already => println!("{name}: not adopted"),
         }
         Ok(())
     }))
+}
+
+/// Why its adoption at boot failed is of no interest any more.
+fn forget_failure(system: &System, name: &str) {
+    // Nothing can be done if it stays; rdax list shows it of what is not adopted only.
+    let _ = fs::remove_file(persist::failure(system, name));
 }
 
 /// Notes that a device is to be adopted at every boot; where.
@@ -130,10 +144,6 @@ fn note(system: &System, name: &str, switches: &Switches) -> Result<String> {
         }
         Adoption::of_block(&block, switches)
     };
-    // Under another name, perhaps.
-    if let Some((path, _)) = persist::of(system, name) {
-        fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
-    }
     Ok(adoption.keep(system)?.display().to_string())
 }
 
@@ -187,13 +197,24 @@ fn obstacle(system: &System, block: &Block) -> Option<String> {
     }
 }
 
+/// With a task that waits for whoever uses its pages, which may be why.
+fn with_waits(system: &System, name: &str, error: anyhow::Error) -> anyhow::Error {
+    let number = match (Dax::find(system, name), Block::find(system, name)) {
+        (Some(dax), _) => dax.number,
+        (None, Some(block)) => device::numbers(&block.number),
+        (None, None) => None,
+    };
+    match Waits::now(system).for_device(name, number) {
+        Some(text) => anyhow!("{error:#}; {text}"),
+        None => error,
+    }
+}
+
 /// An attribute could not be written: what the module said, what errno means, and what to do.
 fn failure(name: &str, deed: &str, error: &io::Error, lines: &[String]) -> anyhow::Error {
-    if error.kind() == ErrorKind::PermissionDenied {
-        return anyhow!("{name}: not {deed}: permission denied; run rdax as root");
-    }
-    if lines.is_empty() {
-        return anyhow!("{name}: not {deed}: {}", reason(error));
+    let denied = error.kind() == ErrorKind::PermissionDenied;
+    if denied || lines.is_empty() {
+        return anyhow!("{name}: not {deed}: {}", system::reason(error));
     }
     let prefix = format!("{name}: ");
     let said: Vec<&str> = lines
@@ -203,15 +224,6 @@ fn failure(name: &str, deed: &str, error: &io::Error, lines: &[String]) -> anyho
     let advice = lines.iter().find_map(|line| module::advice(line));
     let advice = advice.map_or(String::new(), |advice| format!(" ({advice})"));
     anyhow!("{name}: not {deed}: {}{advice}", said.join("; "))
-}
-
-/// An error of the system, without its number.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
 }
 
 fn adopt_block(system: &System, name: &str, switches: &Switches) -> Result<Was> {
@@ -248,7 +260,9 @@ fn adopt_block(system: &System, name: &str, switches: &Switches) -> Result<Was> 
         // Nothing can be done if it stays, and nothing is lost.
         let _ = fs::remove_dir(system.path(&dir));
     }
-    result.map(|()| if was { Was::Already } else { Was::Done })
+    result
+        .map(|()| if was { Was::Already } else { Was::Done })
+        .map_err(|error| with_waits(system, name, error))
 }
 
 fn release_block(system: &System, name: &str, forgotten: bool) -> Result<Was> {
@@ -272,7 +286,8 @@ fn release_block(system: &System, name: &str, forgotten: bool) -> Result<Was> {
     let mut log = Log::begin(system);
     system
         .write(dir.join("adopt"), "0")
-        .map_err(|error| failure(name, "released", &error, &log.lines()))?;
+        .map_err(|error| failure(name, "released", &error, &log.lines()))
+        .map_err(|error| with_waits(system, name, error))?;
     fs::remove_dir(system.path(&dir))
         .with_context(|| format!("{name}: released, but {CONFIG}/{name} cannot be removed"))?;
     Ok(if was { Was::Done } else { Was::Already })
@@ -380,6 +395,8 @@ pub fn boot(system: &System, arguments: &cli::Boot) -> Result<ExitCode> {
         eprintln!("rdax: {line}");
     }
     let Some((_, adoption)) = persist::of(system, &name) else {
+        // There may have been another device of this name.
+        forget_failure(system, &name);
         return Ok(ExitCode::SUCCESS);
     };
     if arguments.udev && system.is_dir("/run/systemd/system") {
@@ -397,7 +414,6 @@ pub fn boot(system: &System, arguments: &cli::Boot) -> Result<ExitCode> {
             ExitCode::FAILURE
         });
     }
-    let failed = format!("{FAILED}/{name}.failed");
     let result = module::require(system, true).and_then(|()| {
         if Dax::find(system, &name).is_some() {
             adopt_dax(system, &name)
@@ -407,14 +423,13 @@ pub fn boot(system: &System, arguments: &cli::Boot) -> Result<ExitCode> {
     });
     match result {
         Ok(_) => {
-            let _ = fs::remove_file(system.path(&failed));
+            forget_failure(system, &name);
             println!("{name}: adopted");
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
             // For rdax list. The message below is in the journal, too.
-            let _ = fs::create_dir_all(system.path(FAILED));
-            let _ = fs::write(system.path(&failed), format!("{error:#}\n"));
+            let _ = persist::note_failure(system, &name, &format!("{error:#}"));
             Err(error.context("at boot"))
         }
     }

@@ -8,9 +8,15 @@ use crate::system::{
     CONFIG, //
 };
 use serde::Serialize;
-use std::path::{
-    Path,
-    PathBuf, //
+use std::{
+    os::unix::fs::{
+        FileTypeExt,
+        MetadataExt, //
+    },
+    path::{
+        Path,
+        PathBuf, //
+    }, //
 };
 
 /// What a namespace is used as; the names are those of ndctl.
@@ -59,8 +65,10 @@ pub struct Block {
     pub align: Option<u64>,
     /// Where the page map is, as ndctl calls it: `mem` or `dev`.
     pub map: Option<&'static str>,
-    /// The physical address of the first byte; only root is told.
-    pub start: Option<u64>,
+    /// The directory in sysfs of what it is on, and where on that it begins, in bytes.
+    place: Option<(PathBuf, u64)>,
+    /// Whether no driver has what it is on any more: it is being unbound, which may take long.
+    pub goes: bool,
     /// Whether it was given to others, such as device mapper; their names.
     pub holders: Vec<String>,
     /// Its number, if it is a partition.
@@ -101,7 +109,8 @@ impl Block {
             uuid: None,
             align: None,
             map: None,
-            start: None,
+            place: None,
+            goes: false,
             holders: system.names(dir.join("holders")),
             partition,
         };
@@ -114,6 +123,9 @@ impl Block {
     }
 
     /// `dir` is what the disk's driver is bound to, `offset` where on the disk it begins, in bytes.
+    ///
+    /// Nothing is read here that takes the lock of a device of the nvdimm bus (`mode` of a namespace, `size`
+    /// and `resource` of a page map): whoever unbinds it holds that, for as long as somebody uses a page.
     fn ask_namespace(&mut self, system: &System, dir: &Path, offset: u64) {
         let kind = system.read(dir.join("devtype")).unwrap_or_default();
         let text = |name: &str| {
@@ -125,11 +137,10 @@ impl Block {
         self.mode = match kind.as_str() {
             "nd_pfn" => Mode::Fsdax,
             "nd_btt" => Mode::Sector,
-            kind if kind.starts_with("nd_namespace") => match text("mode").as_deref() {
-                // With a page map that the kernel makes by itself.
-                Some("memory") => Mode::Fsdax,
-                Some("safe") => Mode::Sector,
-                Some("dax") => Mode::Devdax,
+            // It has a disk of its own, so nobody else has claimed it; DAX needs a page map, which the kernel
+            // makes by itself then.
+            kind if kind.starts_with("nd_namespace") => match self.is_dax_capable(system) {
+                Some(true) => Mode::Fsdax,
                 _ => Mode::Raw,
             },
             _ => return,
@@ -137,17 +148,32 @@ impl Block {
         self.namespace = text("namespace").or_else(|| Some(name_of(dir)));
         self.uuid = text("uuid");
         self.align = system.number(dir.join("align"));
-        self.map = match (kind.as_str(), text("mode").as_deref()) {
-            ("nd_pfn", Some("ram")) => Some("mem"),
-            ("nd_pfn", Some("pmem")) => Some("dev"),
-            (_, Some("memory")) => Some("mem"),
+        self.map = match (kind.as_str(), self.mode) {
+            ("nd_pfn", _) => match text("mode").as_deref() {
+                Some("ram") => Some("mem"),
+                Some("pmem") => Some("dev"),
+                _ => None,
+            },
+            (_, Mode::Fsdax) => Some("mem"),
             _ => None,
         };
+        self.goes = !system.exists(dir.join("driver"));
+        self.place = Some((dir.to_path_buf(), offset));
+    }
+
+    /// The physical address of the first byte; only root is told, and nobody while it is unbound.
+    pub fn start(&self, system: &System) -> Option<u64> {
+        let (dir, offset) = self.place.as_ref()?;
+        // Reading `resource` waits for whoever unbinds the device, which cannot be interrupted. The link goes
+        // before anything is waited for.
+        if !system.exists(dir.join("driver")) {
+            return None;
+        }
         // 0 is what those are told who may not know.
-        self.start = system
+        system
             .number(dir.join("resource"))
             .filter(|&start| start != 0)
-            .and_then(|start| start.checked_add(offset));
+            .and_then(|start| start.checked_add(*offset))
     }
 
     /// Whether the kernel says that it can be used for DAX.
@@ -211,7 +237,12 @@ pub struct Dax {
     pub namespace: Option<String>,
     /// The driver that it is bound to.
     pub driver: Option<String>,
+    /// Of its character device.
+    pub number: Option<(u32, u32)>,
 }
+
+/// Of a block device.
+pub const GOES: &str = "is being unbound";
 
 /// Of a device on the dax bus.
 pub const NO_DRIVER: &str = "no driver has it, so nobody can open it";
@@ -238,6 +269,10 @@ impl Dax {
             driver: system
                 .resolve(dir.join("driver"))
                 .map(|driver| name_of(&driver)),
+            number: system
+                .read(dir.join("dev"))
+                .ok()
+                .and_then(|text| numbers(&text)),
         })
     }
 
@@ -263,6 +298,12 @@ impl Dax {
     }
 }
 
+/// The numbers in `major:minor`.
+pub fn numbers(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
 /// All devices on the dax bus.
 pub fn dax_devices(system: &System) -> Vec<Dax> {
     system
@@ -272,6 +313,21 @@ pub fn dax_devices(system: &System) -> Vec<Dax> {
         .collect()
 }
 
+/// The kernel's name of the block device that a node is.
+fn name_of_node(system: &System, path: &Path) -> Option<String> {
+    let status = path.metadata().ok()?;
+    let number = status.rdev();
+    let number = format!(
+        "{}:{}",
+        rustix::fs::major(number),
+        rustix::fs::minor(number)
+    );
+    let is_block = status.file_type().is_block_device();
+    is_block
+        .then(|| Block::by_number(system, &number))?
+        .map(|block| block.name)
+}
+
 /// The kernel's name of the device that somebody calls `given`: a name, a path in `/dev`, a link.
 pub fn kernel_name(system: &System, given: &str) -> String {
     let path = if given.contains('/') {
@@ -279,9 +335,28 @@ pub fn kernel_name(system: &System, given: &str) -> String {
     } else {
         Path::new("/dev").join(given)
     };
+    // By its number, whatever the node is called.
+    if let Some(name) = system
+        .is_real()
+        .then(|| name_of_node(system, &path))
+        .flatten()
+    {
+        return name;
+    }
     // A link such as /dev/disk/by-uuid/… leads to the device's own name.
     match system.resolve(&path) {
         Some(real) if real.starts_with("/dev") => name_of(&real),
         _ => name_of(Path::new(given)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_devices() {
+        assert_eq!(numbers("259:1"), Some((259, 1)));
+        assert_eq!(numbers("pmem0"), None);
     }
 }

@@ -97,11 +97,12 @@ impl Place {
                 block.name
             );
         }
-        let start = block.start.ok_or_else(|| {
-            anyhow!(
+        let start = block.start(system).ok_or_else(|| match block.goes {
+            true => anyhow!("{} {}", block.name, device::GOES),
+            false => anyhow!(
                 "the kernel does not tell where {} lies in memory: are you root?",
                 block.name
-            )
+            ),
         })?;
         Ok(Self { block, kind, start })
     }

@@ -12,14 +12,15 @@ use crate::{
     },
     mounts,
     output,
-    persist,
+    persist::{
+        self,
+        Adoption, //
+    },
     size,
     superblock,
-    system::{
-        System,
-        FAILED, //
-    },
-    table, //
+    system::System,
+    table,
+    who::Waits, //
 };
 use anyhow::{
     bail,
@@ -68,9 +69,10 @@ struct Entry {
 }
 
 impl Entry {
-    fn of_block(system: &System, block: &Block) -> Self {
+    fn of_block(system: &System, block: &Block, waits: &Waits) -> Self {
         let mounts = mounts::of(system, &block.number);
         let mounted = mounts.first();
+        let adopted = device::is_adopted(system, &block.name);
         Self {
             dev: block.namespace.clone(),
             mode: Some(block.mode.name().to_owned()),
@@ -78,9 +80,9 @@ impl Entry {
             size: Some(block.size),
             uuid: block.uuid.clone(),
             align: block.align,
-            resource: block.start,
+            resource: block.start(system),
             blockdev: Some(block.name.clone()),
-            adopted: device::is_adopted(system, &block.name),
+            adopted,
             persistent: persist::of(system, &block.name).is_some(),
             filesystem: match mounted {
                 Some(mount) => Some(mount.kind.clone()),
@@ -92,12 +94,15 @@ impl Entry {
                 .collect(),
             dax: mounted.map(|mount| mount.dax().unwrap_or("inode").to_owned()),
             max_order: system.read(block.config().join("max_order")).ok(),
-            note: system.read(format!("{FAILED}/{}.failed", block.name)).ok(),
+            note: waits
+                .for_device(&block.name, device::numbers(&block.number))
+                .or_else(|| block.goes.then(|| device::GOES.to_owned()))
+                .or_else(|| failure(system, &block.name, adopted)),
             ..Self::default()
         }
     }
 
-    fn of_dax(system: &System, dax: &Dax) -> Self {
+    fn of_dax(system: &System, dax: &Dax, waits: &Waits) -> Self {
         Self {
             dev: dax.namespace.clone(),
             mode: Some(dax.mode().to_owned()),
@@ -109,9 +114,9 @@ impl Entry {
             adopted: Some(dax.is_adopted()),
             driver: dax.driver.clone(),
             persistent: persist::of(system, &dax.name).is_some(),
-            note: system
-                .read(format!("{FAILED}/{}.failed", dax.name))
-                .ok()
+            note: waits
+                .for_device(&dax.name, dax.number)
+                .or_else(|| failure(system, &dax.name, Some(dax.is_adopted())))
                 .or_else(|| {
                     let advice = || format!("{}: {}", device::NO_DRIVER, dax.driver_advice());
                     dax.driver.is_none().then(advice)
@@ -120,13 +125,28 @@ impl Entry {
         }
     }
 
-    /// A directory in configfs, or something that is to be adopted at boot, with no device.
-    fn of_nothing(system: &System, name: &str) -> Self {
+    /// A directory in configfs, with no device.
+    fn of_directory(system: &System, name: &str) -> Self {
         Self {
             blockdev: Some(name.to_owned()),
             adopted: device::is_adopted(system, name),
-            persistent: persist::of(system, name).is_some(),
             note: Some("there is no such device".to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// Something that is to be adopted at boot, with no device: another one may have its name.
+    fn of_adoption(adoption: &Adoption) -> Self {
+        let name = adoption.uuid.as_ref().unwrap_or(&adoption.device);
+        Self {
+            uuid: adoption.uuid.clone(),
+            blockdev: Some(adoption.device.clone()),
+            adopted: Some(false),
+            persistent: true,
+            note: Some(format!(
+                "{}, which is to be adopted at boot: rdax release --persist {name} forgets it",
+                adoption.missing()
+            )),
             ..Self::default()
         }
     }
@@ -158,23 +178,30 @@ impl Entry {
     }
 }
 
+/// Why an adoption at boot failed, unless it was made since.
+fn failure(system: &System, name: &str, adopted: Option<bool>) -> Option<String> {
+    match adopted {
+        Some(true) => None,
+        _ => persist::why_failed(system, name),
+    }
+}
+
 fn entries(system: &System) -> Vec<Entry> {
+    let waits = Waits::now(system);
     let (blocks, lost) = device::blocks(system);
     let daxes = device::dax_devices(system);
     let mut entries: Vec<Entry> = blocks
         .iter()
         // What daxctl calls a device has no block device of use.
         .filter(|block| block.mode != Mode::Devdax)
-        .map(|block| Entry::of_block(system, block))
+        .map(|block| Entry::of_block(system, block, &waits))
         .collect();
-    entries.extend(daxes.iter().map(|dax| Entry::of_dax(system, dax)));
-    entries.extend(lost.iter().map(|name| Entry::of_nothing(system, name)));
+    entries.extend(daxes.iter().map(|dax| Entry::of_dax(system, dax, &waits)));
+    entries.extend(lost.iter().map(|name| Entry::of_directory(system, name)));
     for (_, adoption) in persist::all(system).0 {
-        let there = blocks.iter().any(|block| adoption.is_for(block))
-            || daxes.iter().any(|dax| dax.name == adoption.device)
-            || lost.contains(&adoption.device);
-        if !there {
-            entries.push(Entry::of_nothing(system, &adoption.device));
+        let is_dax = adoption.uuid.is_none() && daxes.iter().any(|dax| dax.name == adoption.device);
+        if !is_dax && !blocks.iter().any(|block| adoption.is_for(block)) {
+            entries.push(Entry::of_adoption(&adoption));
         }
     }
     entries

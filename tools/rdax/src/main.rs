@@ -77,7 +77,9 @@ fn run(system: &System, command: Command) -> anyhow::Result<ExitCode> {
         Command::ManPages { dir } => {
             let mut command = Cli::command().disable_help_subcommand(true);
             command.build();
-            man_pages(&command, &dir)?;
+            man_pages(&command, &dir).map_err(|error| {
+                anyhow::anyhow!("{}: {}", dir.display(), system::reason(&error))
+            })?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -17,7 +17,6 @@ use serde::Serialize;
 use std::{
     collections::BTreeMap,
     io::{self, IsTerminal},
-    os::unix::fs::MetadataExt,
     path::Path,
     process::ExitCode, //
 };
@@ -528,15 +527,8 @@ pub fn run(system: &System, arguments: &cli::Map) -> Result<ExitCode> {
     let path = &arguments.file;
     let file = ask::open(path)?;
     let answer = Module::open(system)?.map(&file, path)?;
-    let status = file.metadata()?;
-    let users = processes::find(
-        system,
-        &Wanted {
-            device: status.dev(),
-            inode: Some(status.ino()),
-            paths: vec![path.canonicalize().unwrap_or_else(|_| path.clone())],
-        },
-    );
+    let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+    let users = processes::find(system, &Wanted::file(&file.metadata()?, real));
     if arguments.json {
         let sums = Sums::of(&answer);
         let mapped = sums.mapped.iter().map(|(by, bytes)| (by.name(), *bytes));

@@ -47,7 +47,21 @@ pub fn as_it_is(text: &str) -> Result<bool> {
 
 /// Says what went wrong, on the standard error output.
 pub fn complain(what: impl Display) {
-    eprintln!("rdax: {}", harmless(&what.to_string(), &['\n']));
+    let what = without_numbers(&what.to_string());
+    eprintln!("rdax: {}", harmless(&what, &['\n']));
+}
+
+/// A text in which no error of the system has its number.
+pub fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => out += rest,
+            _ => out += &format!(" (os error {part}"),
+        }
+    }
+    out
 }
 
 /// Prints a value as JSON, for people, too.
@@ -58,6 +72,14 @@ pub fn json(value: &impl Serialize) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_have_no_numbers() {
+        assert_eq!(
+            without_numbers("f: No such file (os error 2); g: (os error x) a (os error 13)b"),
+            "f: No such file; g: (os error x) ab"
+        );
+    }
 
     #[test]
     fn names_do_not_command_the_terminal() {

@@ -2,13 +2,18 @@
 
 //! Adoptions that are made at every boot: a file for each in `/etc/rdax.d`.
 //!
-//! The numbers in the names of pmem devices may change from one boot to the next, so a file also
-//! says which namespace is meant, where that has an identity.
+//! The numbers in the names of pmem devices may change from one boot to the next, so a file says which
+//! namespace is meant, and is called by that, where it has an identity.
 
 use crate::{
-    device::Block,
+    device::{
+        Block,
+        Dax, //
+    },
     system::{
+        self,
         System,
+        FAILED,
         PERSISTENT, //
     }, //
 };
@@ -20,7 +25,11 @@ use anyhow::{
 };
 use std::{
     fs,
-    path::PathBuf, //
+    io,
+    path::{
+        Path,
+        PathBuf, //
+    }, //
 };
 
 /// What an administrator may set for a device; the values are those of the files in configfs.
@@ -112,12 +121,35 @@ impl Adoption {
         Ok(adoption)
     }
 
+    /// Whether both are for the same device.
+    fn is_for_same(&self, other: &Self) -> bool {
+        match (&self.uuid, &other.uuid) {
+            (Some(one), Some(another)) => one == another && self.partition == other.partition,
+            (None, None) => self.device == other.device,
+            _ => false,
+        }
+    }
+
+    /// What it is for, when there is no such device.
+    pub fn missing(&self) -> String {
+        match (&self.uuid, self.partition) {
+            (None, _) => "there is no such device".to_owned(),
+            (Some(uuid), None) => format!("there is no device with the namespace {uuid}"),
+            (Some(uuid), Some(number)) => {
+                format!("there is no partition {number} on the namespace {uuid}")
+            }
+        }
+    }
+
     fn print(&self) -> String {
+        let name = self.uuid.as_ref().unwrap_or(&self.device);
         let mut text = format!(
-            "# Adopted by rdax at every boot; rdax release --persist {0} removes this file.\n\
-             device={0}\n",
-            self.device
+            "# Adopted by rdax at every boot; rdax release --persist {name} removes this file.\n"
         );
+        if self.uuid.is_some() {
+            text += "# The namespace counts; this is the name that its device had before.\n";
+        }
+        text += &format!("device={}\n", self.device);
         if let Some(uuid) = &self.uuid {
             text += &format!("uuid={uuid}\n");
         }
@@ -130,21 +162,40 @@ impl Adoption {
         text
     }
 
-    fn file(name: &str) -> String {
-        format!("{PERSISTENT}/{name}.conf")
+    fn file(&self) -> String {
+        match (&self.uuid, self.partition) {
+            (None, _) => format!("{PERSISTENT}/{}.conf", self.device),
+            (Some(uuid), None) => format!("{PERSISTENT}/{uuid}.conf"),
+            (Some(uuid), Some(number)) => format!("{PERSISTENT}/{uuid}p{number}.conf"),
+        }
     }
 
     /// Notes it, in place of what was noted for the device before.
     pub fn keep(&self, system: &System) -> Result<PathBuf> {
-        let dir = system.path(PERSISTENT);
-        fs::create_dir_all(&dir).with_context(|| format!("{PERSISTENT} cannot be made"))?;
-        let file = Self::file(&self.device);
+        let file = self.file();
         let path = system.path(&file);
+        let before = all(system).0;
+        if let Some((_, other)) = before.iter().find(|(known, _)| *known == path) {
+            if !self.is_for_same(other) {
+                bail!(
+                    "{file} is for another device ({}): give it another name, such as that with .conf",
+                    other.uuid.as_ref().unwrap_or(&other.device)
+                );
+            }
+        }
+        let dir = system.path(PERSISTENT);
+        fs::create_dir_all(&dir)
+            .map_err(|error| anyhow!("{PERSISTENT} cannot be made: {}", system::reason(&error)))?;
         // A boot sees the old file or the new one, whole.
         let new = path.with_extension("conf.new");
         fs::write(&new, self.print())
             .and_then(|()| fs::rename(&new, &path))
-            .with_context(|| format!("{file} cannot be written"))?;
+            .map_err(|error| anyhow!("{file} cannot be written: {}", system::reason(&error)))?;
+        for (other, adoption) in &before {
+            if *other != path && self.is_for_same(adoption) {
+                forget(other)?;
+            }
+        }
         Ok(path)
     }
 }
@@ -166,15 +217,48 @@ pub fn all(system: &System) -> (Vec<(PathBuf, Adoption)>, Vec<String>) {
     (found, wrong)
 }
 
-/// What is noted for the device of this name, which need not be there.
+/// Where it is noted why the adoption of a device at boot failed.
+pub fn failure(system: &System, name: &str) -> PathBuf {
+    system.path(format!("{FAILED}/{name}.failed"))
+}
+
+/// Notes it.
+pub fn note_failure(system: &System, name: &str, why: &str) -> io::Result<()> {
+    let path = failure(system, name);
+    fs::create_dir_all(path.parent().unwrap_or(&path))?;
+    fs::write(&path, format!("{why}\n"))
+}
+
+/// Why the adoption of a device at boot failed.
+pub fn why_failed(system: &System, name: &str) -> Option<String> {
+    let text = fs::read_to_string(failure(system, name)).ok()?;
+    let text = text.trim();
+    let text = text.strip_prefix(&format!("{name}: ")).unwrap_or(text);
+    Some(format!("at boot: {text}"))
+}
+
+/// Removes a file.
+pub fn forget(path: &Path) -> Result<()> {
+    fs::remove_file(path).map_err(|error| {
+        anyhow!(
+            "{} cannot be removed: {}",
+            path.display(),
+            system::reason(&error)
+        )
+    })
+}
+
+/// What is noted for the device of this name, or for the namespace of this identity, which need not be there.
 pub fn of(system: &System, name: &str) -> Option<(PathBuf, Adoption)> {
     let block = Block::find(system, name);
+    let is_there = block.is_some() || Dax::find(system, name).is_some();
     all(system)
         .0
         .into_iter()
-        .find(|(_, adoption)| match &block {
-            Some(block) => adoption.is_for(block),
-            None => adoption.device == name,
+        .find(|(_, adoption)| match (&block, &adoption.uuid) {
+            (Some(block), _) => adoption.is_for(block),
+            (None, Some(uuid)) => uuid == name || !is_there && adoption.device == name,
+            (None, None) => adoption.device == name,
         })
 }
 
@@ -200,6 +284,35 @@ mod tests {
         let (found, wrong) = all(&system);
         assert_eq!(found, [(path, adoption)]);
         assert!(wrong.is_empty());
+    }
+
+    fn adoption(device: &str, uuid: &str) -> Adoption {
+        Adoption {
+            uuid: Some(uuid.to_owned()),
+            ..Adoption::of_name(device)
+        }
+    }
+
+    #[test]
+    fn two_devices_of_the_same_name_have_a_file_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let system = System::new(dir.path());
+        // It had this name at another boot.
+        let one = adoption("pmem0", "1111").keep(&system).unwrap();
+        let other = adoption("pmem0", "2222").keep(&system).unwrap();
+        assert_ne!(one, other);
+        assert_eq!(all(&system).0.len(), 2);
+        // Noted again under another name, or in a file of an administrator's, it still has one.
+        fs::rename(&one, one.with_file_name("mine.conf")).unwrap();
+        adoption("pmem1", "1111").keep(&system).unwrap();
+        assert_eq!(all(&system).0.len(), 2);
+        // Nobody's is overwritten.
+        fs::rename(&other, &one).unwrap();
+        let error = adoption("pmem1", "1111").keep(&system).unwrap_err();
+        assert!(
+            error.to_string().contains("another device (2222)"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -9,33 +9,73 @@ use crate::{
 };
 use serde::Serialize;
 use std::{
-    fs,
-    os::unix::fs::MetadataExt,
+    fs::{self, Metadata},
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
-/// What is looked for: a file, or all that is on a device.
+/// What is looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// As `st_dev` has it.
-    pub device: u64,
-    /// All files if there is none.
-    pub inode: Option<u64>,
-    /// The file's path, or where the device's filesystem is mounted.
-    pub paths: Vec<PathBuf>,
+pub enum Wanted {
+    /// A file, by what `st_dev` and `st_ino` are.
+    File {
+        device: u64,
+        inode: u64,
+        path: PathBuf,
+    },
+    /// All that is on a device, by what `st_dev` is, and where that is mounted.
+    Filesystem { device: u64, points: Vec<PathBuf> },
+    /// A character device, by its number, and what `st_dev` and `st_ino` of its node are.
+    Character { number: u64, node: (u64, u64) },
 }
 
 impl Wanted {
-    fn is(&self, device: u64, inode: u64) -> bool {
-        self.device == device && self.inode.is_none_or(|wanted| wanted == inode)
+    pub fn file(status: &Metadata, path: PathBuf) -> Self {
+        Self::File {
+            device: status.dev(),
+            inode: status.ino(),
+            path,
+        }
     }
 
-    /// Whether a path, as /proc has it, is one of them.
-    fn has_path(&self, path: &str) -> bool {
-        let path = Path::new(path.strip_suffix(" (deleted)").unwrap_or(path));
-        match self.inode {
-            Some(_) => self.paths.iter().any(|wanted| wanted == path),
-            None => self.paths.iter().any(|wanted| path.starts_with(wanted)),
+    pub fn filesystem(device: u64, points: Vec<PathBuf>) -> Self {
+        Self::Filesystem { device, points }
+    }
+
+    /// The device of this name and number.
+    pub fn character(system: &System, name: &str, number: u64) -> Self {
+        let node = fs::metadata(system.path(format!("/dev/{name}")));
+        Self::Character {
+            number,
+            node: node.map_or((0, 0), |node| (node.dev(), node.ino())),
+        }
+    }
+
+    /// Whether it is what is open.
+    fn is(&self, status: &Metadata) -> bool {
+        match self {
+            Self::Character { number, .. } => {
+                status.file_type().is_char_device() && status.rdev() == *number
+            }
+            _ => self.is_mapped(status.dev(), status.ino()),
+        }
+    }
+
+    /// Whether it is what is mapped.
+    fn is_mapped(&self, at: u64, number: u64) -> bool {
+        match self {
+            Self::File { device, inode, .. } => (*device, *inode) == (at, number),
+            Self::Filesystem { device, .. } => *device == at,
+            Self::Character { node, .. } => *node == (at, number),
+        }
+    }
+
+    /// Whether it may have had this path before that was removed.
+    fn may_have_been(&self, path: &Path) -> bool {
+        match self {
+            Self::File { path: own, .. } => own == path,
+            Self::Filesystem { points, .. } => points.iter().any(|point| path.starts_with(point)),
+            Self::Character { .. } => false,
         }
     }
 }
@@ -61,7 +101,7 @@ impl Vma {
         let inode: u64 = words.next()?.parse().ok()?;
         let hex = |text: &str| u64::from_str_radix(text, 16).ok();
         let device = rustix::fs::makedev(hex(major)? as u32, hex(minor)? as u32);
-        if inode == 0 || !wanted.is(device, inode) {
+        if inode == 0 || !wanted.is_mapped(device, inode) {
             return None;
         }
         let path = line.split_once('/').map_or("", |(_, path)| path);
@@ -104,10 +144,18 @@ pub struct Process {
     pub io_uring: Vec<u32>,
 }
 
+/// A process of which it cannot be seen whether an io_uring of it has the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Unclear {
+    pub pid: u32,
+    pub name: String,
+}
+
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Users {
     pub processes: Vec<Process>,
+    pub unclear: Vec<Unclear>,
     /// Processes that the caller may not look at.
     pub hidden: usize,
 }
@@ -123,39 +171,46 @@ pub fn find(system: &System, wanted: &Wanted) -> Users {
         if pid == std::process::id() {
             continue;
         }
-        match look_at(system, pid, wanted) {
-            Some(process)
-                if !process.mappings.is_empty()
-                    || !process.open.is_empty()
-                    || !process.io_uring.is_empty() =>
-            {
-                users.processes.push(process);
-            }
-            Some(_) => (),
-            None => users.hidden += 1,
+        let Some((process, is_clear)) = look_at(system, pid, wanted) else {
+            users.hidden += 1;
+            continue;
+        };
+        if !is_clear {
+            users.unclear.push(Unclear {
+                pid,
+                name: process.name.clone(),
+            });
+        }
+        if !process.mappings.is_empty() || !process.open.is_empty() || !process.io_uring.is_empty()
+        {
+            users.processes.push(process);
         }
     }
     users
 }
 
-/// `None` if it may not be looked at. One that has ended has nothing.
-fn look_at(system: &System, pid: u32, wanted: &Wanted) -> Option<Process> {
+/// Also whether all of its io_urings could be seen. `None` if it may not be looked at. One that has ended has
+/// nothing.
+fn look_at(system: &System, pid: u32, wanted: &Wanted) -> Option<(Process, bool)> {
+    const RING: &str = "anon_inode:[io_uring]";
     let dir = format!("/proc/{pid}");
     let mut process = Process {
         pid,
         name: system.read(format!("{dir}/comm")).unwrap_or_default(),
         ..Process::default()
     };
-    match system.read(format!("{dir}/maps")) {
-        Ok(text) => {
-            process.mappings = text
-                .lines()
-                .filter_map(|line| Vma::parse(line, wanted))
-                .collect();
-        }
+    let maps = match system.read(format!("{dir}/maps")) {
+        Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return None,
-        Err(_) => return Some(process),
-    }
+        Err(_) => return Some((process, true)),
+    };
+    process.mappings = maps
+        .lines()
+        .filter_map(|line| Vma::parse(line, wanted))
+        .collect();
+    let has_mapped_ring = maps.lines().any(|line| line.ends_with(RING));
+    let mut rings = 0;
+    let mut is_clear = true;
     let fds = format!("{dir}/fd");
     for name in system.names(&fds) {
         let Ok(fd) = name.parse::<u32>() else {
@@ -163,27 +218,118 @@ fn look_at(system: &System, pid: u32, wanted: &Wanted) -> Option<Process> {
         };
         let path = system.path(format!("{fds}/{name}"));
         let target = fs::read_link(&path).unwrap_or_default();
-        if target.as_os_str() == "anon_inode:[io_uring]" {
+        if target.as_os_str() == RING {
+            rings += 1;
             let info = system
                 .read(format!("{dir}/fdinfo/{name}"))
                 .unwrap_or_default();
-            if registered(&info).any(|path| wanted.has_path(&path)) {
-                process.io_uring.push(fd);
+            let files = Ring::parse(&info).has(wanted, &process.mappings, &maps, |path| {
+                // As this command sees it, or as the process does.
+                let below = path.strip_prefix("/").unwrap_or(path);
+                let places = [
+                    system.path(path),
+                    system.path(format!("{dir}/root")).join(below),
+                ];
+                places.iter().find_map(|path| fs::metadata(path).ok())
+            });
+            match files {
+                Some(true) => process.io_uring.push(fd),
+                Some(false) => (),
+                None => is_clear = false,
             }
-        } else if fs::metadata(&path).is_ok_and(|status| wanted.is(status.dev(), status.ino())) {
+        } else if fs::metadata(&path).is_ok_and(|status| wanted.is(&status)) {
             process.open.push(fd);
         }
     }
-    Some(process)
+    // The descriptor was closed, but not what it stands for, or is a registered one.
+    is_clear &= rings > 0 || !has_mapped_ring;
+    Some((process, is_clear))
 }
 
-/// The files that are registered with an io_uring, by what its fdinfo says.
-fn registered(info: &str) -> impl Iterator<Item = String> + '_ {
-    info.lines()
-        .skip_while(|line| !line.starts_with("UserFiles:"))
-        .skip(1)
-        .take_while(|line| !line.starts_with("UserBufs:"))
-        .filter_map(|line| Some(mounts::unescape(line.split_once(": ")?.1.trim())))
+/// What is registered with an io_uring, by what its fdinfo says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Ring {
+    /// While the ring is busy it says nothing.
+    is_known: bool,
+    files: Vec<String>,
+    /// First and last address.
+    buffers: Vec<(u64, u64)>,
+}
+
+impl Ring {
+    fn parse(info: &str) -> Self {
+        let mut ring = Self::default();
+        let mut part = "";
+        for line in info.lines() {
+            let Some((name, value)) = line.split_once(':') else {
+                continue;
+            };
+            if !name.starts_with(' ') {
+                part = name;
+                ring.is_known |= part == "UserFiles";
+                continue;
+            }
+            let value = value.trim();
+            match part {
+                "UserFiles" => ring.files.push(mounts::unescape(value)),
+                "UserBufs" => ring
+                    .buffers
+                    .extend(value.split_once('/').and_then(|(at, bytes)| {
+                        let at = u64::from_str_radix(at.strip_prefix("0x")?, 16).ok()?;
+                        let bytes: u64 = bytes.parse().ok()?;
+                        Some((at, at.checked_add(bytes.checked_sub(1)?)?))
+                    })),
+                _ => (),
+            }
+        }
+        ring
+    }
+
+    /// Whether what is wanted is among its files, or mapped where it has buffers; `None` if that cannot be said.
+    /// `maps` are all mappings of the process.
+    fn has(
+        &self,
+        wanted: &Wanted,
+        mappings: &[Vma],
+        maps: &str,
+        stat: impl Fn(&Path) -> Option<Metadata>,
+    ) -> Option<bool> {
+        let mut is_clear = self.is_known;
+        for file in &self.files {
+            match file.strip_suffix(" (deleted)") {
+                Some(path) => is_clear &= !wanted.may_have_been(Path::new(path)),
+                None => match stat(Path::new(file)) {
+                    Some(status) if wanted.is(&status) => return Some(true),
+                    Some(_) => (),
+                    // Sockets and the like have no path.
+                    None => is_clear &= !file.starts_with('/'),
+                },
+            }
+        }
+        // Of the pages of files the kernel lets nobody make buffers.
+        if let Wanted::Character { .. } = wanted {
+            for &(first, last) in &self.buffers {
+                let has =
+                    |vma: &Vma| vma.address <= last && first - vma.address.min(first) < vma.length;
+                if mappings.iter().any(has) {
+                    return Some(true);
+                }
+                // What it was made of is not mapped any more.
+                is_clear &= maps
+                    .lines()
+                    .filter_map(addresses)
+                    .any(|(start, end)| start <= first && last < end);
+            }
+        }
+        is_clear.then_some(false)
+    }
+}
+
+/// Start and end of a line of `/proc/PID/maps`.
+fn addresses(line: &str) -> Option<(u64, u64)> {
+    let (start, end) = line.split_ascii_whitespace().next()?.split_once('-')?;
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    Some((hex(start)?, hex(end)?))
 }
 
 #[cfg(test)]
@@ -191,10 +337,10 @@ mod tests {
     use super::*;
 
     fn wanted() -> Wanted {
-        Wanted {
+        Wanted::File {
             device: rustix::fs::makedev(259, 1),
-            inode: Some(131),
-            paths: vec![PathBuf::from("/mnt/a file")],
+            inode: 131,
+            path: PathBuf::from("/mnt/a file"),
         }
     }
 
@@ -236,13 +382,73 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_ring() {
+    fn what_is_registered_with_a_ring() {
         let info = "pos:\t0\nSqMask:\t0x7\nUserFiles:\t2\n    0: /mnt/b\n    1: /mnt/a\\040file\n\
-                    UserBufs:\t0\nPollList:\n";
-        let found: Vec<String> = registered(info).collect();
-        assert_eq!(found, ["/mnt/b", "/mnt/a file"]);
-        assert!(wanted().has_path("/mnt/a file"));
-        assert!(!wanted().has_path("/mnt/a file 2"));
-        assert_eq!(registered("UserFiles:\t0\nUserBufs:\t0\n").count(), 0);
+                    UserBufs:\t2\n    0: <none>\n    1: 0x1000/4096\nPollList:\n";
+        let ring = Ring::parse(info);
+        assert_eq!(ring.files, ["/mnt/b", "/mnt/a file"]);
+        assert_eq!(ring.buffers, [(0x1000, 0x1fff)]);
+        assert!(ring.is_known);
+        let none = Ring::parse("UserFiles:\t0\nUserBufs:\t0\n");
+        assert!(none.is_known && none.files.is_empty() && none.buffers.is_empty());
+        // One that is busy.
+        assert!(!Ring::parse("pos:\t0\nSqMask:\t0x7\n").is_known);
+    }
+
+    #[test]
+    fn files_of_a_ring_are_known_by_their_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other, link) = (
+            dir.path().join("1"),
+            dir.path().join("2"),
+            dir.path().join("l"),
+        );
+        fs::write(&one, "").unwrap();
+        fs::write(&other, "").unwrap();
+        fs::hard_link(&one, &link).unwrap();
+        let wanted = Wanted::file(&fs::metadata(&one).unwrap(), one.clone());
+        let has = |files: &[String]| {
+            let ring = Ring {
+                is_known: true,
+                files: files.to_vec(),
+                buffers: Vec::new(),
+            };
+            ring.has(&wanted, &[], "", |path| fs::metadata(path).ok())
+        };
+        let text = |path: &PathBuf| path.display().to_string();
+        assert_eq!(has(&[text(&other), text(&link)]), Some(true));
+        assert_eq!(has(&[text(&other)]), Some(false));
+        assert_eq!(has(&["socket:[5]".to_owned()]), Some(false));
+        // A file that had the path before: perhaps it is the one.
+        assert_eq!(has(&[text(&one) + " (deleted)"]), None);
+        assert_eq!(has(&[text(&other) + " (deleted)"]), Some(false));
+    }
+
+    #[test]
+    fn buffers_of_a_ring_are_known_by_what_is_mapped() {
+        let wanted = Wanted::Character {
+            number: rustix::fs::makedev(252, 0),
+            node: (5, 7),
+        };
+        let maps = "1000-3000 rw-s 00000000 00:05 7 /dev/dax0.0\n8000-9000 rw-p 00000000 00:00 0\n";
+        let mappings: Vec<Vma> = maps
+            .lines()
+            .filter_map(|line| Vma::parse(line, &wanted))
+            .collect();
+        assert_eq!(mappings.len(), 1);
+        let has = |first, last| {
+            let ring = Ring {
+                is_known: true,
+                files: Vec::new(),
+                buffers: vec![(first, last)],
+            };
+            ring.has(&wanted, &mappings, maps, |_| None)
+        };
+        assert_eq!(has(0x2000, 0x2fff), Some(true));
+        assert_eq!(has(0x0800, 0x1000), Some(true));
+        assert_eq!(has(0x8000, 0x8fff), Some(false));
+        // Nothing is mapped there any more.
+        assert_eq!(has(0x5000, 0x5fff), None);
+        assert_eq!(has(0x3000, 0x3fff), None);
     }
 }

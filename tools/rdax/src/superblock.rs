@@ -5,6 +5,7 @@
 use crate::system::System;
 use std::{
     fs::File,
+    io::ErrorKind,
     os::unix::fs::FileExt, //
 };
 
@@ -138,6 +139,16 @@ fn big(bytes: &[u8], at: usize, length: usize) -> Option<u64> {
 
 /// The filesystem on the block device of this name; `None` if there is none that is known, or if it
 /// may not be read.
+///
+/// Nothing if there is none that is known; `None` for what may not be read.
+pub fn look(system: &System, name: &str) -> Option<Option<Superblock>> {
+    match File::open(system.path(format!("/dev/{name}"))) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
+        _ => Some(read(system, name)),
+    }
+}
+
+/// As [`look`], of what may be read.
 pub fn read(system: &System, name: &str) -> Option<Superblock> {
     let device = File::open(system.path(format!("/dev/{name}"))).ok()?;
     let mut bytes = [0; SIZE];

@@ -4,6 +4,7 @@
 //!
 //! All of it is below one root, `/` but for tests, which lay out a tree of their own.
 
+use crate::output;
 use std::{
     env,
     fs::{
@@ -119,10 +120,33 @@ impl System {
         Some(Path::new("/").join(real.strip_prefix(root).ok()?))
     }
 
+    /// Whether this process has `CAP_SYS_ADMIN`, and not just in a user namespace of its own.
+    pub fn has_admin(&self) -> bool {
+        const CAP_SYS_ADMIN: u32 = 21;
+        let status = self.read("/proc/self/status").unwrap_or_default();
+        let users = self.read("/proc/self/uid_map").unwrap_or_default();
+        if !users.split_ascii_whitespace().eq(["0", "0", "4294967295"]) {
+            return false;
+        }
+        let effective = status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapEff:"))
+            .and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+        effective.is_some_and(|set| set & (1 << CAP_SYS_ADMIN) != 0)
+    }
+
     /// The release of the kernel that runs.
     pub fn release(&self) -> String {
         self.read("/proc/sys/kernel/osrelease").unwrap_or_default()
     }
+}
+
+/// An error of the system, without its number.
+pub fn reason(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return "permission denied; run rdax as root".to_owned();
+    }
+    output::without_numbers(&error.to_string())
 }
 
 /// A key by which `pmem10` comes after `pmem9`.

@@ -5,10 +5,10 @@
 use crate::{
     ask::{self, Module},
     cli,
-    device::{self, Block},
+    device::{self, Block, Dax},
     mounts,
     output,
-    processes::{self, Process, Users, Wanted},
+    processes::{self, Process, Unclear, Users, Wanted},
     size::{amount, nanoseconds, PAGE},
     system::System,
     table,
@@ -18,7 +18,7 @@ use anyhow::{bail, Context, Result};
 use serde::Serialize;
 use std::{
     fs::File,
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::unix::fs::FileTypeExt,
     path::Path,
     process::ExitCode,
     thread,
@@ -40,7 +40,7 @@ fn waiter(kind: u32) -> &'static str {
     }
 }
 
-fn name_of(record: &WaitRecord) -> String {
+fn comm(record: &WaitRecord) -> String {
     let name: Vec<u8> = record
         .comm
         .iter()
@@ -74,7 +74,7 @@ impl From<&WaitRecord> for Wait {
         Self {
             pid: record.pid,
             tid: record.tid,
-            name: name_of(record),
+            name: comm(record),
             what: waiter(record.kind),
             waited_ns: record.waited,
             device: format!("{}:{}", record.dev_major, record.dev_minor),
@@ -91,13 +91,22 @@ impl From<&WaitRecord> for Wait {
 #[derive(Serialize)]
 struct Report<'a> {
     waits: Vec<Wait>,
+    /// Those of other users are told to root only.
+    all_waits: bool,
     processes: &'a [Process],
+    /// Those of which it cannot be seen whether an io_uring has it.
+    unclear_processes: &'a [Unclear],
     hidden_processes: usize,
 }
 
-fn waits_text(waits: &[WaitRecord]) -> String {
+/// `all`: whether those of other users are told, too.
+fn waits_text(waits: &[WaitRecord], all: bool) -> String {
+    const NOT_ALL: &str = "(waits of other users are told to root only)\n";
     if waits.is_empty() {
-        return "nobody waits\n".to_owned();
+        return match all {
+            true => "nobody waits\n".to_owned(),
+            false => format!("none of your own tasks waits\n{NOT_ALL}"),
+        };
     }
     let rows = waits.iter().map(Wait::from).map(|wait| {
         vec![
@@ -130,7 +139,11 @@ fn waits_text(waits: &[WaitRecord]) -> String {
         "REFERENCES",
         "MAPPINGS",
     ];
-    table::plain(&header, &[0, 8, 9], rows.collect())
+    let mut text = table::plain(&header, &[0, 8, 9], rows.collect());
+    if !all {
+        text += NOT_ALL;
+    }
+    text
 }
 
 fn users_text(users: &Users) -> String {
@@ -166,6 +179,12 @@ fn users_text(users: &Users) -> String {
             rows,
         )
     };
+    for Unclear { pid, name } in &users.unclear {
+        text += &format!(
+            "(whether an io_uring of {name} ({pid}) has it cannot be seen: it is busy, closed but mapped, or \
+             has what was deleted or unmapped since)\n"
+        );
+    }
     if users.hidden != 0 {
         text += &format!("({} processes may not be looked at)\n", users.hidden);
     }
@@ -188,30 +207,33 @@ impl Target {
         };
         let path = Path::new(given);
         if let Ok(status) = path.metadata() {
-            if status.is_file() {
+            let kind = status.file_type();
+            if kind.is_file() {
                 let file = ask::open(path)?;
-                let wanted = Wanted {
-                    device: status.dev(),
-                    inode: Some(status.ino()),
-                    paths: vec![path.canonicalize().unwrap_or_else(|_| path.to_path_buf())],
-                };
-                return Ok((Self::File(file), Some(wanted)));
+                let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+                return Ok((Self::File(file), Some(Wanted::file(&status, path))));
             }
-            if status.is_dir() || !status.file_type().is_block_device() && given.contains('/') {
+            let is_device = kind.is_block_device() || kind.is_char_device();
+            if kind.is_dir() || !is_device && given.contains('/') {
                 bail!("{given}: is neither a file nor a device");
             }
         }
         let name = device::kernel_name(system, given);
+        if let Some(dax) = Dax::find(system, &name) {
+            let (major, minor) = dax.number.context("the kernel does not tell its number")?;
+            let wanted = Wanted::character(system, &name, rustix::fs::makedev(major, minor));
+            return Ok((Self::Device(major, minor), Some(wanted)));
+        }
         let Some(block) = Block::find(system, &name) else {
             bail!("{given}: there is no such file or device");
         };
-        let (major, minor) = numbers(&block.number).context("the kernel's number of it is none")?;
+        let (major, minor) =
+            device::numbers(&block.number).context("the kernel's number of it is none")?;
         let mounts = mounts::of(system, &block.number);
-        let wanted = Wanted {
-            device: rustix::fs::makedev(major, minor),
-            inode: None,
-            paths: mounts.into_iter().map(|mount| mount.point).collect(),
-        };
+        let wanted = Wanted::filesystem(
+            rustix::fs::makedev(major, minor),
+            mounts.into_iter().map(|mount| mount.point).collect(),
+        );
         Ok((Self::Device(major, minor), Some(wanted)))
     }
 
@@ -228,11 +250,6 @@ impl Target {
     }
 }
 
-fn numbers(text: &str) -> Option<(u32, u32)> {
-    let (major, minor) = text.split_once(':')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
 /// A task that tries again and again is not always seen.
 fn waits(target: &Target, module: &Module) -> Result<Vec<WaitRecord>> {
     const PAUSE: Duration = Duration::from_millis(15);
@@ -246,11 +263,45 @@ fn waits(target: &Target, module: &Module) -> Result<Vec<WaitRecord>> {
     Ok(Vec::new())
 }
 
+/// What is told of all waits, to be asked of for devices one by one.
+#[derive(Default)]
+pub struct Waits(Vec<WaitRecord>);
+
+impl Waits {
+    /// None where the module does not tell of any.
+    pub fn now(system: &System) -> Self {
+        let found = Module::open(system).and_then(|module| waits(&Target::Everything, &module));
+        Self(found.unwrap_or_default())
+    }
+
+    /// That somebody waits for whoever has pages of this device, in a sentence with what to do.
+    pub fn for_device(&self, name: &str, number: Option<(u32, u32)>) -> Option<String> {
+        let found: Vec<&WaitRecord> = self
+            .0
+            .iter()
+            .filter(|wait| Some((wait.dev_major, wait.dev_minor)) == number)
+            .collect();
+        let longest = found.iter().max_by_key(|wait| wait.waited)?;
+        let others = match found.len() {
+            1 => String::new(),
+            more => format!(" and {} others", more - 1),
+        };
+        Some(format!(
+            "{} ({}){others} has waited for {} ({}) for somebody who uses its pages: rdax who {name}",
+            comm(longest),
+            longest.pid,
+            nanoseconds(longest.waited),
+            waiter(longest.kind),
+        ))
+    }
+}
+
 /// Shows who waits, and who has the pages.
 pub fn run(system: &System, arguments: &cli::Who) -> Result<ExitCode> {
     let (target, wanted) = Target::of(system, arguments.target.as_deref())?;
     let module = Module::open(system)?;
     let found = waits(&target, &module)?;
+    let all = system.has_admin();
     let users = wanted
         .as_ref()
         .map(|wanted| processes::find(system, wanted));
@@ -259,11 +310,13 @@ pub fn run(system: &System, arguments: &cli::Who) -> Result<ExitCode> {
         let users = users.as_ref().unwrap_or(&none);
         output::json(&Report {
             waits: found.iter().map(Wait::from).collect(),
+            all_waits: all,
             processes: &users.processes,
+            unclear_processes: &users.unclear,
             hidden_processes: users.hidden,
         })?;
     } else {
-        let mut text = waits_text(&found);
+        let mut text = waits_text(&found, all);
         if let Some(users) = &users {
             text += "\n";
             text += &users_text(users);
@@ -297,7 +350,7 @@ mod tests {
 
     #[test]
     fn waits_are_told() {
-        let text = waits_text(&[record()]);
+        let text = waits_text(&[record()], true);
         for part in [
             "42",
             "truncate or the like",
@@ -314,7 +367,12 @@ mod tests {
             ..record()
         };
         assert_eq!(Wait::from(&nowhere).offset, None);
-        assert_eq!(waits_text(&[]), "nobody waits\n");
+        assert_eq!(waits_text(&[], true), "nobody waits\n");
+        for waits in [&[][..], &[record()]] {
+            let text = waits_text(waits, false);
+            assert!(text.contains("told to root only"), "{text}");
+            assert!(!text.contains("nobody"), "{text}");
+        }
     }
 
     #[test]
@@ -326,16 +384,30 @@ mod tests {
                 open: vec![3, 4],
                 ..Process::default()
             }],
+            unclear: vec![Unclear {
+                pid: 8,
+                name: "ring".to_owned(),
+            }],
             hidden: 2,
         };
         let text = users_text(&users);
         assert!(text.contains("reader") && text.contains("3,4"), "{text}");
+        assert!(text.contains("io_uring of ring (8)"), "{text}");
         assert!(text.contains("2 processes may not be looked at"), "{text}");
     }
 
     #[test]
-    fn numbers_of_devices() {
-        assert_eq!(numbers("259:1"), Some((259, 1)));
-        assert_eq!(numbers("pmem0"), None);
+    fn waits_of_a_device_are_pointed_to() {
+        let shorter = WaitRecord {
+            waited: 5,
+            ..record()
+        };
+        let waits = Waits(vec![shorter, record()]);
+        let text = waits.for_device("pmem0", Some((259, 1))).unwrap();
+        for part in ["truncate (42) and 1 others", "12.5 s", "rdax who pmem0"] {
+            assert!(text.contains(part), "no '{part}' in: {text}");
+        }
+        assert_eq!(waits.for_device("pmem1", Some((259, 2))), None);
+        assert_eq!(waits.for_device("dax1.0", None), None);
     }
 }

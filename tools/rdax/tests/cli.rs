@@ -75,12 +75,21 @@ impl System {
         ] {
             system.put(&format!("{pfn}/{name}"), &format!("{value}\n"));
         }
+        system.dir("sys/bus/nd/drivers/nd_pmem");
+        system.link(
+            "../../../../../bus/nd/drivers/nd_pmem",
+            &format!("{pfn}/driver"),
+        );
         system.disk(&pfn, "pmem0", "259:0", 4 << 30);
         let raw = format!("{REGION}/region1/namespace1.0");
-        for (name, value) in [("devtype", "nd_namespace_io"), ("mode", "raw")] {
-            system.put(&format!("{raw}/{name}"), &format!("{value}\n"));
-        }
+        system.put(&format!("{raw}/devtype"), "nd_namespace_io\n");
+        system.link(
+            "../../../../../bus/nd/drivers/nd_pmem",
+            &format!("{raw}/driver"),
+        );
         system.disk(&raw, "pmem1", "259:1", 1 << 30);
+        // Only what has a page map is capable of DAX.
+        system.put("sys/class/block/pmem1/queue/dax", "0\n");
         system
     }
 
@@ -261,10 +270,128 @@ fn list_tells_of_what_is_not_there() {
     let out = system.run(&["list"]).succeeded();
     assert!(out.contains("pmem7: there is no such device"), "{out}");
     assert!(out.contains("pmem9: there is no such device"), "{out}");
-    assert!(out.contains("pmem0: pmem0: not adopted: no luck"), "{out}");
+    assert!(
+        out.contains("pmem0: at boot: not adopted: no luck"),
+        "{out}"
+    );
     system
         .run(&["list", "pmem5"])
         .failed(1, &["pmem5", "no such"]);
+}
+
+/// The entries of a list that have this name.
+fn entries<'a>(list: &'a serde_json::Value, name: &str) -> Vec<&'a serde_json::Value> {
+    let all = list.as_array().unwrap();
+    all.iter()
+        .filter(|entry| entry["blockdev"] == name)
+        .collect()
+}
+
+#[test]
+fn another_device_of_the_same_name_is_told_apart() {
+    const OTHER: &str = "0d65c71f-299d-4b11-9a9f-92d92a164afb";
+    let system = System::with_module(&["pmem0"]);
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "1\n");
+    system.put(
+        "etc/rdax.d/pmem0.conf",
+        &format!("device=pmem0\nuuid={OTHER}\n"),
+    );
+    let list = system.json(&["list", "--json"]);
+    let (there, missing) = match entries(&list, "pmem0")[..] {
+        [there, missing] => (there, missing),
+        _ => panic!("{list}"),
+    };
+    assert_eq!(
+        (&there["adopted"], &there["persistent"]),
+        (&true.into(), &false.into())
+    );
+    assert_eq!(
+        (&missing["adopted"], &missing["persistent"]),
+        (&false.into(), &true.into())
+    );
+    assert_eq!(missing["uuid"], OTHER);
+    let note = missing["note"].as_str().unwrap();
+    assert!(note.contains("no device with the namespace"), "{note}");
+    assert!(
+        note.contains(&format!("rdax release --persist {OTHER}")),
+        "{note}"
+    );
+
+    // Each of the two has its own file, and each is forgotten by itself.
+    system.run(&["adopt", "--persist", "pmem0"]).succeeded();
+    let files = |system: &System| {
+        let mut names: Vec<String> = fs::read_dir(system.path("etc/rdax.d"))
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(
+        files(&system),
+        [format!("{UUID}.conf"), "pmem0.conf".to_owned()]
+    );
+    let out = system.run(&["release", "--persist", OTHER]).succeeded();
+    assert!(out.contains("not be adopted at boot"), "{out}");
+    assert_eq!(files(&system), [format!("{UUID}.conf")]);
+    assert_eq!(system.get("sys/kernel/config/rdax/pmem0/adopt"), "1\n");
+}
+
+/// Unbinding holds the lock that reading some attributes takes; here whoever reads them fails.
+#[test]
+fn what_waits_for_an_unbind_is_not_read() {
+    let system = System::with_module(&["pmem0"]);
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "1\n");
+    fs::remove_file(system.path(&format!("{REGION}/region0/pfn0.0/driver"))).unwrap();
+    let resource = system.path(&format!("{REGION}/region0/pfn0.0/resource"));
+    fs::remove_file(&resource).unwrap();
+    // A reader of a pipe waits until somebody writes.
+    let made = Command::new("mkfifo").arg(&resource).status().unwrap();
+    assert!(made.success());
+    let mode = system.path(&format!("{REGION}/region1/namespace1.0/mode"));
+    assert!(Command::new("mkfifo")
+        .arg(&mode)
+        .status()
+        .unwrap()
+        .success());
+    let out = system.run(&["list"]).succeeded();
+    assert!(out.contains("pmem0: is being unbound"), "{out}");
+    let list = system.json(&["list", "--json", "pmem0"]);
+    assert!(list[0].get("resource").is_none(), "{list}");
+    let (_, found) = doctor(&system, &["pmem0"]);
+    let all = format!("{found:?}");
+    assert!(
+        all.contains("is being unbound") && all.contains("rdax who pmem0"),
+        "{all}"
+    );
+}
+
+#[test]
+fn a_failure_at_boot_is_told_until_it_is_none() {
+    let system = System::with_module(&["pmem0"]);
+    let fails = || system.put("run/rdax/pmem0.failed", "pmem0: not adopted: no luck\n");
+    let is_told = || system.run(&["list"]).succeeded().contains("no luck");
+    fails();
+    assert!(is_told());
+    let (_, found) = doctor(&system, &["pmem0"]);
+    assert!(format!("{found:?}").contains("no luck"), "{found:?}");
+    // Adopted by other means.
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "1\n");
+    assert!(!is_told());
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "0\n");
+    system.run(&["adopt", "pmem0"]).succeeded();
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "0\n");
+    assert!(!is_told());
+    // One that is not wanted any more, and another device of the name.
+    for command in [&["release", "--persist", "pmem0"][..], &["boot", "pmem0"]] {
+        let system = System::with_module(&[]);
+        system.put("run/rdax/pmem0.failed", "no luck\n");
+        system.run(command).succeeded();
+        assert!(
+            !system.path("run/rdax/pmem0.failed").exists(),
+            "{command:?}"
+        );
+    }
 }
 
 #[test]
@@ -416,7 +543,8 @@ fn what_is_persistent_is_found_by_the_namespace() {
         .run(&["adopt", "--persist", "--max-order=1G", "pmem0"])
         .succeeded();
     assert!(out.contains("at every boot"), "{out}");
-    let kept = system.get("etc/rdax.d/pmem0.conf");
+    let file = format!("etc/rdax.d/{UUID}.conf");
+    let kept = system.get(&file);
     assert!(
         kept.contains(&format!("device=pmem0\nuuid={UUID}\nmax_order=pud\n")),
         "{kept}"
@@ -438,7 +566,7 @@ fn what_is_persistent_is_found_by_the_namespace() {
     // Asked for again it has one file.
     system.run(&["adopt", "--persist", "pmem0"]).succeeded();
     assert!(!system.path("etc/rdax.d/pmem3.conf").exists());
-    assert!(system.path("etc/rdax.d/pmem0.conf").exists());
+    assert!(system.path(&file).exists());
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::{
     size::{amount, GIB, PMD, PUD},
     superblock,
     system::System,
+    who::Waits,
 };
 
 pub(super) fn all(system: &System, found: &mut Findings) {
@@ -34,7 +35,7 @@ pub(super) fn all(system: &System, found: &mut Findings) {
         whole_device(system, block, found);
     }
     for dax in &daxes {
-        dax_device(dax, found);
+        dax_device(system, dax, found);
     }
 }
 
@@ -44,18 +45,31 @@ pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings)
     if !block_device(system, block, found) {
         return;
     }
+    waits(&block.name, device::numbers(&block.number), found, system);
     adoption(system, block, &mounts, found);
-    match superblock::read(system, &block.name) {
-        Some(superblock) => filesystem(block, &superblock, found),
-        None if mounts.is_empty() => found.note_fix(
+    match superblock::look(system, &block.name) {
+        Some(Some(superblock)) => filesystem(block, &superblock, found),
+        Some(None) if mounts.is_empty() => found.note_fix(
             &block.name,
-            "there is no filesystem that rdax knows (or it may not be read)",
+            "there is no filesystem that rdax knows",
             format!("mkfs.xfs -d su=2m,sw=1 /dev/{}", block.name),
         ),
-        None => {}
+        Some(None) => {}
+        None => found.note(&block.name, "what is on it is told to root only"),
     }
     for mount in &mounts {
         mounted(block, mount, found);
+    }
+}
+
+/// Who waits for others who use its pages.
+fn waits(name: &str, number: Option<(u32, u32)>, found: &mut Findings, system: &System) {
+    if let Some(text) = Waits::now(system).for_device(name, number) {
+        found.problem(
+            name,
+            text,
+            "end the process that uses them, or what it does with them",
+        );
     }
 }
 
@@ -115,7 +129,15 @@ fn block_device(system: &System, block: &Block, found: &mut Findings) -> bool {
 
 fn alignment(system: &System, block: &Block, namespace: &str, found: &mut Findings) {
     let name = &block.name;
-    let Some(start) = block.start else {
+    if block.goes {
+        found.problem(
+            name,
+            device::GOES,
+            format!("rdax who {name} says whom that waits for"),
+        );
+        return;
+    }
+    let Some(start) = block.start(system) else {
         found.note(name, "where it lies in memory is told to root only");
         return;
     };
@@ -192,6 +214,9 @@ fn adoption(system: &System, block: &Block, mounts: &[Mount], found: &mut Findin
             }
         }
         Some(false) => {
+            if let Some(why) = persist::why_failed(system, name) {
+                found.note(name, why);
+            }
             let fix = match mounts.first() {
                 Some(mount) => mounts::how_to_adopt(name, mount),
                 None => format!("rdax adopt {name} (--load loads the module, too)"),
@@ -213,8 +238,9 @@ fn adoption(system: &System, block: &Block, mounts: &[Mount], found: &mut Findin
     }
 }
 
-pub(super) fn dax_device(dax: &Dax, found: &mut Findings) {
+pub(super) fn dax_device(system: &System, dax: &Dax, found: &mut Findings) {
     let name = &dax.name;
+    waits(name, dax.number, found, system);
     if dax.mode() == "system-ram" {
         found.note(name, "is ordinary memory");
         return;

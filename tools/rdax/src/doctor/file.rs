@@ -136,7 +136,7 @@ pub(super) fn file(
             "truncate -s %2M FILE makes it a multiple of 2 MiB, if its user does not mind",
         );
     }
-    let Some(start) = block.start else {
+    let Some(start) = block.start(system) else {
         return Ok(());
     };
     let extents = extents::of(&file)?;

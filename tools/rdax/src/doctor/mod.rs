@@ -45,13 +45,7 @@ struct Finding {
 pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn add(
-        &mut self,
-        subject: &str,
-        status: Status,
-        text: impl Into<String>,
-        fix: Option<String>,
-    ) {
+    fn add(&mut self, subject: &str, status: Status, text: impl Into<String>, fix: Option<String>) {
         self.0.push(Finding {
             subject: subject.to_owned(),
             status,
@@ -143,7 +137,7 @@ pub fn run(system: &System, arguments: &cli::Doctor) -> Result<ExitCode> {
     match target {
         Target::All => block::all(system, &mut found),
         Target::Block(block) => block::whole_device(system, &block, &mut found),
-        Target::Dax(dax) => block::dax_device(&dax, &mut found),
+        Target::Dax(dax) => block::dax_device(system, &dax, &mut found),
         Target::Mount(mount) => {
             let block = device_of(system, &mount)?;
             block::whole_device(system, &block, &mut found);

@@ -629,7 +629,7 @@ def files_of_a_ring_are_found_by_any_path(t):
                                  for process in _json("who", asked)["processes"]}
                         equal(found.get(os.getpid()), [ring], f"rings with {path}, asked of {asked}")
                 finally:
-                    os.close(ring)
+                    posix.close_ring_with_files(ring)
         finally:
             posix.umount(other)
 

@@ -120,7 +120,12 @@ def unbinding_waits_for_pins(t):
         for part in ("unbind", str(unbinding.pid), str(os.getpid())):
             check(part in out, f"rdax who does not say '{part}': {out}")
         check(f"rdax who {NAME}" in run("rdax", "list", NAME), "rdax list does not point to who waits")
-        check(f"rdax who {NAME}" in run("rdax", "doctor", NAME, ok=(0, 1)), "nor does rdax doctor")
+        said = run("rdax", "doctor", NAME, ok=(0, 1))
+        check(f"rdax who {NAME}" in said and "no driver has it" not in said, f"rdax doctor: {said}")
+        # It would wait for the same, and could not be ended.
+        for deed in ("adopt", "release"):
+            said = Task(lambda what=deed: run("rdax", what, NAME, ok=(1,)), name=f"rdax {deed}").result()
+            check(f"rdax who {NAME}" in said, f"rdax {deed}: {said}")
     os.close(ring)
     unbinding.result()
     check("no folio is in use any more" in kernel_log(), "no message about the end")

@@ -104,7 +104,9 @@ pub fn release(system: &System, arguments: &cli::Release) -> Result<ExitCode> {
                 persist::forget(&path)?;
                 println!("{name}: will not be adopted at boot any more");
                 if system.is_dir("/etc/initramfs-tools") {
-                    println!("(update-initramfs -u, where the initial file system has noted it, too)");
+                    println!(
+                        "(update-initramfs -u, where the initial file system has noted it, too)"
+                    );
                 }
                 forgotten = true;
                 // A name that is none of a device, but of a namespace that may be there.
@@ -317,11 +319,21 @@ fn users(system: &System, node: &str) -> Vec<String> {
     found
 }
 
+/// Whoever unbinds a device holds its lock until nobody uses its pages any more, and who asks for that cannot be
+/// interrupted.
+fn refuse_unbound(system: &System, dax: &Dax, deed: &str) -> Result<()> {
+    match Waits::now(system).for_device(&dax.name, dax.number) {
+        Some(text) => bail!("{}: not {deed}: it is being unbound: {text}", dax.name),
+        None => Ok(()),
+    }
+}
+
 fn adopt_dax(system: &System, name: &str) -> Result<Was> {
     let dax = Dax::find(system, name).ok_or_else(|| anyhow!("{name}: there is no such device"))?;
     if dax.is_adopted() {
         return Ok(Was::Already);
     }
+    refuse_unbound(system, &dax, "adopted")?;
     if dax.driver.as_deref() == Some("kmem") {
         bail!(
             "{name}: not adopted: it is ordinary memory; daxctl reconfigure-device -m devdax {name} \
@@ -361,6 +373,7 @@ fn adopt_dax(system: &System, name: &str) -> Result<Was> {
 
 fn release_dax(system: &System, name: &str) -> Result<Was> {
     let dax = Dax::find(system, name).ok_or_else(|| anyhow!("{name}: there is no such device"))?;
+    refuse_unbound(system, &dax, "released")?;
     if !dax.is_adopted() {
         return Ok(Was::Already);
     }

@@ -120,8 +120,12 @@ fn waits_text(waits: &[WaitRecord], all: bool) -> String {
             } else {
                 wait.inode.to_string()
             },
-            wait.offset
-                .map_or("-".to_owned(), |offset| format!("{offset:#x}")),
+            match (wait.offset, wait.physical) {
+                (Some(offset), _) => format!("{offset:#x}"),
+                // No file has it any more, or several have.
+                (None, Some(address)) => format!("physical {address:#x}"),
+                (None, None) => "-".to_owned(),
+            },
             amount(wait.folio),
             wait.references.to_string(),
             wait.mappings.to_string(),
@@ -364,8 +368,11 @@ mod tests {
         }
         let nowhere = WaitRecord {
             offset: NOWHERE,
+            physical: 0x1_0140_0000,
             ..record()
         };
+        let text = waits_text(&[nowhere], true);
+        assert!(text.contains("physical 0x101400000"), "{text}");
         assert_eq!(Wait::from(&nowhere).offset, None);
         assert_eq!(waits_text(&[], true), "nobody waits\n");
         for waits in [&[][..], &[record()]] {

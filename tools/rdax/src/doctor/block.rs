@@ -45,7 +45,7 @@ pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings)
     if !block_device(system, block, found) {
         return;
     }
-    waits(&block.name, device::numbers(&block.number), found, system);
+    waits(system, &block.name, device::numbers(&block.number), found);
     adoption(system, block, &mounts, found);
     match superblock::look(system, &block.name) {
         Some(Some(superblock)) => filesystem(block, &superblock, found),
@@ -62,15 +62,18 @@ pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings)
     }
 }
 
-/// Who waits for others who use its pages.
-fn waits(name: &str, number: Option<(u32, u32)>, found: &mut Findings, system: &System) {
-    if let Some(text) = Waits::now(system).for_device(name, number) {
+/// Who waits for others who use its pages; whether anybody does.
+fn waits(system: &System, name: &str, number: Option<(u32, u32)>, found: &mut Findings) -> bool {
+    let text = Waits::now(system).for_device(name, number);
+    let any = text.is_some();
+    if let Some(text) = text {
         found.problem(
             name,
             text,
             "end the process that uses them, or what it does with them",
         );
     }
+    any
 }
 
 /// Whether it is worth looking further.
@@ -240,7 +243,10 @@ fn adoption(system: &System, block: &Block, mounts: &[Mount], found: &mut Findin
 
 pub(super) fn dax_device(system: &System, dax: &Dax, found: &mut Findings) {
     let name = &dax.name;
-    waits(name, dax.number, found, system);
+    // It is being unbound, and has no driver any more.
+    if waits(system, name, dax.number, found) {
+        return;
+    }
     if dax.mode() == "system-ram" {
         found.note(name, "is ordinary memory");
         return;

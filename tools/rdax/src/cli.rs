@@ -187,7 +187,7 @@ fn fault_around(text: &str) -> Result<u64, String> {
 
 #[derive(Debug, Args)]
 pub struct Release {
-    /// Devices, such as pmem0 or dax0.0.
+    /// Devices, such as pmem0 or dax0.0; with --persist also the UUID of a namespace that is there no more.
     #[arg(required = true, value_name = "DEV")]
     pub devices: Vec<String>,
 

@@ -272,9 +272,9 @@ fn waits(target: &Target, module: &Module) -> Result<Vec<WaitRecord>> {
 pub struct Waits(Vec<WaitRecord>);
 
 impl Waits {
-    /// None where the module does not tell of any.
+    /// None where the module does not tell of any. What tries again and again is not waited for.
     pub fn now(system: &System) -> Self {
-        let found = Module::open(system).and_then(|module| waits(&Target::Everything, &module));
+        let found = Module::open(system).and_then(|module| module.waits(None));
         Self(found.unwrap_or_default())
     }
 

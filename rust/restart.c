@@ -10,6 +10,13 @@
  *
  * While it waits nothing keeps the page: only its address is known, which is what the core wakes by when
  * a page's last reference goes.
+ *
+ * A task does not go round here by itself: a call is made again because it has found, that time too, a page
+ * that somebody holds; its work is off the list when it runs; and the flag by which it came is cleared by
+ * who looks for signals, before he runs what is on the list. So a task is busy for as long as pages are held,
+ * but sleeps in between, here or for a moment in the call, and leaves when it is killed. Where it does not
+ * sleep here there is something else to be done first (a signal, other work, the end of the task), or the
+ * page is idle already.
  */
 
 #include <asm/syscall.h>

@@ -3,7 +3,9 @@
 
 import contextlib
 import ctypes
+import errno
 import fcntl
+import itertools
 import os
 import signal
 import struct
@@ -17,7 +19,7 @@ from lib.posix import PAGE, PMD
 from lib.runner import Log, case
 from lib.task import Task
 
-from .common import DEVICE, Item, MOUNT, OTHER, mountable, mounted_on, need
+from .common import DEVICE, Item, MOUNT, OTHER, mountable, mounted_on, need, splice_from
 
 BLKPG, BLKPG_ADD, BLKPG_DELETE = 0x1269, 1, 2
 
@@ -54,6 +56,46 @@ def mapped_device(t):
             same_bytes(os.pread(fd, 64 * PAGE, 0), pages("l", 64), "the file")
             os.close(fd)
             stats.expect(write_pte=some, read_bytes=64 * PAGE)
+
+
+def _is_used(name):
+    try:
+        os.close(os.open(f"/dev/{name}", os.O_RDONLY | os.O_EXCL))
+    except OSError as error:
+        equal(error.errno, errno.EBUSY, "errno")
+        return True
+    return False
+
+
+@case(fs=())
+def mapped_device_is_suspended_while_its_unmount_waits(t):
+    """That freezes the filesystem, which has a reference then that is nobody's mount; it comes to its end all
+    the same, whether the page is idle before it is thawed or afterwards."""
+    need(DEVICE)
+    table = f"0 {device.size(DEVICE) >> 9} linear /dev/{DEVICE} 0"
+    with Item(DEVICE, adopt=False), _mapped(table) as name:
+        for variant, thawed in itertools.product(("xfs", "ext4"), (False, True)):
+            fs, (reader, writer) = mountable(variant, name), os.pipe()
+            fs.make()
+            fs.mount()
+            splice_from(fs, writer, page("s", 1))
+            unmount = Task(fs.umount, name="umount")
+            unmount.blocked_in("umount2")
+            Task(run, "dmsetup", "suspend", "rdax-linear", name="dmsetup").result()
+            unmount.blocked_in("umount2")
+            if thawed:
+                Task(run, "dmsetup", "resume", "rdax-linear", name="dmsetup").result()
+                unmount.blocked_in("umount2")
+                Task(os.sync, name="sync").result()
+            check(_is_used(name), "the filesystem has ended with a page held")
+            same_bytes(os.read(reader, PAGE), page("s", 1), "what comes out of the pipe")
+            unmount.result()
+            if not thawed:
+                check(_is_used(name), "the filesystem has ended while it was frozen")
+                Task(run, "dmsetup", "resume", "rdax-linear", name="dmsetup").result()
+            wait_for(lambda: not _is_used(name), "end of the filesystem")
+            os.close(reader)
+            os.close(writer)
 
 
 @case(fs=())

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The memory of a block device: where it is, whose its pages are, and what it promises. */
+
+#include "compat.h"
+#include <linux/blkdev.h>
+#include <linux/dax.h>
+#include <linux/libnvdimm.h>
+#include <linux/memremap.h>
+
+#include "helpers.h"
+
+unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
+				 unsigned long *pages)
+{
+	unsigned long end = bdev_nr_bytes(bdev) >> PAGE_SHIFT;
+	struct dax_device *dax_dev;
+	unsigned long pfn = 0;
+	u64 start;
+	long n = 0;
+	int id;
+
+	*pages = 0;
+	if (at >= end)
+		return 0;
+	dax_dev = fs_dax_get_by_bdev(bdev, &start, NULL, NULL);
+	if (dax_dev) {
+		id = dax_read_lock();
+		n = dax_direct_access(dax_dev, (start >> PAGE_SHIFT) + at,
+				      end - at,
+				      DAX_RECOVERY_WRITE, NULL, &pfn);
+		dax_read_unlock(id);
+		fs_put_dax(dax_dev, NULL);
+	}
+	*pages = max(n, 0L);
+	return pfn;
+}
+
+/*
+ * dax_synchronous() does not tell: devices of DAX are allocated from a cache, and what the driver of an earlier
+ * one said of it is not cleared. The region knows.
+ */
+const struct dax_device *rdax_asynchronous_dax(struct block_device *bdev)
+{
+	const struct dax_device *found = NULL;
+#if IS_ENABLED(CONFIG_LIBNVDIMM)
+	struct dax_device *dax_dev;
+	struct device *dev = disk_to_dev(bdev->bd_disk)->parent;
+	u64 start;
+
+	while (dev && !(dev->type && dev->type->name && !strcmp(dev->type->name, "nd_pmem")))
+		dev = dev->parent;
+	if (!dev || is_nvdimm_sync(to_nd_region(dev)))
+		return NULL;
+	dax_dev = fs_dax_get_by_bdev(bdev, &start, NULL, NULL);
+	found = dax_dev;
+	fs_put_dax(dax_dev, NULL);
+#endif
+	return found;
+}
+
+void rdax_page_map(unsigned long pfn, struct rdax_page_map *map)
+{
+	struct dev_pagemap *pgmap = page_pgmap(pfn_to_page(pfn));
+	const struct vmem_altmap *altmap = pgmap_altmap(pgmap);
+	int i;
+
+	map->owner = (unsigned long)pgmap->owner;
+	map->first = pfn;
+	map->pages = 1;
+	for (i = 0; i < pgmap->nr_range; i++) {
+		unsigned long first = PHYS_PFN(pgmap->ranges[i].start);
+		unsigned long last = PHYS_PFN(pgmap->ranges[i].end);
+
+		if (pfn < first || pfn > last)
+			continue;
+		/* The memory of the driver and of the page map itself has no pages. */
+		if (!i && altmap)
+			first += altmap->reserve + altmap->free;
+		map->first = first;
+		map->pages = last - first + 1;
+	}
+}
+
+unsigned long rdax_memory_owner(struct block_device *bdev)
+{
+	return (unsigned long)bdev->bd_disk->private_data;
+}

@@ -13,13 +13,15 @@
 //! Lock order: the tree's lock, then a region's lock ([`Region`]); nothing is taken below it.
 
 mod folio;
+mod gigantic;
 mod region;
 mod run;
 
 #[cfg(RDAX_TEST)]
 pub(crate) use folio::FolioRef;
 pub(crate) use folio::{DevFolio, KeptOwner};
-pub(crate) use region::{GiganticLock, Region, RegionFolio, Released, Tails};
+pub(crate) use gigantic::{GiganticLock, Tails};
+pub(crate) use region::{Region, RegionFolio, Released};
 pub(crate) use run::{PageBlock, PageRun};
 
 use super::{

@@ -26,11 +26,6 @@ use super::{
     layout,
     poison, //
 };
-#[cfg(RDAX_TEST)]
-use crate::kern::{
-    once::Once,
-    order::Order, //
-};
 use crate::kern::{
     bdev::{
         BlockDevice,
@@ -50,6 +45,11 @@ use crate::kern::{
     },
     trace,
     waiting::Waiting, //
+};
+#[cfg(RDAX_TEST)]
+use crate::kern::{
+    once::Once,
+    order::Order, //
 };
 use core::ffi::CStr;
 use kernel::{

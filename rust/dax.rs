@@ -112,7 +112,7 @@ pub(crate) struct DaxIdentity(usize);
 impl DaxIdentity {
     /// Of a device; none for null.
     pub(super) fn of(device: *const bindings::dax_device) -> Option<Self> {
-        (!device.is_null()).then(|| Self(device as usize))
+        (!device.is_null()).then_some(Self(device as usize))
     }
 }
 

@@ -177,8 +177,8 @@ def virtio_pmem_in_the_place_of_another_device(t):
     """What the core has allocated for a synchronous device, and freed, it takes for this one, with the mark."""
     name, other = _virtio(), "pmem1"
     regions = [region for bus in _listed("ndctl", "list", "-BRN") for region in bus.get("regions", [])]
-    ours, others = ([space["dev"] for region in regions for space in region["namespaces"]
-                     if space["blockdev"] == one][0] for one in (name, other))
+    spaces = {space["blockdev"]: space["dev"] for region in regions for space in region["namespaces"]}
+    ours, others = spaces[name], spaces[other]
     fs = _Filesystem(VARIANTS["ext4"], name, MOUNT)
     run(*fs.variant.mkfs, fs.node)
     with Item(other, adopt=False):

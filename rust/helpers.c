@@ -281,10 +281,13 @@ static unsigned long huge_size(struct mm_struct *mm, unsigned long address)
 	if (!p4d_present(*p4d))
 		return 0;
 	pud = pud_offset(p4d, address);
-	if (!pud_present(*pud))
+	if (pud_none(*pud))
 		return 0;
+	/* Also where nobody may access the memory, and it is not said to be present. */
 	if (pud_leaf(*pud))
 		return PUD_SIZE;
+	if (!pud_present(*pud))
+		return 0;
 	pmd = pmd_offset(pud, address);
 	return pmd_present(*pmd) && pmd_leaf(*pmd) ? PMD_SIZE : 0;
 }

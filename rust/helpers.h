@@ -408,8 +408,12 @@ static const unsigned int RDAX_CONST_BADBLOCKS_COUNT = offsetof(struct badblocks
 /* What userfaultfd has changed of a page table, among the flags of change_protection(). */
 static const unsigned long RDAX_CONST_MM_CP_USERFAULT = MM_CP_UFFD_WP_ALL | MM_CP_UFFD_RWP_ALL;
 
+/* Without it, nobody may access what an entry of a page table maps. */
+static const unsigned long RDAX_CONST_PAGE_PRESENT = _PAGE_PRESENT;
+
 /* Flags of a VMA that bindgen cannot read. */
 static const unsigned int RDAX_CONST_VM_RAND_READ = 1U << VMA_RAND_READ_BIT;
+static const unsigned int RDAX_CONST_VM_ACCESSIBLE = VM_ACCESS_FLAGS;
 
 /* TAIL_MAPPING in halves, as bindgen takes no constant that large; compared in helpers.c. */
 static const unsigned int RDAX_CONST_TAIL_MAPPING_LOW = 0x400 + (unsigned int)POISON_POINTER_DELTA;

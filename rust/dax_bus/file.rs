@@ -45,6 +45,7 @@ impl<D: Listed> FileCalls<D> {
     const VM: &'static bindings::vm_operations_struct = &bindings::vm_operations_struct {
         open: Some(open_vma::<D>),
         may_split: Some(may_split_vma),
+        mprotect: Some(protect_vma::<D>),
         fault: Some(fault::<D>),
         huge_fault: Some(huge_fault::<D>),
         pagesize: Some(pagesize::<D>),
@@ -184,6 +185,32 @@ unsafe extern "C" fn may_split_vma(vma: *mut bindings::vm_area_struct, address: 
     let vma = unsafe { LockedVma::from_raw(NonNull::new_unchecked(vma)) };
     vma.start_write();
     vma.unmap_straddling(address);
+    0
+}
+
+/// The core takes an entry of the third level for absent once nobody may access what it maps: a debugger's access
+/// would fault for ever. It is taken away.
+///
+/// # Safety
+///
+/// Called by the core for a VMA that `mmap_prepare` was called for, before the protection of a part of it changes,
+/// with the address space locked for writing.
+unsafe extern "C" fn protect_vma<D: Listed>(
+    vma: *mut bindings::vm_area_struct,
+    start: c_ulong,
+    end: c_ulong,
+    flags: c_ulong,
+) -> c_int {
+    // SAFETY: By this function's safety requirements. The VMA keeps its file open, and has that part, in which
+    // there are whole entries only once it was divided at its ends.
+    unsafe {
+        if flags & bindings::VM_ACCESSIBLE as c_ulong == 0
+            && node_of::<D>((*vma).vm_file).device.order() == Order::PUD
+        {
+            LockedVma::from_raw(NonNull::new_unchecked(vma)).start_write();
+            bindings::zap_vma_range(vma, start, end - start);
+        }
+    }
     0
 }
 

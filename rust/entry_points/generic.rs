@@ -12,6 +12,7 @@ use crate::{
             Mapping,
             PageRange, //
         },
+        order::Order,
         redirect::{
             begin_in_flight,
             end_in_flight, //
@@ -251,21 +252,32 @@ pub(super) unsafe extern "C" fn copy_huge_pud(
     0
 }
 
-/// Called when userfaultfd changes what it protects, for an entry of the third level, which the core
-/// does not expect in such a VMA and warns of. It is there when it was mapped before userfaultfd came.
-/// To be protected it is split before; so it has nothing of which protection could be taken.
+/// Called for an entry of the third level when userfaultfd changes what it protects, and when nobody may
+/// access the memory any more.
+///
+/// The core does not expect such an entry in a VMA of userfaultfd, and warns of it. It is there when it was
+/// mapped before userfaultfd came. To be protected it is split before; so it has nothing of which protection
+/// could be taken.
+///
+/// An entry without any rights the core takes for absent on this level, and for one to be split on others: a
+/// debugger's access would fault for ever, and a VMA that is divided in its middle lose its reference. It is
+/// taken away, as in [`VmFault::vma_covers`](crate::kern::vm::VmFault::vma_covers) none is made.
 ///
 /// # Safety
 ///
 /// As of the kernel's function; the file is on an adopted device.
 pub(super) unsafe extern "C" fn change_huge_pud(
     _tlb: *mut bindings::mmu_gather,
-    _vma: *mut bindings::vm_area_struct,
+    vma: *mut bindings::vm_area_struct,
     _entry: *mut bindings::pud_t,
-    _address: c_ulong,
+    address: c_ulong,
     _protection: bindings::pgprot_t,
-    _flags: c_ulong,
+    flags: c_ulong,
 ) -> c_int {
+    if flags & bindings::MM_CP_USERFAULT == 0 {
+        // SAFETY: By this function's safety requirements the VMA is locked, and has all that the entry maps.
+        unsafe { bindings::zap_vma_range(vma, address, Order::PUD.bytes() as c_ulong) };
+    }
     // As for an entry that was left as it is.
     1
 }

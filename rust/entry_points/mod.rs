@@ -150,7 +150,7 @@ pub(crate) static TARGETS: [Target;
         generic::vma_adjust_trans_huge
     ),
     target!(copy_huge_pud, Key::SixthVma, generic::copy_huge_pud),
-    target!(change_huge_pud, Key::UserfaultVma, generic::change_huge_pud),
+    target!(change_huge_pud, Key::ProtectedVma, generic::change_huge_pud),
     #[cfg(CONFIG_KSM)]
     target!(ksm_madvise, Key::Vma, generic::ksm_madvise),
     #[cfg(CONFIG_UPROBES)]

@@ -94,11 +94,16 @@ pub(super) unsafe extern "C" fn callback(
                 let iocb = first as *const bindings::kiocb;
                 (*(*(*iocb).ki_filp).f_mapping).host
             }
-            Key::Vma | Key::SixthVma | Key::UserfaultVma => {
+            Key::Vma | Key::SixthVma | Key::ProtectedVma => {
                 let vma = match route.key {
                     Key::SixthVma => (*regs).r9,
-                    Key::UserfaultVma if (*regs).r9 & USERFAULT_CHANGES == 0 => return,
-                    Key::UserfaultVma => (*regs).si,
+                    Key::ProtectedVma
+                        if (*regs).r9 & USERFAULT_CHANGES == 0
+                            && (*regs).r8 & bindings::PAGE_PRESENT != 0 =>
+                    {
+                        return
+                    }
+                    Key::ProtectedVma => (*regs).si,
                     _ => first,
                 };
                 let file = (*(vma as *const bindings::vm_area_struct)).vm_file;
@@ -290,7 +295,7 @@ impl Redirection {
         let mut regs: bindings::pt_regs = pin_init::zeroed();
         match route.key {
             Key::SixthVma => regs.r9 = first as c_ulong,
-            Key::UserfaultVma => {
+            Key::ProtectedVma => {
                 regs.si = first as c_ulong;
                 regs.r9 = USERFAULT_CHANGES;
             }

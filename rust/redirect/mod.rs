@@ -84,9 +84,10 @@ pub(crate) enum Key {
     Vma,
     /// As for `Vma`, but the mapped area is the sixth argument.
     SixthVma,
-    /// As for `Vma`, but the mapped area is the second argument; the sixth are the flags of a change of
-    /// protection (`MM_CP_…`), and only what userfaultfd wants changed is about the set's files.
-    UserfaultVma,
+    /// As for `Vma`, but the mapped area is the second argument, whose protection changes: the fifth is the new
+    /// one, the sixth are flags (`MM_CP_…`). Only what userfaultfd wants changed, and a protection with which nobody
+    /// may access the memory, is about the set's files.
+    ProtectedVma,
     /// `struct block_device *`, of any device: the replacement finds out whether one of the set is
     /// made of it, and calls the function on, with [`call_original`].
     BlockDevice,

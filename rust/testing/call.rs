@@ -59,7 +59,7 @@ pub(crate) fn decide(
     let first = match key {
         Key::VmFault => arguments.vmf() as usize,
         Key::Kiocb => &raw const arguments.iocb as usize,
-        Key::Vma | Key::SixthVma | Key::UserfaultVma => &raw const arguments.vma as usize,
+        Key::Vma | Key::SixthVma | Key::ProtectedVma => &raw const arguments.vma as usize,
         Key::Inode | Key::AnyInode | Key::Evicted => file.inode().as_ptr() as usize,
         Key::Truncated => file.mapping().as_ptr() as usize,
         Key::Mapping | Key::AnyMapping => file.mapping().as_ptr() as usize,

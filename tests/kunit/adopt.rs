@@ -303,7 +303,7 @@ mod tests {
         let _world = world()?;
         let redirection = adopt::redirection();
         for (number, (name, key)) in redirection.targets().enumerate() {
-            if matches!(key, Key::Vma | Key::SixthVma | Key::UserfaultVma) {
+            if matches!(key, Key::Vma | Key::SixthVma | Key::ProtectedVma) {
                 let found = decide_without_file(redirection, number);
                 check_eq!(found, Destination::Kernel, "{name}");
             }
@@ -319,7 +319,7 @@ mod tests {
         let redirection = adopt::redirection();
         let mut found = 0;
         for (number, (name, key)) in redirection.targets().enumerate() {
-            if matches!(key, Key::Vma | Key::SixthVma | Key::UserfaultVma) {
+            if matches!(key, Key::Vma | Key::SixthVma | Key::ProtectedVma) {
                 found += 1;
                 file.set_dax(false);
                 let without = decide(redirection, number, key, &file, folio);

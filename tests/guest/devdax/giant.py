@@ -9,6 +9,7 @@ from lib.check import Failure, equal
 from lib.mapping import Map
 from lib.native import probe
 from lib.posix import GIB, PAGE, PMD
+from lib.ptrace import await_stop, let_go_on, peek, trace_me
 from lib.runner import case
 from lib.task import Task
 from lib.uffd import Protected
@@ -101,6 +102,33 @@ def forks_copy_no_giant_entries(t):
 
         Task(child).result()
         m.load_ok(7, 0x77, "what the parent sees")
+    os.close(fd)
+    unbinds_at_once("a reference")
+
+
+def _stops_without_rights(fd, say):
+    with Map(fd, GIB, align=GIB) as m:
+        m.store(5, 0x5a)
+        m.protect(posix.PROT_NONE)
+        os.write(say, m.address.to_bytes(8, "little"))
+        trace_me()
+        m.advise(posix.MADV_RANDOM, GIB // 2, GIB // 2)
+        m.protect(posix.PROT_RW)
+        m.load_ok(5, 0x5a, "when it may be accessed again")
+
+
+@case(fs=(), timeout=120, giant=True)
+def giant_pages_without_rights(t):
+    """A debugger's access does not find an entry of 1 GiB that nobody may access, and would fault for ever."""
+    namespace("1G", "-M", "mem")
+    fd = open_node()
+    hear, say = os.pipe()
+    task = Task(_stops_without_rights, fd, say)
+    address = int.from_bytes(os.read(hear, 8), "little")
+    await_stop(task.pid)
+    equal(peek(task.pid, address)[5], 0x5a, "what the debugger reads")
+    let_go_on(task.pid)
+    task.result()
     os.close(fd)
     unbinds_at_once("a reference")
 

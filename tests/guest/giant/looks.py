@@ -109,25 +109,43 @@ def looked_at(t):
         moved_only(stats, write_pud=1)
 
 
-def _stops_without_rights(fd, say):
-    """Has a mapping of a GiB that nobody may access, and stops for a tracer."""
-    with GibMap(fd, prot=posix.PROT_NONE) as m:
+def _stops_without_rights(fd, say, had):
+    """Has a mapping of a GiB that nobody may access, or not any more, and stops for a tracer."""
+    with GibMap(fd, prot=posix.PROT_RW if had else posix.PROT_NONE) as m:
+        if had:
+            gib.store(m, 1, MIDDLE, 1)
+            m.protect(posix.PROT_NONE)
         os.write(say, m.address.to_bytes(8, "little"))
         trace_me()
+        if had:
+            m.protect(posix.PROT_RW)
+            gib.store(m, 1, MIDDLE, 1)
 
 
-@case(**GIANT)
-def a_mapping_without_rights_is_read_by_a_debugger(t):
-    """The kernel takes an entry of 1 GiB for absent where nobody may access it, and would fault for ever."""
+def _read_by_a_debugger(t, had):
     fd = gib.borrow(t)
+    first = gib.frame(t, fd)
     hear, say = os.pipe()
-    task = Task(_stops_without_rights, fd, say)
+    task = Task(_stops_without_rights, fd, say, had)
     address = int.from_bytes(os.read(hear, 8), "little")
     await_stop(task.pid)
     for at in (HALF, HALF + PAGE, HALF + PMD):
         same_bytes(peek(task.pid, address + at), os.pread(fd, 8, at), f"bytes at {at:#x}")
     let_go_on(task.pid)
     task.result()
+    check_folio_idle(first, "when the task has ended")
+
+
+@case(**GIANT)
+def a_mapping_without_rights_is_read_by_a_debugger(t):
+    """The kernel takes an entry of 1 GiB for absent where nobody may access it, and would fault for ever."""
+    _read_by_a_debugger(t, had=False)
+
+
+@case(**GIANT)
+def a_mapping_that_loses_its_rights_is_read_by_a_debugger(t):
+    """So it does with one that was there before."""
+    _read_by_a_debugger(t, had=True)
 
 
 @case(**GIANT)

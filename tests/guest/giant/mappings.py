@@ -42,6 +42,38 @@ def part_unmapped(t):
 
 
 @case(**GIANT)
+def divided_without_rights(t):
+    """What nobody may access is divided in its middle, and the halves are moved, unmapped and given rights."""
+    fd = gib.borrow(t)
+    first = gib.frame(t, fd)
+
+    def divide(m):
+        gib.store(m, 1, 5, 1)
+        m.protect(posix.PROT_NONE)
+        m.advise(posix.MADV_RANDOM, HALF, HALF)
+
+    with GibMap(fd) as m, Map(-1, GIB, prot=posix.PROT_NONE, align=GIB,
+                              flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS | posix.MAP_NORESERVE) as room:
+        divide(m)
+        posix.mremap(m.address + HALF, HALF, HALF, posix.MREMAP_MAYMOVE | posix.MREMAP_FIXED,
+                     room.address + HALF)
+        posix.mprotect(room.address + HALF, HALF, posix.PROT_RW)
+        same_bytes(room.read(HALF, 8), os.pread(fd, 8, HALF), "what was moved")
+    check_folio_idle(first, "after munmap of halves that were moved")
+    with GibMap(fd) as m:
+        divide(m)
+        m.unmap_part(HALF, HALF)
+        m.protect(posix.PROT_RW, 0, HALF)
+        survives(t, fd, m, [(0, MIDDLE)])
+    check_folio_idle(first, "after munmap of halves")
+    with GibMap(fd) as m:
+        divide(m)
+        m.protect(posix.PROT_RW)
+        survives(t, fd, m, [(0, PAGES)])
+    check_folio_idle(first, "after munmap")
+
+
+@case(**GIANT)
 def protection(t):
     fd = gib.borrow(t)
     first = gib.frame(t, fd)

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/io_uring.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,8 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -61,10 +64,10 @@ static const struct {
 	{ "mapsync", { 3, 2, 2 << 20, 4 << 20, {
 		[OP_STORE_SYNC] = 12, [OP_STORE] = 4, [OP_FSYNC] = 1, [OP_PUNCH] = 2,
 		[OP_TRUNCATE] = 3, [OP_WRITE] = 1, [OP_COLLAPSE] = 1, [OP_INSERT] = 1 }, false, false } },
-	/* Synchronous writes. */
+	/* Synchronous writes of all kinds. */
 	{ "dsync", { 3, 2, 2 << 20, 4 << 20, {
 		[OP_WRITE_SYNC] = 12, [OP_STORE] = 4, [OP_TRUNCATE] = 2, [OP_PUNCH] = 1,
-		[OP_FSYNC] = 1 }, false, false } },
+		[OP_FSYNC] = 2 }, false, false } },
 	/* A new file in the place of an old one. */
 	{ "rename", { 3, 2, 1 << 20, 2 << 20, {
 		[OP_RENAME] = 10, [OP_STORE] = 4, [OP_FSYNC] = 2, [OP_TRUNCATE] = 1 }, true, false } },
@@ -128,7 +131,7 @@ void workload_ops_are(const void *from, size_t bytes)
 }
 
 struct mapped {
-	int fd, synchronous_fd;
+	int fd, synchronous_fd, all_synchronous_fd;
 	uint64_t size;
 	/* The least size since the last promise for the whole file. */
 	uint64_t sure;
@@ -166,6 +169,66 @@ static uint8_t *map_file(int fd, uint64_t length, uint64_t skew, int flags)
 	at = (uint8_t *)(((uintptr_t)at + PMD - 1) & -PMD) + skew;
 	at = mmap(at, length, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0);
 	return at == MAP_FAILED ? NULL : at;
+}
+
+/* An io_uring of one request at a time; -1 if there can be none. */
+static struct {
+	int fd;
+	const uint32_t *sq_mask, *cq_mask;
+	uint32_t *sq_tail, *sq_array, *cq_head;
+	const uint32_t *cq_tail;
+	struct io_uring_sqe *requests;
+	const struct io_uring_cqe *answers;
+} uring = { .fd = -1 };
+
+static int set_up_uring(void)
+{
+	struct io_uring_params params = { 0 };
+	uint8_t *rings;
+	size_t length, answers;
+	int fd;
+
+	if (uring.fd >= 0)
+		return 0;
+	fd = syscall(__NR_io_uring_setup, 1, &params);
+	if (fd < 0)
+		return -1;
+	length = params.sq_off.array + params.sq_entries * sizeof(uint32_t);
+	answers = params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe);
+	if (length < answers)
+		length = answers;
+	rings = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
+	uring.requests = mmap(NULL, params.sq_entries * sizeof(*uring.requests), PROT_READ | PROT_WRITE,
+			      MAP_SHARED, fd, IORING_OFF_SQES);
+	if (!(params.features & IORING_FEAT_SINGLE_MMAP) || rings == MAP_FAILED || uring.requests == MAP_FAILED)
+		return -1;
+	uring.sq_mask = (uint32_t *)(rings + params.sq_off.ring_mask);
+	uring.sq_tail = (uint32_t *)(rings + params.sq_off.tail);
+	uring.sq_array = (uint32_t *)(rings + params.sq_off.array);
+	uring.cq_mask = (uint32_t *)(rings + params.cq_off.ring_mask);
+	uring.cq_head = (uint32_t *)(rings + params.cq_off.head);
+	uring.cq_tail = (uint32_t *)(rings + params.cq_off.tail);
+	uring.answers = (struct io_uring_cqe *)(rings + params.cq_off.cqes);
+	uring.fd = fd;
+	return 0;
+}
+
+/* What a request is answered: an error is negative. */
+static int64_t ask_uring(const struct io_uring_sqe *wanted)
+{
+	uint32_t tail = *uring.sq_tail, head = *uring.cq_head;
+	int64_t answer;
+
+	uring.requests[tail & *uring.sq_mask] = *wanted;
+	uring.sq_array[tail & *uring.sq_mask] = tail & *uring.sq_mask;
+	__atomic_store_n(uring.sq_tail, tail + 1, __ATOMIC_RELEASE);
+	if (syscall(__NR_io_uring_enter, uring.fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) != 1)
+		return -errno;
+	if (__atomic_load_n(uring.cq_tail, __ATOMIC_ACQUIRE) == head)
+		return -EIO;
+	answer = uring.answers[head & *uring.cq_mask].res;
+	__atomic_store_n(uring.cq_head, head + 1, __ATOMIC_RELEASE);
+	return answer;
 }
 
 static void name_of(unsigned int file, char *to)
@@ -244,7 +307,9 @@ static int open_file(unsigned int i)
 	name_of(i, name);
 	file->fd = openat(directory, name, O_RDWR);
 	file->synchronous_fd = openat(directory, name, O_RDWR | O_DSYNC);
-	if (file->fd < 0 || file->synchronous_fd < 0 || fstat(file->fd, &status))
+	file->all_synchronous_fd = openat(directory, name, O_RDWR | O_SYNC);
+	if (file->fd < 0 || file->synchronous_fd < 0 || file->all_synchronous_fd < 0 ||
+	    fstat(file->fd, &status))
 		return give_up("open");
 	if (workload->large)
 		clones = share_large_parts(file->fd);
@@ -265,6 +330,7 @@ static void close_file(unsigned int i)
 	munmap(files[i].synchronous, workload->most);
 	close(files[i].fd);
 	close(files[i].synchronous_fd);
+	close(files[i].all_synchronous_fd);
 }
 
 /* Have who opens the file next find nothing of it in memory, if the kernel lets go of it. */
@@ -367,8 +433,16 @@ static bool choose(struct op *op)
 	case OP_STORE:
 		op->how = workload->large ? below(8) != 0 : below(2);
 		return some_part(file, op, workload->most);
-	case OP_WRITE:
+	case OP_SYNCFS:
+		op->how = below(SYNC_HOWS);
+		return true;
+	case OP_FSYNC:
+		op->how = below(4) == 0;
+		return true;
 	case OP_WRITE_SYNC:
+		op->how = below(WRITE_HOWS);
+		/* fallthrough */
+	case OP_WRITE:
 		/* At times behind the end. */
 		if (!below(6) && file->size + 64 * UNIT < workload->most) {
 			op->offset = file->size + below(2) * below(1000) * UNIT;
@@ -432,14 +506,44 @@ static void store_synchronously(uint8_t *at, const struct op *op, uint32_t numbe
 	__asm__ volatile("sfence" : : : "memory");
 }
 
-static int write_words(int fd, const struct op *op, uint32_t number)
+static int64_t write_by_uring(int fd, const void *from, const struct op *op)
+{
+	const struct io_uring_sqe wanted = {
+		.opcode = IORING_OP_WRITE, .fd = fd, .addr = (uintptr_t)from, .len = op->length, .off = op->offset,
+		.rw_flags = RWF_DSYNC,
+	};
+
+	return ask_uring(&wanted);
+}
+
+static int sync_by_uring(int fd)
+{
+	const struct io_uring_sqe wanted = { .opcode = IORING_OP_FSYNC, .fd = fd };
+
+	return ask_uring(&wanted) ? -1 : 0;
+}
+
+static int write_words(const struct mapped *file, const struct op *op, uint32_t number)
 {
 	static uint64_t buffer[PMD / UNIT];
+	const struct iovec all = { buffer, op->length };
+	int64_t written = -1;
 	uint64_t i;
 
 	for (i = 0; i < op->length / UNIT; i++)
 		buffer[i] = value_of(number, op->file, op->offset + i * UNIT);
-	return pwrite(fd, buffer, op->length, op->offset) == (ssize_t)op->length ? 0 : -1;
+	if (op->kind == OP_WRITE)
+		written = pwrite(file->fd, buffer, op->length, op->offset);
+	else if (op->how == WRITE_DSYNC)
+		written = pwrite(file->synchronous_fd, buffer, op->length, op->offset);
+	else if (op->how == WRITE_SYNC)
+		written = pwrite(file->all_synchronous_fd, buffer, op->length, op->offset);
+	else if (op->how == WRITE_URING)
+		written = write_by_uring(file->fd, buffer, op);
+	else
+		written = pwritev2(file->fd, &all, 1, op->offset,
+				   op->how == WRITE_RWF_DSYNC ? RWF_DSYNC : RWF_SYNC);
+	return written == (int64_t)op->length ? 0 : -1;
 }
 
 /* A new file, whole and synced, takes the name of the old one. */
@@ -457,6 +561,22 @@ static int replace(const struct op *op, uint32_t number)
 	return bad || renameat(directory, "new", directory, name) || fsync(directory) ? -1 : 0;
 }
 
+static int sync_all(uint8_t how)
+{
+	switch (how) {
+	case SYNC_FREEZE:
+		return ioctl(directory, FIFREEZE, 0) || ioctl(directory, FITHAW, 0) ? -1 : 0;
+	case SYNC_REMOUNT:
+		close_all();
+		if (mount(NULL, mounted_at, NULL, MS_REMOUNT | MS_RDONLY, NULL) ||
+		    mount(NULL, mounted_at, NULL, MS_REMOUNT, NULL))
+			return -1;
+		return open_all();
+	default:
+		return syncfs(directory);
+	}
+}
+
 static int perform(const struct op *op, uint32_t number)
 {
 	struct mapped *file = &files[op->file];
@@ -469,8 +589,7 @@ static int perform(const struct op *op, uint32_t number)
 		break;
 	case OP_WRITE:
 	case OP_WRITE_SYNC:
-		status = write_words(op->kind == OP_WRITE ? file->fd : file->synchronous_fd, op,
-				     number);
+		status = write_words(file, op, number);
 		if (end > file->size)
 			file->size = end;
 		break;
@@ -478,7 +597,7 @@ static int perform(const struct op *op, uint32_t number)
 		store_synchronously(file->synchronous, op, number);
 		break;
 	case OP_FSYNC:
-		status = fsync(file->fd);
+		status = op->how ? sync_by_uring(file->fd) : fsync(file->fd);
 		file->sure = file->size;
 		break;
 	case OP_FDATASYNC:
@@ -489,7 +608,7 @@ static int perform(const struct op *op, uint32_t number)
 		status = msync(file->small + op->offset, op->length, MS_SYNC);
 		break;
 	case OP_SYNCFS:
-		status = syncfs(directory);
+		status = sync_all(op->how);
 		break;
 	case OP_TRUNCATE:
 		status = ftruncate(file->fd, op->length);
@@ -576,7 +695,7 @@ int64_t workload_run(const char *path, const char *name, uint64_t seed, int64_t 
 	op_count = 0;
 	random_state = seed;
 	clones = true;
-	if (!make_room() || statfs(path, &status))
+	if (!make_room() || set_up_uring() || statfs(path, &status))
 		return give_up("cannot begin");
 	mounted_at = path;
 	filesystem = status.f_type == XFS_SUPER_MAGIC ? "xfs" : "ext4";

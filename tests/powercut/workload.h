@@ -20,12 +20,12 @@
 enum op_kind {
 	OP_STORE,	/* through a mapping: how: 0 of pages, 1 of 2 MiB or more */
 	OP_WRITE,	/* pwrite */
-	OP_WRITE_SYNC,	/* pwrite with O_DSYNC */
+	OP_WRITE_SYNC,	/* a write that is durable when it is over: how: one of enum write_how */
 	OP_STORE_SYNC,	/* through a MAP_SYNC mapping, written back by the program */
-	OP_FSYNC,
+	OP_FSYNC,	/* how: 1 by io_uring */
 	OP_FDATASYNC,
 	OP_MSYNC,
-	OP_SYNCFS,
+	OP_SYNCFS,	/* how: one of enum sync_how */
 	OP_TRUNCATE,
 	OP_PUNCH,
 	OP_ZERO,
@@ -38,6 +38,22 @@ enum op_kind {
 	OP_UMOUNT,	/* of the filesystem; always followed by */
 	OP_MOUNT,
 	OPS,
+};
+
+enum write_how {
+	WRITE_DSYNC,	/* O_DSYNC */
+	WRITE_SYNC,	/* O_SYNC */
+	WRITE_RWF_DSYNC,
+	WRITE_RWF_SYNC,
+	WRITE_URING,	/* io_uring, RWF_DSYNC */
+	WRITE_HOWS,
+};
+
+enum sync_how {
+	SYNC_FS,	/* syncfs */
+	SYNC_FREEZE,	/* frozen, and thawed */
+	SYNC_REMOUNT,	/* mounted for reading only, and for writing again, with no file open */
+	SYNC_HOWS,
 };
 
 /* What was done, in order. Everything is in bytes, and a multiple of UNIT. */

@@ -44,6 +44,8 @@ FAULTS = ("write_", "mkwrite_", "cow_pages", "fallback_")
 SHARING = ("large", "reflink", "unshare")
 # Copies of devices that wait for their checker.
 COPIES = 4
+# The file for the image whose recovery is cut.
+AGAIN = 1000
 # What ext4 says when the last record of its journal is torn, and what it says besides.
 TORN = re.compile(r"JBD2: journal transaction \d+ on \S+ is corrupt\.")
 TORN_SUPERBLOCK = re.compile(r"EXT4-fs \(\w+\): VFS: Found ext4 filesystem with invalid superblock checksum\.  "
@@ -549,8 +551,10 @@ class Round:
         self.copies = []
         # What the module's counters say of the recording.
         self.faults = {}
-        # Cuts after which the filesystem was not mounted before it was repaired.
+        # Cuts after which the filesystem was repaired before it was mounted, or for it to lose nothing.
         self.torn = set()
+        # While recoveries are cut: the events before the first cut.
+        self.before = None
 
     def timed(self, what, call, *arguments):
         # The emulator's own: who else uses the machine does not matter.
@@ -585,7 +589,7 @@ class Round:
         """(what is lost, and where, promises, why it is not mounted) after a cut, on a device."""
         self.timed("load", self.model.ask, LOAD, cut, on.number)
         answer = self.model.answer()
-        events = list(answer.events)
+        events = self.before or list(answer.events)
         self.loses, self.at = KINDS[answer.kind], MOMENTS[answer.moment]
         try:
             if self.timed("mount", on.mount_image, self.fs,
@@ -642,10 +646,10 @@ class Round:
     def run(self, wanted):
         cuts, unseen, counts = self.timed("record", self.record, wanted)
         sums = {"cuts": cuts, "promises": 0, "lost": 0, "damaged": 0, "unlike": 0, "unseen": unseen,
-                "others": 0, "torn": 0, "fsck": 0, "looks": 0, "reads": 0, "loses": dict.fromkeys(KINDS, 0),
-                "at": dict.fromkeys(MOMENTS, 0)}
+                "others": 0, "torn": 0, "again": 0, "fsck": 0, "looks": 0, "reads": 0,
+                "loses": dict.fromkeys(KINDS, 0), "at": dict.fromkeys(MOMENTS, 0)}
         self.workload.begin()
-        kept = 0
+        kept, bad = 0, []
         for cut in range(cuts):
             results = []
             for on in self.devices[1:]:
@@ -687,10 +691,40 @@ class Round:
                 self.failure(cut, kept, [{
                     "device": self.devices[1].name, "adopted": self.devices[1].adopt, "lost": [],
                     "where": [], "damage": None, "copy": number}])
+        # What can be mounted as it is.
+        if self.args.again and not bad and cuts - 1 not in self.torn:
+            self.again(cuts - 1, kept, sums)
         tell(type="round", fs=self.fs, workload=self.name, seed=self.seed, counts=counts,
              faults=self.faults,
              times={name: round(value, 1) for name, value in self.times.items()}, **sums)
         return sums
+
+    def again(self, cut, kept, sums):
+        """Cut the power again, at any fence, while what this cut has left is recovered; it has to be the one
+        that was looked at last. The model does not know the first cuts any more then."""
+        recorded, on = self.devices[:2]
+        self.model.ask(LOAD, cut, on.number)
+        self.before = list(self.model.answer().events)
+        if self.model.ask(KEEP, cut, AGAIN) or self.model.ask(RESTORE, AGAIN, recorded.number):
+            raise Failed("an image cannot be kept")
+        self.model.record(self.seed, EVERY_FENCE, self.args.eadr)
+        recorded.mount(self.fs)
+        cuts = self.model.ask(EVENT, 0, 0)
+        sums["unseen"] += self.model.stop()
+        posix.umount(MOUNT)
+        self.torn = set()
+        some = min(cuts, self.args.again)
+        for serial in range(some):
+            second = cuts * serial // some
+            lost, where, _, damage = self.look(second, on, second % 2 == 0, False)
+            sums["again"] += 1
+            sums["lost"] += bool(lost)
+            sums["damaged"] += bool(damage)
+            if lost or damage:
+                kept += 1
+                self.failure(second, kept, [{"device": on.name, "adopted": on.adopt, "lost": lost,
+                                             "where": where, "damage": damage}])
+        sums["torn"] += len(self.torn)
 
     said = 0.0
     images, copied, rounds = [0, 0], 0, 0
@@ -698,9 +732,9 @@ class Round:
     def failure(self, cut, kept, results):
         self.model.ask(LOAD, cut, self.devices[1].number)
         answer = self.model.answer()
-        what = {"cut": cut, "events": list(answer.events), "loses": KINDS[answer.kind],
+        what = {"cut": cut, "events": self.before or list(answer.events), "loses": KINDS[answer.kind],
                 "at": MOMENTS[answer.moment], "workload": self.name, "seed": self.seed,
-                "fs": self.fs, "torn": cut in self.torn, "results": results}
+                "fs": self.fs, "torn": cut in self.torn, "again": bool(self.before), "results": results}
         # Of each kind some: there may be many that lost something.
         rare = cut in self.torn or any(result["damage"] or "copy" in result for result in results)
         if (rare or kept <= 3) and Round.images[rare] < KEPT_AT_MOST:
@@ -993,6 +1027,7 @@ def main():
     parser.add_argument("--fsck", type=int, default=1)
     parser.add_argument("--both", type=int, default=1)
     parser.add_argument("--every-fence", action="store_true")
+    parser.add_argument("--again", type=int, default=0)
     parser.add_argument("--most", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--native", action="store_true")

@@ -22,7 +22,7 @@ sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "guest")]
 # pylint: disable=wrong-import-position
-from lib import device, posix  # noqa: E402
+from lib import device, kmsg, posix  # noqa: E402
 from lib.mapping import Map  # noqa: E402
 
 (DEVICE, RECORD, STATE, EVENT, CUT, STOP, LOAD, PEEK, LOST, LINE, COUNTS, KEEP, RESTORE, COPY,
@@ -369,25 +369,9 @@ def crc32c(data):
     return crc
 
 
-class KernelLog:
-    def __init__(self):
-        self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-
-    def skip(self):
-        os.lseek(self.fd, 0, os.SEEK_END)
-
-    def read(self):
-        lines = []
-        # It ends with what was said before this call, but for what is said meanwhile.
-        while True:
-            try:
-                record = os.read(self.fd, 8192).decode("utf-8", "replace")
-            except BlockingIOError:
-                return lines
-            except BrokenPipeError:
-                lines.append("(EXT4-fs, JBD2: messages were lost)")
-                continue
-            lines.append(record.partition(";")[2].split("\n", 1)[0])
+class FilesystemLog(kmsg.KernelLog):
+    # As if the filesystem had said it.
+    LOST = "(EXT4-fs, JBD2: messages were lost)"
 
 
 class Device:
@@ -396,7 +380,7 @@ class Device:
         self.node = f"/dev/{self.name}"
         self.number = number
         self.start = device.data_start(self.name)
-        self.log = KernelLog()
+        self.log = FilesystemLog()
         self.adopt = adopt
         if device.module_loaded():
             if not os.path.isdir(f"{device.CONFIG}/{self.name}"):

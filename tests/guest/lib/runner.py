@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 
-from . import device, gib, invariants, left, native, posix, trace
+from . import device, gib, invariants, kmsg, left, native, posix, trace
 from . import task as tasks
 from .check import Failure, Skip
 from .fs import ORDINARY, VARIANTS, Filesystem
@@ -131,7 +131,7 @@ class Test:
             print(f"# {line}", flush=True)
 
 
-class Log:
+class Log(kmsg.KernelLog):
     """The kernel's log from here on."""
 
     # What fails the case during which it comes, shared with scripts/kernel-log.
@@ -143,20 +143,7 @@ class Log:
         self.report = re.compile("|".join(f"(?:{line})" for line in lines if line[0] != "!"))
         self.none = re.compile("|".join(f"(?:{line[1:]})" for line in lines if line[0] == "!"))
         self.allowed = None
-        self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-        os.lseek(self.fd, 0, os.SEEK_END)
-
-    def read(self):
-        lines = []
-        while True:
-            try:
-                record = os.read(self.fd, 8192).decode("utf-8", "replace")
-            except BlockingIOError:
-                return lines
-            except BrokenPipeError:
-                lines.append("(messages were lost)")
-                continue
-            lines.append(record.partition(";")[2].split("\n", 1)[0])
+        super().__init__()
 
     def trouble(self):
         """The lines from the first report on, if there is any."""

@@ -150,7 +150,8 @@ fn waits_text(waits: &[WaitRecord], all: bool) -> String {
     text
 }
 
-fn users_text(users: &Users) -> String {
+/// `waited`: somebody waits, so that somebody has a page.
+fn users_text(users: &Users, waited: bool) -> String {
     let mut rows = Vec::new();
     for process in &users.processes {
         let mapped: u64 = process.mappings.iter().map(|vma| vma.length).sum();
@@ -175,7 +176,12 @@ fn users_text(users: &Users) -> String {
         ]);
     }
     let mut text = if rows.is_empty() {
-        "no process has it mapped, open, or in an io_uring\n".to_owned()
+        let mut text = "no process has it mapped, open, or in an io_uring\n".to_owned();
+        if waited && users.hidden == 0 {
+            text += "(whoever has a page of it has unmapped and closed it since: it lies in a pipe, for \
+                     vmsplice, or a transfer is not over, of which /proc does not tell)\n";
+        }
+        text
     } else {
         table::plain(
             &["PID", "NAME", "MAPPED", "OPEN AS", "IO_URING"],
@@ -323,7 +329,7 @@ pub fn run(system: &System, arguments: &cli::Who) -> Result<ExitCode> {
         let mut text = waits_text(&found, all);
         if let Some(users) = &users {
             text += "\n";
-            text += &users_text(users);
+            text += &users_text(users, !found.is_empty());
         }
         output::print(&text)?;
     }
@@ -397,9 +403,12 @@ mod tests {
             }],
             hidden: 2,
         };
-        let text = users_text(&users);
+        let text = users_text(&users, true);
         assert!(text.contains("reader") && text.contains("3,4"), "{text}");
         assert!(text.contains("io_uring of ring (8)"), "{text}");
+        let nobody = Users::default();
+        assert!(users_text(&nobody, true).contains("pipe"));
+        assert!(!users_text(&nobody, false).contains("pipe"));
         assert!(text.contains("2 processes may not be looked at"), "{text}");
     }
 

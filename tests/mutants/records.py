@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """records.py verify | list | choose N/M [NUMBER | TEXT]… | name N | first N WHERE | apply N DIRECTORY
 
-Reads tests/mutants/faults: whether every record is in the sources exactly once; the numbers (from
-1) of those that are chosen, and of these the N-th of M shares; what is wrong in the N-th; where to
-look first in WHERE, which is guest, kunit or giant; and puts it into the checkout in DIRECTORY.
+Reads tests/mutants/faults: whether every record, and those for power cuts, are in the sources exactly
+once; the numbers (from 1) of those that are chosen, and of these the N-th of M shares; what is wrong in the
+N-th; where to look first in WHERE, which is guest, kunit or giant; and puts it into the checkout in DIRECTORY.
 """
 
 import os
@@ -12,6 +12,9 @@ import re
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+FAULTS = os.path.join(HERE, "faults")
+# Those that only a power cut shows.
+POWERCUT = os.path.join(HERE, "..", "powercut", "faults")
 HEAD = re.compile(r"^== (\S+): (.*?) \[(.*)\]$")
 
 
@@ -65,9 +68,9 @@ class Record:
             f.write("\n".join(lines) + "\n")
 
 
-def read():
+def read(file=FAULTS):
     records = []
-    with open(os.path.join(HERE, "faults"), encoding="utf-8") as f:
+    with open(file, encoding="utf-8") as f:
         for line in f.read().splitlines():
             head = HEAD.match(line)
             if head:
@@ -99,6 +102,7 @@ def main():
             print(number)
         return 0
     if command == "verify":
+        records += read(POWERCUT)
         bad = [(record, record.problem(os.path.dirname(os.path.dirname(HERE))))
                for record in records]
         for record, problem in bad:

@@ -48,7 +48,7 @@ static const struct {
 		false, false } },
 	/* The same with entries of 2 MiB, and files that share them where the filesystem can. */
 	{ "large", { 3, 2, 4 << 20, 4 << 20, {
-		[OP_STORE] = 14, [OP_WRITE] = 1, [OP_FSYNC] = 4, [OP_MSYNC] = 3, [OP_TRUNCATE] = 1,
+		[OP_STORE] = 14, [OP_WRITE] = 1, [OP_FSYNC] = 4, [OP_MSYNC] = 3, [OP_TRUNCATE] = 3,
 		[OP_PUNCH] = 1, [OP_ZERO] = 2, [OP_COLLAPSE] = 2, [OP_INSERT] = 3, [OP_CLONE] = 3 },
 		false, true } },
 	/* Files that share blocks. */
@@ -464,7 +464,8 @@ static bool choose(struct op *op)
 	case OP_TRUNCATE:
 		op->length = below(3) ? below(workload->most / UNIT) * UNIT :
 			     below(workload->most / PAGE) * PAGE;
-		if (workload->large) {
+		/* A part of what is mapped by 2 MiB stays, or none of it. */
+		if (workload->large && below(2)) {
 			op->length = (1 + below(workload->most / PMD)) * PMD;
 			return true;
 		}

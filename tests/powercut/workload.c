@@ -562,6 +562,27 @@ static int replace(const struct op *op, uint32_t number)
 	return bad || renameat(directory, "new", directory, name) || fsync(directory) ? -1 : 0;
 }
 
+static int unmount_it(void)
+{
+	return umount(mounted_at);
+}
+
+static int make_read_only(void)
+{
+	return mount(NULL, mounted_at, NULL, MS_REMOUNT | MS_RDONLY, NULL);
+}
+
+/* Who serves a request of io_uring has its file for a moment yet when it has answered. */
+static int when_not_busy(int (*call)(void))
+{
+	int tries, status;
+
+	/* Ends: when he is done, or with an error if he never is. */
+	for (tries = 0; (status = call()) && errno == EBUSY && tries < 100000; tries++)
+		usleep(1000);
+	return status;
+}
+
 static int sync_all(uint8_t how)
 {
 	switch (how) {
@@ -569,7 +590,7 @@ static int sync_all(uint8_t how)
 		return ioctl(directory, FIFREEZE, 0) || ioctl(directory, FITHAW, 0) ? -1 : 0;
 	case SYNC_REMOUNT:
 		close_all();
-		if (mount(NULL, mounted_at, NULL, MS_REMOUNT | MS_RDONLY, NULL) ||
+		if (when_not_busy(make_read_only) ||
 		    mount(NULL, mounted_at, NULL, MS_REMOUNT, NULL))
 			return -1;
 		return open_all();
@@ -644,7 +665,7 @@ static int perform(const struct op *op, uint32_t number)
 		break;
 	case OP_UMOUNT:
 		close_all();
-		status = umount(mounted_at);
+		status = when_not_busy(unmount_it);
 		break;
 	case OP_MOUNT:
 		status = mount("/dev/pmem0", mounted_at, filesystem, 0, "dax=always") || open_all();

@@ -40,10 +40,23 @@ static int nothing(pte_t *ptep, unsigned long addr, void *data)
 	return 0;
 }
 
+#ifdef RDAX_TEST
+static bool tables_withheld;
+
+void rdax_test_withhold_tables(bool withhold)
+{
+	tables_withheld = withhold;
+}
+#else
+static const bool tables_withheld;
+#endif
+
 int rdax_ptes_make(struct vm_fault *vmf)
 {
 	if (!pmd_none(pmdp_get_lockless(vmf->pmd)))
 		return 0;
+	if (tables_withheld)
+		return -ENOMEM;
 	return apply_to_page_range(vmf->vma->vm_mm, vmf->address & PAGE_MASK, PAGE_SIZE, nothing,
 				   NULL);
 }

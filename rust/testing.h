@@ -47,8 +47,9 @@ bool rdax_test_soft_dirty(unsigned long addr);
 /* Have stores to the mapping at @addr told from one another from now on, or not any more. */
 void rdax_test_track_stores(unsigned long addr, bool track);
 
-/* Have no folio of zeroes to give, as without memory. Does not sleep. */
+/* Have no folio of zeroes to give, or make no tables of the lowest level, as without memory. Do not sleep. */
 void rdax_test_withhold_zeroes(bool withhold);
+void rdax_test_withhold_tables(bool withhold);
 
 /* Look at paths as the first process does; kernel threads have none. To be ended. */
 struct fs_struct *rdax_test_begin_paths(void);

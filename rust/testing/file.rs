@@ -53,6 +53,7 @@ impl<'w> File<'w> {
                     fail_sync: None,
                     make_table: false,
                     accessed: 0,
+                    guarded: 0,
                     under_way: 0,
                     other_memory: false,
                     syncs: 0,
@@ -178,6 +179,12 @@ impl<'w> File<'w> {
     /// did.
     pub(crate) fn access_at_begin(&self, address: usize) {
         self.model.state.lock().accessed = address;
+    }
+
+    /// Has a guard page be installed at an address of the test's, whose table is there, in the next call of
+    /// `iomap_begin`, as if another thread did.
+    pub(crate) fn guard_at_begin(&self, address: usize) {
+        self.model.state.lock().guarded = address;
     }
 
     /// Has `fsync` fail.

@@ -41,6 +41,8 @@ pub(super) struct ModelState {
     pub(super) make_table: bool,
     /// An address that somebody reads from when a call begins, 0 for none.
     pub(super) accessed: usize,
+    /// An address for which a guard page is installed when a call begins, 0 for none.
+    pub(super) guarded: usize,
     /// The fault that is under way, 0 if none is.
     pub(super) under_way: usize,
     pub(super) other_memory: bool,
@@ -155,6 +157,11 @@ unsafe extern "C" fn begin(
         let mut value = 0;
         // SAFETY: User memory, accessed as such; whether it is there, the test will see.
         unsafe { bindings::rdax_test_load(accessed, &mut value) };
+    }
+    let guarded = core::mem::take(&mut model.state.lock().guarded);
+    if guarded != 0 {
+        // SAFETY: The table is there, by what `guard_at_begin` asks for.
+        unsafe { bindings::rdax_test_guard(guarded, true) };
     }
     let mut state = model.state.lock();
     let call = state.begins;

@@ -44,6 +44,16 @@ pub(crate) fn without_zeroes<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Makes no page table of the lowest level while `work` is done.
+pub(crate) fn without_tables<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: Only a switch.
+    unsafe { bindings::rdax_test_withhold_tables(true) };
+    let result = work();
+    // SAFETY: As above.
+    unsafe { bindings::rdax_test_withhold_tables(false) };
+    result
+}
+
 /// Forgets the signals that came to this thread.
 pub(crate) fn flush_signals() {
     // SAFETY: Concerns this task only.

@@ -2,7 +2,9 @@
 """Pages that a fault maps along with the one that was accessed, and what sequences of writes make."""
 
 import errno
+import fcntl
 import os
+import threading
 
 from lib import device, posix
 from lib.check import Skip, check, equal, raises, same_bytes
@@ -195,6 +197,28 @@ def stores_to_write_protected_pages_are_noted(t):
                 protected.protect()
                 equal(m.written(), [], "what was written to since it was protected again")
         same_bytes(os.pread(fd, 32 * PAGE, 0), pages("u", 32), "the file")
+
+
+@case()
+def store_under_way_when_its_page_is_protected(t):
+    """The store has passed what tells userfaultfd of it; it is told nevertheless."""
+    fd = _file(t, 32 * PAGE)
+    freeze, thaw = 0xC0045877, 0xC0045878
+    with Map(fd, 32 * PAGE) as m, Protected(m, protect=False) as protected:
+        m.touch()
+        writer = threading.Thread(target=m.write, args=(5 * PAGE, page("u")))
+        fcntl.ioctl(fd, freeze, 0)
+        try:
+            writer.start()
+            wchan = f"/proc/self/task/{writer.native_id}/wchan"
+            device.wait_for(lambda: "percpu" in device.read(wchan), "store that waits for the thaw")
+            protected.protect()
+            equal(m.written(), [], "what was written to since it was protected")
+        finally:
+            fcntl.ioctl(fd, thaw, 0)
+            writer.join()
+        equal(m.written(), [5], "what was written to")
+    same_bytes(os.pread(fd, PAGE, 5 * PAGE), page("u"), "the file")
 
 
 @case()

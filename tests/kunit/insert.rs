@@ -11,7 +11,7 @@ mod tests {
         kern::{
             order::Order,
             page::DevFolio,
-            testing::{Checked, Counts, File, Share, View},
+            testing::{without_tables, Checked, Counts, File, Share, View},
             vm::FaultCode,
             xa::Mark,
         },
@@ -285,6 +285,61 @@ mod tests {
             drop(view);
             clear(&file);
         }
+        world.check_clean()
+    }
+
+    #[test]
+    fn a_marker_that_comes_during_a_fault_stays() -> Checked {
+        let world = world()?;
+        let (file, place) = straight_file(&world, 64)?;
+        for around in [Order::PTE, Order::from_bits(4)] {
+            set_fault_around(around)?;
+            for write in [false, true] {
+                let view = View::new(&file, 0, 64, Share::Shared, 0)?;
+                view.load(40)?;
+                file.guard_at_begin(view.address(5));
+                let result = if write {
+                    view.store(5, 1)
+                } else {
+                    view.load(5).map(|_| ())
+                };
+                check_eq!(result, Err(EFAULT), "write {write}");
+                check!(view.mapped(5).is_none());
+                view.set_guard(5, false);
+                view.load(5)?;
+                check_eq!(
+                    view.mapped(5).map(|found| found.pfn),
+                    Some(world.pfn(place + 5).to_bits())
+                );
+                drop(view);
+                clear(&file);
+            }
+        }
+        world.check_clean()
+    }
+
+    #[test]
+    fn without_memory_for_a_table_an_access_fails() -> Checked {
+        let world = world()?;
+        let (file, _) = straight_file(&world, 64)?;
+        let view = View::new(&file, 0, 64, Share::Shared, 0)?;
+        for write in [false, true] {
+            file.forget_faults();
+            let result = without_tables(|| {
+                if write {
+                    view.store(5, 1)
+                } else {
+                    view.load(5).map(|_| ())
+                }
+            });
+            check_eq!(result, Err(EFAULT), "write {write}");
+            check!(file
+                .last_fault()
+                .is_some_and(|fault| fault.code == FaultCode::OOM));
+        }
+        check_eq!(view.load(5)?, 0);
+        drop(view);
+        clear(&file);
         world.check_clean()
     }
 

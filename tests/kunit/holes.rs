@@ -148,4 +148,21 @@ mod tests {
         clear(&file);
         world.check_clean()
     }
+
+    #[test]
+    fn a_write_to_a_shared_extent_without_data_unmaps_the_zeroes() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let place = world.take(Order::PTE)?;
+        file.set_extents_for_writing(&[TestExtent::unwritten(0, 1, place).shared()])?;
+        let view = View::new(&file, 0, 1, Share::Shared, 0)?;
+        let other = View::new(&file, 0, 1, Share::Shared, 0)?;
+        check_eq!(other.load(0)?, 0);
+        view.store(0, 7)?;
+        check_eq!(other.load(0)?, 7);
+        drop(other);
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
 }

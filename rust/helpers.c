@@ -306,6 +306,19 @@ void rdax_vma_unmap_straddling(struct vm_area_struct *vma, unsigned long address
 		zap_vma_range(vma, start, size);
 }
 
+void rdax_vma_unmap_puds(struct vm_area_struct *vma, unsigned long start, unsigned long end)
+{
+	unsigned long addr;
+
+	start = max(ALIGN_DOWN(start, PUD_SIZE), ALIGN(vma->vm_start, PUD_SIZE));
+	end = min(ALIGN(end, PUD_SIZE), ALIGN_DOWN(vma->vm_end, PUD_SIZE));
+	for (addr = start; addr < end; addr += PUD_SIZE) {
+		if (huge_size(vma->vm_mm, addr) == PUD_SIZE)
+			zap_vma_range(vma, addr, PUD_SIZE);
+		cond_resched();
+	}
+}
+
 bool rdax_vma_needs_copy(struct vm_area_struct *vma)
 {
 	return vma->anon_vma || userfaultfd_wp(vma);

@@ -161,6 +161,9 @@ unsigned int rdax_vmf_pud_present(struct vm_fault *vmf);
 bool rdax_vmf_is_present(struct vm_fault *vmf);
 void rdax_vma_start_write(struct vm_area_struct *vma);
 void rdax_vma_unmap_straddling(struct vm_area_struct *vma, unsigned long address);
+
+/* Takes the entries of the third level that the addresses from @start up to @end touch out of this VMA. Sleeps. */
+void rdax_vma_unmap_puds(struct vm_area_struct *vma, unsigned long start, unsigned long end);
 bool rdax_vma_needs_copy(struct vm_area_struct *vma);
 bool rdax_vma_is_accessible(struct vm_area_struct *vma);
 void rdax_vmf_give_zero_page(struct vm_fault *vmf);

@@ -4,11 +4,7 @@
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
-use crate::kern::{
-    bindings,
-    fs::{File, PageIndex, PageRange},
-    order::Order, //
-};
+use crate::kern::bindings;
 use core::ptr::NonNull;
 
 /// A VMA of a file, whose address space its task has locked for writing.
@@ -40,43 +36,17 @@ impl LockedVma {
         // SAFETY: By the constructor's safety requirements.
         unsafe { bindings::rdax_vma_unmap_straddling(self.0.as_ptr(), address) };
     }
-
-    /// The pages of the file behind the whole ranges of `order` of the VMA that the addresses
-    /// from `start` up to `end` touch.
-    pub(crate) fn whole(&self, order: Order, start: usize, end: usize) -> Option<PageRange> {
-        // SAFETY: By the constructor's safety requirements.
-        let (from, to, offset) = unsafe {
-            let vma = self.0.as_ptr();
-            let range = (*vma).__bindgen_anon_1.__bindgen_anon_1;
-            (range.vm_start, range.vm_end, (*vma).vm_pgoff)
-        };
-        let mask = order.bytes() - 1;
-        let up = |address: usize| address.saturating_add(mask) & !mask;
-        let first = up(from).max(start & !mask);
-        let last = (to & !mask).min(up(end));
-        if first >= last {
-            return None;
-        }
-        let index = |address: usize| {
-            PageIndex::new(offset.wrapping_add(address.wrapping_sub(from) >> Order::PAGE_SHIFT))
-        };
-        Some(PageRange {
-            first: index(first),
-            last: index(last - 1),
-        })
-    }
 }
 
 /// A VMA that no fault maps anything into, until the address space is unlocked.
 pub(crate) struct WriteLockedVma<'a>(&'a LockedVma);
 
 impl WriteLockedVma<'_> {
-    /// Takes pages of the file out of all page tables; they stay out of this VMA's. Sleeps.
-    pub(crate) fn unmap(&self, range: PageRange) {
-        // SAFETY: By the safety requirements of `LockedVma`'s constructor the VMA has a file, and
-        // keeps it open.
-        let file = unsafe { File::from_raw(NonNull::new_unchecked((*self.0 .0.as_ptr()).vm_file)) };
-        file.mapping().unmap(range);
+    /// Unmaps what entries of the third level map at the addresses from `start` up to `end`, in this VMA
+    /// only. Sleeps.
+    pub(crate) fn unmap_puds(&self, start: usize, end: usize) {
+        // SAFETY: By the constructor's safety requirements; faults are kept out.
+        unsafe { bindings::rdax_vma_unmap_puds(self.0 .0.as_ptr(), start, end) };
     }
 
     /// Unmaps a part of the VMA if pages of it were mapped ahead for writing: what tells whether they

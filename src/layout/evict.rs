@@ -13,7 +13,6 @@ use super::{
 use crate::kern::{
     entry::Entry,
     fs::{Inode, Mapping, PageRange},
-    order::Order,
     vm::LockedVma,
 };
 use core::cell::Cell;
@@ -170,8 +169,6 @@ pub(crate) fn evict_device_memory(inode: &Inode, gone_only: bool) {
 /// address space is unlocked. Sleeps.
 pub(crate) fn unmap_immovable(vma: &LockedVma, start: usize, end: usize) {
     let locked = vma.start_write();
-    if let Some(range) = vma.whole(Order::PUD, start, end) {
-        locked.unmap(range);
-    }
+    locked.unmap_puds(start, end);
     locked.unmap_ahead(start, end);
 }

@@ -42,6 +42,23 @@ def part_unmapped(t):
 
 
 @case(**GIANT)
+def moved_in_one_place_only(t):
+    """What others have mapped stays so."""
+    fd = gib.borrow(t)
+    with GibMap(fd) as m, GibMap(fd) as other, Map(
+            -1, GIB, prot=posix.PROT_NONE, align=GIB,
+            flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS | posix.MAP_NORESERVE) as room:
+        for one in (m, other):
+            gib.store(one, 1, 5, 1)
+        stats = t.stats()
+        posix.mremap(m.address, GIB, GIB, posix.MREMAP_MAYMOVE | posix.MREMAP_FIXED, room.address)
+        for one in (room, other):
+            gib.store(one, 1, 5, 1)
+        if t.adopted:
+            moved_only(stats, write_pud=1)
+
+
+@case(**GIANT)
 def divided_without_rights(t):
     """What nobody may access is divided in its middle, and the halves are moved, unmapped and given rights."""
     fd = gib.borrow(t)

@@ -321,7 +321,8 @@ mod tests {
     #[test]
     fn without_memory_for_a_table_an_access_fails() -> Checked {
         let world = world()?;
-        let (file, _) = straight_file(&world, 64)?;
+        let (file, place) = straight_file(&world, 64)?;
+        world.fill(place, 64, 0);
         let view = View::new(&file, 0, 64, Share::Shared, 0)?;
         for write in [false, true] {
             file.forget_faults();

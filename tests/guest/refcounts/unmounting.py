@@ -134,10 +134,11 @@ def _mounts_that_fail(t, number):
     os.makedirs(place, exist_ok=True)
 
     def fail():
-        # Until it is killed.
+        # Until it is killed. The kernel's log gets a line each time, and must not be full of them.
         while True:
             raises(errno.EBUSY, "mount for reading", posix.mount, t.fs.node, place, t.variant.kind, "",
                    MS_RDONLY)
+            time.sleep(0.02)
 
     return [Task(fail, name="mount for reading") for _ in range(number)]
 

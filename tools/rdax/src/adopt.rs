@@ -75,7 +75,9 @@ pub fn adopt(system: &System, arguments: &cli::Adopt) -> Result<ExitCode> {
         let name = device::kernel_name(system, given);
         if arguments.persist {
             let kept = note(system, &name, &switches)?;
-            println!("{name}: will be adopted at every boot ({kept})");
+            output::say(format_args!(
+                "{name}: will be adopted at every boot ({kept})"
+            ));
         }
         let was = if Dax::find(system, &name).is_some() {
             if !arguments.switches.is_empty() {
@@ -87,8 +89,8 @@ pub fn adopt(system: &System, arguments: &cli::Adopt) -> Result<ExitCode> {
         };
         forget_failure(system, &name);
         match was {
-            Was::Done => println!("{name}: adopted"),
-            Was::Already => println!("{name}: adopted already"),
+            Was::Done => output::say(format_args!("{name}: adopted")),
+            Was::Already => output::say(format_args!("{name}: adopted already")),
         }
         Ok(())
     }))
@@ -102,11 +104,11 @@ pub fn release(system: &System, arguments: &cli::Release) -> Result<ExitCode> {
         if arguments.persist {
             if let Some((path, adoption)) = persist::of(system, &name) {
                 persist::forget(&path)?;
-                println!("{name}: will not be adopted at boot any more");
+                output::say(format_args!("{name}: will not be adopted at boot any more"));
                 if system.is_dir("/etc/initramfs-tools") {
-                    println!(
+                    output::say(format_args!(
                         "(update-initramfs -u, where the initial file system has noted it, too)"
-                    );
+                    ));
                 }
                 forgotten = true;
                 // A name that is none of a device, but of a namespace that may be there.
@@ -122,8 +124,8 @@ pub fn release(system: &System, arguments: &cli::Release) -> Result<ExitCode> {
         };
         forget_failure(system, &name);
         match was {
-            Was::Done => println!("{name}: released"),
-            Was::Already => println!("{name}: not adopted"),
+            Was::Done => output::say(format_args!("{name}: released")),
+            Was::Already => output::say(format_args!("{name}: not adopted")),
         }
         Ok(())
     }))
@@ -396,7 +398,9 @@ fn release_dax(system: &System, name: &str) -> Result<Was> {
             .write(format!("{kernels_own}/bind"), name)
             .with_context(|| format!("{name}: released, but device_dax does not take it"))?;
     } else {
-        println!("{name}: no driver has it now; modprobe device_dax gives it to the kernel's own");
+        output::say(format_args!(
+            "{name}: no driver has it now; modprobe device_dax gives it to the kernel's own"
+        ));
     }
     Ok(Was::Done)
 }
@@ -405,7 +409,7 @@ fn release_dax(system: &System, name: &str) -> Result<Was> {
 pub fn boot(system: &System, arguments: &cli::Boot) -> Result<ExitCode> {
     let name = device::kernel_name(system, &arguments.device);
     for line in persist::all(system).1 {
-        eprintln!("rdax: {line}");
+        output::complain(line);
     }
     let Some((_, adoption)) = persist::of(system, &name) else {
         // There may have been another device of this name.
@@ -437,7 +441,7 @@ pub fn boot(system: &System, arguments: &cli::Boot) -> Result<ExitCode> {
     match result {
         Ok(_) => {
             forget_failure(system, &name);
-            println!("{name}: adopted");
+            output::say(format_args!("{name}: adopted"));
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {

@@ -268,11 +268,11 @@ fn write_zeroes(file: &File, size: u64) -> Result<()> {
         file.write_all_at(&zeroes, offset)?;
         offset += zeroes.len() as u64;
         if show {
-            eprint!("\rwriting zeroes: {} % ", offset * 100 / size);
+            output::progress(&format!("\rwriting zeroes: {} % ", offset * 100 / size));
         }
     }
     if show {
-        eprint!("\r\x1b[K");
+        output::progress("\r\x1b[K");
     }
     file.sync_all()?;
     Ok(())

@@ -253,7 +253,7 @@ pub fn run(system: &System, arguments: &cli::List) -> Result<ExitCode> {
     }
     output::print(&text)?;
     for line in persist::all(system).1 {
-        eprintln!("rdax: {line}");
+        output::complain(line);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -48,12 +48,19 @@ fn main() -> ExitCode {
         Command::Layout(_) | Command::Doctor(_) | Command::Map(_) => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     };
-    match run(&system, cli.command) {
+    let status = match run(&system, cli.command) {
         Ok(status) => status,
         Err(error) => {
             output::complain(format_args!("{error:#}"));
             failed
         }
+    };
+    match output::unsaid() {
+        Some(why) => {
+            output::complain(why);
+            failed
+        }
+        None => status,
     }
 }
 

@@ -14,7 +14,11 @@ use std::{
         ErrorKind,
         Write, //
     },
+    sync::OnceLock,
 };
+
+/// Why the standard output took no more of what a command said while it worked.
+static UNSAID: OnceLock<String> = OnceLock::new();
 
 /// A text with signs in place of what a terminal would take for a command. Names of files, and of processes,
 /// may be anything, and be made by anybody.
@@ -45,10 +49,29 @@ pub fn as_it_is(text: &str) -> Result<bool> {
     }
 }
 
+/// Says what was done, a line. The work goes on whether or not it can be printed; `unsaid` tells at the end.
+pub fn say(what: impl Display) {
+    if let Err(error) = print(&format!("{what}\n")) {
+        // The first reason is the one that counts.
+        let _ = UNSAID.set(format!("{error:#}"));
+    }
+}
+
+/// Why something that was said could not be printed, if that is so.
+pub fn unsaid() -> Option<&'static str> {
+    UNSAID.get().map(String::as_str)
+}
+
 /// Says what went wrong, on the standard error output.
 pub fn complain(what: impl Display) {
     let what = without_numbers(&what.to_string());
-    eprintln!("rdax: {}", harmless(&what, &['\n']));
+    progress(&format!("rdax: {}\n", harmless(&what, &['\n'])));
+}
+
+/// Shows a text on the standard error output as it is.
+pub fn progress(text: &str) {
+    // There is nowhere else to say it, and the work goes on.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// A text in which no error of the system has its number.
@@ -66,7 +89,20 @@ pub fn without_numbers(text: &str) -> String {
 
 /// Prints a value as JSON, for people, too.
 pub fn json(value: &impl Serialize) -> Result<bool> {
-    as_it_is(&(serde_json::to_string_pretty(value)? + "\n"))
+    as_it_is(&(harmless_json(&serde_json::to_string_pretty(value)?) + "\n"))
+}
+
+/// JSON with escapes for the control characters that it may have as they are, which are in strings only.
+fn harmless_json(text: &str) -> String {
+    let mut harmless = String::with_capacity(text.len());
+    for sign in text.chars() {
+        if sign.is_control() && sign != '\n' {
+            harmless += &format!("\\u{:04x}", u32::from(sign));
+        } else {
+            harmless.push(sign);
+        }
+    }
+    harmless
 }
 
 #[cfg(test)]
@@ -89,5 +125,12 @@ mod tests {
         );
         assert_eq!(harmless("a\nb", &[]), "a\\nb");
         assert_eq!(harmless("Zoë's file █", &[]), "Zoë's file █");
+        let name = "a\u{9b}2J\u{7f}\u{1b}\nb";
+        let json = harmless_json(&serde_json::to_string_pretty(&[name]).unwrap());
+        assert!(
+            json.chars().all(|sign| sign == '\n' || !sign.is_control()),
+            "{json:?}"
+        );
+        assert_eq!(serde_json::from_str::<[String; 1]>(&json).unwrap(), [name]);
     }
 }

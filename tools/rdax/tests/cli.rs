@@ -3,7 +3,10 @@
 //! The command as its users see it, on a system that is laid out in a directory.
 
 use std::{
-    fs,
+    fs::{
+        self,
+        OpenOptions, //
+    },
     os::{
         fd::OwnedFd,
         unix::{
@@ -18,7 +21,10 @@ use std::{
         Path,
         PathBuf, //
     },
-    process::Command, //
+    process::{
+        Command,
+        Stdio, //
+    }, //
 };
 use tempfile::TempDir;
 
@@ -198,6 +204,46 @@ impl System {
         }
     }
 
+    /// The same, with this as the standard output.
+    fn run_with_out(&self, arguments: &[&str], out: impl Into<Stdio>) -> Did {
+        let output = Command::new(env!("CARGO_BIN_EXE_rdax"))
+            .args(arguments)
+            .env("RDAX_ROOT", self.0.path())
+            .stdout(out)
+            .output()
+            .unwrap();
+        Did {
+            status: output.status.code().unwrap(),
+            out: String::new(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// The names in a directory.
+    fn names(&self, dir: &str) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.path(dir))
+            .into_iter()
+            .flatten()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// A partition of pmem0, with a directory of the module's.
+    fn partition(&self, number: u64) -> String {
+        let name = format!("pmem0p{number}");
+        let dir = format!("{REGION}/region0/pfn0.0/block/pmem0/{name}");
+        self.put(&format!("{dir}/dev"), &format!("259:{}", 16 + number));
+        self.put(&format!("{dir}/size"), "2097152");
+        self.put(&format!("{dir}/start"), "2048");
+        self.put(&format!("{dir}/partition"), &number.to_string());
+        let to = dir.strip_prefix("sys/").unwrap();
+        self.link(&format!("../../{to}"), &format!("sys/class/block/{name}"));
+        self.put(&format!("sys/kernel/config/rdax/{name}/adopt"), "0\n");
+        name
+    }
+
     fn json(&self, arguments: &[&str]) -> serde_json::Value {
         serde_json::from_str(&self.run(arguments).succeeded()).unwrap()
     }
@@ -238,6 +284,59 @@ fn who_reads_no_further_is_no_error() {
             .output()
             .unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{command}");
+    }
+}
+
+/// A standard output that nobody reads, and one that takes nothing.
+fn useless() -> [(&'static str, OwnedFd); 2] {
+    let (_, closed) = UnixStream::pair().unwrap();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    [("closed", closed.into()), ("full", full.into())]
+}
+
+#[test]
+fn what_is_done_does_not_depend_on_who_reads() {
+    for (kind, out) in useless() {
+        let system = System::with_module(&["pmem0"]);
+        let name = system.partition(1);
+        let out = || out.try_clone().unwrap();
+        let adopted = |name: &str| system.get(&format!("sys/kernel/config/rdax/{name}/adopt"));
+        let check = |did: Did| {
+            if kind == "closed" {
+                assert_eq!(did.err, "");
+                did.succeeded();
+            } else {
+                assert_eq!(did.err.lines().count(), 1, "{}", did.err);
+                did.failed(1, &["rdax: the answer cannot be printed: No space left"]);
+            }
+        };
+        check(system.run_with_out(&["adopt", "--persist", "pmem0", &name], out()));
+        assert_eq!((adopted("pmem0"), adopted(&name)), ("1".into(), "1".into()));
+        assert_eq!(system.names("etc/rdax.d").len(), 2);
+        // The directories stay, as they are not empty here; the module's go.
+        let did = system.run_with_out(&["release", "--persist", "pmem0", &name], out());
+        assert!(!did.err.contains("panicked"), "{}", did.err);
+        assert_eq!((adopted("pmem0"), adopted(&name)), ("0".into(), "0".into()));
+        assert!(system.names("etc/rdax.d").is_empty());
+        system.put("etc/rdax.d/pmem0.conf", "device=pmem0\n");
+        check(system.run_with_out(&["boot", "pmem0"], out()));
+        assert_eq!(adopted("pmem0"), "1");
+    }
+}
+
+#[test]
+fn what_is_done_does_not_depend_on_who_reads_complaints() {
+    for (kind, err) in useless() {
+        let system = System::with_module(&["pmem0"]);
+        let status = Command::new(env!("CARGO_BIN_EXE_rdax"))
+            .args(["adopt", "pmem5", "pmem0"])
+            .env("RDAX_ROOT", system.0.path())
+            .stdout(Stdio::null())
+            .stderr(err)
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(1), "{kind}");
+        assert_eq!(system.get("sys/kernel/config/rdax/pmem0/adopt"), "1");
     }
 }
 
@@ -319,14 +418,7 @@ fn another_device_of_the_same_name_is_told_apart() {
 
     // Each of the two has its own file, and each is forgotten by itself.
     system.run(&["adopt", "--persist", "pmem0"]).succeeded();
-    let files = |system: &System| {
-        let mut names: Vec<String> = fs::read_dir(system.path("etc/rdax.d"))
-            .unwrap()
-            .map(|file| file.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    };
+    let files = |system: &System| system.names("etc/rdax.d");
     assert_eq!(
         files(&system),
         [format!("{UUID}.conf"), "pmem0.conf".to_owned()]

@@ -25,7 +25,8 @@ use crate::{
     system::{
         self,
         System,
-        CONFIG, //
+        CONFIG,
+        PERSISTENT, //
     },
     who::Waits, //
 };
@@ -41,6 +42,7 @@ use std::{
         self,
         ErrorKind, //
     },
+    path::PathBuf,
     process::{
         ExitCode,
         Stdio, //
@@ -68,53 +70,71 @@ fn each(devices: &[String], mut what: impl FnMut(&str) -> Result<()>) -> ExitCod
 
 /// `rdax adopt`
 pub fn adopt(system: &System, arguments: &cli::Adopt) -> Result<ExitCode> {
-    let switches = arguments.switches.values();
     // Without the module, there is nothing else to say of any device.
     module::require(system, arguments.load)?;
     Ok(each(&arguments.devices, |given| {
         let name = device::kernel_name(system, given);
-        if arguments.persist {
-            let kept = note(system, &name, &switches)?;
-            output::say(format_args!(
-                "{name}: will be adopted at every boot ({kept})"
-            ));
+        let is_dax = Dax::find(system, &name).is_some();
+        if is_dax && !arguments.switches.is_empty() {
+            bail!("{name}: a device on the dax bus has no switches");
         }
-        let was = if Dax::find(system, &name).is_some() {
-            if !arguments.switches.is_empty() {
-                bail!("{name}: a device on the dax bus has no switches");
+        let mut switches = arguments.switches.values();
+        if arguments.persist {
+            let (kept, adoption) = note(system, &name, &switches)?;
+            output::say(format_args!(
+                "{name}: will be adopted at every boot ({})",
+                kept.display()
+            ));
+            // As at boot; what is adopted already stays as it is but for what was asked for.
+            if device::is_adopted(system, &name) == Some(false) {
+                switches = adoption.switches;
             }
+        }
+        let was = if is_dax {
             adopt_dax(system, &name)?
         } else {
             adopt_block(system, &name, &switches)?
         };
         forget_failure(system, &name);
-        match was {
-            Was::Done => output::say(format_args!("{name}: adopted")),
-            Was::Already => output::say(format_args!("{name}: adopted already")),
-        }
+        output::say(match was {
+            Was::Done => format!("{name}: adopted"),
+            Was::Already => format!("{name}: adopted already"),
+        });
         Ok(())
     }))
 }
 
 /// `rdax release`
 pub fn release(system: &System, arguments: &cli::Release) -> Result<ExitCode> {
+    if arguments.persist {
+        persist::all(system).wrong.iter().for_each(output::complain);
+    }
     Ok(each(&arguments.devices, |given| {
         let name = device::kernel_name(system, given);
-        let mut forgotten = false;
+        let (mut forgotten, mut unclear) = (false, false);
         if arguments.persist {
-            if let Some((path, adoption)) = persist::of(system, &name) {
-                persist::forget(&path)?;
+            let noted = persist::all(system);
+            let meant = noted.meant(system, &name)?;
+            // A boot would go by any of them.
+            for (path, _) in &meant {
+                persist::forget(path)?;
+            }
+            forgotten = !meant.is_empty();
+            unclear = noted.is_part || !forgotten && !noted.wrong.is_empty();
+            if forgotten && !unclear {
                 output::say(format_args!("{name}: will not be adopted at boot any more"));
-                if system.is_dir("/etc/initramfs-tools") {
-                    output::say(format_args!(
-                        "(update-initramfs -u, where the initial file system has noted it, too)"
-                    ));
-                }
-                forgotten = true;
-                // A name that is none of a device, but of a namespace that may be there.
-                if adoption.uuid.as_ref() == Some(&name) {
-                    return Ok(());
-                }
+            }
+            if forgotten && system.is_dir("/etc/initramfs-tools") {
+                output::say(
+                    "(update-initramfs -u, where the initial file system has noted it, too)",
+                );
+            }
+            // A name that is none of a device, but of a namespace that may be there.
+            let is_identity = |(_, adoption): &&(_, persist::Adoption)| {
+                adoption.uuid.is_some() && adoption.identity() == name
+            };
+            if meant.iter().any(is_identity) && !unclear {
+                return Ok(());
             }
         }
         let was = if Dax::find(system, &name).is_some() {
@@ -123,9 +143,15 @@ pub fn release(system: &System, arguments: &cli::Release) -> Result<ExitCode> {
             release_block(system, &name, forgotten)?
         };
         forget_failure(system, &name);
-        match was {
-            Was::Done => output::say(format_args!("{name}: released")),
-            Was::Already => output::say(format_args!("{name}: not adopted")),
+        output::say(match was {
+            Was::Done => format!("{name}: released"),
+            Was::Already => format!("{name}: not adopted"),
+        });
+        if unclear {
+            bail!(
+                "{name}: it may still be noted in a file of {PERSISTENT} that cannot be read or understood: \
+                 mend or remove that"
+            );
         }
         Ok(())
     }))
@@ -137,8 +163,9 @@ fn forget_failure(system: &System, name: &str) {
     let _ = fs::remove_file(persist::failure(system, name));
 }
 
-/// Notes that a device is to be adopted at every boot; where.
-fn note(system: &System, name: &str, switches: &Switches) -> Result<String> {
+/// Notes that a device is to be adopted at every boot, with switches that were noted before where these say
+/// nothing. What may be otherwise at the next boot, such as a mount, does not keep it from being noted.
+fn note(system: &System, name: &str, switches: &Switches) -> Result<(PathBuf, Adoption)> {
     let adoption = if Dax::find(system, name).is_some() {
         Adoption::of_name(name)
     } else {
@@ -146,9 +173,17 @@ fn note(system: &System, name: &str, switches: &Switches) -> Result<String> {
         if block.namespace.is_none() {
             bail!("{name}: only pmem devices and their partitions can be adopted at every boot");
         }
-        Adoption::of_block(&block, switches)
+        if let Some(why) = wrong_mode(&block) {
+            bail!("{name}: not adopted: {why}");
+        }
+        let noted = persist::all(system);
+        // That which a boot goes by.
+        match noted.of(system, name).first() {
+            Some((_, before)) => Adoption::of_block(&block, &switches.or(&before.switches)),
+            None => Adoption::of_block(&block, switches),
+        }
     };
-    Ok(adoption.keep(system)?.display().to_string())
+    Ok((adoption.keep(system)?, adoption))
 }
 
 /// The block device of this name, or what there is instead.
@@ -190,6 +225,11 @@ fn obstacle(system: &System, block: &Block) -> Option<String> {
             block.holders.join(", ")
         ));
     }
+    wrong_mode(block)
+}
+
+/// Why a device of this mode can never be adopted.
+fn wrong_mode(block: &Block) -> Option<String> {
     match block.mode {
         Mode::Sector | Mode::Raw => Some(format!(
             "it is in mode {}, in which memory cannot be mapped; ndctl create-namespace -f -e {} -m \
@@ -216,6 +256,12 @@ fn with_waits(system: &System, name: &str, error: anyhow::Error) -> anyhow::Erro
 
 /// An attribute could not be written: what the module said, what errno means, and what to do.
 fn failure(name: &str, deed: &str, error: &io::Error, lines: &[String]) -> anyhow::Error {
+    if error.kind() == ErrorKind::NotFound {
+        return anyhow!(
+            "{name}: not {deed}: what belongs to it in sysfs or configfs has gone: the device went, or somebody \
+             else releases it, or unloads the module, at the same time; rdax list shows what it is now"
+        );
+    }
     let denied = error.kind() == ErrorKind::PermissionDenied;
     if denied || lines.is_empty() {
         return anyhow!("{name}: not {deed}: {}", system::reason(error));
@@ -288,12 +334,21 @@ fn release_block(system: &System, name: &str, forgotten: bool) -> Result<Was> {
         }
     }
     let mut log = Log::begin(system);
-    system
-        .write(dir.join("adopt"), "0")
-        .map_err(|error| failure(name, "released", &error, &log.lines()))
-        .map_err(|error| with_waits(system, name, error))?;
-    fs::remove_dir(system.path(&dir))
-        .with_context(|| format!("{name}: released, but {CONFIG}/{name} cannot be removed"))?;
+    let gone = |error: &io::Error| error.kind() == ErrorKind::NotFound;
+    match system.write(dir.join("adopt"), "0") {
+        // Somebody else has released it at the same time.
+        Err(error) if gone(&error) && !system.is_dir(&dir) => return Ok(Was::Already),
+        Err(error) => {
+            let error = failure(name, "released", &error, &log.lines());
+            return Err(with_waits(system, name, error));
+        }
+        Ok(()) => {}
+    }
+    match fs::remove_dir(system.path(&dir)) {
+        Err(error) if !gone(&error) => Err(error)
+            .with_context(|| format!("{name}: released, but {CONFIG}/{name} cannot be removed"))?,
+        _ => {}
+    }
     Ok(if was { Was::Done } else { Was::Already })
 }
 
@@ -408,10 +463,9 @@ fn release_dax(system: &System, name: &str) -> Result<Was> {
 /// `rdax boot`: adopts a device that has appeared, if that is wanted.
 pub fn boot(system: &System, arguments: &cli::Boot) -> Result<ExitCode> {
     let name = device::kernel_name(system, &arguments.device);
-    for line in persist::all(system).1 {
-        output::complain(line);
-    }
-    let Some((_, adoption)) = persist::of(system, &name) else {
+    let noted = persist::all(system);
+    noted.wrong.iter().for_each(output::complain);
+    let Some((_, adoption)) = noted.of(system, &name).first() else {
         // There may have been another device of this name.
         forget_failure(system, &name);
         return Ok(ExitCode::SUCCESS);

@@ -100,7 +100,8 @@ pub struct Adopt {
     #[arg(required = true, value_name = "DEV")]
     pub devices: Vec<String>,
 
-    /// Adopt them at every boot, too, before their filesystems are mounted.
+    /// Adopt them at every boot, too, before their filesystems are mounted. Switches that are not given stay
+    /// as they were noted.
     #[arg(short, long)]
     pub persist: bool,
 
@@ -187,7 +188,8 @@ fn fault_around(text: &str) -> Result<u64, String> {
 
 #[derive(Debug, Args)]
 pub struct Release {
-    /// Devices, such as pmem0 or dax0.0; with --persist also the UUID of a namespace that is there no more.
+    /// Devices, such as pmem0 or dax0.0; with --persist also the UUID of a namespace that is there no more, or
+    /// UUIDpN for its partition N.
     #[arg(required = true, value_name = "DEV")]
     pub devices: Vec<String>,
 

@@ -14,7 +14,8 @@ use crate::{
     output,
     persist::{
         self,
-        Adoption, //
+        Adoption,
+        Noted, //
     },
     size,
     superblock,
@@ -54,7 +55,7 @@ struct Entry {
     adopted: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     driver: Option<String>,
-    persistent: bool,
+    persistent: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     filesystem: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -69,7 +70,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn of_block(system: &System, block: &Block, waits: &Waits) -> Self {
+    fn of_block(system: &System, block: &Block, noted: &Noted, waits: &Waits) -> Self {
         let mounts = mounts::of(system, &block.number);
         let mounted = mounts.first();
         let adopted = device::is_adopted(system, &block.name);
@@ -83,7 +84,7 @@ impl Entry {
             resource: block.start(system),
             blockdev: Some(block.name.clone()),
             adopted,
-            persistent: persist::of(system, &block.name).is_some(),
+            persistent: noted.has(system, &block.name),
             filesystem: match mounted {
                 Some(mount) => Some(mount.kind.clone()),
                 None => superblock::read(system, &block.name).map(|fs| fs.kind().to_owned()),
@@ -102,7 +103,7 @@ impl Entry {
         }
     }
 
-    fn of_dax(system: &System, dax: &Dax, waits: &Waits) -> Self {
+    fn of_dax(system: &System, dax: &Dax, noted: &Noted, waits: &Waits) -> Self {
         Self {
             dev: dax.namespace.clone(),
             mode: Some(dax.mode().to_owned()),
@@ -113,7 +114,7 @@ impl Entry {
             target_node: dax.target_node,
             adopted: Some(dax.is_adopted()),
             driver: dax.driver.clone(),
-            persistent: persist::of(system, &dax.name).is_some(),
+            persistent: noted.has(system, &dax.name),
             note: waits
                 .for_device(&dax.name, dax.number)
                 .or_else(|| failure(system, &dax.name, Some(dax.is_adopted())))
@@ -130,6 +131,7 @@ impl Entry {
         Self {
             blockdev: Some(name.to_owned()),
             adopted: device::is_adopted(system, name),
+            persistent: Some(false),
             note: Some("there is no such device".to_owned()),
             ..Self::default()
         }
@@ -137,15 +139,15 @@ impl Entry {
 
     /// Something that is to be adopted at boot, with no device: another one may have its name.
     fn of_adoption(adoption: &Adoption) -> Self {
-        let name = adoption.uuid.as_ref().unwrap_or(&adoption.device);
         Self {
             uuid: adoption.uuid.clone(),
             blockdev: Some(adoption.device.clone()),
             adopted: Some(false),
-            persistent: true,
+            persistent: Some(true),
             note: Some(format!(
-                "{}, which is to be adopted at boot: rdax release --persist {name} forgets it",
-                adoption.missing()
+                "{}, which is to be adopted at boot: rdax release --persist {} forgets it",
+                adoption.missing(),
+                adoption.identity()
             )),
             ..Self::default()
         }
@@ -163,19 +165,23 @@ impl Entry {
             or_none(self.mode.clone()),
             or_none(self.size.map(size::amount)),
             or_none(self.align.map(size::amount)),
-            match self.adopted {
-                Some(true) => "yes",
-                Some(false) => "no",
-                None => "?",
-            }
-            .to_owned(),
-            if self.persistent { "yes" } else { "no" }.to_owned(),
+            yes_or_no(self.adopted),
+            yes_or_no(self.persistent),
             or_none(self.max_order.clone()),
             or_none(self.filesystem.clone()),
             or_none(self.dax.clone()),
             or_none((!self.mountpoints.is_empty()).then(|| self.mountpoints.join(","))),
         ]
     }
+}
+
+fn yes_or_no(is: Option<bool>) -> String {
+    match is {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "?",
+    }
+    .to_owned()
 }
 
 /// Why an adoption at boot failed, unless it was made since.
@@ -186,7 +192,7 @@ fn failure(system: &System, name: &str, adopted: Option<bool>) -> Option<String>
     }
 }
 
-fn entries(system: &System) -> Vec<Entry> {
+fn entries(system: &System, noted: &Noted) -> Vec<Entry> {
     let waits = Waits::now(system);
     let (blocks, lost) = device::blocks(system);
     let daxes = device::dax_devices(system);
@@ -194,14 +200,15 @@ fn entries(system: &System) -> Vec<Entry> {
         .iter()
         // What daxctl calls a device has no block device of use.
         .filter(|block| block.mode != Mode::Devdax)
-        .map(|block| Entry::of_block(system, block, &waits))
+        .map(|block| Entry::of_block(system, block, noted, &waits))
         .collect();
-    entries.extend(daxes.iter().map(|dax| Entry::of_dax(system, dax, &waits)));
+    let of_dax = |dax| Entry::of_dax(system, dax, noted, &waits);
+    entries.extend(daxes.iter().map(of_dax));
     entries.extend(lost.iter().map(|name| Entry::of_directory(system, name)));
-    for (_, adoption) in persist::all(system).0 {
+    for (_, adoption) in &noted.adoptions {
         let is_dax = adoption.uuid.is_none() && daxes.iter().any(|dax| dax.name == adoption.device);
         if !is_dax && !blocks.iter().any(|block| adoption.is_for(block)) {
-            entries.push(Entry::of_adoption(&adoption));
+            entries.push(Entry::of_adoption(adoption));
         }
     }
     entries
@@ -209,7 +216,8 @@ fn entries(system: &System) -> Vec<Entry> {
 
 /// Lists devices.
 pub fn run(system: &System, arguments: &cli::List) -> Result<ExitCode> {
-    let mut entries = entries(system);
+    let noted = persist::all(system);
+    let mut entries = entries(system, &noted);
     if !arguments.devices.is_empty() {
         let mut wanted = Vec::new();
         for given in &arguments.devices {
@@ -223,15 +231,19 @@ pub fn run(system: &System, arguments: &cli::List) -> Result<ExitCode> {
     }
     if arguments.json {
         output::json(&entries)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if entries.is_empty() {
+    } else if entries.is_empty() {
         output::print(
             "There are no pmem and no dax devices. ndctl list -N -i tells of namespaces that are not \
              enabled; docs/guide.md says how to try rdax without pmem.\n",
         )?;
-        return Ok(ExitCode::SUCCESS);
+    } else {
+        output::print(&text(&entries))?;
     }
+    noted.wrong.iter().for_each(output::complain);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(entries: &[Entry]) -> String {
     let header = [
         "DEVICE",
         "MODE",
@@ -246,14 +258,10 @@ pub fn run(system: &System, arguments: &cli::List) -> Result<ExitCode> {
     ];
     let rows = entries.iter().map(Entry::row).collect();
     let mut text = table::plain(&header, &[2, 3], rows);
-    for entry in &entries {
+    for entry in entries {
         if let Some(note) = &entry.note {
             text += &format!("{}: {note}\n", entry.name());
         }
     }
-    output::print(&text)?;
-    for line in persist::all(system).1 {
-        output::complain(line);
-    }
-    Ok(ExitCode::SUCCESS)
+    text
 }

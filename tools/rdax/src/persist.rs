@@ -10,6 +10,7 @@ use crate::{
         Block,
         Dax, //
     },
+    output::harmless,
     system::{
         self,
         System,
@@ -24,13 +25,31 @@ use anyhow::{
     Result, //
 };
 use std::{
-    fs,
-    io,
+    fs::{
+        self,
+        File,
+        OpenOptions, //
+    },
+    io::{
+        self,
+        ErrorKind,
+        Read,
+        Write, //
+    },
+    os::unix::fs::OpenOptionsExt,
     path::{
         Path,
         PathBuf, //
+    },
+    process,
+    time::{
+        SystemTime,
+        UNIX_EPOCH, //
     }, //
 };
+
+/// No file of ours is as large, in bytes.
+const MOST: u64 = 1 << 16;
 
 /// What an administrator may set for a device; the values are those of the files in configfs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,6 +69,16 @@ impl Switches {
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value.as_deref()?)))
+    }
+
+    /// These, and where they say nothing, the others.
+    pub fn or(&self, others: &Self) -> Self {
+        let or = |one: &Option<String>, other: &Option<String>| one.clone().or(other.clone());
+        Self {
+            max_order: or(&self.max_order, &others.max_order),
+            fault_around: or(&self.fault_around, &others.fault_around),
+            write_order: or(&self.write_order, &others.write_order),
+        }
     }
 }
 
@@ -101,6 +130,9 @@ impl Adoption {
                 .split_once('=')
                 .ok_or_else(|| anyhow!("'{line}' is no line of the form NAME=VALUE"))?;
             let value = value.trim().to_owned();
+            if value.is_empty() {
+                bail!("'{line}' has no value");
+            }
             match key.trim() {
                 "device" => adoption.device = value,
                 "uuid" => adoption.uuid = Some(value),
@@ -121,12 +153,22 @@ impl Adoption {
         Ok(adoption)
     }
 
-    /// Whether both are for the same device.
+    /// Whether the other one is for the same device, which is there and has this name.
     fn is_for_same(&self, other: &Self) -> bool {
         match (&self.uuid, &other.uuid) {
             (Some(one), Some(another)) => one == another && self.partition == other.partition,
-            (None, None) => self.device == other.device,
-            _ => false,
+            (_, None) => self.device == other.device,
+            (None, Some(_)) => false,
+        }
+    }
+
+    /// What it is known by, whether the device is there or not: the namespace, and which partition of it; or
+    /// the name, where that has none.
+    pub fn identity(&self) -> String {
+        match (&self.uuid, self.partition) {
+            (None, _) => self.device.clone(),
+            (Some(uuid), None) => uuid.clone(),
+            (Some(uuid), Some(number)) => format!("{uuid}p{number}"),
         }
     }
 
@@ -142,9 +184,9 @@ impl Adoption {
     }
 
     fn print(&self) -> String {
-        let name = self.uuid.as_ref().unwrap_or(&self.device);
         let mut text = format!(
-            "# Adopted by rdax at every boot; rdax release --persist {name} removes this file.\n"
+            "# Adopted by rdax at every boot; rdax release --persist {} removes this file.\n",
+            self.identity()
         );
         if self.uuid.is_some() {
             text += "# The namespace counts; this is the name that its device had before.\n";
@@ -163,33 +205,27 @@ impl Adoption {
     }
 
     fn file(&self) -> String {
-        match (&self.uuid, self.partition) {
-            (None, _) => format!("{PERSISTENT}/{}.conf", self.device),
-            (Some(uuid), None) => format!("{PERSISTENT}/{uuid}.conf"),
-            (Some(uuid), Some(number)) => format!("{PERSISTENT}/{uuid}p{number}.conf"),
-        }
+        format!("{PERSISTENT}/{}.conf", self.identity())
     }
 
     /// Notes it, in place of what was noted for the device before.
     pub fn keep(&self, system: &System) -> Result<PathBuf> {
         let file = self.file();
         let path = system.path(&file);
-        let before = all(system).0;
+        let before = all(system).adoptions;
         if let Some((_, other)) = before.iter().find(|(known, _)| *known == path) {
             if !self.is_for_same(other) {
                 bail!(
                     "{file} is for another device ({}): give it another name, such as that with .conf",
-                    other.uuid.as_ref().unwrap_or(&other.device)
+                    other.identity()
                 );
             }
         }
         let dir = system.path(PERSISTENT);
         fs::create_dir_all(&dir)
+            .and_then(|()| sync(dir.parent().unwrap_or(&dir)))
             .map_err(|error| anyhow!("{PERSISTENT} cannot be made: {}", system::reason(&error)))?;
-        // A boot sees the old file or the new one, whole.
-        let new = path.with_extension("conf.new");
-        fs::write(&new, self.print())
-            .and_then(|()| fs::rename(&new, &path))
+        replace(&path, &self.print())
             .map_err(|error| anyhow!("{file} cannot be written: {}", system::reason(&error)))?;
         for (other, adoption) in &before {
             if *other != path && self.is_for_same(adoption) {
@@ -200,21 +236,152 @@ impl Adoption {
     }
 }
 
-/// All that are noted, and what is wrong with files that cannot be understood.
-pub fn all(system: &System) -> (Vec<(PathBuf, Adoption)>, Vec<String>) {
-    let (mut found, mut wrong) = (Vec::new(), Vec::new());
-    for name in system.names(PERSISTENT) {
+/// Puts a file of this text there. A boot sees the old one or the new one, whole, after a power cut, too.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    // Somebody else may do the same at this moment.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_nanos());
+    let new = path.with_extension(format!("conf.{}-{now}.new", process::id()));
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
+    let done = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&new, path));
+    if done.is_err() {
+        // Nothing can be done if it stays, and nobody reads it.
+        let _ = fs::remove_file(&new);
+    }
+    done?;
+    sync(path.parent().unwrap_or(path))
+}
+
+/// Has what was changed in a directory stay.
+fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// What a regular file says. Of a pipe nobody knows when, or whether, there is something to read.
+fn read(path: &Path) -> io::Result<String> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
+        .open(path)?;
+    let invalid = |why| io::Error::new(ErrorKind::InvalidData, why);
+    if !file.metadata()?.is_file() {
+        return Err(invalid("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST {
+        return Err(invalid("it is too large for a file of this kind"));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What is to be adopted at boot.
+#[derive(Debug, Default)]
+pub struct Noted {
+    pub adoptions: Vec<(PathBuf, Adoption)>,
+    /// What is wrong with what cannot be understood.
+    pub wrong: Vec<String>,
+    /// Whether there may be more that cannot be seen.
+    pub is_part: bool,
+}
+
+impl Noted {
+    /// What is noted for the device of this name; for what there is no device with this name, by its identity.
+    pub fn of(&self, system: &System, name: &str) -> Vec<&(PathBuf, Adoption)> {
+        let block = Block::find(system, name);
+        let is_dax = block.is_none() && Dax::find(system, name).is_some();
+        let is_meant = |adoption: &Adoption| match &block {
+            Some(block) => adoption.is_for(block),
+            None if is_dax => adoption.uuid.is_none() && adoption.device == name,
+            None => adoption.identity() == name,
+        };
+        self.adoptions
+            .iter()
+            .filter(|(_, adoption)| is_meant(adoption))
+            .collect()
+    }
+
+    /// The same, and what a device of this name that is there no more was; fails if it may be one or another.
+    pub fn meant(&self, system: &System, name: &str) -> Result<Vec<&(PathBuf, Adoption)>> {
+        let found = self.of(system, name);
+        let is_there = || Block::find(system, name).is_some() || Dax::find(system, name).is_some();
+        if !found.is_empty() || is_there() {
+            return Ok(found);
+        }
+        let found: Vec<_> = self
+            .adoptions
+            .iter()
+            .filter(|(_, adoption)| {
+                adoption.device == name || adoption.uuid.as_deref() == Some(name)
+            })
+            .collect();
+        let mut identities: Vec<String> = found
+            .iter()
+            .map(|(_, adoption)| adoption.identity())
+            .collect();
+        identities.sort();
+        identities.dedup();
+        if identities.len() > 1 {
+            bail!(
+                "{name}: this may be one of {}: give one of these",
+                identities.join(", ")
+            );
+        }
+        Ok(found)
+    }
+
+    /// Whether something is noted for the device of this name; `None` if that cannot be said.
+    pub fn has(&self, system: &System, name: &str) -> Option<bool> {
+        match (self.of(system, name).is_empty(), self.is_part) {
+            (false, _) => Some(true),
+            (true, false) => Some(false),
+            (true, true) => None,
+        }
+    }
+}
+
+/// All that is noted.
+pub fn all(system: &System) -> Noted {
+    let mut noted = Noted::default();
+    let names = match system.try_names(PERSISTENT) {
+        Ok(names) => names,
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(error) => {
+            let reason = system::reason(&error);
+            noted
+                .wrong
+                .push(format!("{PERSISTENT} cannot be read: {reason}"));
+            noted.is_part = true;
+            Vec::new()
+        }
+    };
+    for name in names {
         if !name.ends_with(".conf") {
             continue;
         }
         let file = format!("{PERSISTENT}/{name}");
-        let read = system.read(&file).map_err(anyhow::Error::from);
-        match read.and_then(|text| Adoption::parse(&text)) {
-            Ok(adoption) => found.push((system.path(&file), adoption)),
-            Err(error) => wrong.push(format!("{file}: {error}")),
+        let path = system.path(&file);
+        let text = match read(&path) {
+            Ok(text) => text,
+            // It was forgotten since.
+            Err(_) if fs::symlink_metadata(&path).is_err() => continue,
+            Err(error) => {
+                let text = format!("{file} cannot be read: {}", system::reason(&error));
+                noted.wrong.push(harmless(&text, &[]));
+                // Of what is no such file, a boot makes nothing either.
+                noted.is_part |= error.kind() != ErrorKind::InvalidData;
+                continue;
+            }
+        };
+        match Adoption::parse(&text) {
+            Ok(adoption) => noted.adoptions.push((path, adoption)),
+            Err(error) => noted.wrong.push(harmless(&format!("{file}: {error}"), &[])),
         }
     }
-    (found, wrong)
+    noted
 }
 
 /// Where it is noted why the adoption of a device at boot failed.
@@ -231,35 +398,27 @@ pub fn note_failure(system: &System, name: &str, why: &str) -> io::Result<()> {
 
 /// Why the adoption of a device at boot failed.
 pub fn why_failed(system: &System, name: &str) -> Option<String> {
-    let text = fs::read_to_string(failure(system, name)).ok()?;
+    let text = read(&failure(system, name)).ok()?;
     let text = text.trim();
     let text = text.strip_prefix(&format!("{name}: ")).unwrap_or(text);
     Some(format!("at boot: {text}"))
 }
 
-/// Removes a file.
+/// Removes a file, for good.
 pub fn forget(path: &Path) -> Result<()> {
-    fs::remove_file(path).map_err(|error| {
+    let removed = match fs::remove_file(path) {
+        // Somebody else has, at the same time.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    let removed = removed.and_then(|()| sync(path.parent().unwrap_or(path)));
+    removed.map_err(|error| {
         anyhow!(
             "{} cannot be removed: {}",
             path.display(),
             system::reason(&error)
         )
     })
-}
-
-/// What is noted for the device of this name, or for the namespace of this identity, which need not be there.
-pub fn of(system: &System, name: &str) -> Option<(PathBuf, Adoption)> {
-    let block = Block::find(system, name);
-    let is_there = block.is_some() || Dax::find(system, name).is_some();
-    all(system)
-        .0
-        .into_iter()
-        .find(|(_, adoption)| match (&block, &adoption.uuid) {
-            (Some(block), _) => adoption.is_for(block),
-            (None, Some(uuid)) => uuid == name || !is_there && adoption.device == name,
-            (None, None) => adoption.device == name,
-        })
 }
 
 #[cfg(test)]
@@ -281,9 +440,9 @@ mod tests {
             },
         };
         let path = adoption.keep(&system).unwrap();
-        let (found, wrong) = all(&system);
-        assert_eq!(found, [(path, adoption)]);
-        assert!(wrong.is_empty());
+        let noted = all(&system);
+        assert_eq!(noted.adoptions, [(path, adoption)]);
+        assert!(noted.wrong.is_empty() && !noted.is_part);
     }
 
     fn adoption(device: &str, uuid: &str) -> Adoption {
@@ -301,11 +460,11 @@ mod tests {
         let one = adoption("pmem0", "1111").keep(&system).unwrap();
         let other = adoption("pmem0", "2222").keep(&system).unwrap();
         assert_ne!(one, other);
-        assert_eq!(all(&system).0.len(), 2);
+        assert_eq!(all(&system).adoptions.len(), 2);
         // Noted again under another name, or in a file of an administrator's, it still has one.
         fs::rename(&one, one.with_file_name("mine.conf")).unwrap();
         adoption("pmem1", "1111").keep(&system).unwrap();
-        assert_eq!(all(&system).0.len(), 2);
+        assert_eq!(all(&system).adoptions.len(), 2);
         // Nobody's is overwritten.
         fs::rename(&other, &one).unwrap();
         let error = adoption("pmem1", "1111").keep(&system).unwrap_err();
@@ -322,6 +481,7 @@ mod tests {
             ("pmem0", "NAME=VALUE"),
             ("device=pmem0\ncolour=red\n", "colour"),
             ("device=pmem0p1\npartition=first", "number"),
+            ("device=pmem0\nuuid=\n", "'uuid=' has no value"),
         ] {
             let error = Adoption::parse(text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -113,6 +113,16 @@ impl System {
         names
     }
 
+    /// The same, all of them; fails if the directory cannot be read.
+    pub fn try_names(&self, path: impl AsRef<Path>) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.path(path))? {
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort_by_cached_key(|name| in_order(name));
+        Ok(names)
+    }
+
     /// Where a path leads once all links are followed, as a path of the system.
     pub fn resolve(&self, path: impl AsRef<Path>) -> Option<PathBuf> {
         let root = fs::canonicalize(&self.root).ok()?;

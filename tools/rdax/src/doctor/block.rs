@@ -229,14 +229,17 @@ fn adoption(system: &System, block: &Block, mounts: &[Mount], found: &mut Findin
         None => found.note(name, "whether it is adopted is told to root only"),
     }
     if block.namespace.is_some() {
-        if persist::of(system, name).is_some() {
-            found.ok(name, "will be adopted at every boot");
-        } else {
-            found.note_fix(
+        match persist::all(system).has(system, name) {
+            Some(true) => found.ok(name, "will be adopted at every boot"),
+            Some(false) => found.note_fix(
                 name,
                 "is not adopted at boot",
                 format!("rdax adopt --persist {name}"),
-            );
+            ),
+            None => found.note(
+                name,
+                "whether it is adopted at boot is not known: /etc/rdax.d cannot be read, or not all of it",
+            ),
         }
     }
 }

@@ -256,7 +256,7 @@ fn with_waits(system: &System, name: &str, error: anyhow::Error) -> anyhow::Erro
 
 /// An attribute could not be written: what the module said, what errno means, and what to do.
 fn failure(name: &str, deed: &str, error: &io::Error, lines: &[String]) -> anyhow::Error {
-    if error.kind() == ErrorKind::NotFound {
+    if error.kind() == ErrorKind::NotFound && lines.is_empty() {
         return anyhow!(
             "{name}: not {deed}: what belongs to it in sysfs or configfs has gone: the device went, or somebody \
              else releases it, or unloads the module, at the same time; rdax list shows what it is now"
@@ -503,5 +503,21 @@ pub fn boot(system: &System, arguments: &cli::Boot) -> Result<ExitCode> {
             let _ = persist::note_failure(system, &name, &format!("{error:#}"));
             Err(error.context("at boot"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_module_says_counts_most() {
+        let gone = io::Error::from(ErrorKind::NotFound);
+        let text = |lines: &[String]| failure("pmem0", "adopted", &gone, lines).to_string();
+        assert_eq!(
+            text(&["pmem0: no such thing".to_owned()]),
+            "pmem0: not adopted: no such thing"
+        );
+        assert!(text(&[]).contains("at the same time"));
     }
 }

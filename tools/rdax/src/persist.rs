@@ -371,8 +371,9 @@ pub fn all(system: &System) -> Noted {
             Err(error) => {
                 let text = format!("{file} cannot be read: {}", system::reason(&error));
                 noted.wrong.push(harmless(&text, &[]));
-                // Of what is no such file, a boot makes nothing either.
-                noted.is_part |= error.kind() != ErrorKind::InvalidData;
+                // Of what is no such file, or a link to none, a boot makes nothing either.
+                noted.is_part |=
+                    !matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::NotFound);
                 continue;
             }
         };

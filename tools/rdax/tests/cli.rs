@@ -787,6 +787,7 @@ fn only_regular_files_are_read() {
     }
     assert_eq!(system.get("sys/kernel/config/rdax/pmem0/adopt"), "1");
     // Others are not in doubt, as a boot does not read it either.
+    system.link("nowhere", "etc/rdax.d/link.conf");
     assert_eq!(system.json(&["list", "--json"])[1]["persistent"], false);
 }
 

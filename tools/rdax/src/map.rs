@@ -527,8 +527,7 @@ pub fn run(system: &System, arguments: &cli::Map) -> Result<ExitCode> {
     let path = &arguments.file;
     let file = ask::open(path)?;
     let answer = Module::open(system)?.map(&file, path)?;
-    let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-    let users = processes::find(system, &Wanted::file(&file.metadata()?, real));
+    let users = processes::find(system, &Wanted::file(&file.metadata()?));
     if arguments.json {
         let sums = Sums::of(&answer);
         let mapped = sums.mapped.iter().map(|(by, bytes)| (by.name(), *bytes));

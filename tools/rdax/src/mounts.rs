@@ -68,7 +68,12 @@ pub fn unescape(text: &str) -> String {
 
 /// All mounts that this process sees.
 pub fn all(system: &System) -> Vec<Mount> {
-    let text = system.read("/proc/self/mountinfo").unwrap_or_default();
+    in_file(system, "/proc/self/mountinfo")
+}
+
+/// The mounts that a file of `/proc` tells.
+pub fn in_file(system: &System, path: &str) -> Vec<Mount> {
+    let text = system.read(path).unwrap_or_default();
     text.lines().filter_map(Mount::parse).collect()
 }
 

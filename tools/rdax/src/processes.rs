@@ -3,43 +3,35 @@
 //! Which processes have a file mapped, open, or in an io_uring, as /proc tells.
 
 use crate::{
-    mounts,
+    mounts::{self, Mount},
     size::{PMD, PUD},
     system::System, //
 };
 use serde::Serialize;
 use std::{
     fs::{self, Metadata},
+    io,
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
 /// What is looked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
     /// A file, by what `st_dev` and `st_ino` are.
-    File {
-        device: u64,
-        inode: u64,
-        path: PathBuf,
-    },
-    /// All that is on a device, by what `st_dev` is, and where that is mounted.
-    Filesystem { device: u64, points: Vec<PathBuf> },
+    File { device: u64, inode: u64 },
+    /// All that is on a device, by what `st_dev` is.
+    Filesystem { device: u64 },
     /// A character device, by its number, and what `st_dev` and `st_ino` of its node are.
     Character { number: u64, node: (u64, u64) },
 }
 
 impl Wanted {
-    pub fn file(status: &Metadata, path: PathBuf) -> Self {
+    pub fn file(status: &Metadata) -> Self {
         Self::File {
             device: status.dev(),
             inode: status.ino(),
-            path,
         }
-    }
-
-    pub fn filesystem(device: u64, points: Vec<PathBuf>) -> Self {
-        Self::Filesystem { device, points }
     }
 
     /// The device of this name and number.
@@ -64,18 +56,17 @@ impl Wanted {
     /// Whether it is what is mapped.
     fn is_mapped(&self, at: u64, number: u64) -> bool {
         match self {
-            Self::File { device, inode, .. } => (*device, *inode) == (at, number),
-            Self::Filesystem { device, .. } => *device == at,
+            Self::File { device, inode } => (*device, *inode) == (at, number),
+            Self::Filesystem { device } => *device == at,
             Self::Character { node, .. } => *node == (at, number),
         }
     }
 
-    /// Whether it may have had this path before that was removed.
-    fn may_have_been(&self, path: &Path) -> bool {
+    /// What it is on: `st_dev`.
+    fn device(&self) -> u64 {
         match self {
-            Self::File { path: own, .. } => own == path,
-            Self::Filesystem { points, .. } => points.iter().any(|point| path.starts_with(point)),
-            Self::Character { .. } => false,
+            Self::File { device, .. } | Self::Filesystem { device } => *device,
+            Self::Character { node, .. } => node.0,
         }
     }
 }
@@ -162,6 +153,7 @@ pub struct Users {
 
 /// Looks at all processes.
 pub fn find(system: &System, wanted: &Wanted) -> Users {
+    let own = Own::of(system);
     let mut users = Users::default();
     for name in system.names("/proc") {
         let Ok(pid) = name.parse::<u32>() else {
@@ -171,7 +163,7 @@ pub fn find(system: &System, wanted: &Wanted) -> Users {
         if pid == std::process::id() {
             continue;
         }
-        let Some((process, is_clear)) = look_at(system, pid, wanted) else {
+        let Some((process, is_clear)) = look_at(system, pid, wanted, &own) else {
             users.hidden += 1;
             continue;
         };
@@ -191,7 +183,7 @@ pub fn find(system: &System, wanted: &Wanted) -> Users {
 
 /// Also whether all of its io_urings could be seen. `None` if it may not be looked at. One that has ended has
 /// nothing.
-fn look_at(system: &System, pid: u32, wanted: &Wanted) -> Option<(Process, bool)> {
+fn look_at(system: &System, pid: u32, wanted: &Wanted, own: &Own) -> Option<(Process, bool)> {
     const RING: &str = "anon_inode:[io_uring]";
     let dir = format!("/proc/{pid}");
     let mut process = Process {
@@ -199,11 +191,25 @@ fn look_at(system: &System, pid: u32, wanted: &Wanted) -> Option<(Process, bool)
         name: system.read(format!("{dir}/comm")).unwrap_or_default(),
         ..Process::default()
     };
-    let maps = match system.read(format!("{dir}/maps")) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return None,
-        Err(_) => return Some((process, true)),
-    };
+    // The process's own directory is that of its first thread, which may have ended.
+    let mut threads = vec![dir.clone()];
+    for name in system.names(format!("{dir}/task")) {
+        if name != pid.to_string() {
+            threads.push(format!("{dir}/task/{name}"));
+        }
+    }
+    // All threads that live have the same.
+    let mut maps = String::new();
+    for thread in &threads {
+        match system.read(format!("{thread}/maps")) {
+            Ok(text) => maps = text,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
+            Err(_) => (),
+        }
+        if !maps.is_empty() {
+            break;
+        }
+    }
     process.mappings = maps
         .lines()
         .filter_map(|line| Vma::parse(line, wanted))
@@ -211,39 +217,145 @@ fn look_at(system: &System, pid: u32, wanted: &Wanted) -> Option<(Process, bool)
     let has_mapped_ring = maps.lines().any(|line| line.ends_with(RING));
     let mut rings = 0;
     let mut is_clear = true;
-    let fds = format!("{dir}/fd");
-    for name in system.names(&fds) {
-        let Ok(fd) = name.parse::<u32>() else {
-            continue;
-        };
-        let path = system.path(format!("{fds}/{name}"));
-        let target = fs::read_link(&path).unwrap_or_default();
-        if target.as_os_str() == RING {
-            rings += 1;
-            let info = system
-                .read(format!("{dir}/fdinfo/{name}"))
-                .unwrap_or_default();
-            let files = Ring::parse(&info).has(wanted, &process.mappings, &maps, |path| {
-                // As this command sees it, or as the process does.
-                let below = path.strip_prefix("/").unwrap_or(path);
-                let places = [
-                    system.path(path),
-                    system.path(format!("{dir}/root")).join(below),
-                ];
-                places.iter().find_map(|path| fs::metadata(path).ok())
-            });
-            match files {
-                Some(true) => process.io_uring.push(fd),
-                Some(false) => (),
-                None => is_clear = false,
+    // Each may have a table of files, and mounts, of its own.
+    for thread in &threads {
+        let mut view = None;
+        let fds = format!("{thread}/fd");
+        for name in system.names(&fds) {
+            let Ok(fd) = name.parse::<u32>() else {
+                continue;
+            };
+            let path = system.path(format!("{fds}/{name}"));
+            let target = fs::read_link(&path).unwrap_or_default();
+            if target.as_os_str() == RING {
+                rings += 1;
+                let info = system
+                    .read(format!("{thread}/fdinfo/{name}"))
+                    .unwrap_or_default();
+                let view = view.get_or_insert_with(|| View::of(system, thread, own));
+                match Ring::parse(&info).has(wanted, &process.mappings, &maps, view) {
+                    Some(true) => process.io_uring.push(fd),
+                    Some(false) => (),
+                    None => is_clear = false,
+                }
+            } else if fs::metadata(&path).is_ok_and(|status| wanted.is(&status)) {
+                process.open.push(fd);
             }
-        } else if fs::metadata(&path).is_ok_and(|status| wanted.is(&status)) {
-            process.open.push(fd);
         }
+    }
+    for fds in [&mut process.open, &mut process.io_uring] {
+        fds.sort_unstable();
+        fds.dedup();
     }
     // The descriptor was closed, but not what it stands for, or is a registered one.
     is_clear &= rings > 0 || !has_mapped_ring;
     Some((process, is_clear))
+}
+
+/// What this command sees.
+struct Own {
+    /// Which mounts these are.
+    namespace: Option<PathBuf>,
+    mounts: Vec<Mount>,
+    root: PathBuf,
+}
+
+impl Own {
+    fn of(system: &System) -> Self {
+        Self {
+            namespace: fs::read_link(system.path("/proc/self/ns/mnt")).ok(),
+            mounts: mounts::all(system),
+            root: system.path("/"),
+        }
+    }
+}
+
+/// What may be at the paths that are told of a thread's files: such a path begins at this command's root where the
+/// file's mount is below that, and else at the root of the namespace that the mount is in.
+#[derive(Default)]
+struct View {
+    /// Where the path leads as a rule.
+    first: PathBuf,
+    /// Where else it may lead.
+    other: Option<PathBuf>,
+    mounts: Vec<Mount>,
+}
+
+impl View {
+    fn of(system: &System, thread: &str, own: &Own) -> Self {
+        let root = system.path(format!("{thread}/root"));
+        let namespace = fs::read_link(system.path(format!("{thread}/ns/mnt"))).ok();
+        let has_same_mounts = namespace.is_some() && namespace == own.namespace;
+        let identity = |path: &Path| {
+            let status = fs::metadata(path).ok()?;
+            Some((status.dev(), status.ino()))
+        };
+        let has_same_root = identity(&root).is_some() && identity(&root) == identity(&own.root);
+        let mut mounts = own.mounts.clone();
+        let (first, other) = match (has_same_mounts, has_same_root) {
+            (true, true) => (own.root.clone(), None),
+            (true, false) => (own.root.clone(), Some(root)),
+            (false, _) => {
+                mounts.extend(mounts::in_file(system, &format!("{thread}/mountinfo")));
+                (root, Some(own.root.clone()))
+            }
+        };
+        Self {
+            first,
+            other,
+            mounts,
+        }
+    }
+
+    /// Whether what is wanted has this path; `None` if that cannot be said.
+    fn leads_to(&self, path: &str, wanted: &Wanted) -> Option<bool> {
+        let Some(below) = path.strip_prefix('/') else {
+            // Sockets and the like have no path.
+            return Some(false);
+        };
+        let is_wanted = |root: &Path| {
+            let status = fs::metadata(root.join(below)).ok()?;
+            Some((wanted.is(&status), status.dev()))
+        };
+        let first = is_wanted(&self.first);
+        if first.is_some_and(|(is_wanted, _)| is_wanted) {
+            return Some(true);
+        }
+        let other = self.other.as_deref().and_then(is_wanted);
+        if other.is_some_and(|(is_wanted, _)| is_wanted) {
+            return None;
+        }
+        // Something may be mounted over it, and have the same path.
+        let (_, device) = first?;
+        let is_hidden = device != wanted.device()
+            && self
+                .points(wanted)
+                .iter()
+                .any(|point| Path::new(path).starts_with(point));
+        (!is_hidden).then_some(false)
+    }
+
+    /// Whether what is wanted may have had this path before that was removed.
+    fn may_have_been(&self, path: &str, wanted: &Wanted) -> bool {
+        let points = self.points(wanted);
+        // What is unmounted, but not closed, has no path that tells anything.
+        points.is_empty()
+            || points
+                .iter()
+                .any(|point| Path::new(path).starts_with(point))
+    }
+
+    /// Where that is mounted which has what is wanted.
+    fn points(&self, wanted: &Wanted) -> Vec<&Path> {
+        let device = wanted.device();
+        let device = format!(
+            "{}:{}",
+            rustix::fs::major(device),
+            rustix::fs::minor(device)
+        );
+        let mounts = self.mounts.iter().filter(|mount| mount.device == device);
+        mounts.map(|mount| mount.point.as_path()).collect()
+    }
 }
 
 /// What is registered with an io_uring, by what its fdinfo says.
@@ -287,23 +399,18 @@ impl Ring {
 
     /// Whether what is wanted is among its files, or mapped where it has buffers; `None` if that cannot be said.
     /// `maps` are all mappings of the process.
-    fn has(
-        &self,
-        wanted: &Wanted,
-        mappings: &[Vma],
-        maps: &str,
-        stat: impl Fn(&Path) -> Option<Metadata>,
-    ) -> Option<bool> {
+    fn has(&self, wanted: &Wanted, mappings: &[Vma], maps: &str, view: &View) -> Option<bool> {
         let mut is_clear = self.is_known;
         for file in &self.files {
-            match file.strip_suffix(" (deleted)") {
-                Some(path) => is_clear &= !wanted.may_have_been(Path::new(path)),
-                None => match stat(Path::new(file)) {
-                    Some(status) if wanted.is(&status) => return Some(true),
-                    Some(_) => (),
-                    // Sockets and the like have no path.
-                    None => is_clear &= !file.starts_with('/'),
-                },
+            // By which of its links a file was opened, and so removed, does not matter. A name may end in this, too.
+            if let Some(path) = file.strip_suffix(" (deleted)") {
+                is_clear &= !view.may_have_been(path, wanted);
+                continue;
+            }
+            match view.leads_to(file, wanted) {
+                Some(true) => return Some(true),
+                Some(false) => (),
+                None => is_clear = false,
             }
         }
         // Of the pages of files the kernel lets nobody make buffers.
@@ -335,12 +442,12 @@ fn addresses(line: &str) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
 
     fn wanted() -> Wanted {
         Wanted::File {
             device: rustix::fs::makedev(259, 1),
             inode: 131,
-            path: PathBuf::from("/mnt/a file"),
         }
     }
 
@@ -395,33 +502,185 @@ mod tests {
         assert!(!Ring::parse("pos:\t0\nSqMask:\t0x7\n").is_known);
     }
 
+    /// A system in a directory, of processes that are laid out in it.
+    struct Laid(tempfile::TempDir);
+
+    impl Laid {
+        fn new() -> Self {
+            let laid = Self(tempfile::tempdir().unwrap());
+            laid.mount("self", "/");
+            laid.link("mnt:[1]", "proc/self/ns/mnt");
+            laid
+        }
+
+        fn path(&self, path: &str) -> PathBuf {
+            let path = self.0.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            path
+        }
+
+        fn put(&self, path: &str, text: &str) -> PathBuf {
+            let path = self.path(path);
+            fs::write(&path, text).unwrap();
+            path
+        }
+
+        fn link(&self, to: impl AsRef<Path>, path: &str) {
+            symlink(to, self.path(path)).unwrap();
+        }
+
+        /// The device that all of it is on is mounted there, and nothing else.
+        fn mount(&self, process: &str, point: &str) {
+            let device = fs::metadata(self.0.path()).unwrap().dev();
+            let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+            let line = format!("40 22 {major}:{minor} / {point} rw - xfs /dev/pmem0 rw\n");
+            self.put(&format!("proc/{process}/mountinfo"), &line);
+        }
+
+        fn thread(&self, thread: &str, maps: &str) {
+            self.put(&format!("proc/{thread}/comm"), "reader\n");
+            self.put(&format!("proc/{thread}/maps"), maps);
+        }
+
+        /// A process with a ring that has a file of this path.
+        fn ring(&self, pid: &str, root: &str, namespace: &str, file: &str) {
+            self.thread(pid, "");
+            self.link(self.0.path().join(root), &format!("proc/{pid}/root"));
+            self.link(namespace, &format!("proc/{pid}/ns/mnt"));
+            self.link("anon_inode:[io_uring]", &format!("proc/{pid}/fd/5"));
+            let info = format!("UserFiles:\t1\n    0: {file}\n");
+            self.put(&format!("proc/{pid}/fdinfo/5"), &info);
+        }
+
+        fn users(&self, wanted: &Wanted) -> Users {
+            find(&System::new(self.0.path()), wanted)
+        }
+
+        /// Whether the ring has it.
+        fn has(&self, wanted: &Wanted) -> Option<bool> {
+            let users = self.users(wanted);
+            let has = users.processes.iter().any(|found| found.io_uring == [5]);
+            match users.unclear.is_empty() {
+                true => Some(has),
+                false if has => panic!("{users:?}"),
+                false => None,
+            }
+        }
+    }
+
+    fn of(path: &Path) -> Wanted {
+        Wanted::file(&fs::metadata(path).unwrap())
+    }
+
+    #[test]
+    fn threads_are_looked_at_when_the_first_has_ended() {
+        let laid = Laid::new();
+        let file = laid.put("mnt/f", "");
+        let wanted = of(&file);
+        let status = fs::metadata(&file).unwrap();
+        let line = format!(
+            "7f0000200000-7f0000600000 rw-s 00000000 {:x}:{:x} {} /mnt/f\n",
+            rustix::fs::major(status.dev()),
+            rustix::fs::minor(status.dev()),
+            status.ino()
+        );
+        laid.thread("77", "");
+        laid.thread("77/task/77", "");
+        laid.thread("77/task/78", &line);
+        laid.link(&file, "proc/77/task/78/fd/4");
+        let users = laid.users(&wanted);
+        assert_eq!(users.processes.len(), 1, "{users:?}");
+        assert_eq!(users.processes[0].mappings.len(), 1, "{users:?}");
+        assert_eq!(users.processes[0].open, [4]);
+    }
+
+    #[test]
+    fn threads_may_have_files_of_their_own() {
+        let laid = Laid::new();
+        let (file, other) = (laid.put("mnt/f", ""), laid.put("mnt/g", ""));
+        laid.thread("77", "1000-2000 rw-p 00000000 00:00 0\n");
+        for (thread, to) in [
+            ("77", &other),
+            ("77/task/77", &other),
+            ("77/task/78", &file),
+            ("77/task/79", &file),
+        ] {
+            laid.link(to, &format!("proc/{thread}/fd/3"));
+        }
+        let users = laid.users(&of(&file));
+        assert_eq!(users.processes.len(), 1, "{users:?}");
+        assert_eq!(users.processes[0].open, [3]);
+    }
+
     #[test]
     fn files_of_a_ring_are_known_by_their_identity() {
-        let dir = tempfile::tempdir().unwrap();
-        let (one, other, link) = (
-            dir.path().join("1"),
-            dir.path().join("2"),
-            dir.path().join("l"),
-        );
-        fs::write(&one, "").unwrap();
-        fs::write(&other, "").unwrap();
-        fs::hard_link(&one, &link).unwrap();
-        let wanted = Wanted::file(&fs::metadata(&one).unwrap(), one.clone());
-        let has = |files: &[String]| {
-            let ring = Ring {
-                is_known: true,
-                files: files.to_vec(),
-                buffers: Vec::new(),
-            };
-            ring.has(&wanted, &[], "", |path| fs::metadata(path).ok())
+        for (path, expected) in [
+            ("/mnt/f", Some(true)),
+            ("/mnt/link", Some(true)),
+            ("/mnt/g", Some(false)),
+            ("socket:[5]", Some(false)),
+            ("/mnt/none", None),
+            // A link of it, perhaps.
+            ("/mnt/f (deleted)", None),
+            ("/mnt/unlinked (deleted)", None),
+            ("/memory:none (deleted)", Some(false)),
+        ] {
+            let laid = Laid::new();
+            laid.mount("self", "/mnt");
+            let file = laid.put("mnt/f", "");
+            laid.put("mnt/g", "");
+            fs::hard_link(&file, laid.path("mnt/link")).unwrap();
+            laid.ring("77", "", "mnt:[1]", path);
+            assert_eq!(laid.has(&of(&file)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn files_of_a_ring_are_looked_up_in_its_mounts() {
+        // In a container, with another file at the same path here.
+        let laid = Laid::new();
+        let (inner, outer) = (laid.put("inner/mnt/f", ""), laid.put("mnt/f", ""));
+        laid.mount("77", "/mnt");
+        laid.ring("77", "inner", "mnt:[2]", "/mnt/f");
+        assert_eq!(laid.has(&of(&inner)), Some(true));
+        // Nobody is accused for a file of the same path, nor is it denied: it may have it from here.
+        assert_eq!(laid.has(&of(&outer)), None);
+        assert_eq!(laid.has(&of(&laid.put("mnt/g", ""))), Some(false));
+    }
+
+    #[test]
+    fn files_of_a_ring_in_a_changed_root_are_looked_up_here() {
+        let laid = Laid::new();
+        let (inner, outer) = (laid.put("inner/mnt/f", ""), laid.put("mnt/f", ""));
+        laid.ring("77", "inner", "mnt:[1]", "/mnt/f");
+        assert_eq!(laid.has(&of(&outer)), Some(true));
+        assert_eq!(laid.has(&of(&inner)), None);
+    }
+
+    #[test]
+    fn what_is_mounted_over_a_file_hides_it() {
+        let laid = Laid::new();
+        laid.put("mnt/f", "");
+        laid.ring("77", "", "mnt:[1]", "/mnt/f");
+        // The file is on another device, which is mounted there, too, below what is seen.
+        let wanted = Wanted::File {
+            device: rustix::fs::makedev(259, 7),
+            inode: 131,
         };
-        let text = |path: &PathBuf| path.display().to_string();
-        assert_eq!(has(&[text(&other), text(&link)]), Some(true));
-        assert_eq!(has(&[text(&other)]), Some(false));
-        assert_eq!(has(&["socket:[5]".to_owned()]), Some(false));
-        // A file that had the path before: perhaps it is the one.
-        assert_eq!(has(&[text(&one) + " (deleted)"]), None);
-        assert_eq!(has(&[text(&other) + " (deleted)"]), Some(false));
+        let info = |point: &str| {
+            let line = format!("41 22 259:7 / {point} rw - xfs /dev/pmem0 rw\n");
+            laid.put("proc/self/mountinfo", &line);
+        };
+        info("/mnt");
+        assert_eq!(laid.has(&wanted), None);
+        assert_eq!(
+            laid.has(&Wanted::Filesystem {
+                device: wanted.device()
+            }),
+            None
+        );
+        info("/elsewhere");
+        assert_eq!(laid.has(&wanted), Some(false));
     }
 
     #[test]
@@ -442,7 +701,7 @@ mod tests {
                 files: Vec::new(),
                 buffers: vec![(first, last)],
             };
-            ring.has(&wanted, &mappings, maps, |_| None)
+            ring.has(&wanted, &mappings, maps, &View::default())
         };
         assert_eq!(has(0x2000, 0x2fff), Some(true));
         assert_eq!(has(0x0800, 0x1000), Some(true));

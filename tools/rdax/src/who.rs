@@ -6,7 +6,6 @@ use crate::{
     ask::{self, Module},
     cli,
     device::{self, Block, Dax},
-    mounts,
     output,
     processes::{self, Process, Unclear, Users, Wanted},
     size::{amount, nanoseconds, PAGE},
@@ -192,7 +191,7 @@ fn users_text(users: &Users, waited: bool) -> String {
     for Unclear { pid, name } in &users.unclear {
         text += &format!(
             "(whether an io_uring of {name} ({pid}) has it cannot be seen: it is busy, closed but mapped, or \
-             has what was deleted or unmapped since)\n"
+             has what was deleted, unmapped or mounted over since, or is elsewhere in its mounts)\n"
         );
     }
     if users.hidden != 0 {
@@ -201,11 +200,37 @@ fn users_text(users: &Users, waited: bool) -> String {
     text
 }
 
+/// Block devices and character devices are numbered apart, so that one of each may have the same number.
+#[derive(Clone, Copy)]
+enum Kind {
+    Block,
+    Character,
+}
+
+impl Kind {
+    fn of(name: &str) -> Self {
+        match name.starts_with("dax") {
+            true => Self::Character,
+            false => Self::Block,
+        }
+    }
+
+    /// Whether somebody waits for a device of this kind and number. Files are on block devices only; when a
+    /// device goes, the module does not tell of which kind it is.
+    fn has(self, number: (u32, u32), wait: &WaitRecord) -> bool {
+        let may_be = match self {
+            Self::Block => true,
+            Self::Character => wait.kind == wait::DEVICE,
+        };
+        may_be && (wait.dev_major, wait.dev_minor) == number
+    }
+}
+
 /// What is asked about.
 enum Target {
     File(File),
     /// By its number.
-    Device(u32, u32),
+    Device(Kind, (u32, u32)),
     Everything,
 }
 
@@ -215,45 +240,55 @@ impl Target {
         let Some(given) = given else {
             return Ok((Self::Everything, None));
         };
+        // `pmem0` is the device wherever this is called, as for the other commands; `./pmem0` is not.
+        if !given.contains('/') {
+            if let Some(found) = Self::device(system, given)? {
+                return Ok(found);
+            }
+        }
         let path = Path::new(given);
         if let Ok(status) = path.metadata() {
             let kind = status.file_type();
             if kind.is_file() {
                 let file = ask::open(path)?;
-                let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-                return Ok((Self::File(file), Some(Wanted::file(&status, path))));
+                return Ok((Self::File(file), Some(Wanted::file(&status))));
             }
-            let is_device = kind.is_block_device() || kind.is_char_device();
-            if kind.is_dir() || !is_device && given.contains('/') {
+            if !kind.is_block_device() && !kind.is_char_device() {
                 bail!("{given}: is neither a file nor a device");
             }
         }
+        Self::device(system, given)?
+            .with_context(|| format!("{given}: there is no such file or device"))
+    }
+
+    /// The device that somebody calls `given`, if there is one.
+    fn device(system: &System, given: &str) -> Result<Option<(Self, Option<Wanted>)>> {
         let name = device::kernel_name(system, given);
         if let Some(dax) = Dax::find(system, &name) {
             let (major, minor) = dax.number.context("the kernel does not tell its number")?;
             let wanted = Wanted::character(system, &name, rustix::fs::makedev(major, minor));
-            return Ok((Self::Device(major, minor), Some(wanted)));
+            let device = Self::Device(Kind::Character, (major, minor));
+            return Ok(Some((device, Some(wanted))));
         }
         let Some(block) = Block::find(system, &name) else {
-            bail!("{given}: there is no such file or device");
+            return Ok(None);
         };
         let (major, minor) =
             device::numbers(&block.number).context("the kernel's number of it is none")?;
-        let mounts = mounts::of(system, &block.number);
-        let wanted = Wanted::filesystem(
-            rustix::fs::makedev(major, minor),
-            mounts.into_iter().map(|mount| mount.point).collect(),
-        );
-        Ok((Self::Device(major, minor), Some(wanted)))
+        let wanted = Wanted::Filesystem {
+            device: rustix::fs::makedev(major, minor),
+        };
+        let device = Self::Device(Kind::Block, (major, minor));
+        Ok(Some((device, Some(wanted))))
     }
 
     fn waits(&self, module: &Module) -> Result<Vec<WaitRecord>> {
         match self {
             Self::File(file) => module.waits(Some(file)),
             Self::Everything => module.waits(None),
-            Self::Device(major, minor) => {
+            Self::Device(kind, number) => {
                 let mut waits = module.waits(None)?;
-                waits.retain(|wait| (wait.dev_major, wait.dev_minor) == (*major, *minor));
+                waits.retain(|wait| kind.has(*number, wait));
                 Ok(waits)
             }
         }
@@ -289,7 +324,7 @@ impl Waits {
         let found: Vec<&WaitRecord> = self
             .0
             .iter()
-            .filter(|wait| Some((wait.dev_major, wait.dev_minor)) == number)
+            .filter(|wait| number.is_some_and(|number| Kind::of(name).has(number, wait)))
             .collect();
         let longest = found.iter().max_by_key(|wait| wait.waited)?;
         let others = match found.len() {
@@ -425,5 +460,17 @@ mod tests {
         }
         assert_eq!(waits.for_device("pmem1", Some((259, 2))), None);
         assert_eq!(waits.for_device("dax1.0", None), None);
+    }
+
+    #[test]
+    fn waits_of_a_file_are_of_no_character_device() {
+        let waits = Waits(vec![record()]);
+        assert_eq!(waits.for_device("dax1.0", Some((259, 1))), None);
+        let unbind = WaitRecord {
+            kind: wait::DEVICE,
+            ..record()
+        };
+        let waits = Waits(vec![unbind]);
+        assert!(waits.for_device("dax1.0", Some((259, 1))).is_some());
     }
 }

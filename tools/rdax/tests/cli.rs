@@ -1207,6 +1207,28 @@ fn doctor_notes_what_is_in_the_way_of_the_largest() {
 }
 
 #[test]
+fn a_name_is_the_devices_wherever_it_is_asked_for() {
+    let system = System::new();
+    system.dir("mnt/pmem0");
+    system.put("mnt/pmem1", "");
+    for (name, says) in [
+        ("pmem0", "rdax is not"),
+        ("pmem1", "rdax is not"),
+        ("./pmem0", "neither a file nor a device"),
+        ("pmem7", "no such file or device"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_rdax"))
+            .args(["who", name])
+            .env("RDAX_ROOT", system.0.path())
+            .current_dir(system.path("mnt"))
+            .output()
+            .unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(err.contains(says), "{name}: {err}");
+    }
+}
+
+#[test]
 fn doctor_says_what_it_does_not_know() {
     let system = System::with_module(&[]);
     system.run(&["doctor", "/nowhere"]).failed(2, &["/nowhere"]);

@@ -291,7 +291,8 @@ pub enum LayoutCommand {
     /// Make a file, full of zeroes, of which every GiB can be mapped by one entry.
     ///
     /// It is for a mounted ext4 or XFS, and needs root. The file takes more space than SIZE for a
-    /// moment, all that is free if need be, and gives back what is not in the right place.
+    /// moment, all that is free if need be, and gives back what is not in the right place. It has its
+    /// name when it is finished: nothing is left of it if that fails or is interrupted.
     ///
     /// The exit status is 0 if every GiB can be mapped by one entry, 1 if not, 2 if the file cannot
     /// be made.

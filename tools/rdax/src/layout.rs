@@ -41,7 +41,11 @@ use anyhow::{
 use rustix::{
     fs::{
         fallocate,
-        FallocateFlags, //
+        linkat,
+        AtFlags,
+        FallocateFlags,
+        OFlags,
+        CWD, //
     },
     io::Errno, //
 };
@@ -49,7 +53,6 @@ use serde::Serialize;
 use std::{
     collections::BTreeMap,
     fs::{
-        self,
         File,
         OpenOptions, //
     },
@@ -58,8 +61,12 @@ use std::{
         IsTerminal, //
     },
     os::{
+        fd::AsRawFd,
         linux::fs::MetadataExt,
-        unix::fs::FileExt, //
+        unix::fs::{
+            FileExt,
+            OpenOptionsExt, //
+        }, //
     },
     path::Path,
     process::ExitCode, //
@@ -121,21 +128,52 @@ impl Place {
         }
         let superblock = superblock::read(system, &self.block.name);
         match (self.kind.as_str(), superblock) {
-            ("ext4", _) => "mkfs.ext4 -b 4096 -m 0 -O sparse_super2,^resize_inode -E num_backup_sb=0 \
+            ("ext4", _) => {
+                "mkfs.ext4 -b 4096 -m 0 -O sparse_super2,^resize_inode -E num_backup_sb=0 \
                             -G 4096 keeps metadata out of the way."
-                .to_owned(),
-            ("xfs", Some(Superblock::Xfs(xfs))) if xfs.group_size < 2 * GIB => format!(
-                "Its {} allocation groups of {} are too small: mkfs.xfs -d su=1g,sw=1,agcount=N, with \
-                 N so that each has 2 GiB or more, makes XFS choose such places by itself.",
-                xfs.groups,
-                amount(xfs.group_size)
-            ),
-            ("xfs", _) => "mkfs.xfs -d su=1g,sw=1,agcount=N, with N so that an allocation group has \
-                           2 GiB or more, makes XFS choose such places by itself."
-                .to_owned(),
+                    .to_owned()
+            }
+            ("xfs", superblock) => {
+                let small = match superblock {
+                    Some(Superblock::Xfs(xfs)) if xfs.group_size < 2 * GIB => format!(
+                        "Its {} allocation groups of {} are too small: ",
+                        xfs.groups,
+                        amount(xfs.group_size)
+                    ),
+                    _ => String::new(),
+                };
+                match mkfs_xfs(&self.block.name, self.block.size) {
+                    Ok(command) => format!(
+                        "{small}{command}, which erases it, makes XFS choose such places by itself."
+                    ),
+                    Err(why) => format!("{small}{why}."),
+                }
+            }
             _ => String::new(),
         }
     }
+}
+
+/// The command that makes an XFS which puts files on multiples of 1 GiB, on a device of this size; or why there is
+/// none.
+///
+/// A group has its metadata at its beginning: one of 2 GiB has room for one piece of 1 GiB. mkfs.xfs wants two groups at
+/// least, and room for the log in the second. It rounds their size up to the stripe unit, but not a number of groups that
+/// it is told (agcount) down, and may then have more than fit: so it is told the size.
+pub fn mkfs_xfs(name: &str, size: u64) -> Result<String, String> {
+    const LEAST: u64 = 2 * GIB + 256 * MIB;
+    if size < LEAST {
+        return Err(format!(
+            "{} are too small for XFS with files of 1 GiB in one piece: that takes {}",
+            amount(size),
+            amount(LEAST)
+        ));
+    }
+    // Four groups, as mkfs.xfs makes by itself; but they cannot have more than 1 TiB.
+    let group = size.div_ceil(4 * GIB).clamp(2, 512);
+    Ok(format!(
+        "mkfs.xfs -f -d su=1g,sw=1,agsize={group}g /dev/{name}"
+    ))
 }
 
 /// A piece of a file and where it is in memory, in bytes.
@@ -285,14 +323,42 @@ fn refuse_realtime(file: &File) -> Result<()> {
     Ok(())
 }
 
-/// Makes the file; it is removed again if that fails.
-fn create(system: &System, path: &Path, size: u64) -> Result<bool> {
+/// A file without a name in the directory where it is to have this one.
+fn unnamed(path: &Path) -> Result<File> {
+    if path.symlink_metadata().is_ok() {
+        bail!("{}: File exists", path.display());
+    }
+    let dir = match path.parent() {
+        Some(dir) if dir != Path::new("") => dir,
+        _ => Path::new("."),
+    };
     let file = OpenOptions::new()
         .read(true)
         .write(true)
-        .create_new(true)
-        .open(path)
+        .custom_flags(OFlags::TMPFILE.bits() as i32)
+        .open(dir);
+    file.map_err(|error| match error.raw_os_error() {
+        Some(number) if number == Errno::OPNOTSUPP.raw_os_error() => anyhow!(
+            "{}: its filesystem has no files without a name; ext4 and XFS are understood",
+            path.display()
+        ),
+        _ => anyhow::Error::new(error).context(path.display().to_string()),
+    })
+}
+
+/// Gives a file without a name this one, unless something else has it.
+fn name(file: &File, path: &Path) -> Result<()> {
+    let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+    linkat(CWD, from, CWD, path, AtFlags::SYMLINK_FOLLOW)
         .with_context(|| path.display().to_string())?;
+    file.sync_all()?;
+    Ok(())
+}
+
+/// Makes the file. It has no name before it is finished: nothing is left of it where that fails, or somebody ends
+/// this.
+fn create(system: &System, path: &Path, size: u64) -> Result<bool> {
+    let file = unnamed(path)?;
     let made = || -> Result<Place> {
         let place = Place::of(system, &file)?;
         if !["ext4", "xfs"].contains(&place.kind.as_str()) {
@@ -315,14 +381,9 @@ fn create(system: &System, path: &Path, size: u64) -> Result<bool> {
         write_zeroes(&file, size)?;
         Ok(place)
     };
-    match made() {
-        Ok(place) => report(system, path, &file, &place, false),
-        Err(error) => {
-            fs::remove_file(path)
-                .with_context(|| format!("{} cannot be removed", path.display()))?;
-            Err(error)
-        }
-    }
+    let place = made()?;
+    name(&file, path)?;
+    report(system, path, &file, &place, false)
 }
 
 #[derive(Serialize)]
@@ -473,6 +534,23 @@ pub fn run(system: &System, command: &LayoutCommand) -> Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_has_its_name_when_it_is_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let one = unnamed(&path).unwrap();
+        let other = unnamed(&path).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        one.write_all_at(b"one", 0).unwrap();
+        name(&one, &path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        // What has it keeps it.
+        let error = name(&other, &path).unwrap_err();
+        assert!(format!("{error:#}").contains("File exists"), "{error:#}");
+        assert!(unnamed(&path).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+    }
 
     #[test]
     fn an_extent_has_whole_gibs_and_rests() {

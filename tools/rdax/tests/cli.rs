@@ -7,12 +7,16 @@ use std::{
         self,
         OpenOptions, //
     },
-    io::Write,
+    io::{
+        Read,
+        Write, //
+    },
     os::{
         fd::OwnedFd,
         unix::{
             fs::{
                 symlink,
+                MetadataExt,
                 PermissionsExt, //
             },
             net::UnixStream, //
@@ -1206,6 +1210,77 @@ fn doctor_notes_what_is_in_the_way_of_the_largest() {
     }
 }
 
+/// An XFS with groups of 1 GiB.
+fn xfs_in_small_groups() -> Vec<u8> {
+    let mut bytes = xfs(4096, 512);
+    bytes[84..88].copy_from_slice(&(1u32 << 18).to_be_bytes());
+    bytes
+}
+
+#[test]
+fn mkfs_takes_what_doctor_advises() {
+    const MIB: u64 = 1 << 20;
+    for size in [2304, 3022, 4096, 5120, 8192, 9700, 11264, 12289, 31900] {
+        let system = System::with_module(&[]);
+        let dir = format!("{REGION}/region0/pfn0.0/block/pmem0");
+        system.put(&format!("{dir}/size"), &(size * MIB / 512).to_string());
+        fs::write(system.path("dev/pmem0"), xfs_in_small_groups()).unwrap();
+        let (_, found) = doctor(&system, &["pmem0"]);
+        let what = found
+            .iter()
+            .find(|(_, what)| what.contains("allocation groups of 1 GiB"));
+        let what = &what.unwrap_or_else(|| panic!("{size}: {found:#?}")).1;
+        let command = what
+            .rsplit(" | ")
+            .next()
+            .and_then(|fix| fix.strip_suffix(" /dev/pmem0 (this erases it)"));
+        let command = command.unwrap_or_else(|| panic!("{size}: {what}"));
+        let image = system.path("image");
+        fs::File::create(&image)
+            .unwrap()
+            .set_len(size * MIB)
+            .unwrap();
+        let mut words = command.split(' ');
+        assert_eq!(words.next(), Some("mkfs.xfs"));
+        let made = Command::new("/usr/sbin/mkfs.xfs")
+            .args(words)
+            .arg(&image)
+            .output()
+            .unwrap();
+        assert!(
+            made.status.success(),
+            "{size} MiB: {command}: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        // It lets a file of 1 GiB have a place of its own, which doctor sees, too.
+        let mut bytes = vec![0; 4096];
+        fs::File::open(&image)
+            .unwrap()
+            .read_exact(&mut bytes)
+            .unwrap();
+        fs::write(system.path("dev/pmem0"), bytes).unwrap();
+        let (_, found) = doctor(&system, &["pmem0"]);
+        assert!(
+            !format!("{found:?}").contains("allocation groups"),
+            "{size}: {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn doctor_says_what_is_too_small() {
+    for size in [1u64 << 30, 2 << 30, (2 << 30) + (32 << 20)] {
+        let system = System::with_module(&[]);
+        let dir = format!("{REGION}/region0/pfn0.0/block/pmem0");
+        system.put(&format!("{dir}/size"), &(size / 512).to_string());
+        fs::write(system.path("dev/pmem0"), xfs_in_small_groups()).unwrap();
+        let (_, found) = doctor(&system, &["pmem0"]);
+        let all = format!("{found:?}");
+        assert!(all.contains("too small for XFS"), "{size}: {all}");
+        assert!(!all.contains("su=1g"), "{size}: {all}");
+    }
+}
+
 #[test]
 fn a_name_is_the_devices_wherever_it_is_asked_for() {
     let system = System::new();
@@ -1225,6 +1300,40 @@ fn a_name_is_the_devices_wherever_it_is_asked_for() {
             .unwrap();
         let err = String::from_utf8_lossy(&output.stderr);
         assert!(err.contains(says), "{name}: {err}");
+    }
+}
+
+#[test]
+fn a_layout_that_is_ended_leaves_nothing() {
+    for signal in ["-INT", "-TERM", "-KILL"] {
+        let system = System::with_module(&["pmem0"]);
+        system.dir("mnt");
+        let device = fs::metadata(system.path("mnt")).unwrap().dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let number = format!("sys/dev/block/{major}:{minor}");
+        system.dir(&number);
+        let pipe = system.path(&format!("{number}/dev"));
+        let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let mut child = Command::new(env!("CARGO_BIN_EXE_rdax"))
+            .args(["layout", "create"])
+            .arg(system.path("mnt/file"))
+            .arg("1G")
+            .env("RDAX_ROOT", system.0.path())
+            .spawn()
+            .unwrap();
+        // Open when the command wants to know of the file's device, and waits for what is written.
+        let writer = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        let sent = Command::new("sh")
+            .args(["-c", "kill $0 $1", signal, &child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+        let status = child.wait().unwrap();
+        drop(writer);
+        assert_eq!(status.code(), None, "{signal}: {status}");
+        let left = fs::read_dir(system.path("mnt")).unwrap().count();
+        assert_eq!(left, 0, "{signal}");
     }
 }
 

@@ -5,6 +5,7 @@
 use super::Findings;
 use crate::{
     device::Block,
+    layout,
     mounts::Mount,
     size::{amount, GIB, PAGE, PMD},
     superblock::Superblock,
@@ -56,19 +57,18 @@ pub(super) fn filesystem(block: &Block, superblock: &Superblock, found: &mut Fin
             } else {
                 found.ok(name, format!("XFS aligns files to {}", amount(unit)));
             }
-            if xfs.group_size < 2 * GIB && block.size >= 2 * GIB {
-                found.note_fix(
-                    name,
-                    format!(
-                        "XFS has {} allocation groups of {}: there is hardly room for 1 GiB mappings",
-                        xfs.groups,
-                        amount(xfs.group_size)
-                    ),
-                    format!(
-                        "mkfs.xfs -f -d su=1g,sw=1,agcount={} /dev/{name} (this erases it)",
-                        (block.size / (2 * GIB)).max(1)
-                    ),
+            if xfs.group_size < 2 * GIB && block.size >= GIB {
+                let text = format!(
+                    "XFS has {} allocation groups of {}: there is hardly room for 1 GiB mappings",
+                    xfs.groups,
+                    amount(xfs.group_size)
                 );
+                match layout::mkfs_xfs(name, block.size) {
+                    Ok(command) => {
+                        found.note_fix(name, text, format!("{command} (this erases it)"));
+                    }
+                    Err(why) => found.note(name, format!("{text}, and {why}")),
+                }
             }
             if xfs.reflink && block.partition.is_some() {
                 found.problem(

@@ -1282,6 +1282,17 @@ fn doctor_says_what_is_too_small() {
 }
 
 #[test]
+fn json_does_not_command_the_terminal() {
+    let system = System::with_module(&["pmem0"]);
+    system.mount("259:0", "/mnt/a\u{9b}2J", "xfs", "rw,dax=always");
+    for command in ["doctor", "list"] {
+        let did = system.run(&[command, "--json"]);
+        assert!(did.out.contains("/mnt/a\\u009b2J"), "{}", did.out);
+        assert!(!did.out.contains('\u{9b}'), "{}", did.out);
+    }
+}
+
+#[test]
 fn a_name_is_the_devices_wherever_it_is_asked_for() {
     let system = System::new();
     system.dir("mnt/pmem0");

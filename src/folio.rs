@@ -432,8 +432,8 @@ pub(crate) fn dissolve_range(run: PageRun) -> Result {
 enum Look {
     /// Nobody uses the pages up to this one.
     Unused(usize),
-    /// Somebody holds a folio, or an entry points to one.
-    Used,
+    /// Somebody holds the folio of this page, or an entry points to it.
+    Used(usize),
     /// A folio larger than a region that nobody uses, or pages that are being made one or taken
     /// apart.
     Stale(DevFolio),
@@ -450,12 +450,12 @@ fn look_over(run: PageRun, mut at: usize) -> Look {
         let Some(folio) = region.folio(page) else {
             let folio = page.folio();
             if folio.refcount() != 0 || folio.owner() != 0 || folio.share() != 0 {
-                return Look::Used;
+                return Look::Used(at);
             }
             return Look::Stale(folio);
         };
         if folio.refcount() != 0 || folio.is_associated() {
-            return Look::Used;
+            return Look::Used(at);
         }
         let order = folio.order();
         if order > Region::ORDER || order == Order::PTE && folio.head() != page {
@@ -487,9 +487,9 @@ pub(crate) fn wait_until_unused(memory: &[PageRun]) {
                     vm::cond_resched();
                 }
                 Look::Stale(folio) => dissolve_gigantic(folio),
-                Look::Used => {
+                Look::Used(place) => {
                     waiting.get_or_insert_with(|| Waiting::for_device(None));
-                    if let Some(page) = run.nth(at) {
+                    if let Some(page) = run.nth(place) {
                         waiting::note(page.folio());
                     }
                     vm::msleep(INTERVAL);

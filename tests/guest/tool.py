@@ -528,13 +528,15 @@ def a_truncate_that_is_blocked_is_found(t):
     _fails("who", "/tmp", says=["neither a file nor a device"])
 
 
-def _splice(mount, pipe):
-    """Put a page of a new file into a pipe; the file is mapped and open no more."""
+def _splice(mount, pipe, **place):
+    """Put a page of a new file into a pipe; the file is mapped and open no more. Returns its address in
+    memory."""
     with _opened(f"{mount}/held") as fd:
         os.pwrite(fd, pages("s", PMD // PAGE), 0)
-        with Map(fd, PMD) as m:
+        with Map(fd, PMD, **place) as m:
             m.touch(write=True)
             equal(posix.vmsplice(pipe, m.address + PAGE, PAGE), PAGE, "bytes in the pipe")
+            return m.pfn(PAGE) * PAGE
 
 
 def _answers(*arguments):
@@ -557,7 +559,7 @@ def an_unbind_that_waits_holds_nobody_up(t):
         run(*VARIANTS["ext4"].mkfs, f"/dev/{DEVICE}")
         os.makedirs(MOUNT, exist_ok=True)
         run("mount", "-o", "dax=always", f"/dev/{DEVICE}", MOUNT)
-        _splice(MOUNT, writer)
+        held = _splice(MOUNT, writer, skew=PAGE)
         unbind = Task(write, f"{driver}/unbind", at, name="unbind")
         try:
             wait_for(lambda: any(wait["what"] == "unbind" for wait in _json("who")["waits"]), "the wait")
@@ -568,6 +570,8 @@ def an_unbind_that_waits_holds_nobody_up(t):
                 _answers(*arguments)
             _, said = _answers("who", DEVICE)
             check("unbind" in said and str(unbind.pid) in said, f"rdax who: {said}")
+            (wait,) = _json("who", DEVICE)["waits"]
+            equal((wait["physical"], wait["references"]), (held, 1), "page, references")
             check(not unbind.done(), "the unbind has not waited")
         finally:
             os.read(reader, PAGE)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What model.c uses of QEMU beyond bench/plugin.h: more of the interface for plugins, three functions
+ * What plugin.c uses of QEMU beyond bench/plugin.h: more of the interface for plugins, three functions
  * of the emulator itself, because that interface does not tell the address that a cache line
  * instruction means nor give memory to write to, and the types of GLib in between.
  */

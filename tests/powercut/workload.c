@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <linux/io_uring.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,118 +16,17 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include "chance.h"
+#include "uring.h"
 #include "workload.h"
 
 #ifndef MAP_SYNC
 #define MAP_SYNC 0x80000
 #endif
-
-struct op *ops;
-uint32_t op_count;
-uint8_t salt;
-
-static const struct {
-	const char *name;
-	const struct workload workload;
-} workloads[] = {
-	/* Stores through mappings by pages and by 2 MiB, and fsync or msync of parts, also by who opens a file anew. */
-	{ "map", { 3, 3, 4 << 20, 4 << 20, {
-		[OP_STORE] = 12, [OP_WRITE] = 1, [OP_FSYNC] = 4, [OP_FDATASYNC] = 1,
-		[OP_MSYNC] = 4, [OP_SYNCFS] = 1, [OP_REOPEN] = 2, [OP_UMOUNT] = 1 }, false, false } },
-	/* What changes a file's blocks, beside dirty mappings. */
-	{ "layout", { 3, 3, 3 << 20, 4 << 20, {
-		[OP_STORE] = 12, [OP_WRITE] = 2, [OP_FSYNC] = 4, [OP_MSYNC] = 2, [OP_TRUNCATE] = 4,
-		[OP_PUNCH] = 2, [OP_ZERO] = 2, [OP_COLLAPSE] = 2, [OP_INSERT] = 2, [OP_REOPEN] = 2 },
-		false, false } },
-	/* The same with entries of 2 MiB, and files that share them where the filesystem can. */
-	{ "large", { 3, 2, 4 << 20, 4 << 20, {
-		[OP_STORE] = 14, [OP_WRITE] = 1, [OP_FSYNC] = 4, [OP_MSYNC] = 3, [OP_TRUNCATE] = 3,
-		[OP_PUNCH] = 1, [OP_ZERO] = 2, [OP_COLLAPSE] = 2, [OP_INSERT] = 3, [OP_CLONE] = 3 },
-		false, true } },
-	/* Files that share blocks. */
-	{ "reflink", { 4, 2, 2 << 20, 2 << 20, {
-		[OP_STORE] = 10, [OP_WRITE] = 4, [OP_FSYNC] = 5, [OP_MSYNC] = 2, [OP_CLONE] = 4,
-		[OP_PUNCH] = 1, [OP_TRUNCATE] = 1, [OP_WRITE_SYNC] = 1, [OP_STORE_SYNC] = 3 },
-		false, false } },
-	/* The same, and copies are made of shared blocks without a store. */
-	{ "unshare", { 4, 2, 2 << 20, 2 << 20, {
-		[OP_STORE] = 8, [OP_WRITE] = 2, [OP_FSYNC] = 5, [OP_MSYNC] = 2, [OP_CLONE] = 4,
-		[OP_TRUNCATE] = 1, [OP_UNSHARE] = 6, [OP_STORE_SYNC] = 3 }, false, false } },
-	/* Programs that write back by themselves, beside others that do not. */
-	{ "mapsync", { 3, 2, 2 << 20, 4 << 20, {
-		[OP_STORE_SYNC] = 12, [OP_STORE] = 4, [OP_FSYNC] = 1, [OP_PUNCH] = 2,
-		[OP_TRUNCATE] = 3, [OP_WRITE] = 1, [OP_COLLAPSE] = 1, [OP_INSERT] = 1 }, false, false } },
-	/* Synchronous writes of all kinds. */
-	{ "dsync", { 3, 2, 2 << 20, 4 << 20, {
-		[OP_WRITE_SYNC] = 12, [OP_STORE] = 4, [OP_TRUNCATE] = 2, [OP_PUNCH] = 1,
-		[OP_FSYNC] = 2 }, false, false } },
-	/* A new file in the place of an old one. */
-	{ "rename", { 3, 2, 1 << 20, 2 << 20, {
-		[OP_RENAME] = 10, [OP_STORE] = 4, [OP_FSYNC] = 2, [OP_TRUNCATE] = 1 }, true, false } },
-};
-
-const struct workload *find_workload(const char *name)
-{
-	size_t i;
-
-	for (i = 0; i < sizeof(workloads) / sizeof(workloads[0]); i++)
-		if (!strcmp(workloads[i].name, name))
-			return &workloads[i].workload;
-	return NULL;
-}
-
-/* One for each thread. */
-static __thread struct powercut request;
-
-int64_t powercut_ask(uint64_t op, uint64_t a, uint64_t b, uint64_t c)
-{
-	request.op = op;
-	request.a[0] = a;
-	request.a[1] = b;
-	request.a[2] = c;
-	return powercut(&request);
-}
-
-/* What the last request was answered besides. */
-const struct powercut *powercut_answer(void)
-{
-	return &request;
-}
-
-/* The salt of what follows. */
-void powercut_salt(unsigned int to)
-{
-	salt = to;
-}
-
-/* What was done, for whoever keeps it, in bytes; and the same once more from there. */
-size_t workload_ops(const void **at)
-{
-	*at = ops;
-	/* The last one may not have been over when the cut came. */
-	return op_count * sizeof(*ops);
-}
-
-static bool make_room(void)
-{
-	if (!ops)
-		ops = calloc(MOST_OPS, sizeof(*ops));
-	return ops;
-}
-
-void workload_ops_are(const void *from, size_t bytes)
-{
-	if (!make_room() || bytes > MOST_OPS * sizeof(*ops))
-		abort();
-	memcpy(ops, from, bytes);
-	op_count = bytes / sizeof(*ops);
-}
 
 struct mapped {
 	int fd, synchronous_fd, all_synchronous_fd;
@@ -169,66 +67,6 @@ static uint8_t *map_file(int fd, uint64_t length, uint64_t skew, int flags)
 	at = (uint8_t *)(((uintptr_t)at + PMD - 1) & -PMD) + skew;
 	at = mmap(at, length, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0);
 	return at == MAP_FAILED ? NULL : at;
-}
-
-/* An io_uring of one request at a time; -1 if there can be none. */
-static struct {
-	int fd;
-	const uint32_t *sq_mask, *cq_mask;
-	uint32_t *sq_tail, *sq_array, *cq_head;
-	const uint32_t *cq_tail;
-	struct io_uring_sqe *requests;
-	const struct io_uring_cqe *answers;
-} uring = { .fd = -1 };
-
-static int set_up_uring(void)
-{
-	struct io_uring_params params = { 0 };
-	uint8_t *rings;
-	size_t length, answers;
-	int fd;
-
-	if (uring.fd >= 0)
-		return 0;
-	fd = syscall(__NR_io_uring_setup, 1, &params);
-	if (fd < 0)
-		return -1;
-	length = params.sq_off.array + params.sq_entries * sizeof(uint32_t);
-	answers = params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe);
-	if (length < answers)
-		length = answers;
-	rings = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
-	uring.requests = mmap(NULL, params.sq_entries * sizeof(*uring.requests), PROT_READ | PROT_WRITE,
-			      MAP_SHARED, fd, IORING_OFF_SQES);
-	if (!(params.features & IORING_FEAT_SINGLE_MMAP) || rings == MAP_FAILED || uring.requests == MAP_FAILED)
-		return -1;
-	uring.sq_mask = (uint32_t *)(rings + params.sq_off.ring_mask);
-	uring.sq_tail = (uint32_t *)(rings + params.sq_off.tail);
-	uring.sq_array = (uint32_t *)(rings + params.sq_off.array);
-	uring.cq_mask = (uint32_t *)(rings + params.cq_off.ring_mask);
-	uring.cq_head = (uint32_t *)(rings + params.cq_off.head);
-	uring.cq_tail = (uint32_t *)(rings + params.cq_off.tail);
-	uring.answers = (struct io_uring_cqe *)(rings + params.cq_off.cqes);
-	uring.fd = fd;
-	return 0;
-}
-
-/* What a request is answered: an error is negative. */
-static int64_t ask_uring(const struct io_uring_sqe *wanted)
-{
-	uint32_t tail = *uring.sq_tail, head = *uring.cq_head;
-	int64_t answer;
-
-	uring.requests[tail & *uring.sq_mask] = *wanted;
-	uring.sq_array[tail & *uring.sq_mask] = tail & *uring.sq_mask;
-	__atomic_store_n(uring.sq_tail, tail + 1, __ATOMIC_RELEASE);
-	if (syscall(__NR_io_uring_enter, uring.fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) != 1)
-		return -errno;
-	if (__atomic_load_n(uring.cq_tail, __ATOMIC_ACQUIRE) == head)
-		return -EIO;
-	answer = uring.answers[head & *uring.cq_mask].res;
-	__atomic_store_n(uring.cq_head, head + 1, __ATOMIC_RELEASE);
-	return answer;
 }
 
 static void name_of(unsigned int file, char *to)
@@ -505,23 +343,6 @@ static void store_synchronously(uint8_t *at, const struct op *op, uint32_t numbe
 	for (line = op->offset & -64ULL; line < op->offset + op->length; line += 64)
 		__asm__ volatile("clwb (%0)" : : "r"(at + line) : "memory");
 	__asm__ volatile("sfence" : : : "memory");
-}
-
-static int64_t write_by_uring(int fd, const void *from, const struct op *op)
-{
-	const struct io_uring_sqe wanted = {
-		.opcode = IORING_OP_WRITE, .fd = fd, .addr = (uintptr_t)from, .len = op->length, .off = op->offset,
-		.rw_flags = RWF_DSYNC,
-	};
-
-	return ask_uring(&wanted);
-}
-
-static int sync_by_uring(int fd)
-{
-	const struct io_uring_sqe wanted = { .opcode = IORING_OP_FSYNC, .fd = fd };
-
-	return ask_uring(&wanted) ? -1 : 0;
 }
 
 static int write_words(const struct mapped *file, const struct op *op, uint32_t number)

@@ -96,6 +96,7 @@ struct workload {
 
 extern struct op *ops;
 extern uint32_t op_count;
+bool make_room(void);
 
 const struct workload *find_workload(const char *name);
 

@@ -185,7 +185,7 @@ static bool is_again(const struct recent *last, const struct wait *wait)
 	       last->kind == wait->record.kind && wait->since - last->end < RECENT_NS;
 }
 
-bool rdax_wait_begin(unsigned int kind, struct inode *inode, dev_t dev)
+bool rdax_wait_begin(unsigned int kind, struct inode *inode, dev_t dev, unsigned int dev_type)
 {
 	const struct recent *last = &recent[hash_ptr(current, RECENT_BITS)];
 	struct wait *wait;
@@ -205,10 +205,13 @@ bool rdax_wait_begin(unsigned int kind, struct inode *inode, dev_t dev)
 	if (inode) {
 		wait->mapping = inode->i_mapping;
 		wait->record.inode = inode->i_ino;
+		/* Of a filesystem on a block device, as all are that have pmem for themselves. */
 		dev = inode->i_sb->s_dev;
+		dev_type = RDAX_DEV_BLOCK;
 	}
 	wait->record.dev_major = MAJOR(dev);
 	wait->record.dev_minor = MINOR(dev);
+	wait->record.dev_type = dev_type;
 	xa_lock(&waits);
 	if (is_again(last, wait)) {
 		wait->since = last->since;

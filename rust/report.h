@@ -58,10 +58,10 @@ int rdax_count_zeroes(struct address_space *mapping, unsigned long first, unsign
  * Tasks that wait for somebody's reference to a page. One who waits says so with begin() and end(), and, each
  * time that it looks, with note(): of which folio, its owner (the address of an address space, or 0) and its
  * place there, or, for a device's own pages, with note_at(): of which byte of the device. Waits that others see
- * begin in inode's file or, without one, with the device's number. A wait in another one, and one that there is no
+ * begin in inode's file or, without one, with the device's number, which is one of RDAX_DEV_…. A wait in another one, and one that there is no
  * memory for, is not known: false, and no end().
  */
-bool rdax_wait_begin(unsigned int kind, struct inode *inode, dev_t dev);
+bool rdax_wait_begin(unsigned int kind, struct inode *inode, dev_t dev, unsigned int dev_type);
 void rdax_wait_note(unsigned long owner, unsigned long index, unsigned long pfn, unsigned int order,
 		    int references, int maps);
 void rdax_wait_note_at(u64 offset, unsigned long pfn, unsigned int order, int references, int maps);

@@ -235,7 +235,7 @@ structure!(MapRecord = rdax_map_record: offset length physical kind flags order 
     references vmas reserved);
 structure!(Waits = rdax_waits: fd flags records record_size count total reserved);
 structure!(WaitRecord = rdax_wait_record: waited inode offset physical kind dev_major dev_minor pid tid order
-    references maps comm);
+    references maps comm dev_type reserved);
 
 /// A number by itself.
 #[repr(transparent)]
@@ -280,6 +280,9 @@ same! {
     uapi::wait::FAULT = RDAX_WAIT_FAULT;
     uapi::wait::EVICTION = RDAX_WAIT_EVICTION;
     uapi::wait::DEVICE = RDAX_WAIT_DEVICE;
+    uapi::dev::UNKNOWN = RDAX_DEV_UNKNOWN;
+    uapi::dev::BLOCK = RDAX_DEV_BLOCK;
+    uapi::dev::CHARACTER = RDAX_DEV_CHARACTER;
     bindings::RDAX_MAP_SIZE_VER0 = RDAX_MAP_SIZE_VER0;
 }
 

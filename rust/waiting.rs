@@ -7,7 +7,7 @@ use super::{
     bindings,
     fs::Inode,
     page::DevFolio,
-    uapi::{self, wait},
+    uapi::{self, dev, wait},
     vm, //
 };
 use core::ptr;
@@ -52,21 +52,29 @@ impl Waiting {
     /// For pages of a file.
     pub(crate) fn for_file(who: Waiter, inode: &Inode) -> Self {
         // SAFETY: The inode is alive.
-        let known = unsafe { bindings::rdax_wait_begin(who.number(), inode.as_ptr(), 0) };
+        let known =
+            unsafe { bindings::rdax_wait_begin(who.number(), inode.as_ptr(), 0, dev::UNKNOWN) };
         // INVARIANT: As it says.
         Self(known, NotThreadSafe)
     }
 
     /// For those of a device, which may not be known.
     pub(crate) fn for_device(bdev: Option<&BlockDevice>) -> Self {
-        Self::for_number(bdev.map_or(0, BlockDevice::number))
+        match bdev {
+            Some(bdev) => Self::for_number(bdev.number(), dev::BLOCK),
+            None => Self::for_number(0, dev::UNKNOWN),
+        }
     }
 
-    /// For those of the device of this number (`dev_t`).
-    pub(crate) fn for_number(number: u32) -> Self {
+    /// For those of the character device of this number (`dev_t`).
+    pub(crate) fn for_character(number: u32) -> Self {
+        Self::for_number(number, dev::CHARACTER)
+    }
+
+    fn for_number(number: u32, kind: u32) -> Self {
         let who = Waiter::Device.number();
         // SAFETY: There is no inode.
-        let known = unsafe { bindings::rdax_wait_begin(who, ptr::null_mut(), number) };
+        let known = unsafe { bindings::rdax_wait_begin(who, ptr::null_mut(), number, kind) };
         // INVARIANT: As it says.
         Self(known, NotThreadSafe)
     }
@@ -142,6 +150,8 @@ pub(crate) fn visit(
                 references: record.references,
                 maps: record.maps,
                 comm: record.comm,
+                dev_type: record.dev_type,
+                reserved: 0,
             })),
             _ => f(None),
         };

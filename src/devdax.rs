@@ -211,7 +211,7 @@ impl DevDax {
             }
             // Ends when its users let go, which is for them to say: no reference is added.
             while folio.refcount() > 1 {
-                waiting.get_or_insert_with(|| Waiting::for_number(device));
+                waiting.get_or_insert_with(|| Waiting::for_character(device));
                 waiting::note_at(folio, self.byte_of(folio.head().pfn()));
                 let since = if said { NEXT_MESSAGE } else { FIRST_MESSAGE };
                 if waited >= since {

@@ -84,6 +84,11 @@ struct rdax_map {
 
 #define RDAX_WAIT_NOWHERE	(~0ULL)
 
+/* Whose numbers dev_major and dev_minor are: block and character devices have the same. */
+#define RDAX_DEV_UNKNOWN	0	/* Or the module is too old to tell. */
+#define RDAX_DEV_BLOCK		1
+#define RDAX_DEV_CHARACTER	2
+
 struct rdax_wait_record {
 	__u64 waited;		/* Nanoseconds. */
 	__u64 inode;		/* 0: none. */
@@ -98,10 +103,13 @@ struct rdax_wait_record {
 	__u32 references;	/* To the folio, when it was last looked at. */
 	__u32 maps;		/* Entries of page tables that map it, likewise. */
 	__u8 comm[16];		/* The name of the task, with a zero at its end. */
+	__u32 dev_type;		/* RDAX_DEV_…; VER0 ends before it. */
+	__u32 reserved;
 };
 
 #define RDAX_WAITS_SIZE_VER0		32
 #define RDAX_WAIT_RECORD_SIZE_VER0	80
+#define RDAX_WAIT_RECORD_SIZE_VER1	88
 
 struct rdax_waits {
 	__s32 fd;		/* In: those of this file only; -1: of all. */

@@ -52,6 +52,13 @@ pub(crate) mod wait {
     pub(crate) const DEVICE: u32 = 5;
 }
 
+/// Whose numbers those of a device are: block and character devices have the same.
+pub(crate) mod dev {
+    pub(crate) const UNKNOWN: u32 = 0;
+    pub(crate) const BLOCK: u32 = 1;
+    pub(crate) const CHARACTER: u32 = 2;
+}
+
 /// No record follows up to the end of the range.
 pub(crate) const MAP_END: u32 = 1 << 0;
 
@@ -108,6 +115,8 @@ pub(crate) struct WaitRecord {
     pub(crate) references: u32,
     pub(crate) maps: u32,
     pub(crate) comm: [u8; 16],
+    pub(crate) dev_type: u32,
+    pub(crate) reserved: u32,
 }
 
 /// `struct rdax_waits`

@@ -265,9 +265,9 @@ def calls_that_are_wrong_are_refused(t):
         error, asked, _ = asker.ask(fd, start=ioctl.NOWHERE, length=ioctl.NOWHERE)
         equal((error, asked.flags), (0, ioctl.END), "a range that is too large")
         waits = (WaitRecord * 16)()
-        wide = ctypes.sizeof(WaitRecord)
+        least = ioctl.WAIT_RECORD_SIZE_VER0
         _refusals(asker, lambda: WaitsCall(fd=fd, records=ctypes.addressof(waits), count=4,
-                                           record_size=wide), 2, wide)
+                                           record_size=least), 2, least)
         # Records where nothing can be written.
         asked = MapCall(fd=fd, length=PMD, records=8, count=4, record_size=ctypes.sizeof(MapRecord))
         equal(ioctl.call(asker.fd, ioctl.MAP, asked), errno.EFAULT, "errno of a bad address of records")

@@ -550,10 +550,17 @@ def _points_to_who(*arguments, to=f"rdax who {DEVICE}"):
     check(to in said, f"rdax {' '.join(arguments)} does not point to '{to}': {said}")
 
 
-@case(fs=(), timeout=240)
-def an_unbind_that_waits_holds_nobody_up(t):
+def _is_told_to_be_unbound(*arguments):
+    """With what that waits for, and no advice that cannot be taken now."""
+    _, said = _answers(*arguments)
+    for part in (f"{DEVICE}: is being unbound", f"rdax who {DEVICE}"):
+        check(part in said, f"rdax {' '.join(arguments)} does not say '{part}': {said}")
+    for part in (f"umount {MOUNT}", f"rdax adopt {DEVICE}", "not persistent memory"):
+        check(part not in said, f"rdax {' '.join(arguments)} says '{part}': {said}")
+
+
+def _unbind_waits(driver, at):
     """The commands answer while it holds the device's lock, and point to who tells more."""
-    driver, at = device.driver_of(DEVICE)
     reader, writer = os.pipe()
     with _device(True):
         run(*VARIANTS["ext4"].mkfs, f"/dev/{DEVICE}")
@@ -564,14 +571,16 @@ def an_unbind_that_waits_holds_nobody_up(t):
         try:
             wait_for(lambda: any(wait["what"] == "unbind" for wait in _json("who")["waits"]), "the wait")
             for arguments in (("list",), ("doctor",), ("doctor", DEVICE), ("doctor", MOUNT)):
-                _points_to_who(*arguments)
+                _is_told_to_be_unbound(*arguments)
             for arguments in (("list", "--json"), ("stat",), ("release", DEVICE), ("adopt", DEVICE),
                               ("map", f"{MOUNT}/held"), ("who", f"{MOUNT}/held"), ("boot", DEVICE)):
                 _answers(*arguments)
             _, said = _answers("who", DEVICE)
             check("unbind" in said and str(unbind.pid) in said, f"rdax who: {said}")
             (wait,) = _json("who", DEVICE)["waits"]
-            equal((wait["physical"], wait["references"]), (held, 1), "page, references")
+            equal((wait["physical"], wait["references"], wait["device_type"]), (held, 1, "block"),
+                  "page, references, type of the device")
+            equal(_json("who", DEVICE)["unbinding"], [DEVICE], "devices that are being unbound")
             check(not unbind.done(), "the unbind has not waited")
         finally:
             os.read(reader, PAGE)
@@ -580,6 +589,18 @@ def an_unbind_that_waits_holds_nobody_up(t):
             # What is left of it.
             write(f"{CONFIG}/{DEVICE}/adopt", "0")
             device.bind(DEVICE, driver, at)
+
+
+@case(fs=(), timeout=240)
+def an_unbind_that_waits_holds_nobody_up(t):
+    _unbind_waits(*device.driver_of(DEVICE))
+
+
+@case(fs=(), timeout=240)
+def an_unbind_of_a_region_is_called_so(t):
+    """Which takes away first what sysfs tells of its devices."""
+    path = os.path.dirname(os.path.realpath(f"/sys/block/{DEVICE}/device"))
+    _unbind_waits(os.path.realpath(f"{path}/driver"), os.path.basename(path))
 
 
 @case(fs=(), timeout=240)

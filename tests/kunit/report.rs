@@ -15,7 +15,7 @@ mod tests {
                 flush_signals, hold, with_failing_allocation, with_thread, without_memory, Checked,
                 File, Share, View,
             },
-            uapi::{flag, kind, wait, why, MapRecord, WaitRecord},
+            uapi::{dev, flag, kind, wait, why, MapRecord, WaitRecord},
             waiting::{self, Waiter, Waiting},
         },
         tests::helpers::{entries::*, *},
@@ -316,6 +316,7 @@ mod tests {
             let record = waits(&file)?;
             check_eq!(record.len(), 1);
             check_eq!(record[0].kind, wait::LAYOUT);
+            check_eq!(record[0].dev_type, dev::BLOCK);
             check_eq!(record[0].offset, u64::MAX);
             waiting::note(world.page(place).folio());
             let record = waits(&file)?;
@@ -329,6 +330,36 @@ mod tests {
         }
         check_eq!(waits(&file)?.len(), 0);
         clear(&file);
+        Ok(())
+    }
+
+    /// The waits for devices that go.
+    fn device_waits() -> Checked<KVec<WaitRecord>> {
+        let mut found = KVec::new();
+        waiting::visit(None, true, |record| match record {
+            Some(record) if record.kind == wait::DEVICE => found.push(*record, GFP_KERNEL).is_ok(),
+            _ => true,
+        });
+        Ok(found)
+    }
+
+    #[test]
+    fn devices_with_the_same_number_are_told_apart() -> Checked {
+        const NUMBER: u32 = 251 << 20 | 3;
+        let number = |record: &WaitRecord| (record.dev_major, record.dev_minor, record.dev_type);
+        {
+            let _waiting = Waiting::for_character(NUMBER);
+            let found = device_waits()?;
+            check_eq!(found.len(), 1);
+            check_eq!(number(&found[0]), (251, 3, dev::CHARACTER));
+        }
+        {
+            let _waiting = Waiting::for_device(None);
+            let found = device_waits()?;
+            check_eq!(found.len(), 1);
+            check_eq!(number(&found[0]), (0, 0, dev::UNKNOWN));
+        }
+        check_eq!(device_waits()?.len(), 0);
         Ok(())
     }
 

@@ -113,7 +113,8 @@ def unbinding_waits_for_pins(t):
         number = os.stat(fd).st_rdev
         equal((wait.kind, wait.pid, wait.inode, wait.order, wait.references, wait.maps),
               (ioctl.WAIT_DEVICE, unbinding.pid, 0, 9, 1, 0), "the wait, as it is told")
-        equal((wait.dev_major, wait.dev_minor), (os.major(number), os.minor(number)), "device")
+        equal((wait.dev_major, wait.dev_minor, wait.dev_type),
+              (os.major(number), os.minor(number), ioctl.DEV_CHARACTER), "device")
         check(wait.offset < 3 * PMD and wait.offset % PMD == 0, f"byte of the device: {wait}")
     if shutil.which("rdax"):
         out = run("rdax", "who", NAME)

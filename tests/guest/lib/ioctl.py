@@ -13,6 +13,8 @@ DIRTY, SHARED, LOCKED = (1 << at for at in range(3))
 (WHY_EXTENT, WHY_DEVICE, WHY_ADDRESS, WHY_END_OF_MAPPING, WHY_END_OF_FILE, WHY_PRIVATE, WHY_MAX_ORDER,
  WHY_SMALLER, WHY_UNMAPPED) = (1 << at for at in range(9))
 WAIT_LAYOUT, WAIT_WRITE, WAIT_FAULT, WAIT_EVICTION, WAIT_DEVICE = range(1, 6)
+WAIT_RECORD_SIZE_VER0 = 80
+DEV_UNKNOWN, DEV_BLOCK, DEV_CHARACTER = range(3)
 NOWHERE = (1 << 64) - 1
 END = 1
 
@@ -39,7 +41,8 @@ class MapCall(_Structure):
 class WaitRecord(_Structure):
     _fields_ = [("waited", _u64), ("inode", _u64), ("offset", _u64), ("physical", _u64), ("kind", _u32),
                 ("dev_major", _u32), ("dev_minor", _u32), ("pid", _s32), ("tid", _s32), ("order", _u32),
-                ("references", _u32), ("maps", _u32), ("comm", ctypes.c_char * 16)]
+                ("references", _u32), ("maps", _u32), ("comm", ctypes.c_char * 16), ("dev_type", _u32),
+                ("reserved", _u32)]
 
 
 class WaitsCall(_Structure):

@@ -119,6 +119,11 @@ impl Block {
         } else if let Some(parent) = system.resolve(disk.join("device")) {
             block.ask_namespace(system, &parent, offset);
         }
+        if block.namespace.is_none() && is_pmem(&name_of(&disk)) {
+            // A region that is unbound takes the attributes of what is in it away before anything is waited for,
+            // and the kernel's driver of pmem alone calls disks so.
+            block.goes = !system.exists(disk.join("device/driver"));
+        }
         Some(block)
     }
 
@@ -193,6 +198,12 @@ impl Block {
     }
 }
 
+/// Whether the kernel's driver of pmem calls a disk so.
+fn is_pmem(disk: &str) -> bool {
+    let number = disk.strip_prefix("pmem").unwrap_or_default();
+    number.starts_with(|sign: char| sign.is_ascii_digit())
+}
+
 /// The directory in configfs of a block device's name.
 pub fn config(name: &str) -> PathBuf {
     Path::new(CONFIG).join(name)
@@ -212,7 +223,7 @@ pub fn blocks(system: &System) -> (Vec<Block>, Vec<String>) {
     let mut found = Vec::new();
     for name in system.names("/sys/class/block") {
         if let Some(block) = Block::find(system, &name) {
-            if block.namespace.is_some() || system.is_dir(block.config()) {
+            if block.namespace.is_some() || block.goes || system.is_dir(block.config()) {
                 found.push(block);
             }
         }
@@ -241,7 +252,7 @@ pub struct Dax {
     pub number: Option<(u32, u32)>,
 }
 
-/// Of a block device.
+/// Of a device whose driver lets go of it.
 pub const GOES: &str = "is being unbound";
 
 /// Of a device on the dax bus.
@@ -358,5 +369,12 @@ mod tests {
     fn numbers_of_devices() {
         assert_eq!(numbers("259:1"), Some((259, 1)));
         assert_eq!(numbers("pmem0"), None);
+    }
+
+    #[test]
+    fn names_of_pmem_disks() {
+        let are = ["pmem0", "pmem12s", "pmem0.1"];
+        assert!(are.into_iter().all(is_pmem));
+        assert!(!["pmem", "sda", "pmemory", "dm-0"].into_iter().any(is_pmem));
     }
 }

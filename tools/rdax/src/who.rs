@@ -11,13 +11,13 @@ use crate::{
     size::{amount, nanoseconds, PAGE},
     system::System,
     table,
-    uapi::{wait, WaitRecord}, //
+    uapi::{dev, wait, WaitRecord}, //
 };
 use anyhow::{bail, Context, Result};
 use serde::Serialize;
 use std::{
     fs::File,
-    os::unix::fs::FileTypeExt,
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::Path,
     process::ExitCode,
     thread,
@@ -39,6 +39,9 @@ fn waiter(kind: u32) -> &'static str {
     }
 }
 
+/// What a device on the dax bus is for its users.
+const CHARACTER: &str = "character";
+
 fn comm(record: &WaitRecord) -> String {
     let name: Vec<u8> = record
         .comm
@@ -58,6 +61,9 @@ struct Wait {
     waited_ns: u64,
     /// `major:minor`
     device: String,
+    /// Of what kind of device that is the number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_type: Option<&'static str>,
     inode: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
@@ -77,6 +83,11 @@ impl From<&WaitRecord> for Wait {
             what: waiter(record.kind),
             waited_ns: record.waited,
             device: format!("{}:{}", record.dev_major, record.dev_minor),
+            device_type: match record.dev_type {
+                dev::BLOCK => Some("block"),
+                dev::CHARACTER => Some(CHARACTER),
+                _ => None,
+            },
             inode: record.inode,
             offset: Some(record.offset).filter(|&offset| offset != NOWHERE),
             physical: Some(record.physical).filter(|&address| address != 0),
@@ -92,6 +103,8 @@ struct Report<'a> {
     waits: Vec<Wait>,
     /// Those of other users are told to root only.
     all_waits: bool,
+    /// Devices that are asked about and whose drivers let go of them.
+    unbinding: Vec<&'a str>,
     processes: &'a [Process],
     /// Those of which it cannot be seen whether an io_uring has it.
     unclear_processes: &'a [Unclear],
@@ -113,7 +126,10 @@ fn waits_text(waits: &[WaitRecord], all: bool) -> String {
             wait.name,
             wait.what.to_owned(),
             nanoseconds(wait.waited_ns),
-            wait.device,
+            match wait.device_type {
+                Some(CHARACTER) => format!("char {}", wait.device),
+                _ => wait.device,
+            },
             if wait.inode == 0 {
                 "-".to_owned()
             } else {
@@ -215,12 +231,15 @@ impl Kind {
         }
     }
 
-    /// Whether somebody waits for a device of this kind and number. Files are on block devices only; when a
-    /// device goes, the module does not tell of which kind it is.
+    /// Whether somebody waits for a device of this kind and number.
     fn has(self, number: (u32, u32), wait: &WaitRecord) -> bool {
         let may_be = match self {
-            Self::Block => true,
-            Self::Character => wait.kind == wait::DEVICE,
+            // The module is older than that. Files are on block devices only; what goes may be either.
+            _ if wait.dev_type == dev::UNKNOWN => {
+                matches!(self, Self::Block) || wait.kind == wait::DEVICE
+            }
+            Self::Block => wait.dev_type == dev::BLOCK,
+            Self::Character => wait.dev_type == dev::CHARACTER,
         };
         may_be && (wait.dev_major, wait.dev_minor) == number
     }
@@ -282,6 +301,24 @@ impl Target {
         Ok(Some((device, Some(wanted))))
     }
 
+    /// The block devices that it is about and whose driver lets go of them.
+    fn going(&self, system: &System) -> Result<Vec<Block>> {
+        let of_number =
+            |number: (u32, u32)| Block::by_number(system, &format!("{}:{}", number.0, number.1));
+        let mut found: Vec<Block> = match self {
+            Self::Everything => device::blocks(system).0,
+            Self::Device(Kind::Block, number) => of_number(*number).into_iter().collect(),
+            Self::Device(Kind::Character, _) => Vec::new(),
+            Self::File(file) => {
+                let number = file.metadata()?.dev();
+                let number = (rustix::fs::major(number), rustix::fs::minor(number));
+                of_number(number).into_iter().collect()
+            }
+        };
+        found.retain(|block| block.goes);
+        Ok(found)
+    }
+
     fn waits(&self, module: &Module) -> Result<Vec<WaitRecord>> {
         match self {
             Self::File(file) => module.waits(Some(file)),
@@ -310,19 +347,47 @@ fn waits(target: &Target, module: &Module) -> Result<Vec<WaitRecord>> {
 
 /// What is told of all waits, to be asked of for devices one by one.
 #[derive(Default)]
-pub struct Waits(Vec<WaitRecord>);
+pub struct Waits {
+    records: Vec<WaitRecord>,
+    /// Whether these are all: the module was asked, and those of others are told.
+    all: bool,
+}
 
 impl Waits {
     /// None where the module does not tell of any. What tries again and again is not waited for.
     pub fn now(system: &System) -> Self {
         let found = Module::open(system).and_then(|module| module.waits(None));
-        Self(found.unwrap_or_default())
+        Self {
+            all: found.is_ok() && system.has_admin(),
+            records: found.unwrap_or_default(),
+        }
+    }
+
+    /// What keeps the unbind of a block device from being over, if that is what happens to it.
+    pub fn unbind(&self, block: &Block) -> Option<String> {
+        if !block.goes {
+            return None;
+        }
+        let number = device::numbers(&block.number);
+        Some(match self.for_device(&block.name, number) {
+            Some(text) => format!("{}: {text}", device::GOES),
+            None if self.all => format!(
+                "{}, and nobody waits for a page of it: its filesystem is busy with that, which may take an XFS \
+                 with rmapbt very long, or it is over soon",
+                device::GOES
+            ),
+            None => format!(
+                "{}; rdax who {}, as root, says what that waits for",
+                device::GOES,
+                block.name
+            ),
+        })
     }
 
     /// That somebody waits for whoever has pages of this device, in a sentence with what to do.
     pub fn for_device(&self, name: &str, number: Option<(u32, u32)>) -> Option<String> {
         let found: Vec<&WaitRecord> = self
-            .0
+            .records
             .iter()
             .filter(|wait| number.is_some_and(|number| Kind::of(name).has(number, wait)))
             .collect();
@@ -347,6 +412,7 @@ pub fn run(system: &System, arguments: &cli::Who) -> Result<ExitCode> {
     let module = Module::open(system)?;
     let found = waits(&target, &module)?;
     let all = system.has_admin();
+    let going = target.going(system)?;
     let users = wanted
         .as_ref()
         .map(|wanted| processes::find(system, wanted));
@@ -356,12 +422,22 @@ pub fn run(system: &System, arguments: &cli::Who) -> Result<ExitCode> {
         output::json(&Report {
             waits: found.iter().map(Wait::from).collect(),
             all_waits: all,
+            unbinding: going.iter().map(|block| block.name.as_str()).collect(),
             processes: &users.processes,
             unclear_processes: &users.unclear,
             hidden_processes: users.hidden,
         })?;
     } else {
         let mut text = waits_text(&found, all);
+        let unbinds = found.iter().any(|wait| wait.kind == wait::DEVICE);
+        let waits = Waits {
+            records: found.clone(),
+            all,
+        };
+        for block in going.iter().filter(|_| !unbinds) {
+            let what = waits.unbind(block).unwrap_or_default();
+            text += &format!("{}: {what}\n", block.name);
+        }
         if let Some(users) = &users {
             text += "\n";
             text += &users_text(users, !found.is_empty());
@@ -453,7 +529,10 @@ mod tests {
             waited: 5,
             ..record()
         };
-        let waits = Waits(vec![shorter, record()]);
+        let waits = Waits {
+            records: vec![shorter, record()],
+            all: true,
+        };
         let text = waits.for_device("pmem0", Some((259, 1))).unwrap();
         for part in ["truncate (42) and 1 others", "12.5 s", "rdax who pmem0"] {
             assert!(text.contains(part), "no '{part}' in: {text}");
@@ -462,15 +541,33 @@ mod tests {
         assert_eq!(waits.for_device("dax1.0", None), None);
     }
 
-    #[test]
-    fn waits_of_a_file_are_of_no_character_device() {
-        let waits = Waits(vec![record()]);
-        assert_eq!(waits.for_device("dax1.0", Some((259, 1))), None);
-        let unbind = WaitRecord {
-            kind: wait::DEVICE,
+    /// Which of two devices with the same number a wait is told of: the block device, the character device.
+    fn told_of(kind: u32, dev_type: u32) -> [bool; 2] {
+        let record = WaitRecord {
+            kind,
+            dev_type,
             ..record()
         };
-        let waits = Waits(vec![unbind]);
-        assert!(waits.for_device("dax1.0", Some((259, 1))).is_some());
+        let waits = Waits {
+            records: vec![record],
+            all: true,
+        };
+        ["pmem1", "dax1.0"].map(|name| waits.for_device(name, Some((259, 1))).is_some())
+    }
+
+    #[test]
+    fn block_and_character_devices_are_told_apart() {
+        assert_eq!(told_of(wait::LAYOUT, dev::BLOCK), [true, false]);
+        assert_eq!(told_of(wait::DEVICE, dev::BLOCK), [true, false]);
+        assert_eq!(told_of(wait::DEVICE, dev::CHARACTER), [false, true]);
+        // By a module that does not tell.
+        assert_eq!(told_of(wait::LAYOUT, dev::UNKNOWN), [true, false]);
+        assert_eq!(told_of(wait::DEVICE, dev::UNKNOWN), [true, true]);
+        let record = WaitRecord {
+            dev_type: dev::CHARACTER,
+            ..record()
+        };
+        let text = waits_text(&[record], true);
+        assert!(text.contains("char 259:1"), "{text}");
     }
 }

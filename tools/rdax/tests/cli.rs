@@ -1349,6 +1349,42 @@ fn a_layout_that_is_ended_leaves_nothing() {
 }
 
 #[test]
+fn what_is_being_unbound_is_called_so() {
+    let pfn = format!("{REGION}/region0/pfn0.0");
+    // A namespace's own driver goes first; of a region's, all that its namespaces have does.
+    for gone in [
+        &["driver"][..],
+        &["driver", "devtype", "mode", "align", "resource", "namespace", "uuid"],
+    ] {
+        let system = System::with_module(&["pmem0"]);
+        for name in gone {
+            fs::remove_file(system.path(&format!("{pfn}/{name}"))).unwrap();
+        }
+        system.mount("259:0", "/mnt/a", "xfs", "rw,dax=always");
+        for target in ["pmem0", "/mnt/a"] {
+            let (status, found) = doctor(&system, &[target]);
+            assert_eq!(status, 1, "{found:?}");
+            let (_, of_it): (Vec<_>, Vec<_>) = found
+                .into_iter()
+                .partition(|(_, what)| !what.starts_with("pmem0") && !what.starts_with("/mnt"));
+            match &of_it[..] {
+                [(status, what)] => {
+                    assert_eq!(status, "problem");
+                    assert!(what.contains("is being unbound"), "{what}");
+                    assert!(what.contains("rdax who pmem0"), "{what}");
+                }
+                _ => panic!("{of_it:#?}"),
+            }
+        }
+        let out = system.run(&["list"]).succeeded();
+        assert!(out.contains("pmem0: is being unbound"), "{out}");
+        system
+            .run(&["adopt", "pmem0"])
+            .failed(1, &["not adopted: it is being unbound"]);
+    }
+}
+
+#[test]
 fn doctor_says_what_it_does_not_know() {
     let system = System::with_module(&[]);
     system.run(&["doctor", "/nowhere"]).failed(2, &["/nowhere"]);

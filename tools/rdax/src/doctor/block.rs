@@ -41,6 +41,17 @@ pub(super) fn all(system: &System, found: &mut Findings) {
 
 /// A block device, the filesystem on it, and its mounts.
 pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings) {
+    if let Some(what) = Waits::now(system).unbind(block) {
+        found.problem(
+            &block.name,
+            what,
+            format!(
+                "rdax who {} says who uses it: end that, or wait; it can be adopted when it is bound again",
+                block.name
+            ),
+        );
+        return;
+    }
     let mounts = mounts::of(system, &block.number);
     if !block_device(system, block, found) {
         return;
@@ -132,14 +143,6 @@ fn block_device(system: &System, block: &Block, found: &mut Findings) -> bool {
 
 fn alignment(system: &System, block: &Block, namespace: &str, found: &mut Findings) {
     let name = &block.name;
-    if block.goes {
-        found.problem(
-            name,
-            device::GOES,
-            format!("rdax who {name} says whom that waits for"),
-        );
-        return;
-    }
     let Some(start) = block.start(system) else {
         found.note(name, "where it lies in memory is told to root only");
         return;

@@ -166,8 +166,8 @@ fn forget_failure(system: &System, name: &str) {
 /// Notes that a device is to be adopted at every boot, with switches that were noted before where these say
 /// nothing. What may be otherwise at the next boot, such as a mount, does not keep it from being noted.
 fn note(system: &System, name: &str, switches: &Switches) -> Result<(PathBuf, Adoption)> {
-    let adoption = if Dax::find(system, name).is_some() {
-        Adoption::of_name(name)
+    let adoption = if let Some(dax) = Dax::find(system, name) {
+        Adoption::of_dax(&dax)
     } else {
         let block = find(system, name)?;
         if block.namespace.is_none() {
@@ -183,7 +183,12 @@ fn note(system: &System, name: &str, switches: &Switches) -> Result<(PathBuf, Ad
             None => Adoption::of_block(&block, switches),
         }
     };
-    Ok((adoption.keep(system)?, adoption))
+    let path = adoption.keep(system)?;
+    let twins = device::twins(system, name, adoption.uuid.as_deref());
+    if !twins.is_empty() {
+        output::complain(format_args!("{name}: {}", device::twins_text(&twins)));
+    }
+    Ok((path, adoption))
 }
 
 /// The block device of this name, or what there is instead.

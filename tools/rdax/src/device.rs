@@ -246,6 +246,8 @@ pub struct Dax {
     pub target_node: Option<u64>,
     /// The namespace, unless the memory is of another kind.
     pub namespace: Option<String>,
+    /// What identifies the namespace across reboots.
+    pub uuid: Option<String>,
     /// The driver that it is bound to.
     pub driver: Option<String>,
     /// Of its character device.
@@ -277,6 +279,10 @@ impl Dax {
                 .filter(|&start| start != 0),
             target_node: system.number(dir.join("target_node")),
             namespace: system.read(above.join("namespace")).ok(),
+            uuid: system
+                .read(above.join("uuid"))
+                .ok()
+                .filter(|uuid| !uuid.is_empty()),
             driver: system
                 .resolve(dir.join("driver"))
                 .map(|driver| name_of(&driver)),
@@ -307,6 +313,37 @@ impl Dax {
             _ => "devdax",
         }
     }
+}
+
+/// The other devices of which what identifies this one is said, too: the kernel takes the copy of a namespace.
+pub fn twins(system: &System, name: &str, uuid: Option<&str>) -> Vec<String> {
+    let Some(uuid) = uuid else {
+        return Vec::new();
+    };
+    let partition = Block::find(system, name).and_then(|block| block.partition);
+    let (blocks, _) = blocks(system);
+    let blocks = blocks
+        .into_iter()
+        .map(|block| (block.name, block.uuid, block.partition));
+    let daxes = dax_devices(system)
+        .into_iter()
+        .map(|dax| (dax.name, dax.uuid, None));
+    blocks
+        .chain(daxes)
+        .filter(|(other, other_uuid, other_partition)| {
+            other != name && other_uuid.as_deref() == Some(uuid) && *other_partition == partition
+        })
+        .map(|(other, ..)| other)
+        .collect()
+}
+
+/// What is said of a device that has twins.
+pub fn twins_text(twins: &[String]) -> String {
+    format!(
+        "its namespace has the same UUID as that of {}: what is noted of one for the boot is of all; ndctl \
+         create-namespace -f -e NAMESPACE makes one anew, with another, and erases it",
+        twins.join(", ")
+    )
 }
 
 /// The numbers in `major:minor`.

@@ -98,7 +98,8 @@ impl Entry {
             note: waits
                 .unbind(block)
                 .or_else(|| waits.for_device(&block.name, device::numbers(&block.number)))
-                .or_else(|| failure(system, &block.name, adopted)),
+                .or_else(|| failure(system, &block.name, adopted))
+                .or_else(|| twins(system, &block.name, block.uuid.as_deref())),
             ..Self::default()
         }
     }
@@ -108,6 +109,7 @@ impl Entry {
             dev: dax.namespace.clone(),
             mode: Some(dax.mode().to_owned()),
             size: Some(dax.size),
+            uuid: dax.uuid.clone(),
             align: dax.align,
             resource: dax.start,
             chardev: Some(dax.name.clone()),
@@ -121,7 +123,8 @@ impl Entry {
                 .or_else(|| {
                     let advice = || format!("{}: {}", device::NO_DRIVER, dax.driver_advice());
                     dax.driver.is_none().then(advice)
-                }),
+                })
+                .or_else(|| twins(system, &dax.name, dax.uuid.as_deref())),
             ..Self::default()
         }
     }
@@ -192,6 +195,12 @@ fn failure(system: &System, name: &str, adopted: Option<bool>) -> Option<String>
     }
 }
 
+/// That a note for it is another's, too.
+fn twins(system: &System, name: &str, uuid: Option<&str>) -> Option<String> {
+    let twins = device::twins(system, name, uuid);
+    (!twins.is_empty()).then(|| device::twins_text(&twins))
+}
+
 fn entries(system: &System, noted: &Noted) -> Vec<Entry> {
     let waits = Waits::now(system);
     let (blocks, lost) = device::blocks(system);
@@ -205,12 +214,8 @@ fn entries(system: &System, noted: &Noted) -> Vec<Entry> {
     let of_dax = |dax| Entry::of_dax(system, dax, noted, &waits);
     entries.extend(daxes.iter().map(of_dax));
     entries.extend(lost.iter().map(|name| Entry::of_directory(system, name)));
-    for (_, adoption) in &noted.adoptions {
-        let is_dax = adoption.uuid.is_none() && daxes.iter().any(|dax| dax.name == adoption.device);
-        if !is_dax && !blocks.iter().any(|block| adoption.is_for(block)) {
-            entries.push(Entry::of_adoption(adoption));
-        }
-    }
+    let missing = noted.missing(&blocks, &daxes);
+    entries.extend(missing.into_iter().map(Entry::of_adoption));
     entries
 }
 

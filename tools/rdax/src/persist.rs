@@ -104,18 +104,27 @@ impl Adoption {
         }
     }
 
-    pub fn of_name(name: &str) -> Self {
+    pub fn of_dax(dax: &Dax) -> Self {
         Self {
-            device: name.to_owned(),
+            device: dax.name.clone(),
+            uuid: dax.uuid.clone(),
             ..Self::default()
         }
     }
 
     /// Whether this device is meant.
     pub fn is_for(&self, block: &Block) -> bool {
+        self.is_for_device(&block.name, block.uuid.as_deref(), block.partition)
+    }
+
+    pub fn is_for_dax(&self, dax: &Dax) -> bool {
+        self.is_for_device(&dax.name, dax.uuid.as_deref(), None)
+    }
+
+    fn is_for_device(&self, name: &str, uuid: Option<&str>, partition: Option<u64>) -> bool {
         match &self.uuid {
-            Some(uuid) => block.uuid.as_ref() == Some(uuid) && block.partition == self.partition,
-            None => block.name == self.device,
+            Some(own) => uuid == Some(own) && partition == self.partition,
+            None => name == self.device,
         }
     }
 
@@ -291,12 +300,11 @@ pub struct Noted {
 impl Noted {
     /// What is noted for the device of this name; for what there is no device with this name, by its identity.
     pub fn of(&self, system: &System, name: &str) -> Vec<&(PathBuf, Adoption)> {
-        let block = Block::find(system, name);
-        let is_dax = block.is_none() && Dax::find(system, name).is_some();
-        let is_meant = |adoption: &Adoption| match &block {
-            Some(block) => adoption.is_for(block),
-            None if is_dax => adoption.uuid.is_none() && adoption.device == name,
-            None => adoption.identity() == name,
+        let device = (Block::find(system, name), Dax::find(system, name));
+        let is_meant = |adoption: &Adoption| match &device {
+            (Some(block), _) => adoption.is_for(block),
+            (None, Some(dax)) => adoption.is_for_dax(dax),
+            (None, None) => adoption.identity() == name,
         };
         self.adoptions
             .iter()
@@ -331,6 +339,16 @@ impl Noted {
             );
         }
         Ok(found)
+    }
+
+    /// What is noted for devices that are not there.
+    pub fn missing(&self, blocks: &[Block], daxes: &[Dax]) -> Vec<&Adoption> {
+        let is_there = |adoption: &Adoption| {
+            blocks.iter().any(|block| adoption.is_for(block))
+                || daxes.iter().any(|dax| adoption.is_for_dax(dax))
+        };
+        let adoptions = self.adoptions.iter().map(|(_, adoption)| adoption);
+        adoptions.filter(|adoption| !is_there(adoption)).collect()
     }
 
     /// Whether something is noted for the device of this name; `None` if that cannot be said.
@@ -449,7 +467,14 @@ mod tests {
     fn adoption(device: &str, uuid: &str) -> Adoption {
         Adoption {
             uuid: Some(uuid.to_owned()),
-            ..Adoption::of_name(device)
+            ..named(device)
+        }
+    }
+
+    fn named(device: &str) -> Adoption {
+        Adoption {
+            device: device.to_owned(),
+            ..Adoption::default()
         }
     }
 
@@ -489,7 +514,7 @@ mod tests {
         }
         assert_eq!(
             Adoption::parse("# a comment\n\n device = pmem3 \n").unwrap(),
-            Adoption::of_name("pmem3")
+            named("pmem3")
         );
     }
 }

@@ -1122,7 +1122,10 @@ fn doctor_finds_nothing_where_all_is_well() {
         &format!("{REGION}/region0/pfn0.0/resource"),
         "0x140000000\n",
     );
-    system.put("etc/rdax.d/pmem0.conf", "device=pmem0\n");
+    system.put(
+        "etc/rdax.d/pmem0.conf",
+        &format!("device=pmem0\nuuid={UUID}\n"),
+    );
     fs::write(system.path("dev/pmem0"), xfs(4096, 512)).unwrap();
     system.mount("259:0", "/mnt/a", "xfs", "rw,dax=always");
     for target in ["pmem0", "/dev/pmem0", "/mnt/a"] {
@@ -1354,7 +1357,15 @@ fn what_is_being_unbound_is_called_so() {
     // A namespace's own driver goes first; of a region's, all that its namespaces have does.
     for gone in [
         &["driver"][..],
-        &["driver", "devtype", "mode", "align", "resource", "namespace", "uuid"],
+        &[
+            "driver",
+            "devtype",
+            "mode",
+            "align",
+            "resource",
+            "namespace",
+            "uuid",
+        ],
     ] {
         let system = System::with_module(&["pmem0"]);
         for name in gone {
@@ -1382,6 +1393,98 @@ fn what_is_being_unbound_is_called_so() {
             .run(&["adopt", "pmem0"])
             .failed(1, &["not adopted: it is being unbound"]);
     }
+}
+
+#[test]
+fn device_dax_is_noted_by_its_namespace() {
+    const OTHER: &str = "0d65c71f-299d-4b11-9a9f-92d92a164afb";
+    let system = System::with_module(&[]);
+    system.dax("dax2.0", "device_dax");
+    let uuid = format!("{REGION}/region2/dax2.0/uuid");
+    system.put(&uuid, &format!("{OTHER}\n"));
+    let list = |system: &System| system.json(&["list", "--json", "dax2.0"])[0].clone();
+    assert_eq!(list(&system)["uuid"], OTHER);
+    // A note of its name, of an earlier version, is for it still, and for whatever has the name.
+    system.put("etc/rdax.d/dax2.0.conf", "device=dax2.0\n");
+    assert_eq!(list(&system)["persistent"], true);
+    let (_, found) = doctor(&system, &["dax2.0"]);
+    assert!(format!("{found:?}").contains("by its name"), "{found:#?}");
+    // It is noted before the driver is asked, which takes nothing here.
+    let did = system.run(&["adopt", "--persist", "dax2.0"]);
+    assert!(did.out.contains("at every boot"), "{}{}", did.out, did.err);
+    assert_eq!(system.names("etc/rdax.d"), [format!("{OTHER}.conf")]);
+    assert!(system
+        .get(&format!("etc/rdax.d/{OTHER}.conf"))
+        .contains(&format!("device=dax2.0\nuuid={OTHER}\n")));
+    assert_eq!(list(&system)["persistent"], true);
+    let (_, found) = doctor(&system, &["dax2.0"]);
+    assert!(format!("{found:?}").contains("at every boot"), "{found:#?}");
+    // Another one has the name.
+    system.put(&uuid, &format!("{UUID}\n"));
+    let list = system.json(&["list", "--json"]);
+    let of_it: Vec<_> = list.as_array().unwrap().iter().collect();
+    let (there, missing) = (of_it[2], of_it[3]);
+    assert_eq!(
+        (&there["chardev"], &there["persistent"]),
+        (&"dax2.0".into(), &false.into())
+    );
+    assert_eq!(
+        (&missing["uuid"], &missing["persistent"]),
+        (&OTHER.into(), &true.into())
+    );
+    system.put("sys/bus/dax/drivers/device_dax/unbind", "");
+    system.run(&["boot", "dax2.0"]).succeeded();
+    assert_eq!(system.get("sys/bus/dax/drivers/device_dax/unbind"), "");
+    system.run(&["release", "--persist", OTHER]).succeeded();
+    assert!(system.names("etc/rdax.d").is_empty());
+}
+
+#[test]
+fn a_copy_of_a_namespace_is_told() {
+    let system = System::with_module(&["pmem0"]);
+    let note = "the same UUID as that of pmem";
+    assert!(!system.run(&["list"]).succeeded().contains(note));
+    system.put(
+        &format!("{REGION}/region1/namespace1.0/uuid"),
+        &format!("{UUID}\n"),
+    );
+    let out = system.run(&["list"]).succeeded();
+    for text in [
+        format!("pmem0: its namespace has {note}1"),
+        format!("pmem1: its namespace has {note}0"),
+    ] {
+        assert!(out.contains(&text), "{out}");
+    }
+    let (_, found) = doctor(&system, &["pmem0"]);
+    assert!(format!("{found:?}").contains(note), "{found:#?}");
+    let did = system.run(&["adopt", "--persist", "pmem0"]);
+    assert!(did.err.contains(note), "{}", did.err);
+    did.succeeded();
+    // A partition is not the whole.
+    let system = System::with_module(&["pmem0"]);
+    system.partition(1);
+    assert!(!system.run(&["list"]).succeeded().contains(note));
+}
+
+#[test]
+fn doctor_tells_of_what_was_made_anew() {
+    const OTHER: &str = "0d65c71f-299d-4b11-9a9f-92d92a164afb";
+    let system = System::with_module(&["pmem0"]);
+    system.put(
+        "etc/rdax.d/pmem0.conf",
+        &format!("device=pmem0\nuuid={OTHER}\n"),
+    );
+    system.mount("259:0", "/mnt/a", "xfs", "rw,dax=always");
+    let is_told = |target: &[&str]| {
+        let (_, found) = doctor(&system, target);
+        found.iter().any(|(status, what)| {
+            status == "note" && what.contains(&format!("rdax release --persist {OTHER}"))
+        })
+    };
+    for target in [&[][..], &["pmem0"], &["/mnt/a"]] {
+        assert!(is_told(target), "{target:?}");
+    }
+    assert!(!is_told(&["pmem1"]));
 }
 
 #[test]

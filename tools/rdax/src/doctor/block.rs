@@ -9,7 +9,7 @@ use super::{
 use crate::{
     device::{self, Block, Dax, Mode},
     mounts::{self, Mount},
-    persist,
+    persist::{self, Adoption},
     size::{amount, GIB, PMD, PUD},
     superblock,
     system::System,
@@ -36,6 +36,58 @@ pub(super) fn all(system: &System, found: &mut Findings) {
     }
     for dax in &daxes {
         dax_device(system, dax, found);
+    }
+    for adoption in persist::all(system).missing(&blocks, &daxes) {
+        stale(adoption, found);
+    }
+}
+
+/// What is noted for the boot of another device, which had this name.
+pub(super) fn stale_of(system: &System, name: &str, found: &mut Findings) {
+    let (blocks, _) = device::blocks(system);
+    let daxes = device::dax_devices(system);
+    for adoption in persist::all(system).missing(&blocks, &daxes) {
+        if adoption.device == name {
+            stale(adoption, found);
+        }
+    }
+}
+
+fn stale(adoption: &Adoption, found: &mut Findings) {
+    found.note_fix(
+        &adoption.device,
+        format!(
+            "{}, which is to be adopted at boot: it is missing, or was made anew",
+            adoption.missing()
+        ),
+        format!("rdax release --persist {} forgets it", adoption.identity()),
+    );
+}
+
+/// Whether a device is adopted at boot.
+fn at_boot(system: &System, name: &str, uuid: Option<&str>, found: &mut Findings) {
+    let noted = persist::all(system);
+    let by_name = |(_, adoption): &&(_, Adoption)| adoption.uuid.is_none();
+    match noted.has(system, name) {
+        Some(true) if uuid.is_some() && noted.of(system, name).iter().all(by_name) => found.note_fix(
+            name,
+            "will be adopted at every boot by its name, which another device may have then",
+            format!("rdax adopt --persist {name} notes it by its namespace's UUID"),
+        ),
+        Some(true) => found.ok(name, "will be adopted at every boot"),
+        Some(false) => found.note_fix(
+            name,
+            "is not adopted at boot",
+            format!("rdax adopt --persist {name}"),
+        ),
+        None => found.note(
+            name,
+            "whether it is adopted at boot is not known: /etc/rdax.d cannot be read, or not all of it",
+        ),
+    }
+    let twins = device::twins(system, name, uuid);
+    if !twins.is_empty() {
+        found.note(name, device::twins_text(&twins));
     }
 }
 
@@ -232,18 +284,7 @@ fn adoption(system: &System, block: &Block, mounts: &[Mount], found: &mut Findin
         None => found.note(name, "whether it is adopted is told to root only"),
     }
     if block.namespace.is_some() {
-        match persist::all(system).has(system, name) {
-            Some(true) => found.ok(name, "will be adopted at every boot"),
-            Some(false) => found.note_fix(
-                name,
-                "is not adopted at boot",
-                format!("rdax adopt --persist {name}"),
-            ),
-            None => found.note(
-                name,
-                "whether it is adopted at boot is not known: /etc/rdax.d cannot be read, or not all of it",
-            ),
-        }
+        at_boot(system, name, block.uuid.as_deref(), found);
     }
 }
 
@@ -279,4 +320,5 @@ pub(super) fn dax_device(system: &System, dax: &Dax, found: &mut Findings) {
         ),
         None => found.problem(name, device::NO_DRIVER, dax.driver_advice()),
     }
+    at_boot(system, name, dax.uuid.as_deref(), found);
 }

@@ -136,11 +136,18 @@ pub fn run(system: &System, arguments: &cli::Doctor) -> Result<ExitCode> {
     machine::machine(system, &mut found);
     match target {
         Target::All => block::all(system, &mut found),
-        Target::Block(block) => block::whole_device(system, &block, &mut found),
-        Target::Dax(dax) => block::dax_device(system, &dax, &mut found),
+        Target::Block(block) => {
+            block::whole_device(system, &block, &mut found);
+            block::stale_of(system, &block.name, &mut found);
+        }
+        Target::Dax(dax) => {
+            block::dax_device(system, &dax, &mut found);
+            block::stale_of(system, &dax.name, &mut found);
+        }
         Target::Mount(mount) => {
             let block = device_of(system, &mount)?;
             block::whole_device(system, &block, &mut found);
+            block::stale_of(system, &block.name, &mut found);
         }
         Target::File(path, mount) => {
             let block = device_of(system, &mount)?;

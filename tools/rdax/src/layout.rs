@@ -114,8 +114,8 @@ impl Place {
         Ok(Self { block, kind, start })
     }
 
-    /// How to get a filesystem with places for pieces of 1 GiB.
-    fn advice(&self, system: &System) -> String {
+    /// How to get a filesystem with places for so many pieces of 1 GiB.
+    fn advice(&self, system: &System, wanted: u64) -> String {
         let past = self.start % GIB;
         if past != 0 {
             return format!(
@@ -126,54 +126,141 @@ impl Place {
                 self.block.namespace.as_deref().unwrap_or("NAMESPACE"),
             );
         }
-        let superblock = superblock::read(system, &self.block.name);
-        match (self.kind.as_str(), superblock) {
-            ("ext4", _) => {
-                "mkfs.ext4 -b 4096 -m 0 -O sparse_super2,^resize_inode -E num_backup_sb=0 \
-                            -G 4096 keeps metadata out of the way."
-                    .to_owned()
-            }
-            ("xfs", superblock) => {
-                let small = match superblock {
-                    Some(Superblock::Xfs(xfs)) if xfs.group_size < 2 * GIB => format!(
-                        "Its {} allocation groups of {} are too small: ",
-                        xfs.groups,
-                        amount(xfs.group_size)
-                    ),
-                    _ => String::new(),
-                };
-                match mkfs_xfs(&self.block.name, self.block.size) {
-                    Ok(command) => format!(
-                        "{small}{command}, which erases it, makes XFS choose such places by itself."
-                    ),
-                    Err(why) => format!("{small}{why}."),
+        let (name, size) = (&self.block.name, self.block.size);
+        let ext4 = ext4_room(size);
+        let most = match self.kind.as_str() {
+            "xfs" => xfs_room(size),
+            _ => ext4,
+        };
+        let made = |command: String, room: u64| {
+            format!("{command}, which erases it, makes one with room for {room} GiB.")
+        };
+        if wanted > most.max(ext4) {
+            return format!(
+                "On a device of {} there is room for {} GiB at most{}.",
+                amount(size),
+                most.max(ext4),
+                match ext4 {
+                    0 => String::new(),
+                    _ => format!(", on an ext4 that {} makes", mkfs_ext4(name)),
                 }
+            );
+        }
+        if wanted > most {
+            return format!(
+                "XFS has room for {most} GiB at most on a device of {}; ext4 has more: {}",
+                amount(size),
+                made(mkfs_ext4(name), ext4)
+            );
+        }
+        if self.kind != "xfs" {
+            return format!(
+                "Metadata or other files are in the way: {}",
+                made(mkfs_ext4(name), ext4)
+            );
+        }
+        match superblock::read(system, name) {
+            Some(Superblock::Xfs(xfs)) => {
+                if wanted <= xfs_places(size, xfs.group_size, xfs.stripe_unit) {
+                    return "Other files are in the way, or what the filesystem keeps for itself."
+                        .to_owned();
+                }
+                format!(
+                    "Its {} allocation groups of {} are too small: {}",
+                    xfs.groups,
+                    amount(xfs.group_size),
+                    made(mkfs_xfs(name, size), most)
+                )
             }
-            _ => String::new(),
+            _ => made(mkfs_xfs(name, size), most),
         }
     }
 }
 
-/// The command that makes an XFS which puts files on multiples of 1 GiB, on a device of this size; or why there is
-/// none.
+/// How many pieces of 1 GiB an XFS has places for, at least, on a device of this size whose first byte is on a multiple
+/// of that.
 ///
-/// A group has its metadata at its beginning: one of 2 GiB has room for one piece of 1 GiB. mkfs.xfs wants two groups at
-/// least, and room for the log in the second. It rounds their size up to the stripe unit, but not a number of groups that
-/// it is told (agcount) down, and may then have more than fit: so it is told the size.
-pub fn mkfs_xfs(name: &str, size: u64) -> Result<String, String> {
-    const LEAST: u64 = 2 * GIB + 256 * MIB;
-    if size < LEAST {
-        return Err(format!(
-            "{} are too small for XFS with files of 1 GiB in one piece: that takes {}",
-            amount(size),
-            amount(LEAST)
-        ));
+/// A group has its metadata at its beginning, and keeps some free blocks for more: at its end, as it is filled from its
+/// beginning, unless files are aligned to 1 GiB. The root directory's inodes, in the first group, are aligned so, too, and
+/// begin a piece of their own then. A log has up to 2 GiB.
+pub fn xfs_places(size: u64, group_size: u64, stripe_unit: u64) -> u64 {
+    const LARGE_LOG: u64 = 1024 * GIB;
+    let aligned = stripe_unit != 0 && stripe_unit % GIB == 0;
+    let kept = if aligned { 0 } else { group_size / 64 };
+    let (mut pieces, mut start) = (0, 0);
+    // Ends: each turn is for the next group, and has more than 1 GiB.
+    while start < size && group_size > GIB {
+        let end = size.min(start + group_size) - kept.min(size - start);
+        pieces += (end / GIB).saturating_sub(start / GIB + 1);
+        start += group_size;
     }
-    // Four groups, as mkfs.xfs makes by itself; but they cannot have more than 1 TiB.
-    let group = size.div_ceil(4 * GIB).clamp(2, 512);
-    Ok(format!(
-        "mkfs.xfs -f -d su=1g,sw=1,agsize={group}g /dev/{name}"
-    ))
+    let log = u64::from(size > LARGE_LOG);
+    pieces.saturating_sub(u64::from(aligned) + log)
+}
+
+/// The size of the groups and the stripe unit of an XFS for files of 1 GiB in one piece; `None` for a device that is too
+/// small: mkfs.xfs wants two groups at least, and room for the log in the second.
+fn xfs_geometry(size: u64) -> Option<(u64, u64)> {
+    const SMALL: u64 = 2 * GIB + 256 * MIB;
+    if size >= 4 * GIB {
+        // Four groups, as mkfs.xfs makes by itself, or two where each takes much; but they cannot have more than 1 TiB.
+        let groups = if size <= 8 * GIB { 2 } else { 4 };
+        Some((size.div_ceil(groups * GIB).clamp(2, 512) * GIB, GIB))
+    } else {
+        // The first one has a piece, and room behind it for what it keeps.
+        (size >= SMALL + 256 * MIB).then_some((SMALL, 2 * MIB))
+    }
+}
+
+/// How many pieces of 1 GiB there is room for on an XFS that was made so.
+fn xfs_room(size: u64) -> u64 {
+    xfs_geometry(size).map_or(0, |(group, unit)| xfs_places(size, group, unit))
+}
+
+/// The same for ext4, which can have its metadata, 1/64 of the device and more, and the journal at the beginning.
+fn ext4_room(size: u64) -> u64 {
+    const SMALL: u64 = 32 * GIB;
+    let metadata = match size {
+        ..SMALL => 1,
+        _ => 2 + size.div_ceil(64 * GIB),
+    };
+    (size / GIB).saturating_sub(metadata)
+}
+
+/// The command that makes an XFS with places for files of 1 GiB.
+///
+/// mkfs.xfs rounds the size of its groups up to the stripe unit, but not a number of groups that it is told (agcount) down,
+/// and may then have more than fit: so it is told the size.
+fn mkfs_xfs(name: &str, size: u64) -> String {
+    let (group, unit) = xfs_geometry(size).unwrap_or((2 * GIB, GIB));
+    let short = |bytes: u64| match bytes % GIB {
+        0 => format!("{}g", bytes / GIB),
+        _ => format!("{}m", bytes / MIB),
+    };
+    format!(
+        "mkfs.xfs -f -d su={},sw=1,agsize={} /dev/{name}",
+        short(unit),
+        short(group)
+    )
+}
+
+/// The command that makes an ext4 with such places, which aligns other files to 2 MiB.
+fn mkfs_ext4(name: &str) -> String {
+    format!(
+        "mkfs.ext4 -b 4096 -m 0 -O sparse_super2,^resize_inode -E \
+         stride=512,stripe_width=512,num_backup_sb=0,packed_meta_blocks=1 -G 4096 /dev/{name}"
+    )
+}
+
+/// The command that makes a filesystem with places for files of 1 GiB; `None` if none can have one on a device of this size.
+pub fn mkfs(name: &str, size: u64) -> Option<String> {
+    if xfs_room(size) > 0 {
+        Some(mkfs_xfs(name, size))
+    } else if ext4_room(size) > 0 {
+        Some(mkfs_ext4(name))
+    } else {
+        None
+    }
 }
 
 /// A piece of a file and where it is in memory, in bytes.
@@ -267,7 +354,7 @@ fn lay_out(system: &System, file: &File, place: &Place, size: u64) -> Result<()>
             bail!(
                 "there is room for {} GiB on physical multiples of 1 GiB. {}",
                 gibs.len(),
-                place.advice(system)
+                place.advice(system, count as u64)
             );
         }
     };
@@ -550,6 +637,119 @@ mod tests {
         assert!(format!("{error:#}").contains("File exists"), "{error:#}");
         assert!(unnamed(&path).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"one");
+    }
+
+    /// How many GiB on multiples of 1 GiB have these free ranges, in blocks.
+    fn free_gibs(ranges: &[(u64, u64)]) -> u64 {
+        const BLOCKS: u64 = GIB / PAGE;
+        let whole =
+            |&(start, end): &(u64, u64)| (end / BLOCKS).saturating_sub(start.div_ceil(BLOCKS));
+        ranges.iter().map(whole).sum()
+    }
+
+    fn output(program: &str, arguments: &[&str], image: &Path) -> String {
+        let done = crate::system::program(program)
+            .args(arguments)
+            .arg(image)
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{program} {arguments:?}: {error}");
+        String::from_utf8(done.stdout).unwrap()
+    }
+
+    /// Makes a filesystem of this size by this command, and returns its directory and image.
+    fn made(command: &str, size: u64) -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        File::create(&image).unwrap().set_len(size).unwrap();
+        let words: Vec<&str> = command.split(' ').collect();
+        let (device, words) = words.split_last().unwrap();
+        assert_eq!(*device, "/dev/pmem0");
+        output(words[0], &words[1..], &image);
+        (dir, image)
+    }
+
+    const SIZES: [u64; 15] = [
+        2304, 2560, 3022, 3072, 4096, 5120, 6144, 7168, 8192, 9700, 11264, 12289, 24576, 65536,
+        131_072,
+    ];
+
+    #[test]
+    fn xfs_has_the_room_that_is_told() {
+        let sizes = SIZES.map(|size| size * MIB).into_iter().skip(1);
+        for size in sizes.chain([4096 * GIB]) {
+            let (group, _) = xfs_geometry(size).unwrap();
+            let (_dir, image) = made(&mkfs_xfs("pmem0", size), size);
+            let free = output("xfs_db", &["-r", "-c", "freesp -d"], &image);
+            // Group, block in it, blocks.
+            let ranges: Vec<(u64, u64)> = free
+                .lines()
+                .filter_map(|line| {
+                    let words = line.split_whitespace().map(str::parse);
+                    match words.collect::<Result<Vec<u64>, _>>().ok()?[..] {
+                        [number, at, length] => {
+                            let start = number * (group / PAGE) + at;
+                            Some((start, start + length))
+                        }
+                        _ => None,
+                    }
+                })
+                .collect();
+            let (found, told) = (free_gibs(&ranges), xfs_room(size));
+            assert_eq!(found, told, "{} MiB: {free}", size / MIB);
+            assert!(told > 0);
+        }
+    }
+
+    #[test]
+    fn ext4_has_the_room_that_is_told() {
+        for size in SIZES.map(|size| size * MIB).into_iter().chain([2 * GIB]) {
+            let (_dir, image) = made(&mkfs_ext4("pmem0"), size);
+            let free = output("dumpe2fs", &[], &image);
+            let mut ranges: Vec<(u64, u64)> = Vec::new();
+            for list in free
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("Free blocks: "))
+            {
+                for range in list.split(", ").filter(|range| range.contains('-')) {
+                    let (start, last) = range.split_once('-').unwrap();
+                    let (start, end) = (start.parse().unwrap(), last.parse::<u64>().unwrap() + 1);
+                    match ranges.last_mut() {
+                        Some(before) if before.1 == start => before.1 = end,
+                        _ => ranges.push((start, end)),
+                    }
+                }
+            }
+            let (found, told) = (free_gibs(&ranges), ext4_room(size));
+            assert!(
+                told > 0 && told <= found,
+                "{} MiB: {found}, not {told}",
+                size / MIB
+            );
+            assert!(
+                size > 32 * GIB || told == found,
+                "{} MiB: {found}, not {told}",
+                size / MIB
+            );
+        }
+    }
+
+    #[test]
+    fn a_small_device_gets_what_it_has_room_for() {
+        assert_eq!(mkfs("pmem0", GIB), None);
+        assert!(mkfs("pmem0", 2 * GIB).unwrap().starts_with("mkfs.ext4"));
+        assert!(mkfs("pmem0", 3 * GIB)
+            .unwrap()
+            .contains("su=2m,sw=1,agsize=2304m"));
+        assert!(mkfs("pmem0", 6 * GIB)
+            .unwrap()
+            .contains("su=1g,sw=1,agsize=3g"));
+        // As an older version advised, and mkfs.xfs by itself.
+        assert_eq!(xfs_places(3 * GIB, 2 * GIB, GIB), 0);
+        // What it keeps for itself is in the only place that there is.
+        assert_eq!(xfs_places(3 * GIB, 2 * GIB, 2 * MIB), 0);
+        assert_eq!(xfs_places(3 * GIB, 768 * MIB, 2 * MIB), 0);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     device::{self, Block, Dax, Mode},
+    layout,
     mounts::{self, Mount},
     persist::{self, Adoption},
     size::{amount, GIB, PMD, PUD},
@@ -115,7 +116,12 @@ pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings)
         Some(None) if mounts.is_empty() => found.note_fix(
             &block.name,
             "there is no filesystem that rdax knows",
-            format!("mkfs.xfs -d su=2m,sw=1 /dev/{}", block.name),
+            // Where files can be mapped by 1 GiB, they should be.
+            block
+                .start(system)
+                .filter(|start| start % PUD == 0)
+                .and_then(|_| layout::mkfs(&block.name, block.size))
+                .unwrap_or_else(|| format!("mkfs.xfs -f -d su=2m,sw=1 /dev/{}", block.name)),
         ),
         Some(None) => {}
         None => found.note(&block.name, "what is on it is told to root only"),

@@ -57,17 +57,21 @@ pub(super) fn filesystem(block: &Block, superblock: &Superblock, found: &mut Fin
             } else {
                 found.ok(name, format!("XFS aligns files to {}", amount(unit)));
             }
-            if xfs.group_size < 2 * GIB && block.size >= GIB {
+            let places = layout::xfs_places(block.size, xfs.group_size, unit);
+            if places == 0 && block.size >= GIB {
                 let text = format!(
                     "XFS has {} allocation groups of {}: there is hardly room for 1 GiB mappings",
                     xfs.groups,
                     amount(xfs.group_size)
                 );
-                match layout::mkfs_xfs(name, block.size) {
-                    Ok(command) => {
+                match layout::mkfs(name, block.size) {
+                    Some(command) => {
                         found.note_fix(name, text, format!("{command} (this erases it)"));
                     }
-                    Err(why) => found.note(name, format!("{text}, and {why}")),
+                    None => found.note(
+                        name,
+                        format!("{text}, nor on a device of {}", amount(block.size)),
+                    ),
                 }
             }
             if xfs.reflink && block.partition.is_some() {

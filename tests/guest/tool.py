@@ -472,6 +472,39 @@ def a_map_says_what_a_test_wants_to_know(t):
     _fails("map", "/nowhere", says=["/nowhere: there is no such file"], status=2)
 
 
+def _on_a_terminal(*arguments, locale):
+    """What the command prints on one."""
+    ours, its = os.openpty()
+    variables = {name: value for name, value in os.environ.items()
+                 if name != "LANG" and not name.startswith("LC_")}
+    try:
+        subprocess.run(["rdax", *arguments], stdin=subprocess.DEVNULL, stdout=its, check=True,
+                       env={**variables, **locale})
+    finally:
+        os.close(its)
+    said = b""
+    with contextlib.suppress(OSError):      # when there is no more
+        while some_more := os.read(ours, 1 << 16):
+            said += some_more
+    os.close(ours)
+    return said.decode()
+
+
+@case(fs=())
+def a_picture_is_what_the_terminal_has(t):
+    path = f"{MOUNT}/file"
+    with _device(True), _mounted(*XFS), _opened(path) as fd:
+        os.pwrite(fd, pages("m", 2 * PMD // PAGE), 0)
+        with Map(fd, 2 * PMD) as m:
+            m.touch()
+            for locale in ({"LC_ALL": "C", "LANG": "C.UTF-8"}, {"LANG": "POSIX"}, {}):
+                out = _on_a_terminal("map", path, locale=locale)
+                check(out.isascii() and "= 2 MiB" in out, f"with {locale}: {out}")
+            out = _on_a_terminal("map", path, locale={"LANG": "C.UTF-8"})
+            check("\u2593 2 MiB" in out, f"with UTF-8: {out}")
+        check("2 MiB each" not in _succeeds("map", path), "a picture for a program")
+
+
 @case(fs=())
 def a_map_is_for_everybody_who_may_read(t):
     nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")

@@ -478,11 +478,14 @@ pub fn boot(system: &System, arguments: &cli::Boot) -> Result<ExitCode> {
     let name = device::kernel_name(system, &arguments.device);
     let noted = persist::all(system);
     noted.wrong.iter().for_each(output::complain);
-    let Some((_, adoption)) = noted.of(system, &name).first() else {
+    let meant = noted.of(system, &name);
+    let adoption = meant.first().map(|(_, adoption)| adoption);
+    if adoption.is_none() && noted.wrong.is_empty() {
         // There may have been another device of this name.
         forget_failure(system, &name);
         return Ok(ExitCode::SUCCESS);
-    };
+    }
+    // What is wrong, too, is for the journal: what udev runs has no line there.
     if arguments.udev && system.is_dir("/run/systemd/system") {
         // udev tells of the device when this has returned, so no mount is begun before. The
         // service ends by itself, in time.
@@ -498,17 +501,27 @@ pub fn boot(system: &System, arguments: &cli::Boot) -> Result<ExitCode> {
             ExitCode::FAILURE
         });
     }
-    let result = module::require(system, true).and_then(|()| {
+    let adopt = |adoption: &Adoption| {
+        module::require(system, true)?;
         if Dax::find(system, &name).is_some() {
-            adopt_dax(system, &name)
+            adopt_dax(system, &name)?;
         } else {
-            adopt_block(system, &name, &adoption.switches)
+            adopt_block(system, &name, &adoption.switches)?;
         }
-    });
+        output::say(format_args!("{name}: adopted"));
+        Ok(())
+    };
+    let result = match adoption {
+        Some(adoption) => adopt(adoption),
+        None if noted.is_part => Err(anyhow!(
+            "{name}: not adopted: whether it is to be is not known: {}",
+            noted.wrong.join("; ")
+        )),
+        None => Ok(()),
+    };
     match result {
-        Ok(_) => {
+        Ok(()) => {
             forget_failure(system, &name);
-            output::say(format_args!("{name}: adopted"));
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {

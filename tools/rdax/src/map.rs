@@ -6,7 +6,7 @@ use crate::{
     ask::{self, Answer, Module},
     cli,
     output,
-    processes::{self, Process, Users, Wanted},
+    processes::{self, Process, Unclear, Users, Wanted},
     size::{amount, PAGE, PMD, PUD},
     system::System,
     table,
@@ -16,6 +16,7 @@ use anyhow::Result;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
+    env,
     io::{self, IsTerminal},
     path::Path,
     process::ExitCode, //
@@ -237,29 +238,50 @@ fn missing(answer: &Answer, size: u64) -> u64 {
     all.saturating_sub(as_wanted.map(|record| record.length).sum())
 }
 
-/// The signs of a picture.
-const LEGEND: [(char, &str); 6] = [
-    ('█', "mapped by 1 GiB"),
-    ('▓', "2 MiB"),
-    ('▒', "4 KiB"),
-    ('░', "held, not mapped"),
-    ('_', "hole"),
-    ('·', "not touched"),
+/// What the signs of a picture are for.
+const LEGEND: [&str; 6] = [
+    "mapped by 1 GiB",
+    "2 MiB",
+    "4 KiB",
+    "held, not mapped",
+    "hole",
+    "not touched",
 ];
 
-fn sign(record: &MapRecord) -> char {
+/// The signs, in this order.
+type Signs = [char; 6];
+
+const BLOCKS: Signs = ['█', '▓', '▒', '░', '_', '·'];
+
+/// Those that every terminal has.
+const LETTERS: Signs = ['#', '=', '-', 'o', '_', '.'];
+
+/// What the locale's terminal shows.
+fn signs(variable: impl Fn(&str) -> Option<String>) -> &'static Signs {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .find_map(|name| variable(name).filter(|value| !value.is_empty()));
+    let locale = locale.unwrap_or_default().to_ascii_lowercase();
+    match locale.contains("utf-8") || locale.contains("utf8") {
+        true => &BLOCKS,
+        false => &LETTERS,
+    }
+}
+
+fn sign(record: &MapRecord, signs: &Signs) -> char {
+    let [pud, pmd, pages, held, hole, untouched] = *signs;
     match (record.kind, Mapped::of(record)) {
-        (kind::DATA, Mapped::Pud) => '█',
-        (kind::DATA, Mapped::Pmd) => '▓',
-        (kind::DATA, Mapped::Pages) => '▒',
-        (kind::DATA, Mapped::Not) => '░',
-        (kind::HOLE, _) => '_',
-        _ => '·',
+        (kind::DATA, Mapped::Pud) => pud,
+        (kind::DATA, Mapped::Pmd) => pmd,
+        (kind::DATA, Mapped::Pages) => pages,
+        (kind::DATA, Mapped::Not) => held,
+        (kind::HOLE, _) => hole,
+        _ => untouched,
     }
 }
 
 /// The file in blocks, each as most of its part is: lines of `width`, of at most `most` blocks together.
-fn picture(answer: &Answer, width: usize, most: usize) -> String {
+fn picture(answer: &Answer, width: usize, most: usize, signs: &Signs) -> String {
     let all = answer.size.next_multiple_of(PAGE);
     if all == 0 || width == 0 {
         return String::new();
@@ -281,7 +303,7 @@ fn picture(answer: &Answer, width: usize, most: usize) -> String {
                 (record.offset + record.length).min(end),
             );
             if from < to {
-                let sign = sign(record);
+                let sign = sign(record, signs);
                 match shares.iter_mut().find(|(known, _)| *known == sign) {
                     Some((_, bytes)) => *bytes += to - from,
                     None => shares.push((sign, to - from)),
@@ -293,7 +315,7 @@ fn picture(answer: &Answer, width: usize, most: usize) -> String {
             records.next();
         }
         let most = shares.iter().max_by_key(|(_, bytes)| *bytes);
-        text.push(most.map_or('·', |(sign, _)| *sign));
+        text.push(most.map_or(signs[5], |(sign, _)| *sign));
         at = end;
         column += 1;
         if column == width || at >= all {
@@ -301,9 +323,10 @@ fn picture(answer: &Answer, width: usize, most: usize) -> String {
             column = 0;
         }
     }
-    let legend: Vec<String> = LEGEND
+    let legend: Vec<String> = signs
         .iter()
-        .filter(|(sign, _)| text.contains(*sign))
+        .zip(LEGEND)
+        .filter(|(sign, _)| text.contains(**sign))
         .map(|(sign, what)| format!("{sign} {what}"))
         .collect();
     format!("{text}{} each; {}\n", amount(block), legend.join(", "))
@@ -434,6 +457,8 @@ struct Report<'a> {
     in_use: u64,
     ranges: Vec<Range>,
     processes: &'a [Process],
+    /// Those of which it cannot be seen whether an io_uring has it.
+    unclear_processes: &'a [Unclear],
     hidden_processes: usize,
 }
 
@@ -468,7 +493,7 @@ fn text(
     answer: &Answer,
     users: &Users,
     verbose: bool,
-    width: Option<usize>,
+    picture_of: Option<(usize, &Signs)>,
 ) -> String {
     let sums = Sums::of(answer);
     let mut text = format!(
@@ -477,8 +502,8 @@ fn text(
         amount(answer.size),
         amount(bytes_of(answer.max_order))
     );
-    if let Some(width) = width {
-        text += &picture(answer, width, 8 * width);
+    if let Some((width, signs)) = picture_of {
+        text += &picture(answer, width, 8 * width, signs);
     }
     text += "\n";
     text += &summary(&sums);
@@ -516,6 +541,7 @@ fn text(
         text += "\n";
         text += &mappings;
     }
+    text.extend(users.unclear.iter().map(Unclear::text));
     if users.hidden != 0 {
         text += &format!("({} processes may not be looked at)\n", users.hidden);
     }
@@ -541,11 +567,13 @@ pub fn run(system: &System, arguments: &cli::Map) -> Result<ExitCode> {
             in_use: sums.used,
             ranges: answer.records.iter().map(range).collect(),
             processes: &users.processes,
+            unclear_processes: &users.unclear,
             hidden_processes: users.hidden,
         })?;
     } else {
-        let width = io::stdout().is_terminal().then_some(64);
-        output::print(&text(path, &answer, &users, arguments.verbose, width))?;
+        let signs = signs(|name| env::var(name).ok());
+        let picture = io::stdout().is_terminal().then_some((64, signs));
+        output::print(&text(path, &answer, &users, arguments.verbose, picture))?;
     }
     let Some(size) = arguments.expect else {
         return Ok(ExitCode::SUCCESS);
@@ -675,10 +703,31 @@ mod tests {
             ],
         };
         assert_eq!(
-            picture(&answer, 4, 8),
+            picture(&answer, 4, 8, &BLOCKS),
             "▓▓▓▓\n▒░··\n1 MiB each; ▓ 2 MiB, ▒ 4 KiB, ░ held, not mapped, · not touched\n"
         );
-        assert_eq!(picture(&Answer::default(), 4, 8), "");
+        assert_eq!(
+            picture(&answer, 4, 8, &LETTERS),
+            "====\n-o..\n1 MiB each; = 2 MiB, - 4 KiB, o held, not mapped, . not touched\n"
+        );
+        assert_eq!(picture(&Answer::default(), 4, 8, &BLOCKS), "");
+    }
+
+    #[test]
+    fn signs_are_what_the_terminal_has() {
+        let chosen = |set: &[(&str, &str)]| {
+            signs(|name| {
+                let found = set.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert_eq!(chosen(&[("LANG", "de_DE.UTF-8")]), &BLOCKS);
+        assert_eq!(chosen(&[("LANG", "C"), ("LC_CTYPE", "C.utf8")]), &BLOCKS);
+        assert_eq!(chosen(&[("LC_ALL", ""), ("LANG", "C.UTF-8")]), &BLOCKS);
+        assert_eq!(chosen(&[("LC_ALL", "C"), ("LANG", "C.UTF-8")]), &LETTERS);
+        assert_eq!(chosen(&[("LANG", "de_DE")]), &LETTERS);
+        assert_eq!(chosen(&[]), &LETTERS);
+        assert!(LETTERS.iter().all(char::is_ascii));
     }
 
     #[test]
@@ -686,9 +735,15 @@ mod tests {
         let text = text(
             Path::new("/mnt/f"),
             &sample(),
-            &Users::default(),
+            &Users {
+                unclear: vec![Unclear {
+                    pid: 8,
+                    name: "ring".to_owned(),
+                }],
+                ..Users::default()
+            },
             true,
-            Some(64),
+            Some((64, &BLOCKS)),
         );
         for part in [
             "/mnt/f: 1.006 GiB, max_order 1 GiB",
@@ -697,6 +752,7 @@ mod tests {
             "truncate -s %2M",
             "device,end of file",
             "not touched",
+            "io_uring of ring (8)",
         ] {
             assert!(text.contains(part), "no '{part}' in:\n{text}");
         }

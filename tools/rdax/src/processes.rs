@@ -142,6 +142,17 @@ pub struct Unclear {
     pub name: String,
 }
 
+impl Unclear {
+    /// A line for people.
+    pub fn text(&self) -> String {
+        let Self { pid, name } = self;
+        format!(
+            "(whether an io_uring of {name} ({pid}) has it cannot be seen: it is busy, closed but mapped, or \
+             has what was deleted, unmapped or mounted over since, or is elsewhere in its mounts)\n"
+        )
+    }
+}
+
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Users {

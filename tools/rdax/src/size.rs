@@ -54,7 +54,7 @@ pub fn nanoseconds(ns: u64) -> String {
     if ns < 1_000 {
         format!("{ns} ns")
     } else if ns < 1_000_000 {
-        format!("{:.1} µs", ns as f64 / 1e3)
+        format!("{:.1} us", ns as f64 / 1e3)
     } else if ns < 1_000_000_000 {
         format!("{:.1} ms", ns as f64 / 1e6)
     } else {
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn durations() {
         assert_eq!(nanoseconds(999), "999 ns");
-        assert_eq!(nanoseconds(1_500), "1.5 µs");
+        assert_eq!(nanoseconds(1_500), "1.5 us");
         assert_eq!(nanoseconds(2_000_000), "2.0 ms");
         assert_eq!(nanoseconds(61_500_000_000), "61.5 s");
     }

@@ -204,12 +204,7 @@ fn users_text(users: &Users, waited: bool) -> String {
             rows,
         )
     };
-    for Unclear { pid, name } in &users.unclear {
-        text += &format!(
-            "(whether an io_uring of {name} ({pid}) has it cannot be seen: it is busy, closed but mapped, or \
-             has what was deleted, unmapped or mounted over since, or is elsewhere in its mounts)\n"
-        );
-    }
+    text.extend(users.unclear.iter().map(Unclear::text));
     if users.hidden != 0 {
         text += &format!("({} processes may not be looked at)\n", users.hidden);
     }

@@ -975,6 +975,24 @@ fn boot_notes_why_it_failed() {
 }
 
 #[test]
+fn boot_does_not_take_what_it_cannot_read_for_nothing() {
+    let system = System::with_module(&["pmem0"]);
+    system.put("etc/rdax.d", "");
+    system.dir("run/systemd/system");
+    system.program("systemctl", "echo \"$@\" >$ROOT/systemctl");
+    // The service has a line in the journal; what udev runs has none.
+    system.run(&["boot", "--udev", "pmem0"]).succeeded();
+    assert_eq!(system.get("systemctl"), "start rdax-adopt@pmem0.service\n");
+    system.run(&["boot", "pmem0"]).failed(
+        1,
+        &["at boot: pmem0: not adopted: whether it is to be is not known: /etc/rdax.d cannot be read"],
+    );
+    assert_eq!(system.get("sys/kernel/config/rdax/pmem0/adopt"), "0\n");
+    let out = system.run(&["list"]);
+    assert!(out.out.contains("is not known"), "{}", out.out);
+}
+
+#[test]
 fn udev_hands_over_to_systemd() {
     let system = System::with_module(&["pmem0"]);
     system.dir("run/systemd/system");

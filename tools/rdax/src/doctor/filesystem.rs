@@ -20,7 +20,7 @@ pub(super) fn filesystem(block: &Block, superblock: &Superblock, found: &mut Fin
             Superblock::Ext4(_) => {
                 format!("mkfs.ext4 -b 4096 -E stride=512,stripe_width=512 /dev/{name}")
             }
-            Superblock::Erofs { .. } => "mkfs.erofs -b 4096 …".to_owned(),
+            Superblock::Erofs { .. } => "mkfs.erofs -b 4096 IMAGE DIR".to_owned(),
         };
         found.problem(
             name,

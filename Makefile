@@ -34,6 +34,9 @@ install: not-by-dkms all ## install rdax.ko for that kernel (or, for every kerne
 
 .PHONY: not-by-dkms
 not-by-dkms:
+	@! package=$$(scripts/by-package '/usr/src/rdax-*/dkms.conf') || { \
+	echo "rdax is installed by the package $$package already: first apt-get remove $$package"; \
+	exit 1; } >&2
 	@! dkms status rdax 2>/dev/null | grep -q . || { \
 	echo "rdax is installed by dkms already: make install-dkms for a newer one, or first make uninstall"; \
 	exit 1; } >&2

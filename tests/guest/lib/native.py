@@ -24,12 +24,12 @@ _SELFTEST = ["-w", "-D_GNU_SOURCE=", "-D__packed=__attribute__((packed))", "-D__
 # Options and sources for the compiler, and where the sources are if not here.
 PARTS = {
     "probe.so": ["-shared", "-fPIC", "probe.c"],
-    "stress": ["stress.c", "random.c"],
+    "stress": ["stress.c", "stress-own.c", "stress-shared.c", "worker.c", "random.c"],
     "attack": ["attack.c", "attack-process.c", "attack-memory.c", "attack-io.c", "attack-kernel.c",
                "attack-victim.c", "random.c", "-luring"],
     "sweep.so": ["-shared", "-fPIC", "sweep.c"],
     "gib.so": ["-shared", "-fPIC", "gib.c"],
-    "gib-stress": ["gib-stress.c", "random.c"],
+    "gib-stress": ["gib-stress.c", "worker.c", "random.c"],
     "uring.so": ["-shared", "-fPIC", "uring.c", "-luring"],
     "gup_test": [*_SELFTEST, "gup_test.c"],
     "gup_longterm": [*_SELFTEST, "gup_longterm.c", "-luring"],

@@ -14,45 +14,21 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <linux/falloc.h>
-#include <linux/fs.h>
+#include <signal.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "worker.h"
-
-#define PAGE 4096ul
-#define PMD (2ul << 20)
-#define MAX (4 * PMD)		/* largest size of a file */
-#define SHARED 3
-#define WORKERS 16
-#define SHARED_ID 0x40		/* file ids below are a worker's own */
-#define DISK_PART (2 * PMD)	/* the disk: one part for each worker, then for each shared file */
-#define LEAST 200		/* operations of each process, however long they take */
+#include "stress.h"
 
 static uint16_t generation;
 static uint64_t limit = 40000;	/* ms after which an operation is taken for hanging */
 
-struct progress {
-	volatile uint64_t ops, checks, busy, since;
-	volatile int op;
-};
-static struct progress *progress;	/* shared by all */
+struct progress *progress;
 
-struct file {
-	char path[256];
-	int fd, id;
-	uint8_t *huge, *small;	/* mappings at an aligned address and a page beside one */
-	uint8_t *model;		/* what it must hold; own files only */
-	size_t size;
-};
-
-static struct file own, copy, shared[SHARED];
-static int disk = -1;
-static uint8_t *bounce;
+struct file own, copy, shared[SHARED];
+int disk = -1;
+uint8_t *bounce;
 
 static uint16_t check_of(uint64_t word)
 {
@@ -79,27 +55,26 @@ static bool allowed(uint64_t word, int id, size_t offset)
 	return (int)(word & 0xff) == id;
 }
 
-static void fill(uint64_t *to, int id, size_t offset, size_t length)
+void fill(uint64_t *to, int id, size_t offset, size_t length)
 {
 	generation++;
 	for (size_t i = 0; i < length / 8; i++)
 		to[i] = make_word(id, offset + i * 8);
 }
 
-static void store(volatile uint64_t *to, const uint64_t *from, size_t length)
+void store(volatile uint64_t *to, const uint64_t *from, size_t length)
 {
 	for (size_t i = 0; i < length / 8; i++)
 		to[i] = from[i];
 }
 
-static void load(uint64_t *to, const volatile uint64_t *from, size_t length)
+void load(uint64_t *to, const volatile uint64_t *from, size_t length)
 {
 	for (size_t i = 0; i < length / 8; i++)
 		to[i] = from[i];
 }
 
-static void check_words(const uint64_t *words, int id, size_t offset, size_t length,
-			const char *what)
+void check_words(const uint64_t *words, int id, size_t offset, size_t length, const char *what)
 {
 	for (size_t i = 0; i < length / 8; i++)
 		if (!allowed(words[i], id, offset + i * 8))
@@ -108,7 +83,7 @@ static void check_words(const uint64_t *words, int id, size_t offset, size_t len
 	progress[me].checks += length / 8;
 }
 
-static uint8_t *map_at(int fd, size_t length, size_t skew, int flags)
+uint8_t *map_at(int fd, size_t length, size_t skew, int flags)
 {
 	uint8_t *room = mmap(NULL, length + 2 * PMD, PROT_NONE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -123,7 +98,7 @@ static uint8_t *map_at(int fd, size_t length, size_t skew, int flags)
 	return at;
 }
 
-static void remap(struct file *f, uint8_t *at)
+void remap(struct file *f, uint8_t *at)
 {
 	if (mmap(at, MAX, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, f->fd, 0) == MAP_FAILED)
 		fail("mmap again");
@@ -142,7 +117,7 @@ static void open_file(struct file *f, int id, const char *format, int number)
 }
 
 /* A range inside [0, size), aligned to the step, often small, sometimes 2 MiB at once. */
-static bool range(size_t size, size_t step, size_t *offset, size_t *length)
+bool range(size_t size, size_t step, size_t *offset, size_t *length)
 {
 	static const size_t most[] = {
 		8, 64, 512, PAGE, PAGE, 4 * PAGE, 4 * PAGE, 16 * PAGE, 16 * PAGE, 64 * PAGE,
@@ -157,354 +132,6 @@ static bool range(size_t size, size_t step, size_t *offset, size_t *length)
 		*length = size - *offset;
 	return true;
 }
-
-/* ---- the file that this worker alone changes ---- */
-
-static void must(const struct file *f, const uint8_t *got, size_t offset, size_t length,
-		 const char *what)
-{
-	size_t i;
-
-	if (memcmp(got, f->model + offset, length)) {
-		for (i = 0; got[i] == f->model[offset + i]; i++)
-			;
-		i &= ~7ul;
-		fail("%s: word %#016lx at %#lx of %s (size %#lx), not %#016lx", what,
-		     *(uint64_t *)(got + i), offset + i, f->path, f->size,
-		     *(uint64_t *)(f->model + offset + i));
-	}
-	progress[me].checks += length / 8;
-}
-
-static void check_by_read(const struct file *f, size_t offset, size_t length, const char *what)
-{
-	ssize_t done = pread(f->fd, bounce, length, offset);
-
-	if (done != (ssize_t)length)
-		fail("%s: pread of %#lx at %#lx of %s gave %ld", what, length, offset, f->path,
-		     done);
-	must(f, bounce, offset, length, what);
-}
-
-static void check_by_load(const struct file *f, const uint8_t *m, size_t offset, size_t length,
-			  const char *what)
-{
-	load((uint64_t *)bounce, (const uint64_t *)(m + offset), length);
-	must(f, bounce, offset, length, what);
-}
-
-static void resize(struct file *f, size_t size)
-{
-	if (ftruncate(f->fd, size))
-		fail("ftruncate to %#lx", size);
-	if (size < f->size)
-		memset(f->model + size, 0, f->size - size);
-	f->size = size;
-}
-
-static bool change_layout(struct file *f, int mode, size_t offset, size_t length,
-			  const char *what)
-{
-	did(what, offset, length, f->size);
-	if (!fallocate(f->fd, mode, offset, length))
-		return true;
-	if (errno != EOPNOTSUPP && errno != EINVAL)
-		fail("%s of %#lx at %#lx", what, length, offset);
-	return false;
-}
-
-static void own_clone(void)
-{
-	size_t offset, length;
-
-	did("clone", own.size, copy.size, 0);
-	/* A file that ends inside a block can only be cloned to the end of another. */
-	resize(&copy, 0);
-	if (ioctl(copy.fd, FICLONE, own.fd))
-		fail("FICLONE");
-	memcpy(copy.model, own.model, MAX);
-	copy.size = own.size;
-	if (range(copy.size, PAGE, &offset, &length))
-		check_by_read(&copy, offset, length, "clone");
-}
-
-static void own_op(void)
-{
-	struct file *f = reflink && !below(4) ? &copy : &own;
-	uint8_t *m = below(2) ? f->huge : f->small;
-	size_t offset, length, to;
-	int status;
-	pid_t child;
-
-	switch (below(reflink ? 23 : 21)) {
-	case 0 ... 3:
-		if (!range(f->size, 8, &offset, &length))
-			break;
-		did(m == f->huge ? "store huge" : "store small", offset, length, f->id);
-		fill((uint64_t *)(f->model + offset), f->id, offset, length);
-		store((uint64_t *)(m + offset), (uint64_t *)(f->model + offset), length);
-		break;
-	case 4 ... 5:
-		range(MAX, 8, &offset, &length);
-		did("pwrite", offset, length, f->id);
-		fill((uint64_t *)(f->model + offset), f->id, offset, length);
-		if (pwrite(f->fd, f->model + offset, length, offset) != (ssize_t)length)
-			fail("pwrite of %#lx at %#lx", length, offset);
-		if (offset + length > f->size)
-			f->size = offset + length;
-		break;
-	case 6 ... 8:
-		if (range(f->size, 8, &offset, &length))
-			check_by_load(f, m, offset, length, m == f->huge ? "huge mapping" :
-				      "small mapping");
-		break;
-	case 9:
-		if (range(f->size, 8, &offset, &length))
-			check_by_read(f, offset, length, "pread");
-		break;
-	case 10:
-		to = below(MAX / 8) * 8;
-		if (below(2))
-			to &= ~(PAGE - 1);
-		did("truncate", f->size, to, f->id);
-		resize(f, to);
-		break;
-	case 11 ... 12:
-		if (!range(f->size, below(2) ? PAGE : 8, &offset, &length))
-			break;
-		if (change_layout(f, (below(2) ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) |
-				  FALLOC_FL_KEEP_SIZE, offset, length, "punch or zero"))
-			memset(f->model + offset, 0, length);
-		break;
-	case 13:
-		if (!range(f->size, PAGE, &offset, &length) || offset + length >= f->size)
-			break;
-		if (change_layout(f, FALLOC_FL_COLLAPSE_RANGE, offset, length, "collapse")) {
-			memmove(f->model + offset, f->model + offset + length,
-				f->size - offset - length);
-			memset(f->model + f->size - length, 0, length);
-			f->size -= length;
-		}
-		break;
-	case 14:
-		if (!range(f->size, PAGE, &offset, &length) || f->size + length > MAX)
-			break;
-		if (change_layout(f, FALLOC_FL_INSERT_RANGE, offset, length, "insert")) {
-			memmove(f->model + offset + length, f->model + offset, f->size - offset);
-			memset(f->model + offset, 0, length);
-			f->size += length;
-		}
-		break;
-	case 15:
-		range(MAX, PAGE, &offset, &length);
-		if (change_layout(f, 0, offset, length, "allocate") && offset + length > f->size)
-			f->size = offset + length;
-		break;
-	case 16:
-		did("sync", 0, 0, f->id);
-		if (range(f->size, PAGE, &offset, &length) && below(2)) {
-			if (msync(m + offset, length, MS_SYNC))
-				fail("msync");
-		} else if (fsync(f->fd)) {
-			fail("fsync");
-		}
-		break;
-	case 17:
-		/* Pages of a mapping straight to the disk and back to another place. */
-		if (disk < 0 || !range(f->size, PAGE, &offset, &length))
-			break;
-		if (length > 32 * PAGE)
-			length = 32 * PAGE;
-		to = below((f->size - length) / PAGE + 1) * PAGE;
-		did("to disk and back", offset, length, to);
-		if (pwrite(disk, m + offset, length, me * DISK_PART) != (ssize_t)length)
-			fail("direct write");
-		if (pread(disk, m + to, length, me * DISK_PART) != (ssize_t)length)
-			fail("direct read");
-		memmove(f->model + to, f->model + offset, length);
-		break;
-	case 18:
-		if (!range(f->size, PAGE, &offset, &length))
-			break;
-		did("fork", offset, length, f->id);
-		fflush(stdout);
-		child = fork();
-		if (child < 0)
-			fail("fork");
-		if (!child) {
-			check_by_load(f, f->huge, offset, length, "child, huge mapping");
-			check_by_load(f, f->small, offset, length, "child, small mapping");
-			_exit(0);
-		}
-		/* Meanwhile fault the same pages here. */
-		check_by_load(f, m, offset, length, "parent beside a child");
-		if (waitpid(child, &status, 0) != child || status)
-			fail("child ended with %#x", status);
-		break;
-	case 19:
-		if (!range(f->size, PAGE, &offset, &length))
-			break;
-		did("private", offset, length, f->id);
-		m = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE, f->fd, offset);
-		if (m == MAP_FAILED)
-			fail("private mmap");
-		memset(m + below(length / PAGE) * PAGE, 0xee, 64);
-		munmap(m, length);
-		check_by_read(f, offset, length, "file under a private mapping");
-		break;
-	case 20:
-		did("remap", 0, 0, f->id);
-		if (below(2))
-			remap(f, m);
-		else
-			madvise(m, MAX, MADV_DONTNEED);
-		break;
-	case 21:
-		own_clone();
-		break;
-	case 22:
-		if (range(f->size, PAGE, &offset, &length))
-			change_layout(f, FALLOC_FL_UNSHARE_RANGE, offset, length, "unshare");
-		break;
-	}
-}
-
-/* ---- files of others, and of all ---- */
-
-static void read_other(void)
-{
-	int other = below(workers);
-	char path[300];
-	size_t offset, length;
-	ssize_t done;
-	uint8_t *m;
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/%s%d", dir, reflink && below(2) ? "copy" : "own", other);
-	fd = open(path, O_RDWR);
-	if (fd < 0)
-		return;
-	range(MAX, PAGE, &offset, &length);
-	if (length > 64 * PAGE)
-		length = 64 * PAGE;
-	did("read other's", other, offset, length);
-	switch (below(3)) {
-	case 0:
-		done = pread(fd, bounce, length, offset);
-		if (done < 0)
-			fail("pread of %s", path);
-		check_words((uint64_t *)bounce, other, offset, done, "pread of another's file");
-		break;
-	case 1:
-		m = map_at(fd, MAX, below(2) * PAGE, MAP_SHARED);
-		if (MAY_FAULT(load((uint64_t *)bounce, (uint64_t *)(m + offset), length)))
-			check_words((uint64_t *)bounce, other, offset, length,
-				    "mapping of another's file");
-		munmap(m, MAX);
-		break;
-	case 2:
-		/* Hold its pages for a direct write, while it may be cut. */
-		if (disk < 0)
-			break;
-		m = map_at(fd, MAX, below(2) * PAGE, MAP_SHARED);
-		if (length > 16 * PAGE)
-			length = 16 * PAGE;
-		done = pwrite(disk, m + offset, length, me * DISK_PART);
-		munmap(m, MAX);
-		if (done < 0 && errno != EFAULT)
-			fail("direct write from another's file");
-		if (done <= 0)
-			break;
-		done &= ~511l;
-		if (pread(disk, bounce, done, me * DISK_PART) != done)
-			fail("direct read");
-		check_words((uint64_t *)bounce, other, offset, done,
-			    "direct write from another's file");
-		break;
-	}
-	close(fd);
-}
-
-static void shared_op(void)
-{
-	int number = below(SHARED);
-	struct file *f = &shared[number];
-	uint8_t *m = below(2) ? f->huge : f->small;
-	size_t part = (workers + number) * DISK_PART;
-	struct file_clone_range clone;
-	size_t offset, length;
-	ssize_t done;
-
-	range(MAX, 8, &offset, &length);
-	switch (below(reflink ? 14 : 13)) {
-	case 0 ... 2:
-		did("shared store", number, offset, length);
-		fill((uint64_t *)bounce, f->id, offset, length);
-		MAY_FAULT(store((uint64_t *)(m + offset), (uint64_t *)bounce, length));
-		break;
-	case 3 ... 5:
-		did("shared load", number, offset, length);
-		if (MAY_FAULT(load((uint64_t *)bounce, (uint64_t *)(m + offset), length)))
-			check_words((uint64_t *)bounce, f->id, offset, length, "shared mapping");
-		break;
-	case 6:
-		did("shared pwrite", number, offset, length);
-		fill((uint64_t *)bounce, f->id, offset, length);
-		if (pwrite(f->fd, bounce, length, offset) != (ssize_t)length)
-			fail("pwrite to a shared file");
-		break;
-	case 7:
-		did("shared pread", number, offset, length);
-		done = pread(f->fd, bounce, length, offset);
-		if (done < 0)
-			fail("pread of a shared file");
-		check_words((uint64_t *)bounce, f->id, offset, done & ~7l, "pread, shared file");
-		break;
-	case 8:
-		did("shared truncate", number, offset, 0);
-		if (ftruncate(f->fd, below(3) ? MAX - offset % PMD : offset))
-			fail("ftruncate of a shared file");
-		break;
-	case 9:
-		did("shared punch", number, offset, length);
-		if (fallocate(f->fd, (below(2) ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) |
-			      FALLOC_FL_KEEP_SIZE, offset, length))
-			fail("punching a shared file");
-		break;
-	case 10:
-		did("shared sync", number, 0, 0);
-		if (fsync(f->fd))
-			fail("fsync of a shared file");
-		break;
-	case 11 ... 12:
-		/* To and from the disk's part for this file, at the same offset. */
-		if (disk < 0)
-			break;
-		offset = offset % DISK_PART & ~(PAGE - 1);
-		length = (1 + below(16)) * PAGE;
-		if (length > DISK_PART - offset)
-			length = DISK_PART - offset;
-		did("shared to or from disk", number, offset, length);
-		if (below(2))
-			done = pwrite(disk, m + offset, length, part + offset);
-		else
-			done = pread(disk, m + offset, length, part + offset);
-		if (done < 0 && errno != EFAULT)
-			fail("direct I/O of a shared file");
-		break;
-	case 13:
-		clone.src_fd = f->fd;
-		clone.src_offset = clone.dest_offset = offset & ~(PAGE - 1);
-		clone.src_length = (length + PAGE - 1) & ~(PAGE - 1);
-		did("shared clone", number, clone.src_offset, clone.src_length);
-		number = (number + 1 + below(SHARED - 1)) % SHARED;
-		/* The source may have been cut, or end inside the range. */
-		if (ioctl(shared[number].fd, FICLONERANGE, &clone) && errno != EINVAL)
-			fail("FICLONERANGE between shared files");
-		break;
-	}
-}
-
 static void work(uint64_t end)
 {
 	while (now_ms() < end || progress[me].ops < LEAST) {

@@ -1,15 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Memory that has gone bad: who is told, which page is marked, and what file I/O says.
-
-Three ways to make it bad: MADV_HWPOISON runs the kernel's handling of a memory error on a mapped
-page, and says that nothing has happened to the memory; a machine check says that it has; the block
-device's list of bad blocks makes the driver refuse it. The pages stay marked until the device is
-bound anew, which is why all this runs on a device of its own, and why the group ends with that.
-
-A filesystem that does not handle memory failures itself (ext4, and XFS without a reverse map) leaves
-them to the kernel's core, which takes the first page of a folio for the one that has failed. rdax
-steps in between for a folio of several pages.
-"""
+"""Memory failures: who is told, which page is marked, and what becomes of it."""
 
 import contextlib
 import functools
@@ -18,20 +8,18 @@ import signal
 
 from lib import device, mce, posix
 from lib.check import Failure, check, equal, raises, same_bytes
-from lib.device import some, wait_for
+from lib.device import some
 from lib.mapping import BUS_MCEERR_AO, BUS_MCEERR_AR, SIGBUS, Map
 from lib.native import Fault, probe
 from lib.pattern import page, pages
 from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
 from lib.runner import case
-from lib.space import free_blocks, settle
+from lib.space import settle
 from lib.task import Task
-from lib.trace import Calls, Pages
+from lib.trace import Pages
 
-DEVICE = "pmem1"
-EIO, EFAULT = 5, 14
-POISON = dict(device=DEVICE, spoils=False)
+from .common import EIO, POISON, bad, forget, unwritten
 
 
 def _poison(m, offset):
@@ -69,13 +57,6 @@ def _both_are_told(m, fd, skew):
     task.result()
 
 
-def _bad(state, pfns):
-    """The pages that carry the mark of a memory failure."""
-    flag = state.flag("hwpoison")
-    words = state.words(pfns, state.FLAGS)
-    return {pfn for pfn, (flags,) in zip(pfns, words, strict=True) if flags & flag}
-
-
 def _marks_one_page(t, skew, offset):
     """The mark of the failure is on the page that has failed and on no other."""
     state = Pages()
@@ -84,12 +65,12 @@ def _marks_one_page(t, skew, offset):
     with Map(fd, PMD, skew=skew) as m:
         m.touch(write=True)
         pfns = m.pfns()
-        before = _bad(state, pfns)
+        before = bad(state, pfns)
         fault = _poison(m, offset)
         _told(fault, m, offset, (BUS_MCEERR_AR,), "the caller")
         if not skew:
             t.note(f"told with {1 << fault.lsb} bytes of doubt")
-        new = _bad(state, pfns) - before
+        new = bad(state, pfns) - before
         equal([i for i, pfn in enumerate(pfns) if pfn in new], [offset // PAGE], "pages marked")
         stats.expect(poison_locks=some)
     for i in {offset // PAGE - 1, min(offset // PAGE + 1, 511)} - {offset // PAGE}:
@@ -123,13 +104,13 @@ def page_of_a_huge_page_mapped_by_pages(t):
         pfns = m.pfns()
         state = Pages()
         # The memory may have been marked in another file, and be as good as any.
-        before = _bad(state, pfns)
+        before = bad(state, pfns)
         fault = _poison(m, 6 * PAGE)
         _told(fault, m, 6 * PAGE, (BUS_MCEERR_AR,), "the caller")
         equal(fault.lsb, 12, "log2 of the bytes of doubt")
         equal(m.mapped(), PMD - PAGE, "bytes still mapped")
-        equal(_bad(state, pfns) - before, {pfns[6]} - before, "page marked")
-        check(pfns[6] in _bad(state, pfns), "the page that failed is not marked")
+        equal(bad(state, pfns) - before, {pfns[6]} - before, "page marked")
+        check(pfns[6] in bad(state, pfns), "the page that failed is not marked")
         for number in (5, 6, 7):
             equal(m.load(number * PAGE)[1].signal, 0, f"signal of an access to page {number}")
 
@@ -181,8 +162,8 @@ def _for_good(test):
         finally:
             os.close(fd)
             if mce.can_fail():
-                mce.restore(_bad(Pages(), pfns))
-            _forget(t)
+                mce.restore(bad(Pages(), pfns))
+            forget(t)
     return forgotten
 
 
@@ -248,28 +229,12 @@ def failed_page_zeroed(_t, fd):
     posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, 21 * PAGE + 100, 1000)
 
 
-def _unwritten(t, fd, at, length):
-    """(descriptor, offset): where a file has the blocks of this one, allocated and never written."""
-    ((start, at_disk, _, _),) = [e for e in posix.extents(fd) if e[0] <= at < e[0] + e[2]]
-    block = at_disk + at - start
-    if t.variant.kind == "ext4":
-        # They stay where they are.
-        posix.fallocate(fd, posix.ZERO_RANGE, at, length)
-    else:
-        os.ftruncate(fd, 0)
-        settle(t)
-        fd = t.open("all", allocate=(free_blocks(t.dir) - 4096) * PAGE)
-    found = [e[0] + block - e[1] for e in posix.extents(fd) if e[1] <= block < e[1] + e[2]]
-    check(found, "the blocks are in no file")
-    return fd, found[0]
-
-
 @case(fs=("ext4", "xfs"), **POISON)
 @_for_good
 def failed_page_among_new_blocks(t, fd):
     """The filesystem puts zeroes on the blocks of a failed page that a file gets, past the page."""
     _fail_page(fd, 21)
-    fd, at = _unwritten(t, fd, 16 * PAGE, 16 * PAGE)
+    fd, at = unwritten(t, fd, 16 * PAGE, 16 * PAGE)
     # The page is overwritten whole, and serves again.
     equal(os.pwrite(fd, pages("n", 8, 16), at), 8 * PAGE, "bytes written")
     same_bytes(os.pread(fd, 8 * PAGE, at), pages("n", 8, 16), "the pages")
@@ -280,7 +245,7 @@ def failed_page_among_new_blocks(t, fd):
 def failed_page_shows_nothing_of_its_last_owner(t, fd):
     """Whoever gets its block and stores to it has zeroes around what he stored, and it can be zeroed again."""
     _fail_page(fd, 21)
-    fd, at = _unwritten(t, fd, 16 * PAGE, 16 * PAGE)
+    fd, at = unwritten(t, fd, 16 * PAGE, 16 * PAGE)
     with Map(fd, at + 16 * PAGE, skew=PAGE) as m:
         for number in range(16):
             if m.store(at + number * PAGE + 100, 1).signal:
@@ -300,7 +265,7 @@ def failed_page_is_zero_when_it_is_forgotten(t):
     first = _file(t, PMD)
     pfns = _fail_page(first, 21)
     try:
-        fd, at = _unwritten(t, first, 16 * PAGE, 16 * PAGE)
+        fd, at = unwritten(t, first, 16 * PAGE, 16 * PAGE)
         path = os.readlink(f"/proc/self/fd/{fd}")
 
         def write():
@@ -314,33 +279,11 @@ def failed_page_is_zero_when_it_is_forgotten(t):
             os.close(first)
     finally:
         mce.restore([pfns[21]])
-        _forget(t)
+        forget(t)
     with open(path, "rb") as file:
         file.seek(at + 5 * PAGE)
         found = file.read(PAGE)
     check(set(found) <= {0, ord("x")}, f"the page has {found[:64]!r}")
-
-
-@case(fs=("xfs",), **POISON)
-def bad_block_found_among_new_blocks(t):
-    """It is found after the device was adopted, and nobody has come upon one before."""
-    first = _file(t, PMD)
-    os.fsync(first)
-    ((start, at_disk, _, _),) = [e for e in posix.extents(first) if e[0] <= 21 * PAGE < e[0] + e[2]]
-    bad = at_disk + 21 * PAGE - start
-    fd, at = _unwritten(t, first, 16 * PAGE, 16 * PAGE)
-    posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, at, 16 * PAGE)
-    settle(t)
-    device.write(f"/sys/block/{t.device}/badblocks", f"{bad >> 9} 8\n")
-    try:
-        with Map(fd, at + 16 * PAGE, skew=PAGE) as m:
-            for number in range(16):
-                m.store(at + number * PAGE + 100, 1)
-        os.close(os.open(t.path("new"), os.O_RDWR | os.O_CREAT))
-    finally:
-        os.close(fd)
-        os.close(first)
-        _forget(t)
 
 
 @case(**POISON)
@@ -362,7 +305,7 @@ def failed_page_written(_t, fd):
     """A part of a page that has failed cannot be written, for the rest of it is lost; all of it can."""
     pfns = _fail_page(fd, 21)[20:24]
     state = Pages()
-    equal(_bad(state, pfns), {pfns[1]}, "page marked")
+    equal(bad(state, pfns), {pfns[1]}, "page marked")
     for length, at in ((100, 50), (PAGE - 1, 0), (PAGE - 8, 8)):
         raises(EIO, f"write of {length} bytes at {at} of the failed page",
                os.pwrite, fd, b"x" * length, 21 * PAGE + at)
@@ -372,7 +315,7 @@ def failed_page_written(_t, fd):
     raises(EIO, "pread after that", os.pread, fd, 1, 21 * PAGE)
     equal(os.pwrite(fd, pages("w", 4, 19), 19 * PAGE), 4 * PAGE, "bytes written across the page")
     same_bytes(os.pread(fd, 4 * PAGE, 19 * PAGE), pages("w", 4, 19), "what was written")
-    equal(_bad(state, pfns), set(), "pages marked after all of it was written")
+    equal(bad(state, pfns), set(), "pages marked after all of it was written")
     with Map(fd, 64 * PAGE, skew=PAGE) as m:
         same_bytes(m.read(19 * PAGE, 4 * PAGE), pages("w", 4, 19), "what is mapped")
 
@@ -406,207 +349,3 @@ def page_in_use_by_a_transfer(t):
         slow.release()
         equal(writer.result(), 4 * PAGE, "bytes written")
     os.ftruncate(fd, 0)
-
-
-class _BadBlock:
-    """One bad page of a file, in the driver's list."""
-
-    path = f"/sys/block/{DEVICE}/badblocks"
-
-    def __init__(self, fd, offset):
-        (start,) = [e[1] + offset - e[0] for e in posix.extents(fd)
-                    if e[0] <= offset < e[0] + e[2]]
-        device.write(self.path, f"{start >> 9} {PAGE >> 9}\n")
-        check(f"{start >> 9} {PAGE >> 9}" in self.list(), "the driver's list did not take it")
-
-    def list(self):
-        return device.read(self.path, "").splitlines()
-
-
-def _forget(t):
-    """What the list holds cannot be taken out again: bind the device anew."""
-    t.fs.umount()
-    rebind()
-    t.fs.mount()
-
-
-@case(fs=("ext4",), **POISON)
-def bad_block_among_new_blocks(t):
-    """A write to preallocated blocks has ext4 put zeroes on those beside it, or on its own, and one of
-    them is bad: no earlier contents are shown, and what is written afterwards is there."""
-    fd = t.open()
-    os.pwrite(fd, b"S" * (64 * PAGE), 0)
-    # The blocks stay, with what is in them; the first ones are an extent small enough to be zeroed whole.
-    posix.fallocate(fd, posix.ZERO_RANGE, 0, 64 * PAGE)
-    os.pwrite(fd, page("x"), 8 * PAGE)
-    os.fsync(fd)
-    _BadBlock(fd, 5 * PAGE)
-    _BadBlock(fd, 40 * PAGE)
-    try:
-        os.pwrite(fd, page("a"), 0)
-        os.pwrite(fd, page("w"), 3 * PAGE)
-        try:
-            os.pwrite(fd, b"n" * (32 * PAGE), 16 * PAGE)
-        except OSError as error:
-            equal(error.errno, EIO, "errno")
-        os.fsync(fd)
-        os.close(fd)
-        # What ext4 remembers of the blocks goes.
-        t.fs.umount()
-        t.fs.mount()
-        fd = t.open()
-        same_bytes(os.pread(fd, PAGE, 0), page("a"), "the first page")
-        same_bytes(os.pread(fd, PAGE, 3 * PAGE), page("w"), "what was written beside it")
-        for number in range(64):
-            try:
-                check(b"SSSS" not in os.pread(fd, PAGE, number * PAGE), f"page {number} shows")
-            except OSError as error:
-                equal((error.errno, number in (5, 40)), (EIO, True), f"errno of page {number}")
-    finally:
-        os.close(fd)
-        _forget(t)
-
-
-@case(quick=False, **POISON)
-def bad_block_reads(t):
-    """Reads give what lies before the bad page, then EIO; the rest of the file is well."""
-    fd = _file(t, 2 * PMD)
-    _BadBlock(fd, 20 * PAGE)
-    try:
-        raises(EIO, "pread of the bad page", os.pread, fd, PAGE, 20 * PAGE)
-        raises(EIO, "pread of a byte in it", os.pread, fd, 1, 20 * PAGE + 777)
-        try:
-            got = os.pread(fd, 8 * PAGE, 16 * PAGE)
-            check(len(got) <= 4 * PAGE, f"{len(got)} bytes read across the bad page")
-            same_bytes(got, pages("f", 4, 16)[:len(got)], "bytes before the bad page")
-            t.note(f"a read across the bad page gave {len(got)} bytes")
-        except OSError as error:
-            equal(error.errno, EIO, "errno of a read across the bad page")
-            t.note("a read across the bad page gave EIO")
-        same_bytes(os.pread(fd, 20 * PAGE, 0), pages("f", 20), "pages before")
-        same_bytes(os.pread(fd, 20 * PAGE, 21 * PAGE), pages("f", 20, 21), "pages behind")
-    finally:
-        os.close(fd)
-        _forget(t)
-
-
-@case(**POISON)
-def bad_block_mapped(t):
-    """An access to the bad page gets SIGBUS with its address; its neighbours serve."""
-    fd = _file(t, 2 * PMD)
-    _BadBlock(fd, 20 * PAGE)
-    try:
-        for skew in (PAGE, 0):
-            with Map(fd, 2 * PMD, skew=skew) as m:
-                stats = t.stats()
-                for write in (False, True):
-                    fault = m.store(20 * PAGE + 8, 1) if write else m.load(20 * PAGE + 8)[1]
-                    what = f"{'store' if write else 'load'}, skew {skew}"
-                    equal(fault.signal, SIGBUS, f"{what}: signal")
-                    check(fault.address >> 12 == (m.address >> 12) + 20, f"{what}: {fault}")
-                    equal(fault.code, BUS_MCEERR_AR, f"{what}: {fault}: code")
-                same_bytes(m.read(0, 20 * PAGE), pages("f", 20), "pages before")
-                same_bytes(m.read(21 * PAGE, PAGE), page("f", 21), "page behind")
-                same_bytes(m.read(PMD, PMD), pages("f", 512, 512), "the next 2 MiB")
-                stats.expect(poison_faults=some)
-    finally:
-        os.close(fd)
-        _forget(t)
-
-
-@case(**POISON)
-def bad_block_of_a_known_page(t):
-    """Memory that was mapped before it became bad is not mapped again, be it as a neighbour."""
-    fd = _file(t, 64 * PAGE)
-    with Map(fd, 64 * PAGE, skew=PAGE) as m:
-        m.touch(write=True)
-    _BadBlock(fd, 20 * PAGE)
-    try:
-        for write in (False, True):
-            with Map(fd, 64 * PAGE, skew=PAGE) as m:
-                for at in (19, 21):
-                    m.touch(at * PAGE, PAGE, write=write)
-                fault = m.store(20 * PAGE, 1) if write else m.load(20 * PAGE)[1]
-                equal(fault.signal, SIGBUS, "signal of an access to the bad page")
-    finally:
-        os.close(fd)
-        _forget(t)
-
-
-@case(**POISON)
-def bad_block_written(t):
-    """A write of part of the page fails; a write of all of it is tried in recovery mode.
-
-    A driver that does not recover copies nothing, which is EFAULT; else the error is EIO.
-    """
-    fd = _file(t, PMD)
-    bad = _BadBlock(fd, 20 * PAGE)
-    try:
-        raises((EIO, EFAULT), "write of part of the bad page", os.pwrite, fd, b"x" * 100, 20 * PAGE + 50)
-        equal(len(bad.list()), 1, "bad blocks after a partial write")
-        raises(EIO, "pread after the partial write", os.pread, fd, 1, 20 * PAGE)
-        with Calls("pmem_recovery_write") as recovery:
-            try:
-                written = os.pwrite(fd, page("w", 20), 20 * PAGE)
-            except OSError as error:
-                check(error.errno in (EIO, EFAULT), f"the write failed with {error}")
-                written = None
-            check(recovery.count() > 0, "the write was not tried in recovery mode")
-        if written is None:
-            # This bus cannot clear errors: the write must have failed as a whole.
-            t.note("the device cannot clear errors")
-            equal(len(bad.list()), 1, "bad blocks")
-            raises(EIO, "pread after the failed write", os.pread, fd, PAGE, 20 * PAGE)
-        else:
-            equal(written, PAGE, "bytes written")
-            equal(bad.list(), [], "bad blocks after the write")
-            same_bytes(os.pread(fd, PAGE, 20 * PAGE), page("w", 20), "the page")
-            bad = _BadBlock(fd, 20 * PAGE)
-        nothing = posix.mmap(None, PAGE, posix.PROT_NONE, posix.MAP_PRIVATE | posix.MAP_ANONYMOUS)
-        raises(EFAULT, "write from memory that is not there", posix.pwrite_from, fd, nothing, PAGE,
-               20 * PAGE)
-        posix.munmap(nothing, PAGE)
-        os.pwrite(fd, pages("w", 20), 0)
-        same_bytes(os.pread(fd, 20 * PAGE, 0), pages("w", 20), "pages before")
-    finally:
-        os.close(fd)
-        _forget(t)
-
-
-@case(fs=("xfs",), **POISON)
-def bad_block_shared(t):
-    """Copying away from a bad page fails and leaves both files as they were."""
-    one, two = _file(t, 64 * PAGE, "one"), t.open("two")
-    posix.clone(one, two)
-    _BadBlock(one, 20 * PAGE)
-    try:
-        # Part of the page would have to come from the bad one.
-        raises(EIO, "partial write to the shared bad page", os.pwrite, two, b"x", 20 * PAGE + 5)
-        with Map(two, 64 * PAGE, skew=PAGE) as m:
-            equal(m.store(20 * PAGE, 1).signal, SIGBUS, "store to the shared bad page: signal")
-            check(not m.store(21 * PAGE, 1).signal, "store to the next page failed")
-        for fd, changed in ((one, page("f", 21)), (two, b"\1" + page("f", 21)[1:])):
-            same_bytes(os.pread(fd, PAGE, 21 * PAGE), changed, "the next page")
-    finally:
-        os.close(one)
-        os.close(two)
-        _forget(t)
-
-
-def rebind():
-    """Bind the pmem driver anew, which forgets all marks; adopt again what was adopted."""
-    if not device.exists(DEVICE):
-        return
-    adopted = device.adopted(DEVICE)
-    if adopted:
-        device.write(f"{device.CONFIG}/{DEVICE}/adopt", "0")
-    driver, name = device.driver_of(DEVICE)
-    device.write(f"{driver}/unbind", name)
-    wait_for(lambda: not device.exists(DEVICE), f"end of {DEVICE}")
-    device.bind(DEVICE, driver, name)
-    if adopted:
-        device.write(f"{device.CONFIG}/{DEVICE}/adopt", "1")
-
-
-def end_of_group():
-    rebind()

@@ -11,7 +11,7 @@ import re
 import subprocess
 import time
 
-from lib import gib, gup, native, posix
+from lib import gib, gup, ktap, native, posix
 from lib.check import Skip, check, equal, raises
 from lib.device import some
 from lib.gib import GibMap
@@ -216,7 +216,7 @@ def selftest_gup_test(t):
                 done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                       text=True, check=False)
                 said = f"{' '.join(command)}:\n{done.stdout}"
-                check(not done.returncode and "not ok" not in done.stdout, said)
+                check(not done.returncode and not ktap.has_failures(done.stdout), said)
                 if "SKIP" in done.stdout:
                     raise Skip(said)
                 cut = re.findall(r"runcated \(size: (\d+)\)", done.stdout)
@@ -241,15 +241,17 @@ def selftest_gup_longterm(t):
     program = native.selftest("gup_longterm")
     done = subprocess.run([program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           cwd=t.dir, check=False)
-    seen, test, reason = {}, "", ""
-    for line in done.stdout.splitlines():
-        found = re.search(r"\[RUN\] (.*) \.\.\. with (.*)", line)
-        if found:
-            test, reason = (found[1] if found[2] == "local tmpfile" else ""), ""
-        elif test and re.match(r"(not )?ok ", line):
-            seen[test] = "works as expected" if line.startswith("ok ") else reason
-        else:
-            reason = line.strip("# ")
+    seen, test = {}, ""
+    for result in ktap.results(done.stdout):
+        reason = ""
+        for line in result.before:
+            found = re.search(r"\[RUN\] (.*) \.\.\. with (.*)", line)
+            if found:
+                test, reason = (found[1] if found[2] == "local tmpfile" else ""), ""
+            else:
+                reason = line
+        if test:
+            seen[test] = "works as expected" if result.passed else reason
     refused = "PIN_LONGTERM_TEST_START failed (Operation not supported)"
     wanted = {f"{access} longterm {how} pin in {mapping} file mapping":
               refused if "SHARED" in mapping or how == "GUP" else "works as expected"

@@ -5,11 +5,10 @@ They are run from the filesystem itself, so that it serves their text and data a
 directory map anonymous memory, shared memory or huge pages only.
 """
 
-import re
 import shutil
 import subprocess
 
-from lib import native
+from lib import ktap, native
 from lib.check import check, equal
 from lib.device import some
 from lib.runner import case
@@ -29,17 +28,16 @@ def _run(t, name, least):
     stats = t.stats()
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           stdin=subprocess.DEVNULL, text=True, errors="replace", check=False)
-    cases = re.findall(r"^(not ok|ok) \d+ (?:- )?(.*)$", done.stdout, re.MULTILINE)
-    passed = [said for how, said in cases if how == "ok" and "# SKIP" not in said]
-    failed = {said for how, said in cases if how != "ok"}
+    results = ktap.results(done.stdout)
+    passed = [one for one in results if one.passed and not one.skipped]
+    failed = {one.name for one in results if not one.passed}
     wanted = FAIL.get(name, set()) | (set() if t.adopted else KERNEL_FAILS.get(name, set()))
     if failed != wanted:
         t.note(done.stdout[-8000:])
     equal(failed, wanted, f"what fails of {name}")
     check(len(passed) >= least, f"{name}: {len(passed)} passed, status {done.returncode}:\n"
                                 f"{done.stdout[-4000:]}")
-    plan = re.search(r"^1\.\.(\d+)$", done.stdout, re.MULTILINE)
-    check(plan and len(cases) == int(plan[1]), f"{name} ended early:\n{done.stdout[-4000:]}")
+    check(ktap.is_whole(done.stdout), f"{name} ended early:\n{done.stdout[-4000:]}")
     stats.expect(private_pte=some)
     return stats
 

@@ -7,6 +7,7 @@ from lib import ioctl, posix
 from lib.ioctl import Asker
 from lib.check import check, equal
 from lib.device import wait_for
+from lib.kmsg import KernelLog
 from lib.mapping import Map
 from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
@@ -180,8 +181,7 @@ def writes_and_faults_that_wait_are_found(t):
 @case(timeout=240, quick=False)
 def a_long_wait_is_told_to_the_log(t):
     need(t)
-    log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-    os.lseek(log, 0, os.SEEK_END)
+    log = KernelLog()
     fd, pipe = _held(t)
 
     def cut():
@@ -191,13 +191,7 @@ def a_long_wait_is_told_to_the_log(t):
     found = []
 
     def is_told():
-        try:
-            while True:
-                line = os.read(log, 8192).decode("utf-8", "replace")
-                if "a truncate or the like has waited for" in line:
-                    found.append(line)
-        except BlockingIOError:
-            pass
+        found.extend(line for line in log.read() if "a truncate or the like has waited for" in line)
         return found
 
     wait_for(is_told, "line in the log", timeout=120)

@@ -392,7 +392,7 @@ def a_sync_comes_to_what_is_held_a_few_times(t):
     reader, writer = os.pipe()
     with Map(fd, PMD, skew=PAGE) as m:
         m.touch(0, PAGE, write=True)
-        equal(posix.vmsplice(writer, m.address, PAGE), PAGE, "bytes in the pipe")
+        m.splice(writer, 0)
     stats = t.stats()
     for how in (posix.syncfs, os.fsync):
         before = stats.since().get("writeback_entries", 0)

@@ -73,7 +73,7 @@ def waits(t):
     reader, writer = os.pipe()
     with Events() as events, Map(fd, PMD) as m:
         m.touch(0, 1)
-        equal(posix.vmsplice(writer, m.address, PAGE), PAGE, "bytes in the pipe")
+        m.splice(writer, 0)
 
         def cut():
             os.ftruncate(fd, 0)

@@ -6,7 +6,7 @@ import fcntl
 import struct
 
 from . import posix
-from .check import Failure, check
+from .check import Failure, check, equal
 from .native import Fault, probe
 from .posix import PAGE, PMD
 
@@ -54,6 +54,10 @@ class Map:
         """Make a hole in the mapping; its addresses stay taken."""
         posix.mmap(self.address + offset, length, posix.PROT_NONE, posix.MAP_PRIVATE
                    | posix.MAP_ANONYMOUS | posix.MAP_NORESERVE | posix.MAP_FIXED)
+
+    def splice(self, pipe, offset, length=PAGE):
+        """Put a part of the mapping into a pipe, which refers to its pages until they are read from it."""
+        equal(posix.vmsplice(pipe, self.address + offset, length), length, "bytes in the pipe")
 
     def read(self, offset, length):
         check(offset + length <= self.length, "test reads past its mapping")

@@ -216,7 +216,7 @@ def files_that_are_exchanged_give_up_no_page_that_is_held(t):
             expected.reverse()
             are_right("afterwards")
             for held in (one, two):
-                equal(posix.vmsplice(writer, held.address + 5 * PAGE, PAGE), PAGE, "bytes in the pipe")
+                held.splice(writer, 5 * PAGE)
                 raises(errno.EBUSY, "an exchange of what somebody holds", posix.swap_extents, *fds)
                 are_right("when it was refused")
                 same_bytes(os.read(reader, PAGE), held.read(5 * PAGE, PAGE), "what was in the pipe")
@@ -239,7 +239,7 @@ def exchange_with_the_boot_loader(t):
         m.write(5 * PAGE, page("s"))
         os.fsync(fd)
         reader, writer = os.pipe()
-        posix.vmsplice(writer, m.address + 5 * PAGE, PAGE)
+        m.splice(writer, 5 * PAGE)
         raises(errno.EBUSY, "an exchange of what somebody holds", fcntl.ioctl, fd,
                posix.EXT4_IOC_SWAP_BOOT)
         m.write(6 * PAGE, page("t"))

@@ -210,7 +210,7 @@ def pages_in_a_pipe_are_held(t):
     with Map(fd, 64 * PAGE, skew=PAGE) as m:
         m.write(PAGE, page("v", 1))
         pfn = m.pfn(PAGE)
-        equal(posix.vmsplice(writer, m.address + PAGE, PAGE), PAGE, "bytes in the pipe")
+        m.splice(writer, PAGE)
         equal(state.refcounts([pfn]), [2], "references with the page in a pipe")
         waiter = Task(truncate_whole, t, fd)
         waiter.blocked_in("ftruncate")
@@ -228,7 +228,7 @@ def page_in_a_pipe_among_new_blocks_is_held(t):
     with Map(fd, 8 * PAGE, skew=PAGE) as m:
         m.write(4 * PAGE, page("v", 4))
         pfn = m.pfn(4 * PAGE)
-        equal(posix.vmsplice(writer, m.address + 4 * PAGE, PAGE), PAGE, "bytes in the pipe")
+        m.splice(writer, 4 * PAGE)
     equal(os.pwrite(fd, pages("n", 8), 0), 8 * PAGE, "bytes written")
     equal(state.refcounts([pfn]), [1], "references of the page in the pipe")
     waiter = Task(truncate_whole, t, fd)

@@ -41,7 +41,7 @@ def _hold(path, pipe):
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     os.pwrite(fd, pages("h", 512), 0)
     with Map(fd, PMD) as m:
-        posix.vmsplice(pipe, m.address + 5 * PAGE, PAGE)
+        m.splice(pipe, 5 * PAGE)
     return fd
 
 

@@ -268,7 +268,7 @@ def traced_call_lets_others_have_their_turn(t):
     seconds, reading, writing = 4, *os.pipe()
     fd = _file(t, 64 * PAGE)
     with Map(fd, 64 * PAGE, skew=PAGE) as m:
-        posix.vmsplice(writing, m.address + 5 * PAGE, PAGE)
+        m.splice(writing, 5 * PAGE)
 
     def cut():
         ptrace.trace_me()

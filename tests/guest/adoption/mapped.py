@@ -3,7 +3,6 @@
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import itertools
 import os
@@ -58,15 +57,6 @@ def mapped_device(t):
             stats.expect(write_pte=some, read_bytes=64 * PAGE)
 
 
-def _is_used(name):
-    try:
-        os.close(os.open(f"/dev/{name}", os.O_RDONLY | os.O_EXCL))
-    except OSError as error:
-        equal(error.errno, errno.EBUSY, "errno")
-        return True
-    return False
-
-
 @case(fs=())
 def mapped_device_is_suspended_while_its_unmount_waits(t):
     """That freezes the filesystem, which has a reference then that is nobody's mount; it comes to its end all
@@ -87,13 +77,13 @@ def mapped_device_is_suspended_while_its_unmount_waits(t):
                 Task(run, "dmsetup", "resume", "rdax-linear", name="dmsetup").result()
                 unmount.blocked_in("umount2")
                 Task(os.sync, name="sync").result()
-            check(_is_used(name), "the filesystem has ended with a page held")
+            check(not device.is_free(name), "the filesystem has ended with a page held")
             same_bytes(os.read(reader, PAGE), page("s", 1), "what comes out of the pipe")
             unmount.result()
             if not thawed:
-                check(_is_used(name), "the filesystem has ended while it was frozen")
+                check(not device.is_free(name), "the filesystem has ended while it was frozen")
                 Task(run, "dmsetup", "resume", "rdax-linear", name="dmsetup").result()
-            wait_for(lambda: not _is_used(name), "end of the filesystem")
+            wait_for(lambda: device.is_free(name), "end of the filesystem")
             os.close(reader)
             os.close(writer)
 

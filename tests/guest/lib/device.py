@@ -2,6 +2,7 @@
 """The block devices under test, adoption, and a slow disk."""
 
 import contextlib
+import errno
 import os
 import subprocess
 import time
@@ -104,6 +105,16 @@ def data_start(name):
 
 def size(name):
     return int(read(f"/sys/block/{name}/size")) * 512
+
+
+def is_free(name):
+    """Whether no filesystem has the device any more."""
+    try:
+        os.close(os.open(f"/dev/{name}", os.O_RDONLY | os.O_EXCL))
+    except OSError as error:
+        equal(error.errno, errno.EBUSY, "errno")
+        return False
+    return True
 
 
 def driver_of(name):

@@ -9,7 +9,7 @@ import threading
 
 from lib import posix, task
 from lib.check import Failure, check, equal, raises, same_bytes
-from lib.device import SlowDisk, wait_for
+from lib.device import SlowDisk, is_free, wait_for
 from lib.mapping import Map
 from lib.pattern import file as _file, page, pages
 from lib.posix import PAGE, PMD
@@ -119,15 +119,7 @@ def umount_that_waits_holds_nobody_up(t):
     slow.release()
     equal(writer.result(), PINNED, "bytes written")
 
-    def is_free():
-        try:
-            os.close(os.open(f"/dev/{t.device}", os.O_RDONLY | os.O_EXCL))
-        except OSError as error:
-            equal(error.errno, errno.EBUSY, "errno")
-            return False
-        return True
-
-    wait_for(is_free, "the filesystem's end")
+    wait_for(lambda: is_free(t.device), "the filesystem's end")
     t.fs.mount()
     same_bytes(os.pread(t.open(), 10 * PAGE, 0), pages("o", 8) + pages("f", 2, 8), "after mounting")
 

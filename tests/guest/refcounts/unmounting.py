@@ -26,16 +26,6 @@ IN_DELETE_SELF, IN_UNMOUNT = 0x400, 0x2000
 MS_RDONLY = 1
 
 
-def _is_free(name):
-    """Whether no filesystem has the device any more."""
-    try:
-        os.close(os.open(f"/dev/{name}", os.O_RDONLY | os.O_EXCL))
-    except OSError as error:
-        equal(error.errno, errno.EBUSY, "errno")
-        return False
-    return True
-
-
 def _hold(path, pipe):
     """Open a file and put its sixth page into a pipe."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -50,7 +40,7 @@ def _let_go(t, pipe):
     raises(errno.EBUSY, "the device while a page is held", os.open, f"/dev/{t.device}",
            os.O_RDONLY | os.O_EXCL)
     same_bytes(os.read(pipe[0], PAGE), page("h", 5), "what is in the pipe")
-    wait_for(lambda: _is_free(t.device), "end of the filesystem")
+    wait_for(lambda: device.is_free(t.device), "end of the filesystem")
     for end in pipe:
         os.close(end)
     t.fs.mount()
@@ -292,5 +282,5 @@ def many_who_hold_unmount_and_kill_at_once(t):
         for place in places:
             while os.path.ismount(place):
                 Task(posix.umount, place, name="umount").result(60)
-        wait_for(lambda: _is_free(t.device), f"end of the filesystem (seed {seed})")
+        wait_for(lambda: device.is_free(t.device), f"end of the filesystem (seed {seed})")
         t.fs.mount()

@@ -383,6 +383,19 @@ fn grow(file: &File, place: &Place, step: u64) -> rustix::io::Result<()> {
     Ok(())
 }
 
+/// A line that tells how much of all is done.
+fn bar(what: &str, done: u64, all: u64) -> String {
+    const WIDTH: u64 = 30;
+    let filled = (done * WIDTH).checked_div(all).unwrap_or(WIDTH).min(WIDTH);
+    format!(
+        "{what}: [{}{}] {} of {}\x1b[K",
+        "#".repeat(filled as usize),
+        ".".repeat((WIDTH - filled) as usize),
+        amount(done),
+        amount(all)
+    )
+}
+
 /// Without data, blocks read as holes, and a filesystem may not turn all of them into written ones
 /// within one page fault.
 fn write_zeroes(file: &File, size: u64) -> Result<()> {
@@ -393,7 +406,7 @@ fn write_zeroes(file: &File, size: u64) -> Result<()> {
         file.write_all_at(&zeroes, offset)?;
         offset += zeroes.len() as u64;
         if show {
-            output::progress(&format!("\rwriting zeroes: {} % ", offset * 100 / size));
+            output::progress(&format!("\r{}", bar("writing zeroes", offset, size)));
         }
     }
     if show {
@@ -621,6 +634,18 @@ pub fn run(system: &System, command: &LayoutCommand) -> Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bar_grows() {
+        let line = |done| bar("writing", done, 3 * GIB);
+        assert_eq!(
+            line(GIB),
+            "writing: [##########....................] 1 GiB of 3 GiB\u{1b}[K"
+        );
+        assert!(line(0).contains("[..............................] 0 bytes of 3 GiB"));
+        assert!(line(3 * GIB).contains("[##############################]"));
+        assert!(bar("writing", 0, 0).contains("[##############################]"));
+    }
 
     #[test]
     fn a_file_has_its_name_when_it_is_finished() {

@@ -184,7 +184,7 @@ fn note(system: &System, name: &str, switches: &Switches) -> Result<(PathBuf, Ad
         }
     };
     let path = adoption.keep(system)?;
-    let twins = device::twins(system, name, adoption.uuid.as_deref());
+    let twins = device::all_twins(system, name, adoption.uuid.as_deref());
     if !twins.is_empty() {
         output::complain(format_args!("{name}: {}", device::twins_text(&twins)));
     }

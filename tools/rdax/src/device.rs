@@ -315,26 +315,29 @@ impl Dax {
     }
 }
 
-/// The other devices of which what identifies this one is said, too: the kernel takes the copy of a namespace.
-pub fn twins(system: &System, name: &str, uuid: Option<&str>) -> Vec<String> {
+/// Those of these devices of which what identifies this one is said, too: the kernel takes the copy of a namespace.
+pub fn twins(blocks: &[Block], daxes: &[Dax], name: &str, uuid: Option<&str>) -> Vec<String> {
     let Some(uuid) = uuid else {
         return Vec::new();
     };
-    let partition = Block::find(system, name).and_then(|block| block.partition);
-    let (blocks, _) = blocks(system);
+    let this = blocks.iter().find(|block| block.name == name);
+    let partition = this.and_then(|block| block.partition);
     let blocks = blocks
-        .into_iter()
-        .map(|block| (block.name, block.uuid, block.partition));
-    let daxes = dax_devices(system)
-        .into_iter()
-        .map(|dax| (dax.name, dax.uuid, None));
+        .iter()
+        .map(|block| (&block.name, &block.uuid, block.partition));
+    let daxes = daxes.iter().map(|dax| (&dax.name, &dax.uuid, None));
     blocks
         .chain(daxes)
-        .filter(|(other, other_uuid, other_partition)| {
-            other != name && other_uuid.as_deref() == Some(uuid) && *other_partition == partition
+        .filter(|(other, known, number)| {
+            *other != name && known.as_deref() == Some(uuid) && *number == partition
         })
-        .map(|(other, ..)| other)
+        .map(|(other, ..)| other.clone())
         .collect()
+}
+
+/// The same of all devices.
+pub fn all_twins(system: &System, name: &str, uuid: Option<&str>) -> Vec<String> {
+    twins(&blocks(system).0, &dax_devices(system), name, uuid)
 }
 
 /// What is said of a device that has twins.

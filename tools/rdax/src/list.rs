@@ -98,8 +98,7 @@ impl Entry {
             note: waits
                 .unbind(block)
                 .or_else(|| waits.for_device(&block.name, device::numbers(&block.number)))
-                .or_else(|| failure(system, &block.name, adopted))
-                .or_else(|| twins(system, &block.name, block.uuid.as_deref())),
+                .or_else(|| failure(system, &block.name, adopted)),
             ..Self::default()
         }
     }
@@ -123,8 +122,7 @@ impl Entry {
                 .or_else(|| {
                     let advice = || format!("{}: {}", device::NO_DRIVER, dax.driver_advice());
                     dax.driver.is_none().then(advice)
-                })
-                .or_else(|| twins(system, &dax.name, dax.uuid.as_deref())),
+                }),
             ..Self::default()
         }
     }
@@ -195,12 +193,6 @@ fn failure(system: &System, name: &str, adopted: Option<bool>) -> Option<String>
     }
 }
 
-/// That a note for it is another's, too.
-fn twins(system: &System, name: &str, uuid: Option<&str>) -> Option<String> {
-    let twins = device::twins(system, name, uuid);
-    (!twins.is_empty()).then(|| device::twins_text(&twins))
-}
-
 fn entries(system: &System, noted: &Noted) -> Vec<Entry> {
     let waits = Waits::now(system);
     let (blocks, lost) = device::blocks(system);
@@ -213,6 +205,13 @@ fn entries(system: &System, noted: &Noted) -> Vec<Entry> {
         .collect();
     let of_dax = |dax| Entry::of_dax(system, dax, noted, &waits);
     entries.extend(daxes.iter().map(of_dax));
+    // That a note for one is another's, too.
+    for entry in &mut entries {
+        let twins = device::twins(&blocks, &daxes, entry.name(), entry.uuid.as_deref());
+        if entry.note.is_none() && !twins.is_empty() {
+            entry.note = Some(device::twins_text(&twins));
+        }
+    }
     entries.extend(lost.iter().map(|name| Entry::of_directory(system, name)));
     let missing = noted.missing(&blocks, &daxes);
     entries.extend(missing.into_iter().map(Entry::of_adoption));

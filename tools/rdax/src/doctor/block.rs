@@ -86,7 +86,7 @@ fn at_boot(system: &System, name: &str, uuid: Option<&str>, found: &mut Findings
             "whether it is adopted at boot is not known: /etc/rdax.d cannot be read, or not all of it",
         ),
     }
-    let twins = device::twins(system, name, uuid);
+    let twins = device::all_twins(system, name, uuid);
     if !twins.is_empty() {
         found.note(name, device::twins_text(&twins));
     }

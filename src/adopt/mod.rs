@@ -122,7 +122,8 @@ pub(crate) fn is_asynchronous(dax: DaxIdentity, in_flight: &InFlight) -> bool {
     DEVICES
         .places()
         .filter_map(|place| DEVICES.at(place, in_flight))
-        .any(|(_, device)| device.asynchronous_dax() == Some(dax))
+        // In the memory of one that has gone there may be another by now.
+        .any(|(bdev, device)| device.asynchronous_dax() == Some(dax) && !bdev.is_gone())
 }
 
 /// The rights to change who is served.

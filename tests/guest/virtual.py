@@ -172,21 +172,30 @@ def _maps_synchronously(fs):
         fs.umount()
 
 
+def _namespaces_of(*names):
+    """The namespaces of pmem devices."""
+    regions = [region for bus in _listed("ndctl", "list", "-BRN") for region in bus.get("regions", [])]
+    spaces = {space["blockdev"]: space["dev"] for region in regions for space in region["namespaces"]}
+    return [spaces[name] for name in names]
+
+
+def _disable(*namespaces):
+    for namespace in namespaces:
+        run("ndctl", "disable-namespace", namespace)
+    # What the core has for them is freed after a grace period.
+    posix.syscall(MEMBARRIER, MEMBARRIER_CMD_GLOBAL, 0, 0)
+
+
 @case(fs=(), timeout=120)
 def virtio_pmem_in_the_place_of_another_device(t):
     """What the core has allocated for a synchronous device, and freed, it takes for this one, with the mark."""
     name, other = _virtio(), "pmem1"
-    regions = [region for bus in _listed("ndctl", "list", "-BRN") for region in bus.get("regions", [])]
-    spaces = {space["blockdev"]: space["dev"] for region in regions for space in region["namespaces"]}
-    ours, others = spaces[name], spaces[other]
+    ours, others = _namespaces_of(name, other)
     fs = _Filesystem(VARIANTS["ext4"], name, MOUNT)
     run(*fs.variant.mkfs, fs.node)
     with Item(other, adopt=False):
         for _ in range(20):
-            run("ndctl", "disable-namespace", ours)
-            run("ndctl", "disable-namespace", others)
-            # It is freed after a grace period.
-            posix.syscall(MEMBARRIER, MEMBARRIER_CMD_GLOBAL, 0, 0)
+            _disable(ours, others)
             run("ndctl", "enable-namespace", ours)
             run("ndctl", "enable-namespace", others)
             if _maps_synchronously(fs):
@@ -196,6 +205,27 @@ def virtio_pmem_in_the_place_of_another_device(t):
     with Item(name, adopt=True):
         equal(_maps_synchronously(fs), False, "MAP_SYNC when it is adopted")
     equal(_maps_synchronously(fs), True, "MAP_SYNC when it is released")
+
+
+@case(fs=(), timeout=240)
+def another_device_in_the_place_of_virtio_pmem_that_is_gone(t):
+    """What the core had for a device that is adopted, and gone, it takes for another, which is synchronous."""
+    name, other = _virtio(), "pmem1"
+    ours, others = _namespaces_of(name, other)
+    fs = _Filesystem(VARIANTS["ext4"], other, MOUNT)
+    with Item(other, adopt=False):
+        run(*fs.variant.mkfs, fs.node)
+        with Item(name, adopt=True) as item:
+            _disable(ours)
+            try:
+                for _ in range(10):
+                    _disable(others)
+                    run("ndctl", "enable-namespace", others)
+                    equal(_maps_synchronously(fs), True, "MAP_SYNC on the other device")
+            finally:
+                item.set(False)
+                run("ndctl", "enable-namespace", ours)
+                wait_for(lambda: os.path.exists(f"/dev/{name}"), name)
 
 
 def _namespaces(region):

@@ -238,6 +238,11 @@ unsigned long rdax_map_small(struct page *page, unsigned long n, unsigned long *
 unsigned long rdax_folio_map_some(struct folio *folio, struct page *page, unsigned long n,
 				  struct vm_area_struct *vma);
 unsigned long rdax_folio_map_whole(struct folio *folio, struct vm_area_struct *vma, bool *first);
+/*
+ * Whether somebody has a reference to a large folio that is not that of a page-table entry. The folio stays
+ * large meanwhile.
+ */
+bool rdax_large_folio_is_held(struct folio *folio);
 
 /* Count @added pages for the process, and those that became mapped for the folio's node. */
 void rdax_count_mapped(struct mm_struct *mm, struct folio *folio, unsigned long added,

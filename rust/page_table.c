@@ -370,6 +370,17 @@ unsigned long rdax_folio_map_some(struct folio *folio, struct page *page, unsign
 #endif
 }
 
+bool rdax_large_folio_is_held(struct folio *folio)
+{
+	bool held;
+
+	/* The map count does not change while the references are read. */
+	folio_lock_large_mapcount(folio);
+	held = folio_ref_count(folio) > folio_large_mapcount(folio);
+	folio_unlock_large_mapcount(folio);
+	return held;
+}
+
 unsigned long rdax_folio_map_whole(struct folio *folio, struct vm_area_struct *vma, bool *first)
 {
 #ifdef CONFIG_NO_PAGE_MAPCOUNT

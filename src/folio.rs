@@ -158,17 +158,6 @@ fn try_associate(
     form(&mut region, block, mapping, index)
 }
 
-/// Whether somebody holds the folio other than by a mapping, seen from under the lock of an entry that
-/// points to it. May say so of one that is being unmapped.
-#[inline]
-pub(crate) fn is_held(folio: DevFolio) -> bool {
-    // With the entry locked mappings go, and none come. One that goes between two looks must not make
-    // up for a holder.
-    let before = folio.mapcount();
-    let references = folio.refcount();
-    references > before.min(folio.mapcount())
-}
-
 /// Adds an entry to a folio that has one.
 fn share(
     folio: &RegionFolio<'_>,

@@ -4,7 +4,6 @@
 
 use super::{
     device::FileDevice,
-    folio,
     layout,
     poison,
     stats::Counter,
@@ -85,7 +84,7 @@ fn held_of(batch: &EntryBatch<'_>) -> u64 {
     let mut held = 0;
     for (at, (_, entry, _)) in batch.iter().enumerate() {
         let page = entry.page();
-        if page.is_some_and(|page| folio::is_held(page.folio())) {
+        if page.is_some_and(|page| page.folio().is_held()) {
             held |= 1 << at;
         }
     }

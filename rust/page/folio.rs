@@ -121,6 +121,29 @@ impl DevFolio {
         count + 1
     }
 
+    /// Whether somebody has a reference that is not that of a page-table entry. May say so of a folio that is
+    /// being mapped or unmapped: an entry's reference is taken before it is counted as a mapping, and given
+    /// up afterwards.
+    ///
+    /// Nobody is missed: both counts are those of one moment. A folio that several files share is mapped and
+    /// unmapped by others while this looks, and a mapping that comes or goes between two looks would make up for
+    /// somebody who holds it.
+    pub(crate) fn is_held(self) -> bool {
+        if !self.is_large() {
+            let counts = self.0.word(MAPCOUNT).load_acquire();
+            return (counts >> 32) as i32 > counts as i32 + 1;
+        }
+        let region = Region::lock(self.0);
+        match region.folio(self.0) {
+            // SAFETY: The folio is large, which changes only under its region's lock.
+            Some(folio) if *folio == self && folio.is_large() => unsafe {
+                bindings::rdax_large_folio_is_held(self.as_ptr())
+            },
+            // Of another size by now: to be found anew.
+            _ => true,
+        }
+    }
+
     /// Those of them that map all of a folio of 2 MiB or 1 GiB.
     pub(crate) fn whole_mapcount(self) -> i32 {
         // SAFETY: By the invariant of the page it is there.

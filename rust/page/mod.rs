@@ -86,6 +86,9 @@ const PRIVATE: usize = INFO + 4 * WORD;
 const MAPCOUNT: usize = offset_of!(bindings::page, __bindgen_anon_2);
 const REFCOUNT: usize = offset_of!(bindings::page, _refcount);
 
+// What is read of both at once is coherent.
+const _: () = assert!(MAPCOUNT % WORD == 0 && REFCOUNT == MAPCOUNT + WORD / 2);
+
 const FLAG_HEAD: usize = 1 << bindings::pageflags_PG_head;
 const FLAG_HWPOISON: usize = 1 << bindings::pageflags_PG_hwpoison;
 /// The mark of bad memory, if the page has it, says nothing of the memory. A flag for the owner of a

@@ -35,7 +35,7 @@ impl Visitor for FindBusy<'_> {
             return WalkAction::Next;
         };
         let folio = page.folio();
-        if folio.refcount() > folio.mapcount()
+        if folio.is_held()
             && self
                 .spare
                 .is_none_or(|device| !device.is_gone(folio.head().pfn()))
@@ -98,7 +98,7 @@ pub(crate) fn held(locked: &LockedEntry<'_>) -> Option<DevFolio> {
     let page = locked.entry().page()?;
     locked.mapping().unmap(locked.range());
     let folio = page.folio();
-    (folio.refcount() > folio.mapcount()).then_some(folio)
+    folio.is_held().then_some(folio)
 }
 
 /// As [`held`], but who holds the folio for a moment only is waited for, with the entry locked, so that he is

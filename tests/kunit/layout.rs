@@ -21,7 +21,7 @@ mod tests {
                 callbacks, hold, pause, until, wait_callback, with_thread, with_threads, Checked,
                 File, Share, TestExtent, View,
             },
-            wait,
+            vm, wait,
             xa::Mark,
         },
         tests::helpers::*,
@@ -169,6 +169,62 @@ mod tests {
         drop(view);
         clear(&b);
         world.check_clean()
+    }
+
+    /// How often somebody who holds a folio all the time is overlooked while a file that shares it maps it and
+    /// lets go of it.
+    fn looks_that_miss(order: Order) -> Checked<usize> {
+        const TIMES: usize = 2_000;
+        let world = world()?;
+        let pages = order.pages();
+        let (a, b) = (world.file(pages)?, world.file(pages)?);
+        let place = world.take(order)?;
+        for file in [&a, &b] {
+            file.set_extents(&[TestExtent::mapped(0, pages, place).shared()])?;
+        }
+        let view = View::new(&b, 0, pages, Share::Shared, 0)?;
+        view.load(0)?;
+        put_shared(&a, 0, order, place, false, true)?;
+        let folio = world.page(place).folio();
+        check_eq!(folio.order(), order);
+        let held = hold(folio);
+        let over = Atomic::new(false);
+        let look = || {
+            let mut missed = 0;
+            while !over.load(Acquire) {
+                missed += (0..1000).filter(|_| !folio.is_held()).count();
+                vm::cond_resched();
+            }
+            missed
+        };
+        let map = || -> Checked {
+            for _ in 0..TIMES {
+                view.load(0)?;
+                b.mapping().unmap(PageRange::ALL);
+            }
+            Ok(())
+        };
+        let (missed, mapped) = with_thread(look, |_| {
+            let mapped = map();
+            over.store(true, Release);
+            mapped
+        })?;
+        mapped?;
+        check!(layout::busy_folio(a.mapping(), PageRange::ALL) == Some(folio));
+        drop(held);
+        check!(layout::busy_folio(a.mapping(), PageRange::ALL).is_none());
+        drop(view);
+        clear(&a);
+        clear(&b);
+        world.check_clean()?;
+        Ok(missed)
+    }
+
+    #[test]
+    fn mappings_that_come_and_go_hide_nobody_who_holds_a_page() -> Checked {
+        check_eq!(looks_that_miss(Order::PTE)?, 0);
+        check_eq!(looks_that_miss(Order::PMD)?, 0);
+        Ok(())
     }
 
     #[test]

@@ -19,5 +19,5 @@ pub(crate) mod report;
 pub(crate) mod sequence;
 pub(crate) mod stats;
 pub(crate) mod tree;
-mod tries;
+pub(crate) mod tries;
 pub(crate) mod writeback;

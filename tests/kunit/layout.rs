@@ -12,6 +12,7 @@ mod tests {
             folio,
             layout::{self, Patience},
             stats::Counter,
+            tries,
         },
         kern::{
             entry::Kind,
@@ -508,6 +509,44 @@ mod tests {
         check!(look(&file, 0).is_none());
         check!(look(&file, PMD).is_some_and(|(entry, _)| entry.kind() == Kind::Zero));
         clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
+    fn each_task_knows_since_when_it_has_tried() -> Checked {
+        const TASKS: usize = 40;
+        let world = world()?;
+        let file = world.file(1)?;
+        let try_for = |rounds: usize| {
+            for _ in 0..rounds {
+                tries::note_in_loop(file.mapping());
+                pause(2);
+            }
+        };
+        let (begun, ended) = (Atomic::new(0usize), Atomic::new(0usize));
+        let work = |_| {
+            begun.fetch_add(1, Release);
+            let all_at = |count: &Atomic<usize>| {
+                until(|| {
+                    try_for(1);
+                    count.load(Acquire) == TASKS
+                })
+            };
+            let all = all_at(&begun);
+            // Tasks that try for the first time at the same moment may take one another's place.
+            try_for(3);
+            let since = vm::now_ms();
+            try_for(5);
+            ended.fetch_add(1, Release);
+            let all = all && all_at(&ended);
+            (all, vm::now_ms().wrapping_sub(since), tries::so_far())
+        };
+        let (results, ()) = with_threads(TASKS, work, |_| ())?;
+        for (all, tried, tries) in results {
+            check!(all);
+            let first = tries.map(|tries| tries.first);
+            check!(first >= Some(tried), "{first:?} of {tried} ms");
+        }
         world.check_clean()
     }
 }

@@ -162,8 +162,10 @@ impl Place {
         match superblock::read(system, name) {
             Some(Superblock::Xfs(xfs)) => {
                 if wanted <= xfs_places(size, xfs.group_size, xfs.stripe_unit) {
-                    return "Other files are in the way, or what the filesystem keeps for itself."
-                        .to_owned();
+                    return format!(
+                        "Other files are in the way, or what the filesystem keeps for itself: {}",
+                        made(mkfs_xfs(name, size), most)
+                    );
                 }
                 format!(
                     "Its {} allocation groups of {} are too small: {}",

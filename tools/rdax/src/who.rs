@@ -240,11 +240,16 @@ impl Kind {
     }
 }
 
+/// Whether it is for a device that goes, of which the module does not know which it is: no file has the page.
+fn is_for_unknown(wait: &WaitRecord) -> bool {
+    wait.kind == wait::DEVICE && (wait.dev_major, wait.dev_minor) == (0, 0)
+}
+
 /// What is asked about.
 enum Target {
     File(File),
-    /// By its number.
-    Device(Kind, (u32, u32)),
+    /// By its number, and whether its driver lets go of it.
+    Device(Kind, (u32, u32), bool),
     Everything,
 }
 
@@ -281,7 +286,8 @@ impl Target {
         if let Some(dax) = Dax::find(system, &name) {
             let (major, minor) = dax.number.context("the kernel does not tell its number")?;
             let wanted = Wanted::character(system, &name, rustix::fs::makedev(major, minor));
-            let device = Self::Device(Kind::Character, (major, minor));
+            let goes = dax.driver.is_none();
+            let device = Self::Device(Kind::Character, (major, minor), goes);
             return Ok(Some((device, Some(wanted))));
         }
         let Some(block) = Block::find(system, &name) else {
@@ -292,7 +298,7 @@ impl Target {
         let wanted = Wanted::Filesystem {
             device: rustix::fs::makedev(major, minor),
         };
-        let device = Self::Device(Kind::Block, (major, minor));
+        let device = Self::Device(Kind::Block, (major, minor), block.goes);
         Ok(Some((device, Some(wanted))))
     }
 
@@ -302,8 +308,8 @@ impl Target {
             |number: (u32, u32)| Block::by_number(system, &format!("{}:{}", number.0, number.1));
         let mut found: Vec<Block> = match self {
             Self::Everything => device::blocks(system).0,
-            Self::Device(Kind::Block, number) => of_number(*number).into_iter().collect(),
-            Self::Device(Kind::Character, _) => Vec::new(),
+            Self::Device(Kind::Block, number, _) => of_number(*number).into_iter().collect(),
+            Self::Device(Kind::Character, ..) => Vec::new(),
             Self::File(file) => {
                 let number = file.metadata()?.dev();
                 let number = (rustix::fs::major(number), rustix::fs::minor(number));
@@ -318,9 +324,9 @@ impl Target {
         match self {
             Self::File(file) => module.waits(Some(file)),
             Self::Everything => module.waits(None),
-            Self::Device(kind, number) => {
+            Self::Device(kind, number, goes) => {
                 let mut waits = module.waits(None)?;
-                waits.retain(|wait| kind.has(*number, wait));
+                waits.retain(|wait| kind.has(*number, wait) || *goes && is_for_unknown(wait));
                 Ok(waits)
             }
         }
@@ -364,14 +370,30 @@ impl Waits {
             return None;
         }
         let number = device::numbers(&block.number);
-        Some(match self.for_device(&block.name, number) {
-            Some(text) => format!("{}: {text}", device::GOES),
-            None if self.all => format!(
+        let told = self.for_device(&block.name, number);
+        let may_be = || self.sentence(&block.name, is_for_unknown);
+        match told.or_else(may_be) {
+            Some(text) => Some(format!("{}: {text}", device::GOES)),
+            None => self.unbind_without_wait(block),
+        }
+    }
+
+    /// The same, if nobody is seen to wait for a page of it.
+    fn unbind_without_wait(&self, block: &Block) -> Option<String> {
+        let number = device::numbers(&block.number)?;
+        let is_for_it = |wait: &WaitRecord| {
+            wait.kind == wait::DEVICE && Kind::Block.has(number, wait) || is_for_unknown(wait)
+        };
+        if !block.goes || self.records.iter().any(is_for_it) {
+            return None;
+        }
+        Some(match self.all {
+            true => format!(
                 "{}, and nobody waits for a page of it: its filesystem is busy with that, which may take an XFS \
                  with rmapbt very long, or it is over soon",
                 device::GOES
             ),
-            None => format!(
+            false => format!(
                 "{}; rdax who {}, as root, says what that waits for",
                 device::GOES,
                 block.name
@@ -381,11 +403,12 @@ impl Waits {
 
     /// That somebody waits for whoever has pages of this device, in a sentence with what to do.
     pub fn for_device(&self, name: &str, number: Option<(u32, u32)>) -> Option<String> {
-        let found: Vec<&WaitRecord> = self
-            .records
-            .iter()
-            .filter(|wait| number.is_some_and(|number| Kind::of(name).has(number, wait)))
-            .collect();
+        let number = number?;
+        self.sentence(name, |wait| Kind::of(name).has(number, wait))
+    }
+
+    fn sentence(&self, name: &str, is_meant: impl Fn(&WaitRecord) -> bool) -> Option<String> {
+        let found: Vec<&WaitRecord> = self.records.iter().filter(|wait| is_meant(wait)).collect();
         let longest = found.iter().max_by_key(|wait| wait.waited)?;
         let others = match found.len() {
             1 => String::new(),
@@ -424,18 +447,19 @@ pub fn run(system: &System, arguments: &cli::Who) -> Result<ExitCode> {
         })?;
     } else {
         let mut text = waits_text(&found, all);
-        let unbinds = found.iter().any(|wait| wait.kind == wait::DEVICE);
+        // Those of which the table has no wait.
         let waits = Waits {
-            records: found.clone(),
+            records: found,
             all,
         };
-        for block in going.iter().filter(|_| !unbinds) {
-            let what = waits.unbind(block).unwrap_or_default();
-            text += &format!("{}: {what}\n", block.name);
+        for block in &going {
+            if let Some(what) = waits.unbind_without_wait(block) {
+                text += &format!("{}: {what}\n", block.name);
+            }
         }
         if let Some(users) = &users {
             text += "\n";
-            text += &users_text(users, !found.is_empty());
+            text += &users_text(users, !waits.records.is_empty());
         }
         output::print(&text)?;
     }
@@ -534,6 +558,49 @@ mod tests {
         }
         assert_eq!(waits.for_device("pmem1", Some((259, 2))), None);
         assert_eq!(waits.for_device("dax1.0", None), None);
+    }
+
+    #[test]
+    fn an_unbind_is_told_with_what_it_waits_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let system = System::new(dir.path());
+        let disk = dir.path().join("sys/devices/pmem1");
+        std::fs::create_dir_all(&disk).unwrap();
+        std::fs::create_dir_all(dir.path().join("sys/class/block")).unwrap();
+        std::fs::write(disk.join("dev"), "259:1\n").unwrap();
+        std::fs::write(disk.join("size"), "2048\n").unwrap();
+        let link = dir.path().join("sys/class/block/pmem1");
+        std::os::unix::fs::symlink(disk, link).unwrap();
+        let block = Block::find(&system, "pmem1").unwrap();
+        assert!(block.goes);
+        let told = |waits: &[WaitRecord], all: bool| {
+            let records = waits.to_vec();
+            Waits { records, all }.unbind(&block).unwrap()
+        };
+        let unbind = WaitRecord {
+            kind: wait::DEVICE,
+            dev_type: dev::BLOCK,
+            ..record()
+        };
+        // That of a page that no file has is of no device that is known.
+        let unknown = WaitRecord {
+            dev_type: dev::UNKNOWN,
+            dev_major: 0,
+            dev_minor: 0,
+            ..unbind
+        };
+        for wait in [unbind, unknown] {
+            let text = told(&[wait], true);
+            assert!(text.contains("has waited for 12.5 s (unbind)"), "{text}");
+        }
+        let other = WaitRecord {
+            dev_minor: 2,
+            ..unbind
+        };
+        for waits in [&[][..], &[other]] {
+            assert!(told(waits, true).contains("filesystem is busy with that"));
+            assert!(told(waits, false).contains("as root"));
+        }
     }
 
     /// Which of two devices with the same number a wait is told of: the block device, the character device.

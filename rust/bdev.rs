@@ -9,11 +9,13 @@ use super::{
     dax::DaxIdentity,
     fs::Inode,
     memory::{MemoryOwner, PageMapRange},
-    page::{PageRun, Pfn},
+    page::{Frames, Pfn},
 };
 use core::{
     ffi::CStr,
+    marker::PhantomData,
     mem::ManuallyDrop,
+    ops::Deref,
     ptr::{self, NonNull},
 };
 use kernel::{
@@ -79,37 +81,48 @@ impl BlockDevice {
         hashed.load(Relaxed).is_null()
     }
 
-    /// The pages of a device that is capable of DAX that are contiguous from page `at` of it on, or some
+    /// The frames of a device that is capable of DAX that are contiguous from page `at` of it on, or some
     /// of them. `None` behind its end, and when it was removed.
-    pub(crate) fn memory(&self, at: usize) -> Option<PageRun> {
+    pub(crate) fn memory(&self, at: usize) -> Option<Frames> {
+        // SAFETY: NULL, as no page map is wanted.
+        unsafe { self.look_up(at, ptr::null_mut()) }
+    }
+
+    /// # Safety
+    ///
+    /// `map` is to be written to, or NULL.
+    unsafe fn look_up(&self, at: usize, map: *mut bindings::rdax_page_map) -> Option<Frames> {
         let mut pages = 0;
-        // SAFETY: The device is valid.
-        let first = unsafe { bindings::rdax_device_memory(self.0.as_ptr(), at, &mut pages) };
+        // SAFETY: The device is valid, and the rest is by this function's safety requirements.
+        let first = unsafe { bindings::rdax_device_memory(self.0.as_ptr(), at, &mut pages, map) };
         // The tests' device is of one piece; they see it as one of several.
         #[cfg(RDAX_TEST)]
         let pages = pages.min(1 << 15);
-        // SAFETY: The frames are of the device's page map: the driver made both.
-        (pages != 0).then(|| unsafe { PageRun::from_frames(Pfn::from_bits(first), pages) })
-    }
-
-    /// All of its memory, in contiguous pieces.
-    pub(crate) fn page_runs(&self) -> impl Iterator<Item = PageRun> + '_ {
-        let mut at = 0;
-        core::iter::from_fn(move || {
-            let run = self.memory(at)?;
-            at += run.pages();
-            Some(run)
+        (pages != 0).then_some(Frames {
+            first: Pfn::from_bits(first),
+            pages,
         })
     }
 
-    /// The range of a page map that the first page of a run is in.
-    pub(crate) fn page_map(&self, run: PageRun) -> PageMapRange {
-        let mut map: bindings::rdax_page_map = pin_init::zeroed();
-        // SAFETY: By the invariant of `PageRun` the frame is one of a page map.
-        unsafe { bindings::rdax_page_map(run.pfn().to_bits(), &mut map) };
-        // SAFETY: These are the frames of that page map, among them the run's first.
-        let all = unsafe { PageRun::from_frames(Pfn::from_bits(map.first), map.pages) };
-        PageMapRange::new(all, MemoryOwner(map.owner))
+    /// The ranges of page maps that its memory is in: of page maps that go away with it the parts that are
+    /// its memory, of those of others all of the range, once or several times.
+    pub(crate) fn page_maps(&self) -> impl Iterator<Item = PageMapRange> + '_ {
+        let own = self.memory_owner();
+        let mut at = 0;
+        core::iter::from_fn(move || {
+            let mut map: bindings::rdax_page_map = pin_init::zeroed();
+            // SAFETY: The pointer is to a local.
+            let frames = unsafe { self.look_up(at, &raw mut map) }?;
+            at += frames.pages;
+            let owner = MemoryOwner(map.owner);
+            let all = Frames {
+                first: Pfn::from_bits(map.first),
+                pages: map.pages,
+            };
+            let range = if owner == own { frames } else { all };
+            // SAFETY: These are frames of that page map.
+            Some(unsafe { PageMapRange::new(range, owner) })
+        })
     }
 
     /// The owner of the page maps that go away with the device. A device made of others has none.
@@ -208,6 +221,46 @@ impl Drop for BlockDevice {
     fn drop(&mut self) {
         // SAFETY: By the type invariant. The inode's last reference may be this one.
         unsafe { bindings::iput(self.inode()) };
+    }
+}
+
+/// A block device that is about to go, and its name. Its driver has said so, and waits.
+///
+/// # Invariants
+///
+/// For `'a` the device is there, and so are the page maps of its memory's owner.
+pub(crate) struct GoingDevice<'a> {
+    device: ManuallyDrop<BlockDevice>,
+    name: BlockDeviceName,
+    _call: PhantomData<&'a ()>,
+}
+
+impl GoingDevice<'_> {
+    /// # Safety
+    ///
+    /// As the type invariant says.
+    pub(super) unsafe fn new(bdev: NonNull<bindings::block_device>) -> Self {
+        // SAFETY: By this function's safety requirements the device is there.
+        let (device, name) = unsafe { (BlockDevice::borrow(bdev), BlockDeviceName::of(bdev)) };
+        // INVARIANT: By this function's safety requirements.
+        Self {
+            device,
+            name,
+            _call: PhantomData,
+        }
+    }
+
+    /// The device's name.
+    pub(crate) fn name(&self) -> &CStr {
+        self.name.as_c_str()
+    }
+}
+
+impl Deref for GoingDevice<'_> {
+    type Target = BlockDevice;
+
+    fn deref(&self) -> &BlockDevice {
+        &self.device
     }
 }
 

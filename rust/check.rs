@@ -43,7 +43,7 @@ pub(crate) fn restore_memory(pfn: usize) -> Result {
 }
 
 /// The state of the folio that a page is part of, as its `struct page` has it.
-pub(crate) fn folio_state(page: DevPage) -> FolioState {
+pub(crate) fn folio_state(page: DevPage<'_>) -> FolioState {
     let mut state = FolioState::default();
     // SAFETY: By the invariant of `DevPage` the frame is one of device memory.
     unsafe { bindings::rdax_folio_state(page.pfn().to_bits(), &mut state) };
@@ -52,7 +52,7 @@ pub(crate) fn folio_state(page: DevPage) -> FolioState {
 
 /// The number of the first page of the run that is not one of its own that nobody uses; and how many
 /// folios there are before it that are whole but idle.
-pub(crate) fn find_used(run: PageRun) -> (Option<usize>, usize) {
+pub(crate) fn find_used(run: PageRun<'_>) -> (Option<usize>, usize) {
     let first = run.pfn().to_bits();
     let mut whole = 0;
     // SAFETY: By the invariant of `PageRun` the frames are of device memory.

@@ -8,7 +8,7 @@ use super::{
     bindings,
     iov::IovIter,
     order::Order,
-    page::{DevPage, PageRun, Pfn}, //
+    page::{DevPage, Frames, PageRun, Pfn}, //
 };
 use core::ptr::NonNull;
 use kernel::{
@@ -102,7 +102,7 @@ pub(crate) struct DaxMemory<'a> {
     device: &'a DaxDevice,
     page_offset: usize,
     address: NonNull<u8>,
-    run: PageRun,
+    run: PageRun<'a>,
 }
 
 /// Which device of DAX one is: to be compared.
@@ -134,7 +134,7 @@ impl DaxDevice {
     /// Writes the cache lines of the pages' memory, `bytes` from `offset` on, as far as they have them,
     /// back to the device.
     #[inline]
-    pub(crate) fn flush(&self, run: PageRun, offset: usize, bytes: usize) {
+    pub(crate) fn flush(&self, run: PageRun<'_>, offset: usize, bytes: usize) {
         let (address, bytes) = run.range(offset, bytes);
         // SAFETY: The device is alive, and by the invariant of `PageRun` the memory is there. Writing
         // back cache lines changes nothing.
@@ -201,8 +201,8 @@ impl<'d> DaxPlace<'d> {
         }
         let address = NonNull::new(address.cast::<u8>()).ok_or(EIO)?;
         let pages = pages.clamp(1, got as usize);
-        // SAFETY: The frames are of the device's page map: the driver made both. Whoever keeps them longer
-        // than the lock has a locked entry with them, or stays.
+        // SAFETY: The frames are of the device's page map: the driver made both. For `'a` the lock is held,
+        // which a device that goes away waits for before its page map does.
         let run = unsafe { PageRun::from_frames(Pfn::from_bits(pfn), pages) };
         // INVARIANT: This is what the driver says.
         Ok(DaxMemory {
@@ -223,10 +223,42 @@ impl<'d> DaxPlace<'d> {
     }
 }
 
+/// A page of a device that the driver tells the failure of.
+///
+/// # Invariants
+///
+/// For `'d` the page map is there: the core has a reference to it while it tells of a failure.
+#[cfg(CONFIG_MEMORY_FAILURE)]
+#[derive(Clone, Copy)]
+pub(crate) struct FailedPlace<'d>(DaxPlace<'d>);
+
+#[cfg(CONFIG_MEMORY_FAILURE)]
+impl<'d> FailedPlace<'d> {
+    /// # Safety
+    ///
+    /// As the type invariant says.
+    pub(super) const unsafe fn new(place: DaxPlace<'d>) -> Self {
+        // INVARIANT: By this function's safety requirements.
+        Self(place)
+    }
+
+    /// Up to `pages` pages from this one on; less when less is contiguous. Whether they are known to be bad by
+    /// now makes no difference.
+    ///
+    /// Errors: as [`DaxPlace::access`].
+    pub(crate) fn pages(self, pages: usize) -> Result<PageRun<'d>> {
+        let alive = DaxReadGuard::new();
+        let run = self.0.access(&alive, pages, Access::Recovery)?.run();
+        let Frames { first, pages } = run.frames();
+        // SAFETY: These frames have pages, which by the type invariant are there for `'d`.
+        Ok(unsafe { PageRun::from_frames(first, pages) })
+    }
+}
+
 impl<'a> DaxMemory<'a> {
     /// The pages.
     #[inline]
-    pub(crate) fn run(&self) -> PageRun {
+    pub(crate) fn run(&self) -> PageRun<'a> {
         self.run
     }
 
@@ -338,7 +370,7 @@ impl<'a> Piece<'a> {
     ///
     /// The offset, from the start of the memory, is one of the piece's.
     #[inline]
-    unsafe fn page_of(&self, offset: usize) -> DevPage {
+    unsafe fn page_of(&self, offset: usize) -> DevPage<'a> {
         let pfn = self.memory.run.pfn().offset(offset >> Order::PAGE_SHIFT);
         // SAFETY: By the type invariant the offset, which is in the piece, is in the memory's run.
         unsafe { DevPage::of(pfn) }
@@ -346,7 +378,7 @@ impl<'a> Piece<'a> {
 
     /// The page that the first byte is in.
     #[inline]
-    pub(crate) fn page(&self) -> DevPage {
+    pub(crate) fn page(&self) -> DevPage<'a> {
         // SAFETY: The first byte is in the memory, also when the piece has none.
         unsafe { self.page_of(self.offset) }
     }

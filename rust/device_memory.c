@@ -10,7 +10,7 @@
 #include "helpers.h"
 
 unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
-				 unsigned long *pages)
+				 unsigned long *pages, struct rdax_page_map *map)
 {
 	unsigned long end = bdev_nr_bytes(bdev) >> PAGE_SHIFT;
 	struct dax_device *dax_dev;
@@ -28,6 +28,8 @@ unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
 		n = dax_direct_access(dax_dev, (start >> PAGE_SHIFT) + at,
 				      end - at,
 				      DAX_RECOVERY_WRITE, NULL, &pfn);
+		if (map && n > 0)
+			rdax_page_map(pfn, map);
 		dax_read_unlock(id);
 		fs_put_dax(dax_dev, NULL);
 	}

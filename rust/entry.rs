@@ -16,6 +16,7 @@ use super::{
     page::{DevPage, PageBlock, Pfn},
     xa::{self, RawValue, LOCKED, NODE_BITS, ORDER_BITS, ORDER_SHIFT}, //
 };
+use core::marker::PhantomData;
 
 const VALUE: usize = 1 << 0;
 const KIND_SHIFT: usize = 17;
@@ -31,13 +32,13 @@ const DATA: usize = 2;
 
 /// The kind of an entry, with its memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum Kind<'a> {
     /// A placeholder: nothing is known yet.
     Empty,
     /// A hole, mapped with zeroes.
     Zero,
     /// This memory of the device.
-    Data(PageBlock),
+    Data(PageBlock<'a>),
 }
 
 /// An entry. The lock is not part of it: [`Entry::locked`] and [`Entry::unlocked`] make the word
@@ -46,19 +47,22 @@ pub(crate) enum Kind {
 /// # Invariants
 ///
 /// The bits are as above. Those of a data entry were made from a [`PageBlock`] of the entry's order, by
-/// [`Entry::data`], which has no kin that changes the kind, the order or the frame.
+/// [`Entry::data`], which has no kin that changes the kind, the order or the frame. Its pages are there for
+/// `'a`: the time of the tree's lock under which it was found, of what has it locked, or of the block.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct Entry<'a> {
     bits: usize,
+    _kept: PhantomData<&'a ()>,
 }
 
-impl Entry {
+impl<'a> Entry<'a> {
     const fn new(kind: usize, order: Order, pfn: usize) -> Self {
         // The bits that the core reads lie between the lock and our own.
         const { assert!(NODE_BITS & (VALUE | LOCKED) == 0 && NODE_BITS >> ORDER_SHIFT == 0) };
         const { assert!(xa::FLAGS == WRITABLE | FRESH | AHEAD) };
         Self {
             bits: VALUE | (order.bits() << ORDER_SHIFT) | (kind << KIND_SHIFT) | (pfn << PFN_SHIFT),
+            _kept: PhantomData,
         }
     }
 
@@ -76,7 +80,7 @@ impl Entry {
 
     /// The device's memory.
     #[inline]
-    pub(crate) const fn data(block: PageBlock) -> Self {
+    pub(crate) const fn data(block: PageBlock<'a>) -> Self {
         Self::new(DATA, block.order(), block.pfn().to_bits())
     }
 
@@ -101,6 +105,7 @@ impl Entry {
     pub(crate) const fn writable(self) -> Self {
         Self {
             bits: self.bits | WRITABLE,
+            ..self
         }
     }
 
@@ -116,6 +121,7 @@ impl Entry {
     pub(crate) const fn fresh(self) -> Self {
         Self {
             bits: self.bits | FRESH,
+            ..self
         }
     }
 
@@ -131,6 +137,7 @@ impl Entry {
     pub(crate) const fn ahead(self) -> Self {
         Self {
             bits: self.bits | AHEAD,
+            ..self
         }
     }
 
@@ -139,6 +146,7 @@ impl Entry {
     pub(crate) const fn protected(self) -> Self {
         Self {
             bits: self.bits & !AHEAD,
+            ..self
         }
     }
 
@@ -150,25 +158,25 @@ impl Entry {
 
     /// The entry in a word of a tree, and whether it is locked.
     #[inline]
-    pub(crate) const fn from_raw(raw: RawValue) -> (Self, bool) {
-        (
-            Self {
-                bits: raw.word() & !LOCKED,
-            },
-            raw.word() & LOCKED != 0,
-        )
+    pub(crate) const fn from_raw(raw: RawValue<'a>) -> (Self, bool) {
+        // INVARIANT: By the invariant of `RawValue` an entry was made into it, whose pages are there.
+        let entry = Self {
+            bits: raw.word() & !LOCKED,
+            _kept: PhantomData,
+        };
+        (entry, raw.word() & LOCKED != 0)
     }
 
     /// The word for a tree, locked.
     #[inline]
-    pub(crate) const fn locked(self) -> RawValue {
-        // SAFETY: This is what a value is.
+    pub(crate) const fn locked(self) -> RawValue<'a> {
+        // SAFETY: This is what a value is, and its pages are there by the type invariant.
         unsafe { RawValue::from_word(self.bits | LOCKED) }
     }
 
     /// The word for a tree, unlocked.
     #[inline]
-    pub(crate) const fn unlocked(self) -> RawValue {
+    pub(crate) const fn unlocked(self) -> RawValue<'a> {
         // SAFETY: As above.
         unsafe { RawValue::from_word(self.bits) }
     }
@@ -211,9 +219,9 @@ impl Entry {
 
     /// The kind of the entry, with its memory.
     #[inline]
-    pub(crate) const fn kind(self) -> Kind {
+    pub(crate) const fn kind(self) -> Kind<'a> {
         match (self.bits >> KIND_SHIFT) & KIND_BITS {
-            // SAFETY: By the type invariant the entry was made of these pages.
+            // SAFETY: By the type invariant the entry was made of these pages, which are there.
             DATA => Kind::Data(unsafe {
                 PageBlock::from_frames(Pfn::from_bits(self.bits >> PFN_SHIFT), self.order())
             }),
@@ -224,7 +232,7 @@ impl Entry {
 
     /// The entry's memory, if it stands for any.
     #[inline]
-    pub(crate) const fn block(self) -> Option<PageBlock> {
+    pub(crate) const fn block(self) -> Option<PageBlock<'a>> {
         match self.kind() {
             Kind::Data(block) => Some(block),
             _ => None,
@@ -233,7 +241,7 @@ impl Entry {
 
     /// The first page of its memory.
     #[inline]
-    pub(crate) fn page(self) -> Option<DevPage> {
+    pub(crate) fn page(self) -> Option<DevPage<'a>> {
         Some(self.block()?.first())
     }
 }

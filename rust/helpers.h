@@ -380,20 +380,13 @@ bool rdax_filesystem_get(struct inode *inode);
 void rdax_filesystem_put(struct file_system_type *type);
 
 /*
- * The frame of page @at of a block device that is capable of DAX, and in @pages how many pages from
- * there on are contiguous; 0 if there is no memory.
- */
-unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
-				 unsigned long *pages);
-
-/*
  * The device of DAX of a block device whose stores last only when its host was told to flush them, which no
  * store of a program can wait for: virtio-pmem; NULL for others. To be compared only.
  */
 const struct dax_device *rdax_asynchronous_dax(struct block_device *bdev);
 
 /*
- * The page map of a frame that rdax_device_memory() gave: a number that tells whose it is, and the
+ * The page map of a frame of a device's memory, which has one: a number that tells whose it is, and the
  * range of it that the frame is in.
  */
 struct rdax_page_map {
@@ -403,6 +396,14 @@ struct rdax_page_map {
 };
 
 void rdax_page_map(unsigned long pfn, struct rdax_page_map *map);
+
+/*
+ * The frame of page @at of a block device that is capable of DAX, and in @pages how many pages from
+ * there on are contiguous; 0 if there is no memory. If @map is not NULL, also the frame's page map, looked at
+ * while the device cannot take it away.
+ */
+unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
+				 unsigned long *pages, struct rdax_page_map *map);
 
 /*
  * The number of the page maps that the driver of the block device made, and that go with it. A

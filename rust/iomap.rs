@@ -6,11 +6,13 @@
 
 use super::{
     bindings,
-    dax::{DaxDevice, DaxPlace},
+    dax::{Access, DaxDevice, DaxPlace, DaxReadGuard},
     error::{ecanceled, eopnotsupp},
     fs::Inode,
     once::Once,
-    order::Order, //
+    order::Order,
+    page::{Frames, PageRun},
+    xa::LockedSlot, //
 };
 use core::{
     marker::PhantomData,
@@ -327,6 +329,33 @@ impl<'a> IomapIter<'a> {
             ops,
             _inode: PhantomData,
         }
+    }
+
+    /// The pages of the device that byte `position` of the present extent is in, up to `pages` of them; less
+    /// when less is contiguous. They are there as long as `locked`, a value of the file's tree, is locked.
+    ///
+    /// Errors: as [`DaxPlace::access`]; also `EIO` if the value is not one of the file's.
+    #[inline]
+    pub(crate) fn pages_for<'l>(
+        &self,
+        locked: &'l LockedSlot<'_>,
+        position: u64,
+        pages: usize,
+    ) -> Result<PageRun<'l>> {
+        let place = self.extent().place(position)?;
+        // SAFETY: By the type invariant the walk is over this inode, which is alive.
+        let inode = unsafe { Inode::from_raw(NonNull::new_unchecked(self.raw.inode)) };
+        if !locked.is_in(inode.mapping().tree()) {
+            return Err(EIO);
+        }
+        // A device that goes away first waits for this guard, then for the locked value.
+        let Frames { first, pages } = place
+            .access(&DaxReadGuard::new(), pages, Access::Normal)?
+            .run()
+            .frames();
+        // SAFETY: The frames are those of a run, on a device that the filesystem holds for the file. By the
+        // invariant of `LockedSlot` their pages are there as long as the value is locked.
+        Ok(unsafe { PageRun::from_frames(first, pages) })
     }
 
     /// Finishes the present extent and asks for the next. False when the range is done or the

@@ -94,7 +94,7 @@ impl IovIter<'_> {
 
     /// Whether the buffers of a write are pages, one of which is in the folio. `done` bytes of the write
     /// were taken from here already; theirs count, too.
-    pub(crate) fn holds(&self, folio: DevFolio, done: u64) -> bool {
+    pub(crate) fn holds(&self, folio: DevFolio<'_>, done: u64) -> bool {
         let done = self.advanced().min(done as usize);
         // SAFETY: The iterator is valid, and has been advanced by at least that much.
         unsafe { bindings::rdax_iter_holds(self.iter.as_ptr(), done, folio.as_ptr()) }

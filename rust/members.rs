@@ -209,25 +209,6 @@ impl<D: Send + Sync + 'static> Set<D> {
         &self.members
     }
 
-    /// Calls `f` for every member.
-    #[cfg(RDAX_CHECK)]
-    pub(crate) fn visit(&'static self, mut f: impl FnMut(&BlockDevice)) {
-        // `Writer::remove` waits for this before it lets go of a device.
-        let _in_flight = redirect::InFlight::enter();
-        for member in &self.members.0 {
-            // Pairs with `Writer::insert`.
-            let bdev = member.load_acquire();
-            if bdev == Members::removed() {
-                continue;
-            }
-            if let Some(bdev) = NonNull::new(bdev) {
-                // SAFETY: The member has a reference.
-                let bdev = unsafe { BlockDevice::borrow(bdev) };
-                f(&bdev);
-            }
-        }
-    }
-
     /// The places that a member can have.
     pub(crate) fn places(&self) -> core::ops::Range<usize> {
         0..SLOTS
@@ -383,14 +364,14 @@ impl<D: Send + Sync + 'static> Writer<D> {
     pub(crate) fn remove(
         &mut self,
         member: Member<D>,
-        prepare: impl FnOnce(&BlockDevice) -> Result,
+        prepare: impl FnOnce(&BlockDevice, &D) -> Result,
     ) -> Result<D, (Member<D>, Error)> {
         let idle = match member.bdev.idle() {
             Ok(idle) => idle,
             Err(e) => return Err((member, e)),
         };
         if idle.claim.is_some() {
-            if let Err(e) = prepare(&member.bdev) {
+            if let Err(e) = prepare(member.device(), member.data()) {
                 return Err((member, e));
             }
         }

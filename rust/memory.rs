@@ -8,13 +8,15 @@
 //! goes.
 
 use super::{
+    bdev::GoingDevice,
+    bindings,
     compat::{
         new_srcu,
         Srcu,
         SrcuGuard, //
     },
     once::Once,
-    page::{PageRun, Pfn}, //
+    page::{DevFolio, Frames, PageRun, Pfn}, //
 };
 use kernel::{
     prelude::*,
@@ -25,24 +27,37 @@ use kernel::{
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MemoryOwner(pub(super) usize);
 
-/// Pages of one page map that follow each other.
+/// Frames of one page map that follow each other.
+///
+/// # Invariants
+///
+/// They had pages when this was made.
 pub(crate) struct PageMapRange {
-    pub(crate) run: PageRun,
+    frames: Frames,
     pub(crate) owner: MemoryOwner,
     gone: Atomic<bool>,
 }
 
 impl PageMapRange {
-    pub(crate) fn new(run: PageRun, owner: MemoryOwner) -> Self {
+    /// # Safety
+    ///
+    /// The frames are of a page map of this owner.
+    pub(super) unsafe fn new(frames: Frames, owner: MemoryOwner) -> Self {
+        // INVARIANT: By this function's safety requirements.
         Self {
-            run,
+            frames,
             owner,
             gone: Atomic::new(false),
         }
     }
 
+    /// The first frame.
+    pub(crate) fn first(&self) -> Pfn {
+        self.frames.first
+    }
+
     pub(crate) fn has(&self, pfn: Pfn) -> bool {
-        pfn.to_bits().wrapping_sub(self.run.pfn().to_bits()) < self.run.pages()
+        self.frames.offset_of(pfn).is_some()
     }
 
     fn is_gone(&self) -> bool {
@@ -52,6 +67,12 @@ impl PageMapRange {
 }
 
 /// The memory of a device.
+///
+/// # Invariants
+///
+/// The pages of a range are there as long as it is not marked as gone, and those of one that is marked as long
+/// as somebody stays who has come before: its device says so, and waits, before it goes
+/// ([`DeviceMemory::retire`]).
 #[pin_data]
 pub(crate) struct DeviceMemory {
     ranges: KVec<PageMapRange>,
@@ -95,7 +116,7 @@ impl DeviceMemory {
     }
 
     /// The ranges of one owner.
-    pub(crate) fn of(&self, owner: MemoryOwner) -> impl Iterator<Item = &PageMapRange> {
+    fn of(&self, owner: MemoryOwner) -> impl Iterator<Item = &PageMapRange> {
         self.ranges.iter().filter(move |range| range.owner == owner)
     }
 
@@ -117,11 +138,61 @@ impl DeviceMemory {
         // Later callers see that it is gone.
         self.stays.synchronize();
     }
+
+    /// The same for a device that goes. `None` if it has no memory here that was not gone before.
+    ///
+    /// Held: as above.
+    pub(crate) fn retire_for<'a>(&'a self, device: &'a GoingDevice<'_>) -> Option<Retired<'a>> {
+        let owner = device.memory_owner();
+        if !self.is_owned_by(owner) {
+            return None;
+        }
+        self.retire(owner);
+        // INVARIANT: It was there up to now, and the device goes after this call.
+        Some(Retired {
+            memory: self,
+            owner,
+        })
+    }
+}
+
+/// Memory that goes away with a device. When this is dropped nobody has a page of it any more that he found
+/// in a tree and has not locked: that takes a grace period of RCU.
+///
+/// # Invariants
+///
+/// The pages of the owner's ranges are there for `'a`: their device goes later.
+pub(crate) struct Retired<'a> {
+    memory: &'a DeviceMemory,
+    owner: MemoryOwner,
+}
+
+impl Retired<'_> {
+    /// The pages, in contiguous pieces.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = PageRun<'_>> {
+        let ranges = self.memory.of(self.owner);
+        // SAFETY: By the type invariant. A page map has pages.
+        ranges.map(|range| unsafe {
+            PageRun::from_frames(range.frames.first, range.frames.pages.max(1))
+        })
+    }
+}
+
+impl Drop for Retired<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The task may sleep: it has waited for others.
+        unsafe { bindings::synchronize_rcu() };
+    }
 }
 
 /// That the `struct page`s of a device stay, for those who look at folios that they do not keep by a
 /// locked entry. The device does not wait for long: whoever has this looks regularly whether it goes
 /// ([`Stay::is_over`]).
+///
+/// # Invariants
+///
+/// `_read` is held for the memory's domain. By the invariant of [`DeviceMemory`] the pages of all ranges that are
+/// seen not to be gone while it is held are there as long.
 #[must_use = "the memory may go at once"]
 pub(crate) struct Stay<'a> {
     memory: &'a DeviceMemory,
@@ -129,6 +200,35 @@ pub(crate) struct Stay<'a> {
 }
 
 impl Stay<'_> {
+    /// The pages of these frames, or the first of them.
+    ///
+    /// Errors: `EIO` if they are going away, or are not of the memory at all.
+    pub(crate) fn run(&self, frames: Frames) -> Result<PageRun<'_>> {
+        let (range, offset) = self
+            .memory
+            .ranges
+            .iter()
+            .filter(|range| !range.is_gone())
+            .find_map(|range| Some((range, range.frames.offset_of(frames.first)?)))
+            .ok_or(EIO)?;
+        let pages = frames.pages.clamp(1, range.frames.pages - offset);
+        // SAFETY: By the type invariant the pages of the range, which is not gone, are there for as long as
+        // this is borrowed. These are some of them, at least one.
+        Ok(unsafe { PageRun::from_frames(frames.first, pages) })
+    }
+
+    /// The folio that begins, or has begun, at a frame.
+    ///
+    /// Errors: as for [`Stay::run`].
+    pub(crate) fn folio(&self, head: Pfn) -> Result<DevFolio<'_>> {
+        let run = self.run(Frames {
+            first: head,
+            pages: 1,
+        })?;
+        // INVARIANT: As the caller says; if not, what is read of it is of no use.
+        Ok(DevFolio::at(run.first()))
+    }
+
     /// Whether the frame is going away, so that this has to end soon; or is not of the memory at all. If
     /// not, its page stays as long as this: the device says first that it goes, and waits then.
     pub(crate) fn is_over(&self, pfn: Pfn) -> bool {

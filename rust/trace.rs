@@ -85,7 +85,7 @@ pub(crate) fn wants_insertions() -> bool {
 
 /// Memory of an entry that begins at page `first` was entered into a page table.
 #[cold]
-pub(crate) fn insert(vmf: &VmFault<'_>, entry: Entry, first: PageIndex, order: Order) {
+pub(crate) fn insert(vmf: &VmFault<'_>, entry: Entry<'_>, first: PageIndex, order: Order) {
     let index = vmf.index();
     let at = order.first(index).get().wrapping_sub(first.get());
     let pfn = entry.page().map_or(0, |page| page.pfn().to_bits() + at);

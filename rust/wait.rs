@@ -179,7 +179,7 @@ pub(crate) struct OwnerGuard {
 
 impl OwnerGuard {
     /// The folio's owner at this moment, if it has one. Nothing needs to keep the folio.
-    pub(crate) fn of(folio: DevFolio) -> Option<Self> {
+    pub(crate) fn of(folio: DevFolio<'_>) -> Option<Self> {
         let rcu = rcu::read_lock();
         let mapping = NonNull::new(folio.owner_unless_tail() as *mut bindings::address_space)?;
         Some(Self { mapping, rcu })
@@ -326,7 +326,7 @@ const LONGEST_INTERVAL: u32 = 160;
 /// the signal is answered with.
 pub(crate) fn wait_until_idle(
     stay: &Stay<'_>,
-    folio: DevFolio,
+    folio: DevFolio<'_>,
     how: Sleep<'_>,
     at_most: Option<u32>,
 ) -> Result {
@@ -377,7 +377,7 @@ pub(crate) fn wait_until_idle(
 /// `stay`.
 pub(crate) fn is_soon_idle(
     stay: &Stay<'_>,
-    folio: DevFolio,
+    folio: DevFolio<'_>,
     left: &mut u32,
     interval: u32,
 ) -> Result<bool> {
@@ -421,7 +421,7 @@ const FAULT_INTERVAL: u32 = 20;
 ///
 /// Errors: `EINTR` when a fatal signal came or the task is exiting, `EIO` when the device goes away, or the
 /// folio is not of the memory that `stay` is for.
-pub(crate) fn nap_until_idle(stay: &Stay<'_>, folio: DevFolio) -> Result {
+pub(crate) fn nap_until_idle(stay: &Stay<'_>, folio: DevFolio<'_>) -> Result {
     let sleep = || {
         // SAFETY: The task may sleep: no lock of ours is held here.
         unsafe { bindings::rdax_timed_wait(None, ptr::null_mut(), FAULT_INTERVAL) }
@@ -445,7 +445,7 @@ pub(crate) fn nap_until_idle(stay: &Stay<'_>, folio: DevFolio) -> Result {
 ///
 /// Nobody is woken when the last reference but those of mappings goes, and when the device does; then it
 /// takes all of the time.
-pub(crate) fn restart_after(stay: &Stay<'_>, folio: DevFolio, at_most: u32) -> bool {
+pub(crate) fn restart_after(stay: &Stay<'_>, folio: DevFolio<'_>, at_most: u32) -> bool {
     // SAFETY: The folio's address is only compared; it is never looked at afterwards. The two functions
     // are called one after the other.
     let will = unsafe {
@@ -486,7 +486,7 @@ pub(crate) fn restart_is_due() -> bool {
 /// there is no need to. Returns what that says.
 fn sleep_on_folio(
     stay: &Stay<'_>,
-    folio: DevFolio,
+    folio: DevFolio<'_>,
     state: c_int,
     is_done: &impl Fn() -> bool,
     sleep: impl FnOnce(),

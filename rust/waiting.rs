@@ -90,7 +90,7 @@ impl Drop for Waiting {
 }
 
 /// Notes whom this task waits for, if it does, and tells the log if it has for long.
-pub(crate) fn note(folio: DevFolio) {
+pub(crate) fn note(folio: DevFolio<'_>) {
     // SAFETY: These are numbers.
     unsafe {
         bindings::rdax_wait_note(
@@ -105,7 +105,7 @@ pub(crate) fn note(folio: DevFolio) {
 }
 
 /// The same of a folio of device DAX, which begins at this byte of the device.
-pub(crate) fn note_at(folio: DevFolio, offset: u64) {
+pub(crate) fn note_at(folio: DevFolio<'_>, offset: u64) {
     // Idle is one reference here: the page map's.
     let references = folio.refcount() - 1;
     // SAFETY: These are numbers.

@@ -6,16 +6,16 @@
 //! It is meaningful while nobody uses the files: what is under way looks like a violation. Page
 //! tables may map them, but nobody may hold a page otherwise.
 
-use super::device;
+use super::device::{self, AdoptedDevice, FileDevice};
 use crate::kern::{
     bdev::BlockDevice,
     check::{self as look, FolioState, Leaf},
     entry::Entry,
     fs::{Inode, Mapping, PageIndex},
     order::Order,
-    page::PageRun,
+    page::{Frames, PageRun, Pfn},
     wait,
-    xa::{Mark, RawValue, NODE_BITS}, //
+    xa::{Mark, NODE_BITS}, //
 };
 use core::fmt::Write;
 use kernel::{
@@ -129,9 +129,15 @@ pub(crate) struct Census {
 #[derive(Clone, Copy)]
 struct Found {
     index: PageIndex,
-    raw: RawValue,
+    /// What the tree has.
+    word: usize,
+    locked: bool,
     dirty: bool,
-    order: usize,
+    /// The order that the entry says, and the one that the tree keeps.
+    order: Order,
+    stored: usize,
+    /// The first frame of its memory.
+    data: Option<Pfn>,
 }
 
 impl Census {
@@ -162,9 +168,12 @@ impl Census {
         }
         let mut batch = [Found {
             index: PageIndex::new(0),
-            raw: Entry::empty(Order::PTE).unlocked(),
+            word: 0,
+            locked: false,
             dirty: false,
-            order: 0,
+            order: Order::PTE,
+            stored: 0,
+            data: None,
         }; BATCH];
         let mut pages = 0;
         let mut from = Some(PageIndex::new(0));
@@ -174,10 +183,9 @@ impl Census {
             let found = batch.get(..count).unwrap_or(&[]);
             from = None;
             for found in found {
-                let entry = Entry::from_raw(found.raw).0;
                 self.add_entry(inode, found)?;
-                pages += entry.order().pages();
-                let last = entry.order().last(found.index);
+                pages += found.order.pages();
+                let last = found.order.last(found.index);
                 from = (last < PageIndex::MAX).then(|| PageIndex::new(last.get() + 1));
             }
         }
@@ -194,39 +202,52 @@ impl Census {
     }
 
     fn add_entry(&mut self, inode: &Inode, found: &Found) -> Result<(), AllocError> {
-        let (entry, locked) = Entry::from_raw(found.raw);
         let number = inode.number();
-        let first = entry.order().first(found.index);
+        let first = found.order.first(found.index);
         let at = first.get();
         self.numbers.entries += 1;
         self.numbers.dirty += usize::from(found.dirty);
-        if locked {
+        if found.locked {
             self.report
                 .add(fmt!("R7: inode {number} index {at}: locked"));
         }
-        if found.raw.word() & NODE_BITS != 0 {
+        if found.word & NODE_BITS != 0 {
             self.report.add(fmt!(
                 "inode {number} index {at}: {:#x} names a NUMA node",
-                found.raw.word()
+                found.word
             ));
         }
-        if found.order != entry.order().bits() {
+        if found.stored != found.order.bits() {
             self.report.add(fmt!(
                 "R4: inode {number} index {at}: order {} stored as {}",
-                entry.order().bits(),
-                found.order
+                found.order.bits(),
+                found.stored
             ));
         }
-        let Some(block) = entry.block() else {
+        let Some(pfn) = found.data else {
             if found.dirty {
                 self.report
                     .add(fmt!("R5: inode {number} index {at}: dirty without memory"));
             }
             return Ok(());
         };
-        let pfn = block.pfn();
-        let state = look::folio_state(block.first());
-        let (size, order) = (state.order as usize, entry.order().bits());
+        let device = FileDevice::of(inode);
+        let stay = device.stay();
+        let frames = Frames {
+            first: pfn,
+            pages: 1,
+        };
+        let Some(run) = stay.as_ref().and_then(|stay| stay.run(frames).ok()) else {
+            if !device.is_gone(pfn) {
+                self.report.add(fmt!(
+                    "R4: inode {number} index {at}: pfn {:#x} is not the device's",
+                    pfn.to_bits()
+                ));
+            }
+            return Ok(());
+        };
+        let state = look::folio_state(run.first());
+        let (size, order) = (state.order as usize, found.order.bits());
         let head = state.head;
         if state.odd {
             self.report.add(fmt!(
@@ -235,7 +256,7 @@ impl Census {
             ));
         }
         if state.owner == 0 {
-            if order > size || !pfn.is_aligned(entry.order()) {
+            if order > size || !pfn.is_aligned(found.order) {
                 self.report.add(fmt!(
                     "R4: inode {number} index {at}: order {order} on a shared folio of {size}"
                 ));
@@ -278,26 +299,33 @@ impl Census {
         let (found, dirty) = {
             let mut guard = tree.lock();
             let mut xas = guard.xas(leaf.index);
-            let found = xas.load();
+            let found = xas.load().map(|raw| {
+                let entry = Entry::from_raw(raw).0;
+                let within = at - entry.order().first(leaf.index).get();
+                let memory = entry.block().map(|block| {
+                    let head = block.first().folio().head();
+                    (block.nth(within).pfn().to_bits(), head.pfn().to_bits())
+                });
+                (entry.order(), memory)
+            });
             (found, found.is_some() && xas.has_mark(Mark::Dirty))
         };
         self.numbers.leaves += usize::from(leaf.device);
-        let Some(raw) = found else {
+        let Some((order, memory)) = found else {
             self.report.add(fmt!(
                 "R2: inode {number} index {at}: mapped (pfn {:#x}), but there is no entry",
                 leaf.pfn
             ));
             return;
         };
-        let entry = Entry::from_raw(raw).0;
-        if leaf.order > entry.order().bits() {
+        if leaf.order > order.bits() {
             self.report.add(fmt!(
                 "R4: inode {number} index {at}: order {} maps an entry of {}",
                 leaf.order,
-                entry.order().bits()
+                order.bits()
             ));
         }
-        let Some(block) = entry.block() else {
+        let Some((wanted, head)) = memory else {
             if leaf.device || leaf.writable {
                 self.report.add(fmt!(
                     "R2: inode {number} index {at}: mapped (pfn {:#x}), but known as a hole",
@@ -306,8 +334,6 @@ impl Census {
             }
             return;
         };
-        let within = at - entry.order().first(leaf.index).get();
-        let wanted = block.nth(within).pfn().to_bits();
         if leaf.pfn != wanted {
             self.report.add(fmt!(
                 "R2: inode {number} index {at}: pfn {:#x} is mapped instead of {:#x}",
@@ -321,7 +347,6 @@ impl Census {
                 "R5: inode {number} index {at}: writable, but not dirty"
             ));
         }
-        let head = block.first().folio().head().pfn().to_bits();
         if let Some(seen) = self.folios.get_mut(&head) {
             seen.leaves += 1;
         }
@@ -367,7 +392,7 @@ impl Census {
     }
 
     /// Looks at all pages of the run that no entry points to: they are free.
-    pub(crate) fn rest_is_free(&mut self, run: PageRun) {
+    pub(crate) fn rest_is_free(&mut self, run: PageRun<'_>) {
         let first = run.pfn().to_bits();
         let mut at = 0;
         // Ends: each round is for the pages behind the next folio that is known, in a run.
@@ -423,11 +448,15 @@ fn find(mapping: &Mapping, index: PageIndex, batch: &mut [Found; BATCH]) -> usiz
         let Some(raw) = xas.find(PageIndex::MAX) else {
             break;
         };
+        let (entry, locked) = Entry::from_raw(raw);
         *found = Found {
             index: xas.index(),
-            raw,
+            word: raw.word(),
+            locked,
             dirty: xas.has_mark(Mark::Dirty),
-            order: xas.stored_order(),
+            order: entry.order(),
+            stored: xas.stored_order(),
+            data: entry.block().map(|block| block.pfn()),
         };
         count += 1;
     }
@@ -435,7 +464,7 @@ fn find(mapping: &Mapping, index: PageIndex, batch: &mut [Found; BATCH]) -> usiz
 }
 
 /// Looks at the files and all memory of a device. Sleeps.
-fn device(bdev: &BlockDevice) -> Result<Census, AllocError> {
+fn device(bdev: &BlockDevice, device: &AdoptedDevice) -> Result<Census, AllocError> {
     let mut census = Census::new()?;
     let mut result = Ok(());
     look::visit_inodes(bdev, |inode| {
@@ -445,9 +474,10 @@ fn device(bdev: &BlockDevice) -> Result<Census, AllocError> {
     });
     result?;
     census.finish();
-    for run in bdev.page_runs() {
+    let _ = device.with_runs(bdev, |run| {
         census.rest_is_free(run);
-    }
+        Ok(())
+    });
     let left = LEFT_WHOLE.load(Relaxed);
     if census.numbers.whole > left {
         let whole = census.numbers.whole;
@@ -462,11 +492,11 @@ fn device(bdev: &BlockDevice) -> Result<Census, AllocError> {
 fn write(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut result = Ok(());
     let mut violations = 0;
-    device::visit(|bdev| {
+    device::visit(|bdev, adopted| {
         if result.is_err() {
             return;
         }
-        result = match device(bdev) {
+        result = match device(bdev, adopted) {
             Ok(census) => {
                 let (count, text) = census.violations();
                 let Numbers {

@@ -197,7 +197,11 @@ impl DevDax {
     /// as the memory's pages go next.
     ///
     /// Held: nothing, and no fault can happen any more.
-    pub(crate) fn wait_until_idle(&self, device: u32, memory: &[PageRun]) {
+    pub(crate) fn wait_until_idle<'p>(
+        &self,
+        device: u32,
+        memory: impl Iterator<Item = PageRun<'p>> + Clone,
+    ) {
         /// In milliseconds.
         const INTERVAL: u32 = 20;
         const FIRST_MESSAGE: u32 = 200;
@@ -205,7 +209,7 @@ impl DevDax {
         let mut waited = 0u32;
         let mut said = false;
         let mut waiting = None;
-        for (number, folio) in self.folios(memory).enumerate() {
+        for (number, folio) in self.folios(memory.clone()).enumerate() {
             if number % 4096 == 0 {
                 vm::cond_resched();
             }
@@ -219,7 +223,7 @@ impl DevDax {
                         "{}: unbinding waits for {} folios of {} KiB that are in use (pinned), \
                          from byte {:#x} of the device on\n",
                         self.name(),
-                        self.busy_folios(memory),
+                        self.busy_folios(memory.clone()),
                         self.order.bytes() >> 10,
                         self.byte_of(folio.head().pfn())
                     );
@@ -235,16 +239,19 @@ impl DevDax {
         }
     }
 
-    fn folios<'a>(&self, memory: &'a [PageRun]) -> impl Iterator<Item = DevFolio> + 'a {
+    fn folios<'p>(
+        &self,
+        memory: impl Iterator<Item = PageRun<'p>>,
+    ) -> impl Iterator<Item = DevFolio<'p>> {
         let step = self.order.pages();
-        memory.iter().flat_map(move |run| {
+        memory.flat_map(move |run| {
             (0..run.pages())
                 .step_by(step)
                 .filter_map(move |at| Some(run.nth(at)?.folio()))
         })
     }
 
-    fn busy_folios(&self, memory: &[PageRun]) -> usize {
+    fn busy_folios<'p>(&self, memory: impl Iterator<Item = PageRun<'p>>) -> usize {
         self.folios(memory)
             .enumerate()
             .filter(|(number, folio)| {
@@ -332,8 +339,8 @@ impl Driver for DevDax {
         fault(self, home, vmf, order)
     }
 
-    fn wait_until_idle(&self, number: u32, memory: &[PageRun]) {
-        DevDax::wait_until_idle(self, number, memory);
+    fn wait_until_idle(&self, home: &Home<'_, Self>, number: u32) {
+        DevDax::wait_until_idle(self, number, home.runs());
     }
 
     fn print_stats(&self, buffer: &mut [u8]) -> Result<usize> {

@@ -11,6 +11,8 @@ use super::stats::{
 };
 #[cfg(RDAX_TEST)]
 use crate::kern::memory::MemoryOwner;
+#[cfg(RDAX_CHECK)]
+use crate::kern::redirect::InFlight;
 use crate::kern::{
     bdev::BlockDevice,
     dax::DaxIdentity,
@@ -31,7 +33,7 @@ use crate::kern::{
     },
     once::Once,
     order::Order,
-    page::Pfn, //
+    page::{PageRun, Pfn}, //
 };
 use kernel::{
     prelude::*,
@@ -66,13 +68,10 @@ fn memory_of(bdev: &BlockDevice) -> Result<(Arc<DeviceMemory>, bool)> {
     let own = bdev.memory_owner();
     let mut ranges: KVec<PageMapRange> = KVec::new();
     let mut borrowed = false;
-    for run in bdev.page_runs() {
-        let mut range = bdev.page_map(run);
-        if range.owner == own {
-            range = PageMapRange::new(run, own);
-        } else {
+    for range in bdev.page_maps() {
+        if range.owner != own {
             borrowed = true;
-            if ranges.iter().any(|known| known.has(run.pfn())) {
+            if ranges.iter().any(|known| known.has(range.first())) {
                 continue;
             }
         }
@@ -146,6 +145,27 @@ impl AdoptedDevice {
         &self.memory
     }
 
+    /// Calls `work` with the pages of the device, the memory of which `bdev` has, piece by piece. They stay
+    /// meanwhile; those that go away are left out. Sleeps if `work` does.
+    pub(super) fn with_runs(
+        &self,
+        bdev: &BlockDevice,
+        mut work: impl FnMut(PageRun<'_>) -> Result,
+    ) -> Result {
+        let mut at = 0;
+        // Ends: each turn is for the memory behind the last one's.
+        while let Some(frames) = bdev.memory(at) {
+            let stay = self.memory.stay();
+            let Ok(run) = stay.run(frames) else {
+                at += frames.pages;
+                continue;
+            };
+            at += run.pages();
+            work(run)?;
+        }
+        Ok(())
+    }
+
     /// Which device of DAX it is, if no store to it is durable before its host has flushed it.
     pub(super) fn asynchronous_dax(&self) -> Option<DaxIdentity> {
         self.asynchronous_dax
@@ -185,8 +205,14 @@ pub(crate) fn forget_error(of: &impl OnSuperBlock) {
 
 /// Calls `f` for every adopted device.
 #[cfg(RDAX_CHECK)]
-pub(crate) fn visit(f: impl FnMut(&BlockDevice)) {
-    DEVICES.visit(f);
+pub(crate) fn visit(mut f: impl FnMut(&BlockDevice, &AdoptedDevice)) {
+    // A device is not let go of before this is over.
+    let in_flight = InFlight::enter();
+    for place in DEVICES.places() {
+        if let Some((bdev, device)) = DEVICES.at(place, &in_flight) {
+            f(&bdev, device);
+        }
+    }
 }
 
 /// The adopted device that a file is on.

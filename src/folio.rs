@@ -48,7 +48,7 @@ fn owned_or_free() -> bool {
 
 /// Why an entry could not be associated with its pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum AssociateError {
+pub(crate) enum AssociateError<'p> {
     /// The pages belong to another entry of the same file, and the filesystem does not say that
     /// they are shared.
     Owned,
@@ -56,19 +56,19 @@ pub(crate) enum AssociateError {
     /// order will do.
     Smaller,
     /// Somebody holds this folio, which lost its last entry, and some of the pages are in it.
-    Held(DevFolio),
+    Held(DevFolio<'p>),
     /// A fatal signal came while the core told processes of a failure of the memory.
     Interrupted,
 }
 
 /// The result of one try to associate pages.
-enum Attempt {
+enum Attempt<'p> {
     /// Associated now.
     Done,
     /// A folio that lost its last entry while somebody held it is in the way.
-    Busy(DevFolio),
+    Busy(DevFolio<'p>),
     /// A folio that is larger than a region is in the way; nobody uses it.
-    Stale(DevFolio),
+    Stale(DevFolio<'p>),
     /// The pages are idle, and a folio larger than a region is to be formed of them.
     Form,
     /// Somebody else is forming such a folio or taking it apart.
@@ -82,12 +82,12 @@ enum Attempt {
 /// `shared` is what the filesystem says of the extent. The caller has the entry locked, so nobody is
 /// waited for here who holds pages; the lock for folios larger than a region is, whose holders do not
 /// wait either. Sleeps.
-pub(crate) fn associate(
-    block: PageBlock,
+pub(crate) fn associate<'p>(
+    block: PageBlock<'p>,
     mapping: &Mapping,
     index: PageIndex,
     shared: bool,
-) -> Result<(), AssociateError> {
+) -> Result<(), AssociateError<'p>> {
     // Each turn takes apart what is in the way and idle, or finds that somebody else has changed it.
     loop {
         match try_associate(block, mapping, index, shared)? {
@@ -111,12 +111,12 @@ pub(crate) fn associate(
     }
 }
 
-fn try_associate(
-    block: PageBlock,
+fn try_associate<'p>(
+    block: PageBlock<'p>,
     mapping: &Mapping,
     index: PageIndex,
     shared: bool,
-) -> Result<Attempt, AssociateError> {
+) -> Result<Attempt<'p>, AssociateError<'p>> {
     let (page, order) = (block.first(), block.order());
     let mut region = Region::lock(page.folio().head());
     let Some(folio) = region.folio(page) else {
@@ -159,12 +159,12 @@ fn try_associate(
 }
 
 /// Adds an entry to a folio that has one.
-fn share(
-    folio: &RegionFolio<'_>,
-    block: PageBlock,
+fn share<'p>(
+    folio: &RegionFolio<'_, 'p>,
+    block: PageBlock<'p>,
     mapping: &Mapping,
     shared: bool,
-) -> Result<Attempt, AssociateError> {
+) -> Result<Attempt<'p>, AssociateError<'p>> {
     if !shared && folio.owner() == mapping.key() {
         pr_err_once!("a page is associated with a second entry of its file, which is not shared\n");
         return Err(AssociateError::Owned);
@@ -184,12 +184,12 @@ fn share(
 
 /// Makes one folio, not larger than a region, of pages that are not associated with anything, if
 /// they are idle.
-fn form(
+fn form<'p>(
     region: &mut Region,
-    block: PageBlock,
+    block: PageBlock<'p>,
     mapping: &Mapping,
     index: PageIndex,
-) -> Result<Attempt, AssociateError> {
+) -> Result<Attempt<'p>, AssociateError<'p>> {
     // Ends: under the region's lock nothing new comes, and each round takes something apart.
     loop {
         if let Some(folio) = region.form(block, owned_or_free()) {
@@ -204,16 +204,16 @@ fn form(
 }
 
 /// A reason why pages cannot become one folio.
-enum Obstacle {
+enum Obstacle<'p> {
     /// Somebody holds one that lost its last entry.
-    Busy(DevFolio),
+    Busy(DevFolio<'p>),
     /// Something that was removed now.
     Gone,
 }
 
 /// Finds out why the pages of one region cannot be made a folio, and takes apart what lost its
 /// last entry and is idle.
-fn obstacle(region: &Region, block: PageBlock) -> Result<Obstacle, AssociateError> {
+fn obstacle<'p>(region: &Region, block: PageBlock<'p>) -> Result<Obstacle<'p>, AssociateError<'p>> {
     let mut changed = false;
     let mut at = 0;
     while at < block.order().pages() {
@@ -241,11 +241,11 @@ fn obstacle(region: &Region, block: PageBlock) -> Result<Obstacle, AssociateErro
 
 /// Makes one folio larger than a region, one region after the other, so that no lock is held for
 /// more pages than a region has (spec, R8). False when the pages have to be looked at anew.
-fn form_gigantic(
-    block: PageBlock,
+fn form_gigantic<'p>(
+    block: PageBlock<'p>,
     mapping: &Mapping,
     index: PageIndex,
-) -> Result<bool, AssociateError> {
+) -> Result<bool, AssociateError<'p>> {
     let mut gigantic = GiganticLock::lock();
     let Some(mut tails) = gigantic.begin(block) else {
         return Ok(false);
@@ -274,11 +274,11 @@ fn form_gigantic(
 }
 
 /// Gives up what was to be a folio larger than a region. Sleeps.
-fn give_up(
+fn give_up<'p>(
     region: Region,
-    tails: Tails<'_>,
-    why: Result<Obstacle, AssociateError>,
-) -> Result<bool, AssociateError> {
+    tails: Tails<'_, 'p>,
+    why: Result<Obstacle<'p>, AssociateError<'p>>,
+) -> Result<bool, AssociateError<'p>> {
     // The tails take the locks of their regions.
     drop(region);
     drop(tails);
@@ -287,7 +287,7 @@ fn give_up(
 
 /// Says that the pages have to be looked at anew, when what was in the way of a folio larger than a
 /// region is not any more.
-fn look_anew(obstacle: Obstacle) -> Result<bool, AssociateError> {
+fn look_anew(obstacle: Obstacle<'_>) -> Result<bool, AssociateError<'_>> {
     match obstacle {
         Obstacle::Busy(folio) => Err(AssociateError::Held(folio)),
         Obstacle::Gone => Ok(false),
@@ -295,7 +295,7 @@ fn look_anew(obstacle: Obstacle) -> Result<bool, AssociateError> {
 }
 
 /// Takes a folio larger than a region apart if nobody uses it. Sleeps.
-fn dissolve_gigantic(folio: DevFolio) {
+fn dissolve_gigantic(folio: DevFolio<'_>) {
     let mut gigantic = GiganticLock::lock();
     let page = folio.head();
     let region = Region::lock(page);
@@ -310,14 +310,14 @@ fn dissolve_gigantic(folio: DevFolio) {
 
 /// Whether [`disassociate`] can be called for the page without sleeping.
 #[inline]
-pub(crate) fn is_small(page: DevPage) -> bool {
+pub(crate) fn is_small(page: DevPage<'_>) -> bool {
     page.folio().order() <= Region::ORDER
 }
 
 /// Takes an entry off its pages: one of several that share a folio, or the last, after which the
 /// folio is pages again; it stays whole while somebody holds a reference (spec, section 2). Sleeps
 /// if the folio is not small ([`is_small`]).
-pub(crate) fn disassociate(page: DevPage) {
+pub(crate) fn disassociate(page: DevPage<'_>) {
     FolioReleaseBatch::new().add(page);
 }
 
@@ -335,7 +335,7 @@ impl FolioReleaseBatch {
 
     /// The next one.
     #[inline]
-    pub(crate) fn add(&mut self, page: DevPage) {
+    pub(crate) fn add(&mut self, page: DevPage<'_>) {
         // The entry keeps the folio as it is.
         let head = page.folio().head();
         if !self
@@ -385,7 +385,7 @@ impl FolioReleaseBatch {
 /// of them meanwhile. Sleeps.
 ///
 /// Errors: `EBUSY` when somebody still holds one.
-pub(crate) fn dissolve_range(run: PageRun) -> Result {
+pub(crate) fn dissolve_range(run: PageRun<'_>) -> Result {
     if owned_or_free() {
         return Ok(());
     }
@@ -418,19 +418,19 @@ pub(crate) fn dissolve_range(run: PageRun) -> Result {
 }
 
 /// The findings of a look at memory that is about to go away.
-enum Look {
+enum Look<'p> {
     /// Nobody uses the pages up to this one.
     Unused(usize),
     /// Somebody holds the folio of this page, or an entry points to it.
     Used(usize),
     /// A folio larger than a region that nobody uses, or pages that are being made one or taken
     /// apart.
-    Stale(DevFolio),
+    Stale(DevFolio<'p>),
 }
 
 /// Looks at the pages from page `at` of a run on up to the end of its region, and takes apart what nobody
 /// uses. Under the region's lock, so that whoever gave up one of them is done with it.
-fn look_over(run: PageRun, mut at: usize) -> Look {
+fn look_over(run: PageRun<'_>, mut at: usize) -> Look<'_> {
     let Some(first) = run.nth(at) else {
         return Look::Unused(at);
     };
@@ -461,7 +461,7 @@ fn look_over(run: PageRun, mut at: usize) -> Look {
 /// being evicted removes its own. No entry is added meanwhile. Sleeps, and cannot be interrupted.
 ///
 /// Held: no lock of ours, nor anything that whoever holds a page may be waiting for.
-pub(crate) fn wait_until_unused(memory: &[PageRun]) {
+pub(crate) fn wait_until_unused(memory: &[PageRun<'_>]) {
     /// In milliseconds.
     const INTERVAL: u32 = 20;
     const FIRST_MESSAGE: u32 = 200;
@@ -500,7 +500,7 @@ pub(crate) fn wait_until_unused(memory: &[PageRun]) {
 #[inline]
 pub(crate) fn associate_free(
     region: &mut Region,
-    block: PageBlock,
+    block: PageBlock<'_>,
     mapping: &Mapping,
     index: PageIndex,
 ) -> bool {

@@ -27,7 +27,7 @@ use kernel::prelude::*;
 ///
 /// The call is in flight, but not while it waits: the file's device may be given back meanwhile. Sleeps.
 pub(crate) fn lock_by_folio(
-    folio: DevFolio,
+    folio: DevFolio<'_>,
     in_flight: &mut InFlight,
 ) -> Option<(LeftLocked, KeptOwner)> {
     // Ends: it starts over when the folio has got another owner, or another place, since it was looked
@@ -47,11 +47,11 @@ pub(crate) fn lock_by_folio(
         if !locked {
             // Up to the unlocking the core goes by the folio's owner, as does the unlocking.
             let kept = match folio.keep_owner(mapping) {
-                Ok(kept) if kept.index() == index => kept,
+                Ok(kept) if folio.index() == index => kept,
                 Ok(_) | Err(ENOENT) => continue,
                 Err(_) => return None,
             };
-            let left = xas.lock()?.leave(entry.unlocked());
+            let left = xas.lock()?.leave();
             FileDevice::of(mapping.host()).inc(Counter::PoisonLocks);
             trace::poison(mapping.host(), index, entry.order());
             return Some((left, kept));
@@ -64,7 +64,7 @@ pub(crate) fn lock_by_folio(
 /// The file that owns the folio of a page, and the page's index in it; `None` if it has none, or one
 /// of which nobody may take a reference any more. Both may be outdated at once. Sleeps.
 #[cfg(CONFIG_MEMORY_FAILURE)]
-pub(crate) fn owner_of(page: DevPage) -> Option<(InodeRef, PageIndex)> {
+pub(crate) fn owner_of(page: DevPage<'_>) -> Option<(InodeRef, PageIndex)> {
     let owner = OwnerGuard::of(page.folio())?;
     // Every device of this kind can be asked about.
     device::device_for(owner.mapping().host())?;

@@ -9,14 +9,11 @@ use super::{
     tree, //
 };
 #[cfg(CONFIG_MEMORY_FAILURE)]
-use crate::kern::{
-    dax::{Access, DaxPlace, DaxReadGuard},
-    order::Order,
-};
+use crate::kern::{dax::FailedPlace, order::Order};
 use crate::kern::{
     fs::{Mapping, PageIndex},
     once::Once,
-    page::{DevFolio, DevPage, KeptOwner, PageRun},
+    page::{DevFolio, KeptOwner, PageRun, Pfn},
     redirect::{self, InFlight},
     trace,
     vm,
@@ -35,7 +32,7 @@ pub(crate) fn was_seen() -> bool {
 
 /// Has [`was_seen`] say yes if one of these pages is marked. What they are marked for may have
 /// happened while nobody told us, so they all are bad. Sleeps.
-pub(crate) fn look_for_marks(run: PageRun) {
+pub(crate) fn look_for_marks(run: PageRun<'_>) {
     /// After how many pages others have their turn.
     const TURN: usize = 1 << 12;
 
@@ -53,7 +50,7 @@ pub(crate) fn look_for_marks(run: PageRun) {
 /// Calls `f` with the parts of a run that have no page which is known to be bad. For what is, the kernel
 /// has no address any more.
 #[inline]
-pub(crate) fn for_each_good_run(run: PageRun, mut f: impl FnMut(PageRun)) {
+pub(crate) fn for_each_good_run<'a>(run: PageRun<'a>, mut f: impl FnMut(PageRun<'a>)) {
     if !was_seen() {
         return f(run);
     }
@@ -114,7 +111,7 @@ impl Cookie {
 
 /// Locks the entry of a folio in the file that owns it (`dax_lock_folio`). Needs no reference to
 /// the inode, which may vanish at any moment. Sleeps.
-pub(crate) fn lock_folio(folio: DevFolio, in_flight: &mut InFlight) -> Cookie {
+pub(crate) fn lock_folio(folio: DevFolio<'_>, in_flight: &mut InFlight) -> Cookie {
     note_seen();
     match owner::lock_by_folio(folio, in_flight) {
         Some((left, kept)) => Cookie::Locked(left, Some(kept)),
@@ -132,11 +129,11 @@ pub(crate) fn unlock_folio(mapping: &Mapping, cookie: Cookie) {
     }
 }
 
-/// Locks the entry that covers `index` (`dax_lock_mapping_entry`) and says which page is there,
+/// Locks the entry that covers `index` (`dax_lock_mapping_entry`) and says the frame of which page is there,
 /// if one is. Sleeps.
 ///
 /// Held: a reference to the inode.
-pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option<DevPage>) {
+pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option<Pfn>) {
     note_seen();
     let inode = mapping.host();
     if !inode.is_dax() {
@@ -150,13 +147,14 @@ pub(crate) fn lock_index(mapping: &Mapping, index: PageIndex) -> (Cookie, Option
     };
     // The page at the index, not the first of the entry.
     let page = block.nth(index.get().wrapping_sub(locked.first().get()));
+    let pfn = page.pfn();
     // The file may have got another page than the one that [`notify_failure`] has the core ask for.
-    if !redirect::is_sought(page.pfn().to_bits()) {
+    if !redirect::is_sought(pfn.to_bits()) {
         return (Cookie::Nothing, None);
     }
     FileDevice::of(inode).inc(Counter::PoisonLocks);
     trace::poison(inode, index, locked.entry().order());
-    (Cookie::Locked(locked.leave_locked(), None), Some(page))
+    (Cookie::Locked(locked.leave_locked(), None), Some(pfn))
 }
 
 /// Unlocks what [`lock_index`] locked (`dax_unlock_mapping_entry`).
@@ -171,13 +169,11 @@ pub(crate) fn unlock_index(mapping: &Mapping, cookie: Cookie) {
 /// becomes of it, as with `MADV_HWPOISON`. Everybody is told of it as of any other, but the memory is
 /// as good as before, and stays in use. Sleeps.
 #[cfg(CONFIG_MEMORY_FAILURE)]
-pub(crate) fn note(first: DaxPlace<'_>, pages: usize, made_up: bool) {
+pub(crate) fn note(first: FailedPlace<'_>, pages: usize, made_up: bool) {
     // Also of pages that no file has, whose entry nobody locks.
     note_seen();
-    let alive = DaxReadGuard::new();
-    // Whether it is on the list of bad blocks by now makes no difference.
-    if let Ok(memory) = first.access(&alive, pages, Access::Recovery) {
-        for page in memory.run().iter() {
+    if let Ok(run) = first.pages(pages) {
+        for page in run.iter() {
             page.note_failure(made_up);
         }
     }
@@ -192,18 +188,14 @@ pub(crate) fn note(first: DaxPlace<'_>, pages: usize, made_up: bool) {
 ///
 /// The call is in flight, but not while it waits.
 #[cfg(CONFIG_MEMORY_FAILURE)]
-pub(crate) fn notify_failure(in_flight: &mut InFlight, place: DaxPlace<'_>, flags: i32) -> bool {
+pub(crate) fn notify_failure(in_flight: &mut InFlight, place: FailedPlace<'_>, flags: i32) -> bool {
     /// How often the page is looked for in a file that it has left meanwhile.
     const ATTEMPTS: usize = 8;
 
-    let Some(page) = ({
-        let alive = DaxReadGuard::new();
-        // Whether it is on the list of bad blocks by now makes no difference.
-        let found = place.access(&alive, 1, Access::Recovery);
-        found.ok().map(|memory| memory.run().first())
-    }) else {
+    let Ok(run) = place.pages(1) else {
         return false;
     };
+    let page = run.first();
     for _ in 0..ATTEMPTS {
         if page.folio().order() == Order::PTE {
             return false;

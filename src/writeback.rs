@@ -44,7 +44,7 @@ impl Visitor for WriteBack<'_> {
     const ASKS_DIRTY: bool = false;
     const BATCHES: bool = true;
 
-    fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
+    fn look(&mut self, entry: Entry<'_>, _dirty: bool) -> WalkAction {
         match entry.page() {
             Some(_) => WalkAction::Work,
             None => WalkAction::Next,

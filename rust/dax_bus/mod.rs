@@ -21,7 +21,7 @@ use super::{
     bindings,
     fs::PageIndex,
     order::Order,
-    page::{PageRun, Pfn},
+    page::Pfn,
     redirect,
     vm::{FaultCode, VmFault}, //
 };
@@ -145,8 +145,8 @@ pub(crate) trait Driver: Send + Sync + Sized + 'static {
     /// Waits until nobody has a reference to any page of the device of this number (`dev_t`). Sleeps, and
     /// cannot be interrupted, as the memory's pages go next.
     ///
-    /// Held: nothing, and no fault can happen any more.
-    fn wait_until_idle(&self, number: u32, memory: &[PageRun]);
+    /// Held: nothing, and no fault can happen any more. `home` has the device's memory.
+    fn wait_until_idle(&self, home: &Home<'_, Self>, number: u32);
 
     /// Writes the counters, a line "name value" for each, and returns the number of bytes.
     ///
@@ -315,7 +315,8 @@ unsafe extern "C" fn remove<D: Listed>(dev: *mut bindings::dev_dax, data: *mut c
     node.close();
     // SAFETY: The device is bound, and this is its character device.
     unsafe { bindings::rdax_dax_retire(dev, node.cdev.load(Relaxed)) };
-    node.device.wait_until_idle(node.devt, &node.memory);
+    // INVARIANT: The page map goes after this.
+    node.device.wait_until_idle(&Home(node), node.devt);
     node.give_address_space();
 }
 

@@ -12,7 +12,7 @@ use crate::kern::{
     fs::PageIndex,
     once::Once,
     order::Order,
-    page::{DevFolio, PageBlock, PageRun, Pfn},
+    page::{DevFolio, Frames, PageBlock, PageRun, Pfn},
     percpu_rwsem::PercpuRwSemaphore,
     redirect, //
 };
@@ -45,8 +45,8 @@ static ADDRESS_SPACE_OPERATIONS: Table<bindings::address_space_operations> =
 /// # Invariants
 ///
 /// `inode` is a reference to the inode of the dax device, owned by this value. While `open` is
-/// true the device is bound and its page map exists. `memory` is what the device is made of; it has pages
-/// while there is a page map, and is looked at no longer.
+/// true the device is bound and its page map exists. `memory` is what the device is made of, in pieces that are
+/// not empty; it has pages while there is a page map.
 #[pin_data(PinnedDrop)]
 pub(super) struct Node<D> {
     /// Held by all that rely on `open`.
@@ -57,7 +57,7 @@ pub(super) struct Node<D> {
     pub(super) devt: bindings::dev_t,
     pub(super) cdev: Atomic<*mut bindings::cdev>,
     pub(super) pgmap: Atomic<*mut bindings::dev_pagemap>,
-    pub(super) memory: KVec<PageRun>,
+    memory: KVec<Frames>,
     /// The state of the address space before the device was bound.
     operations_before: Atomic<*mut bindings::address_space_operations>,
     #[pin]
@@ -75,10 +75,11 @@ impl<D: Listed> Node<D> {
         let ranges = candidate.ranges()?;
         let mut memory = KVec::new();
         for range in ranges.iter().filter(|range| range.pages != 0) {
-            // SAFETY: The frames are those that the device is made of. By the type invariant nobody looks
-            // for their pages before they have any.
-            let run = unsafe { PageRun::from_frames(range.pfn, range.pages) };
-            memory.push(run, GFP_KERNEL)?;
+            let frames = Frames {
+                first: range.pfn,
+                pages: range.pages,
+            };
+            memory.push(frames, GFP_KERNEL)?;
         }
         let name = candidate.name()?;
         let align = candidate.align();
@@ -187,7 +188,8 @@ impl<D: Listed> Node<D> {
     #[cfg(CONFIG_MEMORY_FAILURE)]
     fn kill_procs(&self, pfn: Pfn, index: PageIndex, flags: c_int) -> bool {
         // The page map is there while the core calls `memory_failure`.
-        let Some(block) = Home(self).block(pfn, Order::PTE) else {
+        let home = Home(self);
+        let Some(block) = home.block(pfn, Order::PTE) else {
             return true;
         };
         let folio = block.first().folio();
@@ -243,18 +245,27 @@ impl<D: Listed> Home<'_, D> {
     /// The pages of the device that begin at a frame and can be the memory of an entry of `order`. `None`
     /// if they are not all of one contiguous part of it.
     #[inline]
-    pub(crate) fn block(&self, first: Pfn, order: Order) -> Option<PageBlock> {
-        self.0.memory.iter().find_map(|run| {
+    pub(crate) fn block(&self, first: Pfn, order: Order) -> Option<PageBlock<'_>> {
+        self.runs().find_map(|run| {
             let at = first.to_bits().wrapping_sub(run.pfn().to_bits());
             run.block(at, order)
         })
+    }
+
+    /// All pages of the device, in contiguous pieces.
+    #[inline]
+    pub(crate) fn runs(&self) -> impl Iterator<Item = PageRun<'_>> + Clone {
+        // SAFETY: By the invariant of the node the device is made of these, and they are not empty. By that of
+        // this type they have pages, as long as it is borrowed.
+        let run = |frames: &Frames| unsafe { PageRun::from_frames(frames.first, frames.pages) };
+        self.0.memory.iter().map(run)
     }
 
     /// Has a folio of the device say that it begins at page `index` of it. The core asks this of
     /// whatever is mapped: two processes wait for one futex if they find the same place, and who is
     /// to be told of a memory failure is looked for there. It stays said until the page map goes.
     #[inline]
-    pub(crate) fn place(&self, folio: DevFolio, index: PageIndex) {
+    pub(crate) fn place(&self, folio: DevFolio<'_>, index: PageIndex) {
         if folio.page_map() != self.0.pgmap.read_once() as usize {
             return;
         }

@@ -48,7 +48,7 @@ pub(super) unsafe extern "C" fn dax_layout_busy_page_range(
     // SAFETY: By this function's safety requirements.
     let mapping = unsafe { Mapping::from_raw(NonNull::new_unchecked(mapping)) };
     match layout::busy_folio(mapping, PageRange::of_bytes(start, end)) {
-        Some(folio) => folio.head().as_ptr(),
+        Some(head) => head.page_address(),
         None => ptr::null_mut(),
     }
 }

@@ -11,14 +11,12 @@ use crate::{
         },
     },
     kern::{
-        bdev::{
-            BlockDevice,
-            BlockDeviceName, //
-        },
+        bdev::GoingDevice,
         bindings,
         dax::{
             DaxDevice,
-            DaxPlace, //
+            DaxPlace,
+            FailedPlace, //
         },
         error::eopnotsupp,
         fs::{
@@ -54,7 +52,7 @@ unsafe fn cookie_of(
     mapping: &Mapping,
     index: PageIndex,
     bits: usize,
-    kept: Option<DevFolio>,
+    kept: Option<DevFolio<'_>>,
 ) -> Cookie {
     match bits {
         Cookie::FAILED => Cookie::Failed,
@@ -114,7 +112,7 @@ pub(super) unsafe extern "C" fn dax_lock_mapping_entry(
     let (cookie, found) = poison::lock_index(mapping, PageIndex::new(index));
     if let Some(found) = found {
         // SAFETY: By this function's safety requirements.
-        unsafe { page.write(found.as_ptr()) };
+        unsafe { page.write(found.page_address()) };
     }
     cookie.into_bits()
 }
@@ -143,12 +141,10 @@ pub(super) unsafe extern "C" fn dax_unlock_mapping_entry(
 /// As of the kernel's function.
 pub(super) unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device, surprise: bool) {
     let mut in_flight = InFlight::enter();
-    // SAFETY: By this function's safety requirements; the disk goes after this only.
-    let (device, name) = unsafe {
-        let bdev = NonNull::new_unchecked(bdev);
-        (BlockDevice::borrow(bdev), BlockDeviceName::of(bdev))
-    };
-    adopt::evict_device(&device, &name, &mut in_flight);
+    // SAFETY: By this function's safety requirements; the disk, and what the driver has of it, goes after this
+    // only.
+    let device = unsafe { GoingDevice::new(NonNull::new_unchecked(bdev)) };
+    adopt::evict_device(&device, &mut in_flight);
     in_flight.pause(|| {
         // SAFETY: By this function's safety requirements.
         call_original(|| unsafe { bindings::bdev_mark_dead(bdev, surprise) });
@@ -220,12 +216,12 @@ pub(super) unsafe extern "C" fn dax_holder_notify_failure(
 ///
 /// # Safety
 ///
-/// The device is alive for `'d`, and has that page.
+/// The device is alive for `'d`, and has that page, whose page map is there as long.
 #[cfg(CONFIG_MEMORY_FAILURE)]
-unsafe fn failed_place<'d>(device: *mut bindings::dax_device, offset: u64) -> DaxPlace<'d> {
+unsafe fn failed_place<'d>(device: *mut bindings::dax_device, offset: u64) -> FailedPlace<'d> {
     // SAFETY: By this function's safety requirements.
     unsafe {
         let device = DaxDevice::from_raw(NonNull::new_unchecked(device));
-        DaxPlace::new(device, PageIndex::of_byte(offset).get())
+        FailedPlace::new(DaxPlace::new(device, PageIndex::of_byte(offset).get()))
     }
 }

@@ -42,15 +42,23 @@ use kernel::{
 /// The page was the first of a folio when this was made. Later it may be one in the middle of a larger
 /// folio; what is read then is of no use, but of that page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct DevFolio(DevPage);
+pub(crate) struct DevFolio<'a>(DevPage<'a>);
 
-impl DevFolio {
+impl<'a> DevFolio<'a> {
     /// # Safety
     ///
     /// The page is the first of a folio.
     #[inline]
-    pub(super) const unsafe fn from_head(head: DevPage) -> Self {
+    pub(super) const unsafe fn from_head(head: DevPage<'a>) -> Self {
         // INVARIANT: By this function's safety requirements.
+        Self(head)
+    }
+
+    /// The folio that a page was the first of, as was seen before.
+    #[inline]
+    pub(in crate::kern) fn at(head: DevPage<'a>) -> Self {
+        // INVARIANT: A page that is no tail is the first of a folio. One that has become a tail reads as one
+        // of its own: the flag of a head is never a tail's.
         Self(head)
     }
 
@@ -66,7 +74,7 @@ impl DevFolio {
 
     /// The folio's first page.
     #[inline]
-    pub(crate) fn head(self) -> DevPage {
+    pub(crate) fn head(self) -> DevPage<'a> {
         self.0
     }
 
@@ -94,7 +102,7 @@ impl DevFolio {
 
     /// The pages of the folio.
     #[inline]
-    pub(crate) fn block(self) -> PageBlock {
+    pub(crate) fn block(self) -> PageBlock<'a> {
         // SAFETY: By the type invariant there are so many pages, and a folio begins at a multiple of its
         // size.
         unsafe { PageBlock::from_frames(self.0.pfn(), self.order()) }
@@ -155,7 +163,8 @@ impl DevFolio {
     #[inline]
     pub(crate) fn get(self) -> FolioRef {
         self.get_many(1);
-        FolioRef(self)
+        // INVARIANT: One reference more, as of now.
+        FolioRef(self.0 .0.cast())
     }
 
     /// Takes references for `count` entries of page tables.
@@ -212,7 +221,7 @@ impl DevFolio {
             let ours = self.as_ptr() as usize;
             if kept.cmpxchg(0, ours, Relaxed).is_ok() {
                 // INVARIANT: The table has it as of now.
-                return Ok(KeptOwner(self));
+                return Ok(KeptOwner(ours));
             }
         }
         Err(EBUSY)
@@ -250,14 +259,21 @@ impl DevFolio {
 ///
 /// # Invariants
 ///
-/// The value owns one of the references that the folio counts, which keeps it a folio.
-pub(crate) struct FolioRef(DevFolio);
+/// The pointer is to a folio of DAX memory. The value owns one of the references that the folio counts, which
+/// keeps it a folio, and its page map: a device that goes away waits until its pages have no references.
+pub(crate) struct FolioRef(NonNull<bindings::folio>);
+
+// SAFETY: References to a folio may be given to, and dropped by, any task.
+unsafe impl Send for FolioRef {}
+// SAFETY: As above.
+unsafe impl Sync for FolioRef {}
 
 impl FolioRef {
     /// The folio.
-    #[cfg(RDAX_TEST)]
-    pub(crate) fn folio(&self) -> DevFolio {
-        self.0
+    #[inline]
+    pub(crate) fn folio(&self) -> DevFolio<'_> {
+        // SAFETY: By the type invariant it is a folio, and there as long as this value.
+        unsafe { DevFolio::from_raw(self.0) }
     }
 
     /// Leaves the reference to whoever was given the folio.
@@ -270,7 +286,8 @@ impl FolioRef {
 impl Drop for FolioRef {
     #[inline]
     fn drop(&mut self) {
-        let count = self.0 .0.count(REFCOUNT);
+        let page = self.folio().head();
+        let count = page.count(REFCOUNT);
         // As the core drops references. Pairs with `refcount`.
         if count.fetch_sub(1, Full) == 1 {
             // SAFETY: The last reference is gone, which is what the core asks of the caller.
@@ -283,18 +300,12 @@ impl Drop for FolioRef {
 ///
 /// # Invariants
 ///
-/// [`KEPT`] has the folio, on account of this value.
+/// [`KEPT`] has the folio at this address, on account of this value. That is only compared.
 #[must_use = "the owner is kept no longer"]
 #[derive(PartialEq, Eq)]
-pub(crate) struct KeptOwner(DevFolio);
+pub(crate) struct KeptOwner(usize);
 
 impl KeptOwner {
-    /// The page index of the folio in its owner.
-    #[inline]
-    pub(crate) fn index(&self) -> PageIndex {
-        self.0.index()
-    }
-
     /// Goes on keeping the owner, up to [`KeptOwner::from_left`].
     pub(crate) fn leave(self) {
         core::mem::forget(self);
@@ -303,18 +314,17 @@ impl KeptOwner {
     /// # Safety
     ///
     /// [`KeptOwner::leave`] was called for the folio, and nobody else is given what it has left.
-    pub(in crate::kern) unsafe fn from_left(folio: DevFolio) -> Self {
+    pub(in crate::kern) unsafe fn from_left(folio: DevFolio<'_>) -> Self {
         // INVARIANT: By this function's safety requirements.
-        Self(folio)
+        Self(folio.as_ptr() as usize)
     }
 }
 
 impl Drop for KeptOwner {
     fn drop(&mut self) {
-        let ours = self.0.as_ptr() as usize;
         for kept in &KEPT {
             // Pairs with `keeps_owner`: what was read of the folio before was read while it was kept.
-            if kept.cmpxchg(ours, 0, Release).is_ok() {
+            if kept.cmpxchg(self.0, 0, Release).is_ok() {
                 return;
             }
         }
@@ -326,7 +336,7 @@ static KEPT: [Atomic<usize>; 4] = [const { Atomic::new(0) }; 4];
 
 /// Whether the owner of the folio that begins at `head` has to stay for now.
 #[inline]
-pub(super) fn keeps_owner(folio: DevFolio) -> bool {
+pub(super) fn keeps_owner(folio: DevFolio<'_>) -> bool {
     let ours = folio.as_ptr() as usize;
     // Pairs with the end of `KeptOwner`.
     KEPT.iter().any(|kept| kept.load_acquire() == ours)

@@ -42,7 +42,7 @@ impl GiganticLock {
     }
 
     /// Begins to form a folio larger than a region of these pages. `None` if it would not be larger.
-    pub(crate) fn begin(&mut self, block: PageBlock) -> Option<Tails<'_>> {
+    pub(crate) fn begin<'p>(&mut self, block: PageBlock<'p>) -> Option<Tails<'_, 'p>> {
         // INVARIANT: Of no region are the pages tails yet.
         (block.order() > Region::ORDER).then_some(Tails {
             block,
@@ -52,11 +52,11 @@ impl GiganticLock {
     }
 }
 
-impl RegionFolio<'_> {
+impl<'p> RegionFolio<'_, 'p> {
     /// Begins to dissolve a folio that is larger than a region: what is left are tails without a head,
     /// to be released when the region is unlocked. `None`, and nothing is changed, if it is not larger,
     /// or in use.
-    pub(crate) fn dissolve_head<'g>(self, gigantic: &'g mut GiganticLock) -> Option<Tails<'g>> {
+    pub(crate) fn dissolve_head<'g>(self, gigantic: &'g mut GiganticLock) -> Option<Tails<'g, 'p>> {
         let block = self.block();
         if block.order() <= Region::ORDER || !self.is_idle() {
             return None;
@@ -79,21 +79,21 @@ impl RegionFolio<'_> {
 /// The pages of the block in its first `regions` regions, but for the very first page, are tails that
 /// have no head, and nobody else makes anything else of them: for that they would need the lock that
 /// this borrows.
-pub(crate) struct Tails<'g> {
-    block: PageBlock,
+pub(crate) struct Tails<'g, 'p> {
+    block: PageBlock<'p>,
     regions: usize,
     _gigantic: &'g mut GiganticLock,
 }
 
-impl<'g> Tails<'g> {
+impl<'p> Tails<'_, 'p> {
     /// The pages in the next region that are to be claimed; `None` when all were.
     #[inline]
-    pub(crate) fn next(&self) -> Option<PageBlock> {
+    pub(crate) fn next(&self) -> Option<PageBlock<'p>> {
         self.part(self.regions)
     }
 
     /// The pages in the region with this number, counted from the first.
-    fn part(&self, number: usize) -> Option<PageBlock> {
+    fn part(&self, number: usize) -> Option<PageBlock<'p>> {
         let at = number * Region::ORDER.pages();
         self.block.run().block(at, Region::ORDER)
     }
@@ -115,7 +115,7 @@ impl<'g> Tails<'g> {
     /// Gives the tails their head, when all were claimed, under the lock of the first page's region.
     ///
     /// Errors: the tails, if not all were claimed, or the first page is in use.
-    pub(crate) fn finish(mut self, region: &mut Region) -> Result<RegionFolio<'_>, Self> {
+    pub(crate) fn finish(mut self, region: &mut Region) -> Result<RegionFolio<'_, 'p>, Self> {
         if self.next().is_some() || !region.make_head(self.block) {
             return Err(self);
         }
@@ -131,7 +131,7 @@ impl<'g> Tails<'g> {
     }
 }
 
-impl Drop for Tails<'_> {
+impl Drop for Tails<'_, '_> {
     fn drop(&mut self) {
         for number in 0..self.regions {
             let Some(part) = self.part(number) else {

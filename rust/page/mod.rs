@@ -5,7 +5,8 @@
 //! A frame number ([`Pfn`]) is a number: anybody may compute one and compare it. A page ([`DevPage`])
 //! is made only by those who know that it exists: what a device says of its memory, an entry of a
 //! file's tree, and a folio for its own pages. Pages that follow each other are a [`PageRun`], those of
-//! an entry or of a folio a [`PageBlock`]; both give out no page but their own.
+//! an entry or of a folio a [`PageBlock`]; both give out no page but their own. The lifetime of each is that
+//! of what keeps the page map: who wants to keep a page for longer keeps its number.
 //!
 //! C headers: [`include/linux/mm_types.h`](srctree/include/linux/mm_types.h),
 //! [`include/linux/page-flags.h`](srctree/include/linux/page-flags.h)
@@ -22,7 +23,7 @@ pub(crate) use folio::FolioRef;
 pub(crate) use folio::{DevFolio, KeptOwner};
 pub(crate) use gigantic::{GiganticLock, Tails};
 pub(crate) use region::{Region, RegionFolio, Released};
-pub(crate) use run::{PageBlock, PageRun};
+pub(crate) use run::{Frames, PageBlock, PageRun};
 
 use super::{
     bindings,
@@ -30,6 +31,7 @@ use super::{
     order::Order, //
 };
 use core::{
+    marker::PhantomData,
     mem::{offset_of, size_of},
     ptr::NonNull, //
 };
@@ -69,6 +71,13 @@ impl Pfn {
         base.wrapping_add(self.0 << Order::PAGE_SHIFT)
     }
 
+    /// Where the kernel has the frame's `struct page`, if it has one: an address to be handed on.
+    #[inline]
+    pub(in crate::kern) fn page_address(self) -> *mut bindings::page {
+        // SAFETY: Only a variable of the kernel is read; it does not change after boot.
+        (unsafe { bindings::vmemmap_base } as *mut bindings::page).wrapping_add(self.0)
+    }
+
     /// The frame `pages` further on.
     #[inline]
     pub(crate) const fn offset(self, pages: usize) -> Self {
@@ -102,41 +111,42 @@ const ORDER_MASK: usize = 0xff;
 /// # Invariants
 ///
 /// The pointer is to the `struct page` of a frame of a device's page map, an element of the kernel's
-/// virtual memory map. A page map stays as long as an entry of a file has memory of it, a fault in a
-/// mapping of the device is served, or somebody stays ([`Stay`](super::memory::Stay)): a device that
-/// goes away waits for these.
+/// virtual memory map, and that page map is there for `'a`: it is the time of what keeps it. A device that
+/// goes away waits for whoever has a page of it by that: a tree's lock, under which an entry has the page; an
+/// entry that is locked, for all of the device that its file is on
+/// ([`LockedSlot`](super::xa::LockedSlot)); the lock under which a device gives memory
+/// ([`DaxReadGuard`](super::dax::DaxReadGuard)); a [`Stay`](super::memory::Stay); a reference to the folio;
+/// a fault in a mapping of the device, or a call of the core about the page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct DevPage(NonNull<bindings::page>);
+pub(crate) struct DevPage<'a>(NonNull<bindings::page>, PhantomData<&'a ()>);
 
 // SAFETY: The page behind the pointer is read and changed atomically, or under a lock.
-unsafe impl Send for DevPage {}
+unsafe impl Send for DevPage<'_> {}
 // SAFETY: As above.
-unsafe impl Sync for DevPage {}
+unsafe impl Sync for DevPage<'_> {}
 
-impl DevPage {
+impl<'a> DevPage<'a> {
     /// The page of a frame.
     ///
     /// # Safety
     ///
-    /// The frame is one of a device's page map, which stays for as long as the result is used.
+    /// The frame is one of a device's page map, which is there for `'a`.
     #[inline]
     pub(super) unsafe fn of(pfn: Pfn) -> Self {
         // SAFETY: The virtual memory map is one linear array, in which the frame has an element by this
         // function's safety requirements; so the pointer is not NULL.
-        let page = unsafe {
-            NonNull::new_unchecked(
-                (bindings::vmemmap_base as *mut bindings::page).wrapping_add(pfn.0),
-            )
-        };
-        Self(page)
+        let page = unsafe { NonNull::new_unchecked(pfn.page_address()) };
+        // INVARIANT: By this function's safety requirements.
+        Self(page, PhantomData)
     }
 
     /// # Safety
     ///
-    /// `page` is a page of a device's page map, which stays for as long as the result is used.
+    /// `page` is a page of a device's page map, which is there for `'a`.
     #[inline]
     pub(super) unsafe fn from_raw(page: NonNull<bindings::page>) -> Self {
-        Self(page)
+        // INVARIANT: By this function's safety requirements.
+        Self(page, PhantomData)
     }
 
     /// The page's frame.
@@ -185,17 +195,19 @@ impl DevPage {
     ///
     /// # Safety
     ///
-    /// It is one of a device's page map as well, and to be used no longer than that stays.
+    /// It is one of a device's page map as well, which is there for `'a`.
     #[inline]
     pub(super) unsafe fn next(self, pages: usize) -> Self {
         // SAFETY: The virtual memory map is linear, so this is the page of the frame `pages` further
         // on, and not NULL.
-        Self(unsafe { NonNull::new_unchecked(self.0.as_ptr().wrapping_add(pages)) })
+        let next = unsafe { NonNull::new_unchecked(self.0.as_ptr().wrapping_add(pages)) };
+        // INVARIANT: By this function's safety requirements.
+        Self(next, PhantomData)
     }
 
     /// The page by itself, as the memory of an entry.
     #[inline]
-    pub(crate) fn block(self) -> PageBlock {
+    pub(crate) fn block(self) -> PageBlock<'a> {
         // SAFETY: By the type invariant; every frame is a multiple of one.
         unsafe { PageBlock::from_frames(self.pfn(), Order::PTE) }
     }
@@ -253,7 +265,7 @@ impl DevPage {
 
     /// The folio that this page is part of.
     #[inline]
-    pub(crate) fn folio(self) -> DevFolio {
+    pub(crate) fn folio(self) -> DevFolio<'a> {
         // Pairs with `unclaim`: whoever sees a page of its own sees that it has no owner.
         let info = self.word(INFO).load_acquire();
         if info & 1 == 0 {
@@ -267,7 +279,11 @@ impl DevPage {
         };
         // SAFETY: A tail leads to its head, a page of the same page map, which is there by the type
         // invariant.
-        unsafe { DevFolio::from_head(Self(NonNull::new_unchecked(head as *mut bindings::page))) }
+        unsafe {
+            DevFolio::from_head(Self::from_raw(NonNull::new_unchecked(
+                head as *mut bindings::page,
+            )))
+        }
     }
 
     /// The kernel's address of the page's memory.

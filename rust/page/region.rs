@@ -56,7 +56,7 @@ impl Region {
 
     /// Locks the region of a page.
     #[inline]
-    pub(crate) fn lock(page: DevPage) -> Self {
+    pub(crate) fn lock(page: DevPage<'_>) -> Self {
         let number = page.pfn().to_bits() >> Self::ORDER.bits();
         // SAFETY: The helper takes any number.
         let flags = unsafe { bindings::rdax_region_lock(number) };
@@ -70,14 +70,14 @@ impl Region {
 
     /// Whether this is the lock of the page's region.
     #[inline]
-    pub(crate) fn covers(&self, page: DevPage) -> bool {
+    pub(crate) fn covers(&self, page: DevPage<'_>) -> bool {
         self.number == page.pfn().to_bits() >> Self::ORDER.bits()
     }
 
     /// The folio that a page is part of, if it begins in the region. `None` also when it is being
     /// formed or dissolved: such a one is larger than a region.
     #[inline]
-    pub(crate) fn folio(&self, page: DevPage) -> Option<RegionFolio<'_>> {
+    pub(crate) fn folio<'p>(&self, page: DevPage<'p>) -> Option<RegionFolio<'_, 'p>> {
         let folio = page.folio();
         let head = folio.head();
         // The way from the page to the head may be outdated, and the head part of another folio.
@@ -96,7 +96,11 @@ impl Region {
     /// an owner, a share count or a reference, or is part of a large folio. With `owners_only`, share
     /// counts and references are not looked at: nobody has any but of owned folios.
     #[inline]
-    pub(crate) fn form(&mut self, block: PageBlock, owners_only: bool) -> Option<RegionFolio<'_>> {
+    pub(crate) fn form<'p>(
+        &mut self,
+        block: PageBlock<'p>,
+        owners_only: bool,
+    ) -> Option<RegionFolio<'_, 'p>> {
         if block.order() > Self::ORDER || !self.claim_tails(block, owners_only) {
             return None;
         }
@@ -116,7 +120,7 @@ impl Region {
     /// The pages of `block` that are in the region: the first of them, and how many. `None` if there are
     /// none.
     #[inline]
-    fn part_of(&self, block: PageBlock) -> Option<(DevPage, usize)> {
+    fn part_of<'p>(&self, block: PageBlock<'p>) -> Option<(DevPage<'p>, usize)> {
         if block.order() <= Self::ORDER {
             let first = block.first();
             return self.covers(first).then(|| (first, block.order().pages()));
@@ -130,7 +134,7 @@ impl Region {
     /// it, but for the head itself.
     ///
     /// False, and nothing is changed, when one of them is in use, or none is in the region.
-    pub(super) fn claim_tails(&mut self, block: PageBlock, owners_only: bool) -> bool {
+    pub(super) fn claim_tails(&mut self, block: PageBlock<'_>, owners_only: bool) -> bool {
         let Some((first, pages)) = self.part_of(block) else {
             return false;
         };
@@ -173,7 +177,7 @@ impl Region {
     }
 
     /// Makes pages of the tails that [`Region::claim_tails`] made, and that have no head.
-    pub(super) fn release_tails(&mut self, block: PageBlock) {
+    pub(super) fn release_tails(&mut self, block: PageBlock<'_>) {
         let Some((first, pages)) = self.part_of(block) else {
             return;
         };
@@ -187,7 +191,7 @@ impl Region {
     /// refcount 0 and no owner. False, and nothing is changed, when the page is in use, or not of the
     /// region.
     #[inline]
-    pub(super) fn make_head(&mut self, block: PageBlock) -> bool {
+    pub(super) fn make_head(&mut self, block: PageBlock<'_>) -> bool {
         let head = block.first();
         let pgmap = head.word(INFO).read_once();
         if !self.covers(head)
@@ -219,34 +223,34 @@ impl Drop for Region {
 ///
 /// The folio's first page is in the region that `'r` is a borrow of, and is no tail. That stays so, as
 /// tails are made by those only who have the region for themselves.
-pub(crate) struct RegionFolio<'r> {
-    pub(super) folio: DevFolio,
+pub(crate) struct RegionFolio<'r, 'p> {
+    pub(super) folio: DevFolio<'p>,
     pub(super) _region: PhantomData<&'r Region>,
 }
 
 /// The result of releasing a folio's last entry: [`RegionFolio::release`].
-pub(crate) enum Released {
+pub(crate) enum Released<'p> {
     /// Pages of their own.
     Dissolved,
     /// It stays whole, as somebody has a reference.
     Held,
     /// It is larger than a region, and has to be dissolved by parts.
-    Gigantic(DevFolio),
+    Gigantic(DevFolio<'p>),
 }
 
-impl Deref for RegionFolio<'_> {
-    type Target = DevFolio;
+impl<'p> Deref for RegionFolio<'_, 'p> {
+    type Target = DevFolio<'p>;
 
     #[inline]
-    fn deref(&self) -> &DevFolio {
+    fn deref(&self) -> &DevFolio<'p> {
         &self.folio
     }
 }
 
-impl RegionFolio<'_> {
+impl<'p> RegionFolio<'_, 'p> {
     /// The folio, of which nothing is known when the region is unlocked.
     #[inline]
-    pub(crate) fn get_unlocked(&self) -> DevFolio {
+    pub(crate) fn get_unlocked(&self) -> DevFolio<'p> {
         self.folio
     }
 
@@ -284,7 +288,7 @@ impl RegionFolio<'_> {
     /// Takes the owner off a folio, or the last entry that is counted, and makes pages of their own of it
     /// if nobody has a reference.
     #[inline]
-    pub(crate) fn release(self) -> Released {
+    pub(crate) fn release(self) -> Released<'p> {
         self.set_share(0);
         if self.refcount() != 0 {
             return Released::Held;
@@ -365,7 +369,7 @@ impl RegionFolio<'_> {
 /// The order is not that of one page, the region of the first page is locked, and nobody uses these
 /// pages.
 #[inline]
-unsafe fn init_large(block: PageBlock) {
+unsafe fn init_large(block: PageBlock<'_>) {
     let order = block.order();
     // SAFETY: By this function's safety requirements there is one.
     let second = unsafe { block.first().next(1) };
@@ -409,7 +413,7 @@ const GROUP: usize = 16;
 /// The `N` pages from `page` on are of a device, and their region is locked.
 #[inline(always)]
 unsafe fn claim_group<const N: usize>(
-    page: DevPage,
+    page: DevPage<'_>,
     pgmap: usize,
     info: usize,
     owners_only: bool,
@@ -428,7 +432,7 @@ unsafe fn claim_group<const N: usize>(
 /// As for [`claim_group`].
 #[inline(always)]
 unsafe fn claim_pages<const N: usize, const OWNERS_ONLY: bool>(
-    page: DevPage,
+    page: DevPage<'_>,
     pgmap: usize,
     info: usize,
 ) -> bool {
@@ -465,7 +469,7 @@ unsafe fn claim_pages<const N: usize, const OWNERS_ONLY: bool>(
 ///
 /// They are tails that have no head, or whose folio nobody uses, and their region is locked.
 #[inline(always)]
-unsafe fn unclaim(first: DevPage, begin: usize, end: usize, pgmap: usize) {
+unsafe fn unclaim(first: DevPage<'_>, begin: usize, end: usize, pgmap: usize) {
     /// As `GROUP`: there is less to do for each page.
     const RELEASED: usize = 2 * GROUP;
 
@@ -501,7 +505,7 @@ unsafe fn unclaim(first: DevPage, begin: usize, end: usize, pgmap: usize) {
 ///
 /// As for [`unclaim`].
 #[inline(always)]
-unsafe fn unclaim_group<const N: usize>(page: DevPage, pgmap: usize) {
+unsafe fn unclaim_group<const N: usize>(page: DevPage<'_>, pgmap: usize) {
     for at in 0..N {
         // SAFETY: By this function's safety requirements.
         unsafe { page.next(at) }.word(MAPPING).write_once(0);
@@ -514,7 +518,7 @@ unsafe fn unclaim_group<const N: usize>(page: DevPage, pgmap: usize) {
     }
 }
 
-impl DevPage {
+impl DevPage<'_> {
     /// Reads a field.
     ///
     /// # Safety
@@ -543,7 +547,7 @@ const TAIL_MAPPING: usize =
 
 /// The word by which the tails of a folio of these pages lead to its head.
 #[inline]
-fn tail_info(block: PageBlock) -> usize {
+fn tail_info(block: PageBlock<'_>) -> usize {
     if tails_hold_mask() {
         let shift = block.order().bits() as u32 + size_of::<bindings::page>().trailing_zeros();
         (usize::MAX << shift) | 1

@@ -13,33 +13,63 @@ use crate::kern::{
     once::Once,
     order::Order, //
 };
+use core::marker::PhantomData;
+
+/// Frames that follow each other: numbers, which do not say whether there are such frames.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Frames {
+    pub(crate) first: Pfn,
+    pub(crate) pages: usize,
+}
+
+impl Frames {
+    /// How many frames come before this one. `None` if it is none of them.
+    #[inline]
+    pub(crate) fn offset_of(self, pfn: Pfn) -> Option<usize> {
+        let offset = pfn.to_bits().wrapping_sub(self.first.to_bits());
+        (offset < self.pages).then_some(offset)
+    }
+}
 
 /// Pages of a device that follow each other, at least one.
 ///
 /// # Invariants
 ///
-/// All of the `pages` frames from `first` on are of page maps of devices, as the page of [`DevPage`].
+/// All of the `pages` frames from `first` on are of page maps of devices, which are there for `'a`, as that of
+/// a [`DevPage`].
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PageRun {
+pub(crate) struct PageRun<'a> {
     first: Pfn,
     pages: usize,
+    _kept: PhantomData<&'a ()>,
 }
 
-impl PageRun {
+impl<'a> PageRun<'a> {
     /// # Safety
     ///
-    /// `pages` is not 0, and all of these frames are of page maps of devices, which stay for as long as
-    /// the result is used.
+    /// `pages` is not 0, and all of these frames are of page maps of devices, which are there for `'a`.
     #[inline]
     pub(in crate::kern) const unsafe fn from_frames(first: Pfn, pages: usize) -> Self {
         // INVARIANT: By this function's safety requirements.
-        Self { first, pages }
+        Self {
+            first,
+            pages,
+            _kept: PhantomData,
+        }
     }
 
     /// The first frame.
     #[inline]
     pub(crate) const fn pfn(self) -> Pfn {
         self.first
+    }
+
+    /// The frames.
+    pub(crate) const fn frames(self) -> Frames {
+        Frames {
+            first: self.first,
+            pages: self.pages,
+        }
     }
 
     /// How many pages these are.
@@ -56,21 +86,21 @@ impl PageRun {
 
     /// The first page.
     #[inline]
-    pub(crate) fn first(self) -> DevPage {
+    pub(crate) fn first(self) -> DevPage<'a> {
         // SAFETY: By the type invariant there is one.
         unsafe { DevPage::of(self.first) }
     }
 
     /// The page with this number, from 0 on.
     #[inline]
-    pub(crate) fn nth(self, at: usize) -> Option<DevPage> {
+    pub(crate) fn nth(self, at: usize) -> Option<DevPage<'a>> {
         // SAFETY: By the type invariant these frames have pages.
         (at < self.pages).then(|| unsafe { DevPage::of(self.first.offset(at)) })
     }
 
     /// All of the pages, the first one first.
     #[inline]
-    pub(crate) fn iter(self) -> impl Iterator<Item = DevPage> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = DevPage<'a>> {
         // SAFETY: By the type invariant these frames have pages.
         (0..self.pages).map(move |at| unsafe { DevPage::of(self.first.offset(at)) })
     }
@@ -94,6 +124,7 @@ impl PageRun {
         (at < self.pages).then(|| Self {
             first: self.first.offset(at),
             pages: self.pages - at,
+            ..self
         })
     }
 
@@ -110,11 +141,16 @@ impl PageRun {
     /// The pages from number `at` on that can be the memory of an entry of `order`. `None` if there are
     /// too few, or they do not begin at a multiple of their number.
     #[inline]
-    pub(crate) fn block(self, at: usize, order: Order) -> Option<PageBlock> {
+    pub(crate) fn block(self, at: usize, order: Order) -> Option<PageBlock<'a>> {
         let first = self.first.offset(at);
         // INVARIANT: A part of the run, and aligned.
-        (at < self.pages && order.pages() <= self.pages - at && first.is_aligned(order))
-            .then_some(PageBlock { first, order })
+        (at < self.pages && order.pages() <= self.pages - at && first.is_aligned(order)).then_some(
+            PageBlock {
+                first,
+                order,
+                _kept: PhantomData,
+            },
+        )
     }
 
     /// These pages and those of another run, if it begins where this one ends.
@@ -154,20 +190,25 @@ impl PageRun {
 /// As for a [`PageRun`] of as many pages as the order has; the first frame is a multiple of that
 /// number.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PageBlock {
+pub(crate) struct PageBlock<'a> {
     first: Pfn,
     order: Order,
+    _kept: PhantomData<&'a ()>,
 }
 
-impl PageBlock {
+impl<'a> PageBlock<'a> {
     /// # Safety
     ///
-    /// All of these frames are of page maps of devices, which stay for as long as the result is used,
-    /// and the first is a multiple of their number.
+    /// All of these frames are of page maps of devices, which are there for `'a`, and the first is a
+    /// multiple of their number.
     #[inline]
     pub(in crate::kern) const unsafe fn from_frames(first: Pfn, order: Order) -> Self {
         // INVARIANT: By this function's safety requirements.
-        Self { first, order }
+        Self {
+            first,
+            order,
+            _kept: PhantomData,
+        }
     }
 
     /// The first frame.
@@ -184,14 +225,14 @@ impl PageBlock {
 
     /// The first page.
     #[inline]
-    pub(crate) fn first(self) -> DevPage {
+    pub(crate) fn first(self) -> DevPage<'a> {
         // SAFETY: By the type invariant there is one.
         unsafe { DevPage::of(self.first) }
     }
 
     /// The page with this number, modulo the number of pages.
     #[inline]
-    pub(crate) fn nth(self, at: usize) -> DevPage {
+    pub(crate) fn nth(self, at: usize) -> DevPage<'a> {
         let at = at & (self.order.pages() - 1);
         // SAFETY: By the type invariant these frames have pages.
         unsafe { DevPage::of(self.first.offset(at)) }
@@ -199,7 +240,7 @@ impl PageBlock {
 
     /// The pages as a run.
     #[inline]
-    pub(crate) fn run(self) -> PageRun {
+    pub(crate) fn run(self) -> PageRun<'a> {
         // SAFETY: By the type invariant; every order has at least one page.
         unsafe { PageRun::from_frames(self.first, self.order.pages()) }
     }

@@ -25,7 +25,7 @@ impl VmFault<'_> {
     ///
     /// For the folio to be that of the file, its entry in the file's tree is locked.
     #[inline]
-    pub(crate) fn insert_pmd(&mut self, folio: DevFolio, write: bool) -> Insertion {
+    pub(crate) fn insert_pmd(&mut self, folio: DevFolio<'_>, write: bool) -> Insertion {
         self.insert_pmd_if(folio, write, |_| true)
     }
 
@@ -34,7 +34,7 @@ impl VmFault<'_> {
     pub(crate) fn insert_pmd_unless_made(
         &mut self,
         makers: &TableMakers,
-        folio: DevFolio,
+        folio: DevFolio<'_>,
         write: bool,
     ) -> Insertion {
         self.insert_pmd_if(folio, write, |fault| makers.at(fault).load(Relaxed) == 0)
@@ -43,7 +43,7 @@ impl VmFault<'_> {
     #[inline(always)]
     fn insert_pmd_if(
         &mut self,
-        folio: DevFolio,
+        folio: DevFolio<'_>,
         write: bool,
         may_enter: impl FnOnce(&Self) -> bool,
     ) -> Insertion {
@@ -55,7 +55,7 @@ impl VmFault<'_> {
 
     /// Maps a folio of order [`Order::PUD`], by one entry. As [`VmFault::insert_pmd`].
     #[inline]
-    pub(crate) fn insert_pud(&mut self, folio: DevFolio, write: bool) -> Insertion {
+    pub(crate) fn insert_pud(&mut self, folio: DevFolio<'_>, write: bool) -> Insertion {
         if folio.order() != Order::PUD {
             return Insertion::Unfit;
         }
@@ -83,7 +83,7 @@ impl VmFault<'_> {
         pfn: Pfn,
         how: How,
         may_enter: impl FnOnce(&Self) -> bool,
-        folio: Option<DevFolio>,
+        folio: Option<DevFolio<'_>>,
     ) -> Insertion {
         if L::ORDER < Order::PUD && !self.has_pmd() || !self.vma_covers(L::ORDER) {
             return Insertion::Occupied;
@@ -198,7 +198,7 @@ level!(
     rdax_pud_allow
 );
 
-impl DevFolio {
+impl DevFolio<'_> {
     /// Counts an entry for the whole folio, which is large.
     ///
     /// # Safety

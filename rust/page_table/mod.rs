@@ -130,7 +130,7 @@ impl Tally {
     ///
     /// The VMA is valid, and the folio has a reference for one of the entries that are counted.
     #[inline]
-    unsafe fn count(&self, vma: *mut bindings::vm_area_struct, folio: DevFolio) {
+    unsafe fn count(&self, vma: *mut bindings::vm_area_struct, folio: DevFolio<'_>) {
         if self.added == 0 {
             return;
         }
@@ -231,7 +231,7 @@ impl<'a> Table<'a> {
     /// The entries are in the table and map nothing, and the pages are contiguous in memory
     /// whose entries in the file's tree are locked, or that stays for another reason.
     #[inline]
-    unsafe fn map(&mut self, at: usize, run: PageRun, how: How, protect: bool) {
+    unsafe fn map(&mut self, at: usize, run: PageRun<'_>, how: How, protect: bool) {
         let (first, count) = (run.first(), run.pages());
         let mut tally = Tally {
             added: count,
@@ -318,7 +318,7 @@ impl VmFault<'_> {
     ///
     /// For the page to be that of the file, its entry in the file's tree is locked.
     #[inline]
-    pub(crate) fn insert_page(&mut self, page: DevPage, write: bool) -> Insertion {
+    pub(crate) fn insert_page(&mut self, page: DevPage<'_>, write: bool) -> Insertion {
         self.insert_one(page.pfn(), How::of(write), |table, how, protect| {
             // SAFETY: Nothing is mapped there, and by its type invariant the page is there. The reference
             // that is taken keeps it.
@@ -331,7 +331,7 @@ impl VmFault<'_> {
     pub(crate) fn insert_page_by_table(
         &mut self,
         makers: &TableMakers,
-        page: DevPage,
+        page: DevPage<'_>,
         write: bool,
     ) -> Insertion {
         if !self.has_pmd() {
@@ -407,7 +407,7 @@ impl VmFault<'_> {
     /// Pages that are mapped for writing are so without having been written to.
     ///
     /// For the pages to be those of the file, their entries are locked.
-    pub(crate) fn map_batch(&mut self, batch: &PteBatch, write: bool) -> usize {
+    pub(crate) fn map_batch(&mut self, batch: &PteBatch<'_>, write: bool) -> usize {
         let Some((first, last)) = batch.bounds() else {
             return 0;
         };
@@ -460,7 +460,7 @@ impl VmFault<'_> {
     }
 }
 
-impl DevFolio {
+impl DevFolio<'_> {
     /// Counts `count` entries of the lowest level for pages of a large folio from `page` on: a
     /// reference and a map count for each. Returns how many pages became mapped that were not.
     ///
@@ -471,7 +471,7 @@ impl DevFolio {
     #[inline]
     unsafe fn map_pages(
         self,
-        page: DevPage,
+        page: DevPage<'_>,
         count: usize,
         vma: *mut bindings::vm_area_struct,
     ) -> usize {

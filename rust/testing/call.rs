@@ -53,7 +53,7 @@ pub(crate) fn decide(
     number: usize,
     key: Key,
     file: &File<'_>,
-    folio: DevFolio,
+    folio: DevFolio<'_>,
 ) -> Destination {
     let mut arguments = Arguments::new(file);
     let first = match key {
@@ -103,7 +103,7 @@ pub(crate) fn decide_directly(file: &File<'_>, places: &[TestSlot]) -> (Destinat
 }
 
 /// `dax_layout_busy_page`, as a filesystem calls it.
-pub(crate) fn call_busy_page(file: &File<'_>) -> Option<DevFolio> {
+pub(crate) fn call_busy_page<'f>(file: &'f File<'_>) -> Option<DevFolio<'f>> {
     // SAFETY: The address space is alive.
     let page = unsafe { bindings::dax_layout_busy_page(file.mapping().as_ptr()) };
     // SAFETY: A page of the device.
@@ -173,7 +173,7 @@ pub(crate) fn call_writeback(file: &File<'_>) -> Result<i64> {
 
 /// Gives a folio another owner's bits, as those who are no file have them, while `work` is done.
 pub(crate) fn with_anonymous_owner<R>(
-    folio: DevFolio,
+    folio: DevFolio<'_>,
     mapping: &Mapping,
     work: impl FnOnce() -> R,
 ) -> R {

@@ -10,10 +10,12 @@ use super::{
 use crate::kern::{
     bindings,
     compat::this_module,
-    fs::{Inode, Mapping},
+    entry::Entry,
+    fs::{Inode, Mapping, PageIndex},
     iomap::IomapOps,
     iov::{IovIter, Kiocb},
     order::Order,
+    xa::RawValue,
 };
 use core::{
     ffi::c_int,
@@ -109,6 +111,16 @@ impl<'w> File<'w> {
     /// The file's contents.
     pub(crate) fn mapping(&self) -> &Mapping {
         self.inode().mapping()
+    }
+
+    /// The entry that covers a page, and whether it is locked: what the tree has now, to be looked at.
+    pub(crate) fn entry_at(&self, index: PageIndex) -> Option<(Entry<'_>, bool)> {
+        let mut guard = self.mapping().tree().lock();
+        let word = guard.xas(index).load()?.word();
+        drop(guard);
+        // SAFETY: It was found in a tree. Its pages are those of the world's device, which is there as long as
+        // the file.
+        Some(Entry::from_raw(unsafe { RawValue::from_word(word) }))
     }
 
     pub(super) fn raw(&self) -> *mut bindings::file {

@@ -12,7 +12,7 @@ use crate::kern::{
 /// An entry whose memory there may not be: what it is packed into can be looked at, but no page is had
 /// from it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MadeUpEntry(Entry);
+pub(crate) struct MadeUpEntry(Entry<'static>);
 
 /// The kind of such an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -58,7 +58,7 @@ pub(super) struct Model {
     pub(super) dax: NonNull<bindings::dax_device>,
     pub(super) evicted: Atomic<bool>,
     pub(super) strict: Atomic<bool>,
-    pub(super) is_locked: fn(RawValue) -> bool,
+    pub(super) is_locked: fn(RawValue<'_>) -> bool,
 }
 
 impl Model {

@@ -61,6 +61,6 @@ pub(crate) fn flush_signals() {
 }
 
 /// A reference to a folio, of somebody who does input or output.
-pub(crate) fn hold(folio: DevFolio) -> crate::kern::page::FolioRef {
+pub(crate) fn hold(folio: DevFolio<'_>) -> crate::kern::page::FolioRef {
     folio.get()
 }

@@ -44,7 +44,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// The counts now. The task has an address space.
-    pub(crate) fn now(page: DevPage) -> Self {
+    pub(crate) fn now(page: DevPage<'_>) -> Self {
         let mut counts = bindings::rdax_test_counts::default();
         // SAFETY: By the invariant of `DevPage` the frame has a page.
         unsafe { bindings::rdax_test_count(page.pfn().to_bits(), &mut counts) };
@@ -56,7 +56,7 @@ impl Counts {
     }
 
     /// How many more there are than there were.
-    pub(crate) fn since(page: DevPage, before: Self) -> Self {
+    pub(crate) fn since(page: DevPage<'_>, before: Self) -> Self {
         let now = Self::now(page);
         Self {
             resident: now.resident - before.resident,

@@ -263,7 +263,7 @@ impl CoreFolio {
     }
 
     /// The folio, whose pages may be looked at and no more.
-    pub(crate) fn folio(&self) -> DevFolio {
+    pub(crate) fn folio(&self) -> DevFolio<'_> {
         // SAFETY: The functions that look at pages work for those of any memory.
         unsafe { DevFolio::from_raw(self.0) }
     }

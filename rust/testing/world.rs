@@ -11,7 +11,7 @@ use crate::kern::{
     fs::{Inode, Mapping},
     iomap::IomapOps,
     order::Order,
-    page::{DevPage, PageBlock, PageRun, Pfn},
+    page::{DevPage, Frames, PageBlock, PageRun, Pfn},
     xa::RawValue,
 };
 use core::ptr::{self, NonNull};
@@ -43,15 +43,15 @@ pub(crate) struct World {
     pub(super) mount: NonNull<bindings::vfsmount>,
     pub(super) dax: NonNull<bindings::dax_device>,
     claim: Claim,
-    run: PageRun,
+    run: Frames,
     next: Atomic<usize>,
-    pub(super) is_locked: fn(RawValue) -> bool,
+    pub(super) is_locked: fn(RawValue<'_>) -> bool,
 }
 
 impl World {
     /// Opens the device exclusively and mounts the filesystem. `is_locked` says whether a value of a
     /// file's tree is an entry that is locked.
-    pub(crate) fn new(device: &CStr, is_locked: fn(RawValue) -> bool) -> Checked<Self> {
+    pub(crate) fn new(device: &CStr, is_locked: fn(RawValue<'_>) -> bool) -> Checked<Self> {
         let claim = Claim::by_path(device)?;
         let mut offset = 0;
         // SAFETY: The device is open. No holder is entered, so none has to be removed.
@@ -70,7 +70,7 @@ impl World {
             let first = unsafe { DaxPlace::new(DaxDevice::from_raw(dax), 0) };
             first
                 .access(&alive, usize::MAX >> 20, crate::kern::dax::Access::Normal)
-                .map(|memory| memory.run())
+                .map(|memory| memory.run().frames())
         };
         let mount = found.and_then(|found| {
             // SAFETY: The device is open.
@@ -96,7 +96,7 @@ impl World {
 
     /// The number of pages that the device has.
     pub(crate) fn pages(&self) -> usize {
-        self.run.pages()
+        self.run.pages
     }
 
     /// Pages of the device that no other part of the test has: the place on the device of the
@@ -104,12 +104,12 @@ impl World {
     pub(crate) fn try_take(&self, pages: usize, order: Order) -> Option<usize> {
         let misaligned = self
             .run
-            .pfn()
+            .first
             .to_bits()
             .wrapping_add(self.next.load(Relaxed))
             & (order.pages() - 1);
         let place = self.next.load(Relaxed) + ((order.pages() - misaligned) & (order.pages() - 1));
-        if place + pages > self.run.pages() {
+        if place + pages > self.run.pages {
             return None;
         }
         self.next.store(place + pages, Relaxed);
@@ -129,38 +129,45 @@ impl World {
 
     /// The frame at a place on the device.
     pub(crate) fn pfn(&self, place: usize) -> Pfn {
-        self.run.pfn().offset(place)
+        self.run.first.offset(place)
+    }
+
+    /// All pages of the device.
+    fn all(&self) -> PageRun<'_> {
+        // SAFETY: The device said that it has these. It is open exclusively, and nobody removes it while there
+        // are tests.
+        unsafe { PageRun::from_frames(self.run.first, self.run.pages) }
     }
 
     /// The page at a place on the device.
-    pub(crate) fn page(&self, place: usize) -> DevPage {
+    pub(crate) fn page(&self, place: usize) -> DevPage<'_> {
         self.run(place, 1).first()
     }
 
     /// The pages from a place on the device on.
-    pub(crate) fn run(&self, place: usize, pages: usize) -> PageRun {
-        let run = self.run.from(place).map(|rest| rest.up_to(pages));
+    pub(crate) fn run(&self, place: usize, pages: usize) -> PageRun<'_> {
+        let run = self.all().from(place).map(|rest| rest.up_to(pages));
         run.filter(|run| run.pages() == pages)
             .expect("a test asks for pages that it has taken of the device")
     }
 
     /// The pages of an entry of `order` that begin with this one, which are the device's.
-    pub(crate) fn block_of(&self, first: DevPage, order: Order) -> PageBlock {
-        let place = first.pfn().to_bits().wrapping_sub(self.run.pfn().to_bits());
+    pub(crate) fn block_of(&self, first: DevPage<'_>, order: Order) -> PageBlock<'_> {
+        let place = first.pfn().to_bits().wrapping_sub(self.run.first.to_bits());
         self.block(place, order)
     }
 
     /// Pages of the device that an entry of `order` can have, whoever has them. `None` when it is too
     /// small.
-    pub(crate) fn any_block(&self, order: Order) -> Option<PageBlock> {
-        let misaligned = self.run.pfn().to_bits() & (order.pages() - 1);
+    pub(crate) fn any_block(&self, order: Order) -> Option<PageBlock<'_>> {
+        let misaligned = self.run.first.to_bits() & (order.pages() - 1);
         let place = (order.pages() - misaligned) & (order.pages() - 1);
-        self.run.block(place, order)
+        self.all().block(place, order)
     }
 
     /// The pages from a place on the device on that an entry of `order` can have.
-    pub(crate) fn block(&self, place: usize, order: Order) -> PageBlock {
-        self.run
+    pub(crate) fn block(&self, place: usize, order: Order) -> PageBlock<'_> {
+        self.all()
             .block(place, order)
             .expect("a test asks for pages that it has taken of the device")
     }
@@ -263,8 +270,9 @@ impl World {
     }
 
     /// Ends it with pages that are in use still, which the caller has to see free later.
-    pub(crate) fn leave(self) {
+    pub(crate) fn leave(self) -> LeftWorld {
         self.next.store(CLEAN.load(Relaxed), Relaxed);
+        LeftWorld(self.run)
     }
 
     /// Has the filesystem say that it is on this device, or on none.
@@ -333,15 +341,32 @@ impl Drop for World {
     }
 }
 
+/// The pages of a device that is not open any more.
+///
+/// # Invariants
+///
+/// The device has these frames. Nobody removes it while there are tests.
+pub(crate) struct LeftWorld(Frames);
+
+impl LeftWorld {
+    /// The page at a place on the device.
+    pub(crate) fn page(&self, place: usize) -> DevPage<'_> {
+        // SAFETY: By the type invariant.
+        let run = unsafe { PageRun::from_frames(self.0.first, self.0.pages) };
+        run.nth(place)
+            .expect("a test asks for pages that it has taken of the device")
+    }
+}
+
 /// All of a `struct page`, to be compared.
-pub(crate) fn page_bits(page: DevPage) -> PageBits {
+pub(crate) fn page_bits(page: DevPage<'_>) -> PageBits {
     const { assert!(core::mem::size_of::<PageBits>() == core::mem::size_of::<bindings::page>()) };
     // SAFETY: A page of the device, all of whose bytes are initialised.
     unsafe { page.as_ptr().cast::<PageBits>().read_volatile() }
 }
 
 /// The page that is `pages` pages behind another one of the same page map.
-pub(crate) fn page_behind(page: DevPage, pages: usize) -> DevPage {
+pub(crate) fn page_behind(page: DevPage<'_>, pages: usize) -> DevPage<'_> {
     let mut map: bindings::rdax_page_map = pin_init::zeroed();
     let pfn = page.pfn().to_bits();
     // SAFETY: By the invariant of `DevPage` the frame is one of a page map.
@@ -353,7 +378,7 @@ pub(crate) fn page_behind(page: DevPage, pages: usize) -> DevPage {
 }
 
 /// Whether a page is one that nobody uses.
-pub(crate) fn is_free(page: DevPage) -> bool {
+pub(crate) fn is_free(page: DevPage<'_>) -> bool {
     let folio = page.folio();
     folio.head() == page
         && folio.order() == Order::PTE

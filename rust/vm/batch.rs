@@ -12,25 +12,28 @@ use core::mem::MaybeUninit;
 /// # Invariants
 ///
 /// The first `len` of the runs were given, and their places are in `given`.
-pub(crate) struct PteBatch {
+pub(crate) struct PteBatch<'p> {
     first: PageIndex,
     /// A bit for each place that has a page, of memory or of zeroes.
     given: usize,
     zeroes: usize,
     len: usize,
-    memory: [MaybeUninit<PteRun>; Self::MAX],
+    memory: [MaybeUninit<PteRun<'p>>; MAX],
 }
 
 /// Pages that are contiguous in the file and in memory, from a place on.
 #[derive(Clone, Copy)]
-struct PteRun {
+struct PteRun<'p> {
     at: usize,
-    pages: PageRun,
+    pages: PageRun<'p>,
 }
 
-impl PteBatch {
+/// [`PteBatch::MAX`].
+const MAX: usize = 16;
+
+impl<'p> PteBatch<'p> {
     /// The most pages.
-    pub(crate) const MAX: usize = 16;
+    pub(crate) const MAX: usize = MAX;
 
     /// No pages yet, of the range that begins at `first`.
     #[inline(always)]
@@ -41,7 +44,7 @@ impl PteBatch {
             given: 0,
             zeroes: 0,
             len: 0,
-            memory: [const { MaybeUninit::uninit() }; Self::MAX],
+            memory: [const { MaybeUninit::uninit() }; MAX],
         }
     }
 
@@ -50,20 +53,20 @@ impl PteBatch {
     #[inline(always)]
     fn places(&self, index: PageIndex, pages: usize) -> Option<(usize, usize)> {
         let at = index.get().wrapping_sub(self.first.get());
-        if at >= Self::MAX || pages == 0 {
+        if at >= MAX || pages == 0 {
             return None;
         }
-        Some((at, places(at, pages.min(Self::MAX - at))))
+        Some((at, places(at, pages.min(MAX - at))))
     }
 
     /// Adds pages from `index` of the file on; those that are not in the range, or known to be bad, are
     /// left out.
     #[inline(always)]
-    pub(crate) fn add(&mut self, index: PageIndex, pages: PageRun) {
+    pub(crate) fn add(&mut self, index: PageIndex, pages: PageRun<'p>) {
         let Some((at, bits)) = self.places(index, pages.pages()) else {
             return;
         };
-        let pages = pages.up_to(Self::MAX - at);
+        let pages = pages.up_to(MAX - at);
         match pages.has_marks() {
             false => self.add_sound(at, bits, pages),
             true => self.add_some(at, pages),
@@ -72,7 +75,7 @@ impl PteBatch {
 
     /// Adds those pages from the place `at` on that are not known to be bad.
     #[cold]
-    fn add_some(&mut self, at: usize, pages: PageRun) {
+    fn add_some(&mut self, at: usize, pages: PageRun<'p>) {
         for (number, page) in pages.iter().enumerate() {
             if !page.is_poisoned() {
                 self.add_sound(at + number, 1 << (at + number), page.block().run());
@@ -81,8 +84,8 @@ impl PteBatch {
     }
 
     #[inline(always)]
-    fn add_sound(&mut self, at: usize, bits: usize, pages: PageRun) {
-        if let Some(last) = self.memory[..self.len.min(Self::MAX)].last_mut() {
+    fn add_sound(&mut self, at: usize, bits: usize, pages: PageRun<'p>) {
+        if let Some(last) = self.memory[..self.len.min(MAX)].last_mut() {
             // SAFETY: By the type invariant it was given.
             let last = unsafe { last.assume_init_mut() };
             if last.at + last.pages.pages() == at {
@@ -113,7 +116,7 @@ impl PteBatch {
     /// The pages' places in the file.
     #[cfg(RDAX_CHECK)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = PageIndex> + '_ {
-        (0..Self::MAX)
+        (0..MAX)
             .filter(|at| self.given >> at & 1 != 0)
             .map(|at| self.index(at))
     }
@@ -134,8 +137,8 @@ impl PteBatch {
     /// Calls `work` with the memory of those places that have a bit in `free`, in pieces: the number of
     /// the first place, and the pages.
     #[inline(always)]
-    pub(in crate::kern) fn memory(&self, free: usize, mut work: impl FnMut(usize, PageRun)) {
-        for run in &self.memory[..self.len.min(Self::MAX)] {
+    pub(in crate::kern) fn memory(&self, free: usize, mut work: impl FnMut(usize, PageRun<'p>)) {
+        for run in &self.memory[..self.len.min(MAX)] {
             // SAFETY: By the type invariant it was given.
             let PteRun { at, pages } = unsafe { run.assume_init() };
             let mut rest = free & places(at, pages.pages());

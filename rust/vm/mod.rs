@@ -308,7 +308,7 @@ impl<'f> VmFault<'f> {
 
     /// Gives the core a page to copy, with a reference. The core does the rest.
     #[inline]
-    pub(crate) fn give_page(&mut self, page: DevPage) -> FaultCode {
+    pub(crate) fn give_page(&mut self, page: DevPage<'_>) -> FaultCode {
         page.folio().get().into_raw();
         // SAFETY: The fault is valid and the page has a reference, which is the core's now.
         unsafe { (*self.raw()).page = page.as_ptr() };

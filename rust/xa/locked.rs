@@ -12,7 +12,7 @@ use super::{
     node::{as_sibling, as_value, marks_of, overwrite_slot, slot_of, NODE_MASK, NODE_ORDER},
     Mark, RawValue, Tree, TreeGuard, XaState, FLAGS, LOCKED,
 };
-use core::{marker::PhantomData, ptr};
+use core::{cell::Cell, marker::PhantomData, ptr};
 
 /// A value that was locked. When this is dropped and was not used to unlock or remove the value, that
 /// stays locked for ever.
@@ -22,12 +22,18 @@ use core::{marker::PhantomData, ptr};
 /// Unless `tree` is `None`, the value at `first` of the tree is locked, has the order that `place` says,
 /// and no other token stands for it. If the node is not NULL, the value is in the slot of it that `place`
 /// says: the node stays as long as there is a value in it, and no value is moved but the one at index 0.
+/// `word` is what the value will be when it is unlocked.
+///
+/// A device that goes away takes the entries of the files that are on it one by one, and waits for those that
+/// are locked. So as long as a value of a file's tree is locked, the pages of its device are there: its own,
+/// those of other values of the tree, and those that the device gives for the file meanwhile.
 #[must_use = "the value stays locked"]
 pub(crate) struct LockedSlot<'t> {
     pub(super) tree: Option<&'t Tree>,
     pub(super) first: PageIndex,
     pub(super) node: *mut bindings::xa_node,
     pub(super) place: Place,
+    pub(super) word: Cell<usize>,
 }
 
 /// The order of a value, and the slot of its node that it is in. One word: what is between two bytes of
@@ -60,6 +66,26 @@ impl<'t> LockedSlot<'t> {
         self.first
     }
 
+    /// The value, as it will be when it is unlocked.
+    #[inline(always)]
+    pub(crate) fn value(&self) -> RawValue<'_> {
+        // SAFETY: It was one, and by the type invariant its pages are there as long as it is locked.
+        unsafe { RawValue::from_word(self.word.get()) }
+    }
+
+    /// Makes it another value of the same order, which the tree has when it is unlocked.
+    #[inline(always)]
+    pub(crate) fn set(&self, value: RawValue<'_>) {
+        debug_assert!(value.order() == self.place.order());
+        self.word.set(value.unlocked().0);
+    }
+
+    /// Whether it is locked, in this tree.
+    #[inline(always)]
+    pub(crate) fn is_in(&self, tree: &Tree) -> bool {
+        self.tree.is_some_and(|own| ptr::eq(own, tree))
+    }
+
     #[inline(always)]
     fn is_of(&self, guard: &TreeGuard<'_>) -> bool {
         self.tree.is_some_and(|tree| guard.is_of(tree))
@@ -87,16 +113,15 @@ impl<'t> LockedSlot<'t> {
         self.is_of(guard).then(|| self.state(guard))
     }
 
-    /// Writes a value over the locked one and unlocks it. Marks stay. False, and nothing is done,
-    /// where [`LockedSlot::xas`] gives no state.
+    /// Unlocks the value, as what it was made. Marks stay. False, and nothing is done, where
+    /// [`LockedSlot::xas`] gives no state.
     #[inline(always)]
-    pub(crate) fn unlock(&mut self, guard: &TreeGuard<'_>, value: RawValue) -> bool {
-        debug_assert!(value.order() == self.place.order());
+    pub(crate) fn unlock(&mut self, guard: &TreeGuard<'_>) -> bool {
         if !self.is_of(guard) {
             return false;
         }
         self.tree = None;
-        let value = value.unlocked();
+        let value = self.value();
         if self.node.is_null() || value.order() != self.place.order() {
             // SAFETY: By the type invariant this is the token's value, and of the order; it is a token
             // for nothing any more.
@@ -109,14 +134,13 @@ impl<'t> LockedSlot<'t> {
         true
     }
 
-    /// Leaves the value locked. A number is enough to unlock it: `value`, which is stored then.
-    pub(crate) fn leave(&mut self, value: RawValue) -> LeftLocked {
-        debug_assert!(value.order() == self.place.order());
+    /// Leaves the value locked. A number is enough to unlock it: what it was made, which is stored then.
+    pub(crate) fn leave(&mut self) -> LeftLocked {
         // INVARIANT: By this type's invariant; this is a token for nothing any more.
         LeftLocked {
             tree: self.tree.take().map_or(0, |tree| tree.0.get() as usize),
             index: self.first,
-            value: value.unlocked(),
+            word: self.word.get(),
         }
     }
 
@@ -132,7 +156,7 @@ impl<'t> LockedSlot<'t> {
         wanted: u64,
         asks_dirty: bool,
         set: usize,
-        mut choose: impl FnMut(usize, RawValue, bool) -> Beside,
+        mut choose: impl FnMut(usize, RawValue<'l>, bool) -> Beside,
     ) -> LockedSlots<'l, 't> {
         let mut slots = LockedSlots {
             tree: None,
@@ -175,7 +199,8 @@ impl<'t> LockedSlot<'t> {
                 // SAFETY: As above.
                 slot = unsafe { slot_of(node, offset) };
             }
-            let Some(value) = as_value(slot) else {
+            // SAFETY: As above, and by the type invariant this token's value is locked for `'l`.
+            let Some(value) = (unsafe { as_value::<'l>(slot) }) else {
                 continue;
             };
             if !value.is_of_one_page() {
@@ -200,7 +225,7 @@ impl<'t> LockedSlot<'t> {
                 }
             }
             // SAFETY: The value was not locked. Flags do not change the order.
-            unsafe { overwrite_slot(node, offset, RawValue(value.0 | set | LOCKED)) };
+            unsafe { overwrite_slot(node, offset, RawValue(value.0 | set | LOCKED, PhantomData)) };
             // INVARIANT: It is locked now.
             slots.bits |= 1 << offset;
         }
@@ -216,7 +241,7 @@ impl<'t> LockedSlot<'t> {
 /// The value there is of the order, and nobody else's to change.
 #[cold]
 #[inline(never)]
-unsafe fn unlock_slowly(mut xas: XaState<'_, '_>, order: Order, value: RawValue) {
+unsafe fn unlock_slowly(mut xas: XaState<'_, '_>, order: Order, value: RawValue<'_>) {
     if let Some(now) = xas.load() {
         debug_assert!(value.order() == order);
         let value = match value.order() == order {
@@ -310,10 +335,10 @@ impl LockedSlots<'_, '_> {
 }
 
 /// The way a value of a range is released: [`LockedRange::release`].
-pub(crate) enum Release {
+pub(crate) enum Release<'a> {
     /// The value is written over it, which is unlocked; if so said, without its marks. A value of another
     /// order is not stored.
-    Unlock(RawValue, bool),
+    Unlock(RawValue<'a>, bool),
     /// It is removed.
     Erase,
 }
@@ -360,16 +385,14 @@ impl<'t> LockedRange<'t> {
             && (self.pages == 0 || index.get() == self.first.get().wrapping_add(self.pages))
     }
 
-    /// Locks the value that the state was walked to, as the first or right behind the others. False, and
+    /// Locks the value that the state was walked to, as the first or right behind the others. `None`, and
     /// nothing is done, when it is not there, or there is none that is unlocked.
     #[inline(always)]
-    pub(crate) fn lock(&mut self, xas: &mut XaState<'_, '_>) -> bool {
-        let Some(value) = as_value(xas.current()).filter(|value| !value.is_locked()) else {
-            return false;
-        };
+    fn lock<'g>(&mut self, xas: &mut XaState<'g, '_>) -> Option<RawValue<'g>> {
+        let value = xas.current_value().filter(|value| !value.is_locked())?;
         let first = PageIndex::new(xas.index().get() & !(value.pages() - 1));
         if !self.takes(xas.guard, first) {
-            return false;
+            return None;
         }
         // SAFETY: The state stands at the value, which nobody has locked.
         unsafe { xas.overwrite(value.locked()) };
@@ -378,7 +401,7 @@ impl<'t> LockedRange<'t> {
             self.first = first;
         }
         self.pages += value.pages();
-        true
+        Some(value)
     }
 
     /// Stores new values, locked, from `index` on and right behind the others, as long as there is
@@ -390,7 +413,7 @@ impl<'t> LockedRange<'t> {
         xas: &mut XaState<'_, '_>,
         index: PageIndex,
         mark: Option<Mark>,
-        mut next: impl FnMut(PageIndex) -> Option<RawValue>,
+        mut next: impl FnMut(PageIndex) -> Option<RawValue<'static>>,
     ) {
         if !self.takes(xas.guard, index) {
             return;
@@ -431,10 +454,10 @@ impl<'t> LockedRange<'t> {
     /// Unlocks or removes all values, one after the other, as `each` says, which is told their indices.
     /// Nothing is done under the lock of another tree.
     #[inline(always)]
-    pub(crate) fn release(
+    pub(crate) fn release<'a>(
         &mut self,
         xas: &mut XaState<'_, '_>,
-        mut each: impl FnMut(PageIndex) -> Release,
+        mut each: impl FnMut(PageIndex) -> Release<'a>,
     ) {
         if !xas.guard.is_of(self.tree) {
             return;
@@ -456,7 +479,7 @@ impl<'t> LockedRange<'t> {
                         xas.clear_mark(Mark::ToWrite);
                     }
                     debug_assert!(value.has_order_of(now));
-                    let value = match value.has_order_of(now) {
+                    let value: RawValue<'_> = match value.has_order_of(now) {
                         true => value,
                         false => now,
                     };
@@ -488,29 +511,144 @@ impl<'t> LockedRange<'t> {
     }
 }
 
+/// Locked values one behind the other, as many as a node has at most, and what they are.
+///
+/// # Invariants
+///
+/// `words` begins with the values of the range, `len` of them, as they were when they were locked. They are
+/// locked still, so the pages of their device are there (see [`LockedSlot`]). Unless there are any, `released`
+/// words are what the last values of the range were.
+pub(crate) struct LockedValues<'t> {
+    range: LockedRange<'t>,
+    len: usize,
+    released: usize,
+    words: [usize; NODE_ORDER.pages()],
+}
+
+impl<'t> LockedValues<'t> {
+    /// No values yet.
+    pub(crate) fn new(tree: &'t Tree) -> Self {
+        // INVARIANT: There are none.
+        Self {
+            range: LockedRange::new(tree),
+            len: 0,
+            released: 0,
+            words: [0; NODE_ORDER.pages()],
+        }
+    }
+
+    /// How many values there are.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The indices that they are for.
+    #[inline(always)]
+    pub(crate) fn pages(&self) -> usize {
+        self.range.pages()
+    }
+
+    /// The first index.
+    #[inline(always)]
+    pub(crate) fn first(&self) -> PageIndex {
+        self.range.first()
+    }
+
+    /// Locks the value that the state was walked to, as the first or right behind the others. False, and
+    /// nothing is done, when it is not there, there is none that is unlocked, or there are too many.
+    #[inline(always)]
+    pub(crate) fn lock(&mut self, xas: &mut XaState<'_, '_>) -> bool {
+        let Some(place) = self.words.get_mut(self.len) else {
+            return false;
+        };
+        let Some(value) = self.range.lock(xas) else {
+            return false;
+        };
+        // INVARIANT: One more is locked.
+        *place = value.0;
+        self.len += 1;
+        true
+    }
+
+    /// The values in their order, as they were when they were locked.
+    #[inline(always)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = RawValue<'_>> {
+        let words = self.words.iter().take(self.len);
+        // SAFETY: By the type invariant these are values, and their pages are there while they are locked,
+        // which takes this value to end.
+        words.map(|word| unsafe { RawValue::from_word(*word) })
+    }
+
+    /// Unlocks or removes all values, one after the other, as `each` says, which is told what they are.
+    /// Nothing is done under the lock of another tree.
+    #[inline(always)]
+    pub(crate) fn release(
+        &mut self,
+        xas: &mut XaState<'_, '_>,
+        mut each: impl for<'a> FnMut(RawValue<'a>) -> Release<'a>,
+    ) {
+        let mut words = self.words.iter();
+        self.range.release(xas, |_| match words.next() {
+            // SAFETY: By the type invariant it is a value; it is locked up to now.
+            Some(word) => each(unsafe { RawValue::from_word(*word) }),
+            // Unreachable: there are as many.
+            None => Release::Erase,
+        });
+        // INVARIANT: They are locked no longer.
+        self.released = core::mem::replace(&mut self.len, 0);
+    }
+
+    /// Removes all values in one step, if they are those of a whole node of the lowest level. False,
+    /// and nothing is done, if not.
+    #[inline]
+    pub(crate) fn erase_node(&mut self, xas: &mut XaState<'_, '_>) -> bool {
+        if !self.range.erase_node(xas) {
+            return false;
+        }
+        // INVARIANT: As above.
+        self.released = core::mem::replace(&mut self.len, 0);
+        true
+    }
+
+    /// The orders of the values that were released last, in their order.
+    #[inline(always)]
+    pub(crate) fn released(&self) -> impl Iterator<Item = Order> + '_ {
+        let words = self.words.iter().take(self.released);
+        // SAFETY: By the type invariant these were values. Of their pages nothing is wanted.
+        words.map(|word| unsafe { RawValue::from_word(*word) }.order())
+    }
+}
+
 /// A locked value that was left so. A number is enough to unlock it.
 ///
 /// # Invariants
 ///
 /// The value that covers `index` of the tree at this address is locked, and no token stands for it but
-/// this. The stored value has its order.
+/// this. `word` is a value of its order, to be stored in its place.
 #[must_use = "the value stays locked"]
 #[derive(PartialEq, Eq)]
 pub(crate) struct LeftLocked {
     tree: usize,
     index: PageIndex,
-    value: RawValue,
+    word: usize,
 }
 
 impl LeftLocked {
     /// The first index that the value is for.
     pub(crate) fn first(&self) -> PageIndex {
-        self.value.order().first(self.index)
+        self.value().order().first(self.index)
+    }
+
+    fn value(&self) -> RawValue<'_> {
+        // SAFETY: By the type invariant it is one, and its pages are there as those of a token's
+        // ([`LockedSlot`]).
+        unsafe { RawValue::from_word(self.word) }
     }
 
     /// The number.
     pub(crate) fn into_bits(self) -> usize {
-        self.value.0
+        self.word
     }
 
     /// # Safety
@@ -522,7 +660,7 @@ impl LeftLocked {
         Self {
             tree: tree.0.get() as usize,
             index,
-            value: RawValue(bits),
+            word: bits,
         }
     }
 
@@ -534,7 +672,7 @@ impl LeftLocked {
         let mut xas = guard.xas(self.index);
         if xas.load().is_some() {
             // SAFETY: By the type invariant the value is this token's, and of the order.
-            unsafe { xas.overwrite(self.value) };
+            unsafe { xas.overwrite(self.value()) };
         }
     }
 }

@@ -14,7 +14,10 @@ use super::{
     fs::PageIndex,
     order::Order, //
 };
-use core::ptr::{self, NonNull};
+use core::{
+    marker::PhantomData,
+    ptr::{self, NonNull},
+};
 use kernel::types::{NotThreadSafe, Opaque};
 
 mod locked;
@@ -23,7 +26,7 @@ mod state;
 
 use self::node::{BOUNDS, RESTART};
 pub(crate) use self::{
-    locked::{Beside, LeftLocked, LockedRange, LockedSlot, LockedSlots, Release},
+    locked::{Beside, LeftLocked, LockedRange, LockedSlot, LockedSlots, LockedValues, Release},
     node::NODE_ORDER,
     state::XaState,
 };
@@ -120,18 +123,21 @@ impl Drop for TreeGuard<'_> {
 /// [`Entry::locked`](super::entry::Entry::locked) or
 /// [`Entry::unlocked`](super::entry::Entry::unlocked) made it, or another of its flags or its lock bit was
 /// set or cleared since. So it is odd, as every XArray value, and if it has frames, their pages are there
-/// as long as it is in a tree.
+/// as long as it is in a tree, and for `'a`.
+///
+/// A value that is found in a tree has pages for as long as the tree's lock is held: before a device's pages
+/// go, no entry has them any more, and a grace period of RCU is over since.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct RawValue(usize);
+pub(crate) struct RawValue<'a>(usize, PhantomData<&'a ()>);
 
-impl RawValue {
+impl RawValue<'_> {
     /// # Safety
     ///
     /// The word is as the type invariant says.
     #[inline(always)]
     pub(super) const unsafe fn from_word(word: usize) -> Self {
         // INVARIANT: By this function's safety requirements.
-        Self(word)
+        Self(word, PhantomData)
     }
 
     /// The word that a tree holds.
@@ -147,12 +153,12 @@ impl RawValue {
 
     #[inline(always)]
     const fn locked(self) -> Self {
-        Self(self.0 | LOCKED)
+        Self(self.0 | LOCKED, PhantomData)
     }
 
     #[inline(always)]
     const fn unlocked(self) -> Self {
-        Self(self.0 & !LOCKED)
+        Self(self.0 & !LOCKED, PhantomData)
     }
 
     /// Log2 of the indices that it is for.
@@ -170,7 +176,7 @@ impl RawValue {
 
     /// Whether it is for as many indices as another value.
     #[inline(always)]
-    const fn has_order_of(self, other: Self) -> bool {
+    const fn has_order_of(self, other: RawValue<'_>) -> bool {
         (self.0 ^ other.0) & ORDER_BITS << ORDER_SHIFT == 0
     }
 

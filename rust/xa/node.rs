@@ -6,7 +6,7 @@ use super::{
     super::{bindings, once::Once, order::Order},
     Mark, RawValue,
 };
-use core::{ffi::c_void, ptr};
+use core::{ffi::c_void, marker::PhantomData, ptr};
 use kernel::sync::atomic::Atomic;
 
 /// The indices of a node of the lowest level.
@@ -25,13 +25,17 @@ pub(super) fn is_node(node: *mut bindings::xa_node) -> bool {
     !node.is_null() && node as usize & 3 == 0
 }
 
-/// The value in a slot, or in the root, of a tree whose lock is held; nodes and other internal entries
-/// are even.
+/// The value in a slot, or in the root, of a tree; nodes and other internal entries are even.
+///
+/// # Safety
+///
+/// The slot was read in a tree whose lock is held for `'a`, or in which a value is locked for `'a`.
 #[inline(always)]
-pub(super) fn as_value(slot: *mut c_void) -> Option<RawValue> {
+pub(super) unsafe fn as_value<'a>(slot: *mut c_void) -> Option<RawValue<'a>> {
     let bits = slot as usize;
-    // INVARIANT: A tree has no other values, by the requirements of `Tree::from_raw`.
-    (bits & 1 != 0).then_some(RawValue(bits))
+    // INVARIANT: A tree has no other values, by the requirements of `Tree::from_raw`. By this function's
+    // its pages are there: see `RawValue` and `LockedSlot`.
+    (bits & 1 != 0).then_some(RawValue(bits, PhantomData))
 }
 
 /// The node that a slot, or the root, points to.
@@ -75,7 +79,11 @@ pub(super) unsafe fn slot_of(node: *mut bindings::xa_node, offset: usize) -> *mu
 ///
 /// As for [`slot_of`]; the value has the order of the one that it replaces.
 #[inline(always)]
-pub(super) unsafe fn overwrite_slot(node: *mut bindings::xa_node, offset: usize, value: RawValue) {
+pub(super) unsafe fn overwrite_slot(
+    node: *mut bindings::xa_node,
+    offset: usize,
+    value: RawValue<'_>,
+) {
     // SAFETY: By this function's requirements.
     unsafe { write_slot(node, offset, value.0) };
 }
@@ -120,7 +128,7 @@ pub(super) unsafe fn is_free(node: *mut bindings::xa_node, offset: usize, slots:
 /// As for [`slot_of`]; the node is one of the lowest level, the offset a multiple of the value's
 /// indices, and nothing is in those slots.
 #[inline(always)]
-pub(super) unsafe fn fill_slots(node: *mut bindings::xa_node, offset: usize, value: RawValue) {
+pub(super) unsafe fn fill_slots(node: *mut bindings::xa_node, offset: usize, value: RawValue<'_>) {
     let slots = value.pages();
     // SAFETY: By this function's requirements. As in the core, the first slot is written first, which the
     // others lead to.

@@ -12,7 +12,7 @@ use super::{
     },
     InsertError, LockedSlot, Mark, Paused, RawValue, Reserve, TreeGuard,
 };
-use core::{ffi::c_void, marker::PhantomData, ptr};
+use core::{cell::Cell, ffi::c_void, marker::PhantomData, ptr};
 use kernel::sync::atomic::Atomic;
 
 /// A position in a tree whose lock is held (`struct xa_state`).
@@ -70,17 +70,17 @@ impl<'g, 't> XaState<'g, 't> {
 
     /// The value that covers the state's index.
     #[inline]
-    pub(crate) fn load(&mut self) -> Option<RawValue> {
+    pub(crate) fn load(&mut self) -> Option<RawValue<'g>> {
         if ptr::eq(self.xas.xa_node, RESTART) {
             return self.descend();
         }
         // SAFETY: The tree is alive and locked.
-        as_value(unsafe { bindings::xas_load(&mut self.xas) }.cast())
+        unsafe { as_value(bindings::xas_load(&mut self.xas).cast()) }
     }
 
     /// Walks from the root down to the index: what `xas_load` does, without its generality.
     #[inline(always)]
-    fn descend(&mut self) -> Option<RawValue> {
+    fn descend(&mut self) -> Option<RawValue<'g>> {
         let index = self.xas.xa_index;
         // SAFETY: The array is alive. Its nodes change under the lock only, which is held.
         let mut slot: *mut c_void = unsafe { (*self.xas.xa).xa_head };
@@ -90,7 +90,8 @@ impl<'g, 't> XaState<'g, 't> {
                 return None;
             }
             self.xas.xa_node = ptr::null_mut();
-            return as_value(slot);
+            // SAFETY: The root of the tree, which is locked for `'g`.
+            return unsafe { as_value(slot) };
         };
         // SAFETY: A node to which the root or a slot points is in the tree, here and below.
         let mut shift = unsafe { shift_of(node) };
@@ -118,7 +119,8 @@ impl<'g, 't> XaState<'g, 't> {
         }
         self.xas.xa_node = node;
         self.xas.xa_offset = offset as u8;
-        as_value(slot)
+        // SAFETY: A slot of the tree, which is locked for `'g`.
+        unsafe { as_value(slot) }
     }
 
     /// Reads the slot that the state was walked to; NULL when it was walked to none.
@@ -136,13 +138,20 @@ impl<'g, 't> XaState<'g, 't> {
         }
     }
 
+    /// The value that the state was walked to, if to any.
+    #[inline(always)]
+    pub(super) fn current_value(&self) -> Option<RawValue<'g>> {
+        // SAFETY: A slot of the tree, which is locked for `'g`.
+        unsafe { as_value(self.current()) }
+    }
+
     /// Writes another value over the one that the state was walked to.
     ///
     /// # Safety
     ///
     /// The state stands at a value, and this one has the same order. It is not another's to change.
     #[inline(always)]
-    pub(super) unsafe fn overwrite(&mut self, value: RawValue) {
+    pub(super) unsafe fn overwrite(&mut self, value: RawValue<'_>) {
         let node = self.xas.xa_node;
         if is_node(node) {
             // SAFETY: By the type invariant the node is in the tree, which is locked. By this
@@ -159,17 +168,17 @@ impl<'g, 't> XaState<'g, 't> {
     /// Locks the value that the state was walked to. `None` when there is none, or it is locked.
     #[inline(always)]
     pub(crate) fn lock(&mut self) -> Option<LockedSlot<'t>> {
-        let value = as_value(self.current()).filter(|value| !value.is_locked())?;
+        let value = self.current_value().filter(|value| !value.is_locked())?;
         // SAFETY: The state stands at the value, which nobody has locked.
         unsafe { self.overwrite(value.locked()) };
         // INVARIANT: The value is locked as of now.
-        Some(self.locked_slot(value.order()))
+        Some(self.locked_slot(value))
     }
 
-    /// The token for the value of `order` that the state stands at. Its maker keeps the invariant of
-    /// that.
+    /// The token for the value that the state stands at. Its maker keeps the invariant of that.
     #[inline(always)]
-    pub(super) fn locked_slot(&self, order: Order) -> LockedSlot<'t> {
+    pub(super) fn locked_slot(&self, value: RawValue<'_>) -> LockedSlot<'t> {
+        let order = value.order();
         let node = self.xas.xa_node;
         // The value at index 0 moves between a node and the root when the tree grows or shrinks.
         let stays = is_node(node) && self.xas.xa_index != 0;
@@ -178,23 +187,24 @@ impl<'g, 't> XaState<'g, 't> {
             first: order.first(self.index()),
             node: if stays { node } else { ptr::null_mut() },
             place: Place::new(order, self.xas.xa_offset),
+            word: Cell::new(value.unlocked().0),
         }
     }
 
     /// The next value at or after the state's index that begins at or before `last`.
     #[inline]
-    pub(crate) fn find(&mut self, last: PageIndex) -> Option<RawValue> {
+    pub(crate) fn find(&mut self, last: PageIndex) -> Option<RawValue<'g>> {
         if let Some(value) = self.next_in_node(last) {
             return Some(value);
         }
         // SAFETY: The tree is alive and locked.
-        as_value(unsafe { bindings::xas_find(&mut self.xas, last.get()) }.cast())
+        unsafe { as_value(bindings::xas_find(&mut self.xas, last.get()).cast()) }
     }
 
     /// The next value, if it begins where the one before it ends and is in the same node: what most
     /// steps of a walk over small entries are.
     #[inline]
-    pub(crate) fn next_in_node(&mut self, last: PageIndex) -> Option<RawValue> {
+    pub(crate) fn next_in_node(&mut self, last: PageIndex) -> Option<RawValue<'g>> {
         let index = self.xas.xa_index;
         if index >= last.get() || usize::from(self.xas.xa_offset) != index & NODE_MASK {
             return None;
@@ -204,7 +214,8 @@ impl<'g, 't> XaState<'g, 't> {
         loop {
             let offset = (index & NODE_MASK) + step;
             let slot = self.slot_of_page(offset)?;
-            if let Some(value) = as_value(slot) {
+            // SAFETY: A slot of the tree, which is locked for `'g`.
+            if let Some(value) = unsafe { as_value(slot) } {
                 self.xas.xa_offset = offset as u8;
                 self.xas.xa_index += step;
                 return Some(value);
@@ -219,26 +230,27 @@ impl<'g, 't> XaState<'g, 't> {
 
     /// The next value with a mark that begins at or before `last`.
     #[inline]
-    pub(crate) fn find_marked(&mut self, last: PageIndex, mark: Mark) -> Option<RawValue> {
-        as_value(
-            // SAFETY: The tree is alive and locked.
-            unsafe {
+    pub(crate) fn find_marked(&mut self, last: PageIndex, mark: Mark) -> Option<RawValue<'g>> {
+        // SAFETY: The tree is alive and locked.
+        unsafe {
+            as_value(
                 bindings::xas_find_marked(&mut self.xas, last.get(), mark as bindings::xa_mark_t)
-            }
-            .cast(),
-        )
+                    .cast(),
+            )
+        }
     }
 
     /// The value that covers `index`, where the state is moved to; in the node that it stands in
     /// without walking down again.
     #[inline(always)]
-    pub(crate) fn at(&mut self, index: PageIndex) -> Option<RawValue> {
+    pub(crate) fn at(&mut self, index: PageIndex) -> Option<RawValue<'g>> {
         if (self.xas.xa_index ^ index.get()) <= NODE_MASK {
             if let Some(slot) = self.slot_of_page(index.get() & NODE_MASK) {
                 if slot.is_null() || slot as usize & 1 != 0 {
                     self.xas.xa_index = index.get();
                     self.xas.xa_offset = (index.get() & NODE_MASK) as u8;
-                    return as_value(slot);
+                    // SAFETY: A slot of the tree, which is locked for `'g`.
+                    return unsafe { as_value(slot) };
                 }
             }
         }
@@ -247,7 +259,7 @@ impl<'g, 't> XaState<'g, 't> {
 
     #[cold]
     #[inline(never)]
-    fn at_another_node(&mut self, index: PageIndex) -> Option<RawValue> {
+    fn at_another_node(&mut self, index: PageIndex) -> Option<RawValue<'g>> {
         self.set(index);
         self.load()
     }
@@ -274,7 +286,7 @@ impl<'g, 't> XaState<'g, 't> {
 
     /// The value that covers the page before the state's index, and whether it has a mark.
     #[inline]
-    pub(crate) fn before(&self, mark: Mark) -> Option<(RawValue, bool)> {
+    pub(crate) fn before(&self, mark: Mark) -> Option<(RawValue<'g>, bool)> {
         let index = self.index();
         let before = PageIndex::new(index.get().checked_sub(1)?);
         if index.get() & NODE_MASK != 0 {
@@ -282,7 +294,8 @@ impl<'g, 't> XaState<'g, 't> {
             match self.slot_of_page(before.get() & NODE_MASK) {
                 Some(slot) if slot.is_null() => return None,
                 Some(slot) => {
-                    if let Some(value) = as_value(slot) {
+                    // SAFETY: A slot of the tree, which is locked for `'g`.
+                    if let Some(value) = unsafe { as_value(slot) } {
                         let offset = before.get() & NODE_MASK;
                         // SAFETY: `slot_of_page` says that there is a node; by the type invariant it is
                         // in the tree.
@@ -308,7 +321,10 @@ impl<'g, 't> XaState<'g, 't> {
     /// state's node is of the lowest level, and nothing is there: [`XaState::insert`] in fewer steps.
     /// `None`, and nothing is done, where it is not so simple.
     #[inline(always)]
-    pub(super) fn insert_in_node(&mut self, value: RawValue) -> Option<Result<(), InsertError>> {
+    pub(super) fn insert_in_node(
+        &mut self,
+        value: RawValue<'_>,
+    ) -> Option<Result<(), InsertError>> {
         let offset = self.xas.xa_index & NODE_MASK;
         let pages = value.pages();
         if pages > NODE_MASK || offset & (pages - 1) != 0 || self.slot_of_page(0).is_none() {
@@ -331,19 +347,18 @@ impl<'g, 't> XaState<'g, 't> {
     #[inline(always)]
     pub(crate) fn insert(
         &mut self,
-        value: RawValue,
+        value: RawValue<'_>,
         reserve: &mut Reserve,
     ) -> Result<LockedSlot<'t>, InsertError> {
-        let order = value.order();
         if ptr::eq(self.xas.xa_node, RESTART) {
             self.load();
         }
         if let Some(inserted) = self.insert_in_node(value) {
             // INVARIANT: The value was stored as a locked one.
-            return inserted.map(|()| self.locked_slot(order));
+            return inserted.map(|()| self.locked_slot(value));
         }
-        if order != Order::PTE {
-            self.reserve_order(order)?;
+        if !value.is_of_one_page() {
+            self.reserve_order(value.order())?;
         } else if !self.current().is_null() {
             return Err(InsertError::Occupied);
         }
@@ -355,7 +370,7 @@ impl<'g, 't> XaState<'g, 't> {
         self.xas.xa_alloc = ptr::null_mut();
         match stored {
             // INVARIANT: The value was stored as a locked one.
-            true => Ok(self.locked_slot(order)),
+            true => Ok(self.locked_slot(value)),
             false => Err(InsertError::NoMemory),
         }
     }
@@ -367,7 +382,7 @@ impl<'g, 't> XaState<'g, 't> {
     ///
     /// Nothing is there, and the value has the state's order.
     #[inline(always)]
-    pub(super) unsafe fn store_locked(&mut self, value: RawValue) -> bool {
+    pub(super) unsafe fn store_locked(&mut self, value: RawValue<'_>) -> bool {
         // SAFETY: The tree is alive and locked; `value` is an XArray value, and covers no other.
         unsafe { bindings::xas_store(&mut self.xas, value.locked().0 as *mut _) };
         self.drop_order();
@@ -412,7 +427,7 @@ impl<'g, 't> XaState<'g, 't> {
     /// when there is none, or it is locked.
     #[inline]
     pub(crate) fn erase(&mut self) -> bool {
-        if as_value(self.current()).is_none_or(RawValue::is_locked) {
+        if self.current_value().is_none_or(RawValue::is_locked) {
             return false;
         }
         // SAFETY: The value is not locked.
@@ -453,7 +468,7 @@ impl<'g, 't> XaState<'g, 't> {
     pub(crate) fn erase_in_node(
         &mut self,
         mark: Mark,
-        mut goes: impl FnMut(PageIndex, RawValue, bool) -> bool,
+        mut goes: impl FnMut(PageIndex, RawValue<'_>, bool) -> bool,
     ) -> bool {
         let first = self.index();
         if first.get() & NODE_MASK != 0 || self.slot_of_page(0).is_none() {
@@ -464,7 +479,11 @@ impl<'g, 't> XaState<'g, 't> {
         let mut end = None;
         let mut all = true;
         for offset in 0..=NODE_MASK {
-            if let Some(value) = self.slot_of_page(offset).and_then(as_value) {
+            let value = self
+                .slot_of_page(offset)
+                // SAFETY: A slot of the tree, which is locked for `'g`.
+                .and_then(|slot| unsafe { as_value::<'g>(slot) });
+            if let Some(value) = value {
                 let index = PageIndex::new(first.get() + offset);
                 if value.is_locked() || !goes(index, value, marks & 1 != 0) {
                     all = false;
@@ -538,10 +557,10 @@ impl<'g, 't> XaState<'g, 't> {
 /// A position in a tree whose lock is held, which cannot change the tree.
 pub(crate) struct XaReader<'g, 't>(XaState<'g, 't>);
 
-impl XaReader<'_, '_> {
+impl<'g> XaReader<'g, '_> {
     /// The value that covers `index`, where the state is moved to: [`XaState::at`].
     #[inline(always)]
-    pub(crate) fn at(&mut self, index: PageIndex) -> Option<RawValue> {
+    pub(crate) fn at(&mut self, index: PageIndex) -> Option<RawValue<'g>> {
         self.0.at(index)
     }
 

@@ -28,9 +28,8 @@ use super::{
 };
 use crate::kern::{
     bdev::{
-        BlockDevice,
-        BlockDeviceName,
-        Claim, //
+        Claim,
+        GoingDevice, //
     },
     dax::DaxIdentity,
     entry_points,
@@ -39,6 +38,7 @@ use crate::kern::{
         Member,
         Writer, //
     },
+    memory::Retired,
     redirect::{
         self,
         InFlight, //
@@ -73,7 +73,7 @@ static REDIRECTION: redirect::Redirection =
 /// A device that still gives memory keeps its pages; only its entries are removed.
 ///
 /// The call is in flight, but not while it waits.
-pub(crate) fn evict_device(bdev: &BlockDevice, name: &BlockDeviceName, in_flight: &mut InFlight) {
+pub(crate) fn evict_device(bdev: &GoingDevice<'_>, in_flight: &mut InFlight) {
     let owner = bdev.memory_owner();
     let stays = bdev.memory(0).is_some();
     // One after the other: what the next ones have mapped is there until they had their turn.
@@ -87,18 +87,18 @@ pub(crate) fn evict_device(bdev: &BlockDevice, name: &BlockDeviceName, in_flight
         }
         if member.is(bdev) {
             // Before anything is waited for.
-            let name = name.as_c_str();
+            let name = bdev.name();
             pr_warn!(
                 "{name}: is removed, and not adopted any more; adopt it anew when it is back\n"
             );
         }
         let memory = device.memory().clone();
         in_flight.pause(|| {
-            if goes {
-                // Before the entries are removed: whoever sleeps on a folio has the page map by this
-                // only.
-                memory.retire(owner);
-            }
+            // Before the entries are removed: whoever sleeps on a folio has the page map by this only.
+            let retired = match goes {
+                true => memory.retire_for(bdev),
+                false => None,
+            };
             let mut foreign = false;
             member.visit_inodes(|inode| match device::device_for(inode) {
                 Some(_) => layout::evict_device_memory(inode, goes),
@@ -109,8 +109,8 @@ pub(crate) fn evict_device(bdev: &BlockDevice, name: &BlockDeviceName, in_flight
                 return;
             }
             let _waiting = Waiting::for_device(Some(bdev));
-            for range in memory.of(owner) {
-                folio::wait_until_unused(&[range.run]);
+            for run in retired.iter().flat_map(Retired::runs) {
+                folio::wait_until_unused(&[run]);
             }
         });
     }
@@ -179,9 +179,10 @@ impl Registry {
             self.switch_off_if_unused();
         })?;
         // The kernel's own code may have marked pages before.
-        for run in member.device().page_runs() {
+        let _ = member.data().with_runs(member.device(), |run| {
             poison::look_for_marks(run);
-        }
+            Ok(())
+        });
         pr_info!("{name}: adopted\n");
         trace::adopt(member.device(), true);
         Ok(member)
@@ -200,11 +201,10 @@ impl Registry {
     ) -> Result<AdoptedDevice, (Member<AdoptedDevice>, Error)> {
         let mut held = false;
         let bdev = member.device().get();
-        let result = self.devices.remove(member, |bdev| {
-            for run in bdev.page_runs() {
-                folio::dissolve_range(run).inspect_err(|_| held = true)?;
-            }
-            Ok(())
+        let result = self.devices.remove(member, |bdev, device| {
+            device.with_runs(bdev, |run| {
+                folio::dissolve_range(run).inspect_err(|_| held = true)
+            })
         });
         match &result {
             Ok(_) => {

@@ -46,7 +46,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
         &mut self,
         target: &Target<'_, '_>,
         prefault: Prefault,
-        behind: Option<&PrefaultEntries<'_>>,
+        behind: Option<&PrefaultEntries<'_, '_>>,
         wanted: &Wanted,
         asked: bool,
     ) {
@@ -92,7 +92,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
 
     /// Adds the prefaulted pages that are in the part of the block.
     #[inline(always)]
-    fn add_filled(batch: &mut PteBatch, part: PageRange, behind: &PrefaultEntries<'_>) {
+    fn add_filled<'l>(batch: &mut PteBatch<'l>, part: PageRange, behind: &PrefaultEntries<'l, '_>) {
         let (first, pages, backing) = behind.filled();
         let begin = first.get().max(part.first.get());
         let end = (first.get() + pages).min(part.last.get() + 1);
@@ -111,7 +111,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
 
     /// Adds the pages of an entry that are in the block.
     #[inline]
-    fn add(batch: &mut PteBatch, block: PageRange, first: PageIndex, entry: Entry) {
+    fn add<'l>(batch: &mut PteBatch<'l>, block: PageRange, first: PageIndex, entry: Entry<'l>) {
         let Some(memory) = entry.block() else {
             return;
         };
@@ -130,7 +130,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
     #[inline]
     fn lock_around<'l, 'm>(
         &self,
-        batch: &mut PteBatch,
+        batch: &mut PteBatch<'l>,
         locked: &'l LockedEntry<'m>,
         ahead: usize,
         block: PageRange,

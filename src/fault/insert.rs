@@ -28,11 +28,11 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     #[inline(always)]
     pub(super) fn insert(
         &mut self,
-        target: &mut Target<'_, '_>,
+        target: &Target<'_, '_>,
         prefault: Prefault,
-        behind: Option<&PrefaultEntries<'_>>,
+        behind: Option<&PrefaultEntries<'_, '_>>,
         wanted: &Wanted,
-        installed: &Installed,
+        installed: &Installed<'_>,
     ) -> Result<Outcome, Failure<'a>> {
         if wanted.entry.dirty {
             self.mapping.host().mark_dirty_pages();
@@ -72,7 +72,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     pub(super) fn insert_memory(
         &mut self,
         locked: &LockedEntry<'_>,
-        page: DevPage,
+        page: DevPage<'_>,
         present: bool,
     ) -> Result<FaultCode, Failure<'a>> {
         if self.vmf.wants_copy() {

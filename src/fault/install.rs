@@ -27,9 +27,9 @@ use kernel::{
 };
 
 /// The result of installing: the page to map, and how.
-pub(super) struct Installed {
+pub(super) struct Installed<'l> {
     /// The page to map; zeroes if `None`.
-    pub(super) page: Option<DevPage>,
+    pub(super) page: Option<DevPage<'l>>,
     /// The filesystem was asked.
     pub(super) asked: bool,
     /// The metadata has to be durable first.
@@ -41,18 +41,18 @@ pub(super) struct Installed {
 impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     /// Makes the locked entry what the filesystem said that there is.
     #[inline(always)]
-    pub(super) fn install(
+    pub(super) fn install<'l>(
         &self,
-        target: &mut Target<'_, '_>,
-        resolved: &Resolved<'_>,
-    ) -> Result<Installed, Failure<'a>> {
+        target: &Target<'l, '_>,
+        resolved: &Resolved<'_, 'l>,
+    ) -> Result<Installed<'l>, Failure<'a>> {
         match resolved {
             Resolved::Hole(_) => Ok(self.install_zeroes(target.locked)),
             Resolved::Memory(memory) => self.install_memory(target, memory),
         }
     }
 
-    fn install_zeroes(&self, locked: &mut LockedEntry<'_>) -> Installed {
+    fn install_zeroes<'l>(&self, locked: &'l LockedEntry<'_>) -> Installed<'l> {
         let page = match locked.entry().kind() {
             Kind::Data(block) => Some(block.nth(self.offset_in(locked))),
             Kind::Zero => None,
@@ -70,11 +70,11 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     }
 
     #[inline(always)]
-    fn install_memory(
+    fn install_memory<'l>(
         &self,
-        target: &mut Target<'_, '_>,
-        memory: &FileMemory<'_>,
-    ) -> Result<Installed, Failure<'a>> {
+        target: &Target<'l, '_>,
+        memory: &FileMemory<'_, 'l>,
+    ) -> Result<Installed<'l>, Failure<'a>> {
         // That the copy belongs to the file is not durable either, whatever the filesystem said before.
         let needs_sync = memory.needs_sync || memory.copy.is_some();
         let sync = self.write && self.vmf.is_sync() && needs_sync;
@@ -99,7 +99,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 target.locked.set(fresh);
             }
         } else if self.write {
-            let locked = &mut *target.locked;
+            let locked = target.locked;
             // Of an entry that is larger the filesystem was not asked about all.
             if !memory.shared && locked.entry().order() <= target.size {
                 locked.set(locked.entry().writable());
@@ -120,11 +120,11 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     #[inline(always)]
     fn replace(
         &self,
-        target: &mut Target<'_, '_>,
-        memory: &FileMemory<'_>,
+        target: &Target<'_, '_>,
+        memory: &FileMemory<'_, '_>,
         sync: bool,
     ) -> Result<(), Failure<'a>> {
-        let locked = &mut *target.locked;
+        let locked = target.locked;
         let block = memory.block;
         let old = locked.entry();
         if !self.device.may_map(block.pfn()) {
@@ -166,7 +166,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
 
     /// Makes sure that what is about to be mapped for writing is marked.
     #[inline]
-    pub(super) fn set_dirty(&self, locked: &mut LockedEntry<'_>) {
+    pub(super) fn set_dirty(&self, locked: &LockedEntry<'_>) {
         if !locked.is_dirty() {
             locked.mark(Mark::Dirty);
         }
@@ -178,7 +178,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     fn clear_way(
         &self,
         locked: &LockedEntry<'_>,
-        memory: &FileMemory<'_>,
+        memory: &FileMemory<'_, '_>,
     ) -> Result<(), Failure<'a>> {
         // Neither zeroes nor the old copy may stay mapped.
         self.mapping.unmap(locked.range());

@@ -18,7 +18,7 @@ use kernel::prelude::*;
 
 /// The locked entry of a fault, and what to do about it.
 pub(super) struct Target<'l, 'm> {
-    pub(super) locked: &'l mut LockedEntry<'m>,
+    pub(super) locked: &'l LockedEntry<'m>,
     /// The order to install, if any: larger than the fault's order only for a page.
     pub(super) size: Order,
     /// The page table has an entry of the order at the address.
@@ -40,7 +40,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     #[inline(always)]
     pub(super) fn target<'l>(
         &self,
-        locked: &'l mut LockedEntry<'a>,
+        locked: &'l LockedEntry<'a>,
     ) -> Result<Target<'l, 'a>, Failure<'a>> {
         let mut size = self.order();
         if locked.entry().is_empty() {

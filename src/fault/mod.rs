@@ -37,7 +37,7 @@ use crate::kern::{
     iomap::{IomapOps, IomapSpace},
     memory::Stay,
     order::Order,
-    page::{DevFolio, Pfn},
+    page::Pfn,
     trace::{self, Reason},
     vm::{self, FaultCode, VmFault},
     wait,
@@ -108,9 +108,9 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             }
             Err(Failure::Code(code)) => code.into(),
             Err(Failure::Again | Failure::Narrow) => FaultCode::NOPAGE.into(),
-            Err(Failure::Held(folio, stay)) => {
+            Err(Failure::Held(head, stay)) => {
                 let _waiting = Waiting::for_file(Waiter::Fault, self.mapping.host());
-                wait_for_held(self.vmf.is_nowait(), folio, stay)
+                wait_for_held(self.vmf.is_nowait(), head, stay)
             }
             Err(Failure::Error(error)) => Outcome::failed(error),
         };
@@ -150,9 +150,9 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     }
 
     fn serve_once(&mut self, wanted: &Wanted, ops: &IomapOps) -> Result<Outcome, Failure<'a>> {
-        let mut result = tree::lock_or_create(self.mapping, &wanted.entry);
+        let result = tree::lock_or_create(self.mapping, &wanted.entry);
         // It stays where it is: each step would move what is large.
-        let created = match &mut result {
+        let created = match &result {
             Ok(created) => created,
             Err(error) => return Err((*error).into()),
         };
@@ -161,12 +161,13 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             Order::PTE => PrefaultEntries::new(&created.locked, prefault),
             _ => None,
         };
-        let mut target = self.target(&mut created.locked)?;
+        let target = self.target(&created.locked)?;
         let installed = match self.known(&target)? {
             Some(installed) => installed,
-            None => match self.ask(&mut target, &mut behind, ops) {
+            None => match self.ask(&target, &mut behind, ops) {
                 Ok(installed) => installed,
                 Err(failure) => {
+                    drop(behind);
                     if let Ok(created) = result {
                         failure.clear_way(created.locked);
                     }
@@ -174,17 +175,17 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 }
             },
         };
-        self.insert(&mut target, prefault, behind.as_ref(), wanted, &installed)
+        self.insert(&target, prefault, behind.as_ref(), wanted, &installed)
     }
 
     /// Asks the filesystem of the pages of the order and of those that are prefaulted, and makes the
     /// entries what it says.
-    fn ask(
+    fn ask<'l>(
         &self,
-        target: &mut Target<'_, '_>,
-        behind: &mut Option<PrefaultEntries<'_>>,
+        target: &Target<'l, '_>,
+        behind: &mut Option<PrefaultEntries<'l, '_>>,
         ops: &IomapOps,
-    ) -> Result<Installed, Failure<'a>> {
+    ) -> Result<Installed<'l>, Failure<'a>> {
         let mut space = IomapSpace::new();
         let prefaulted = behind.as_ref().map_or(0, PrefaultEntries::pages);
         let mut query = self.query(target, prefaulted, &mut space, ops)?;
@@ -282,9 +283,9 @@ enum Failure<'a> {
     Fallback(Counter),
     /// The filesystem or the device had an error.
     Error(Error),
-    /// Somebody holds this folio, which lost its last entry, or which the file would give up for a copy.
-    /// The fault waits for it when the entry is unlocked; the stay keeps the folio until then.
-    Held(DevFolio, Stay<'a>),
+    /// Somebody holds the folio that begins at this frame, which lost its last entry, or which the file would
+    /// give up for a copy. The fault waits for it when the entry is unlocked; the stay keeps the folio until then.
+    Held(Pfn, Stay<'a>),
     /// A larger entry stood in the way of a copy on write and is gone: try again.
     Again,
     /// The prefaulted pages cannot be had: try again with the accessed one alone.
@@ -325,10 +326,12 @@ fn code_of(error: Error) -> FaultCode {
 /// held meanwhile; they drop them before the access is tried again. So the task keeps trying until nobody
 /// holds the folio, or until it is killed.
 #[cold]
-fn wait_for_held(nowait: bool, folio: DevFolio, stay: Stay<'_>) -> Outcome {
+fn wait_for_held(nowait: bool, head: Pfn, stay: Stay<'_>) -> Outcome {
     let waited = match nowait {
         true => Ok(()),
-        false => wait::nap_until_idle(&stay, folio),
+        false => stay
+            .folio(head)
+            .and_then(|folio| wait::nap_until_idle(&stay, folio)),
     };
     match waited {
         Ok(()) => FaultCode::LATER.into(),

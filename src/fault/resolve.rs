@@ -15,7 +15,7 @@ use super::{
     Failure, Fault,
 };
 use crate::kern::{
-    dax::{Access, DaxPlace, DaxReadGuard},
+    dax::DaxPlace,
     error::{ehwpoison, is_hwpoison},
     iomap::{ExtentKind, IomapFlags, IomapIter, IomapOps, IomapSpace},
     order::Order,
@@ -48,11 +48,11 @@ pub(super) struct CopyOnWrite<'i> {
 }
 
 /// Memory that the file has.
-pub(super) struct FileMemory<'i> {
+pub(super) struct FileMemory<'i, 'l> {
     /// The pages of the entry.
-    pub(super) block: PageBlock,
+    pub(super) block: PageBlock<'l>,
     /// The pages from the first of these on that are known to be the file's.
-    pub(super) run: PageRun,
+    pub(super) run: PageRun<'l>,
     pub(super) new: New,
     /// Other files have the blocks, too, or had them until now.
     pub(super) shared: bool,
@@ -62,14 +62,14 @@ pub(super) struct FileMemory<'i> {
 }
 
 /// The contents of the file at the wanted pages.
-pub(super) enum Resolved<'i> {
+pub(super) enum Resolved<'i, 'l> {
     /// A hole of so many pages.
     Hole(usize),
     /// Memory.
-    Memory(FileMemory<'i>),
+    Memory(FileMemory<'i, 'l>),
 }
 
-impl Resolved<'_> {
+impl Resolved<'_, '_> {
     /// Whether the memory is to become a copy of what the file has.
     pub(super) fn is_copied(&self) -> bool {
         matches!(self, Self::Memory(memory) if memory.copy.is_some())
@@ -82,7 +82,10 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     ///
     /// The entry's lock keeps its memory: a device that goes away takes the entries with it.
     #[inline]
-    pub(super) fn known(&self, target: &Target<'_, '_>) -> Result<Option<Installed>, Failure<'a>> {
+    pub(super) fn known<'l>(
+        &self,
+        target: &Target<'l, '_>,
+    ) -> Result<Option<Installed<'l>>, Failure<'a>> {
         let entry = target.locked.entry();
         let Some(block) = entry.block() else {
             return Ok(None);
@@ -117,12 +120,12 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     /// The page to map, which has this number in its block, unless it, or another of the order, is known
     /// to be bad.
     #[inline]
-    pub(super) fn sound(
+    pub(super) fn sound<'p>(
         &self,
-        block: PageBlock,
+        block: PageBlock<'p>,
         first: usize,
         new: bool,
-    ) -> Result<DevPage, Failure<'a>> {
+    ) -> Result<DevPage<'p>, Failure<'a>> {
         let page = block.nth(first);
         if !page.is_poisoned() && (self.order() == Order::PTE || !poison::was_seen()) {
             return Ok(page);
@@ -211,11 +214,11 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     }
 
     /// Reads the filesystem's answer.
-    pub(super) fn resolve<'q>(
+    pub(super) fn resolve<'q, 'l>(
         &self,
-        target: &Target<'_, '_>,
+        target: &Target<'l, '_>,
         query: &mut Query<'q>,
-    ) -> Result<Resolved<'q>, Failure<'a>> {
+    ) -> Result<Resolved<'q, 'l>, Failure<'a>> {
         let extent = query.iter.extent();
         if query.report_only && !extent.is_own() {
             return Err(Failure::Narrow);
@@ -232,7 +235,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         }
     }
 
-    fn resolve_hole<'q>(&self, iter: &IomapIter<'_>) -> Result<Resolved<'q>, Failure<'a>> {
+    fn resolve_hole<'q, 'l>(&self, iter: &IomapIter<'_>) -> Result<Resolved<'q, 'l>, Failure<'a>> {
         if self.order() > Order::PMD {
             return Err(Failure::Fallback(Counter::FallbackHole));
         }
@@ -243,16 +246,16 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         Ok(Resolved::Hole(pages))
     }
 
-    fn resolve_memory<'q>(
+    fn resolve_memory<'q, 'l>(
         &self,
-        target: &Target<'_, '_>,
+        target: &Target<'l, '_>,
         query: &mut Query<'q>,
         copy: bool,
-    ) -> Result<Resolved<'q>, Failure<'a>> {
+    ) -> Result<Resolved<'q, 'l>, Failure<'a>> {
         let Query { iter, start, .. } = query;
         let start = *start;
         let shared = iter.extent().is_shared();
-        let locked = &*target.locked;
+        let locked = target.locked;
         let size = target.size;
         if copy && locked.entry().is_data() {
             // Larger orders do without.
@@ -283,10 +286,8 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         }
 
         let wanted = size.pages().max((available >> Order::PAGE_SHIFT) as usize);
-        // A device that goes away first waits for this guard, then for the locked entry.
-        let run = place
-            .access(&DaxReadGuard::new(), wanted, Access::Normal)
-            .map(|memory| memory.run())
+        let run = iter
+            .pages_for(locked.slot(), start, wanted)
             .map_err(|error| {
                 if self.order() == Order::PTE && wanted > Order::PTE.pages() {
                     // The error may be about one of the pages ahead.
@@ -388,14 +389,14 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     /// The failure when somebody holds a folio that lost its last entry, or would now. A smaller order
     /// does without its pages; for a page alone the fault waits, when the entry is unlocked.
     #[cold]
-    pub(super) fn held_up(&self, size: Order, folio: DevFolio) -> Failure<'a> {
+    pub(super) fn held_up(&self, size: Order, folio: DevFolio<'_>) -> Failure<'a> {
         if size != self.order() {
             return Failure::Narrow;
         }
         if self.order() == Order::PTE {
             // The locked entry keeps the device until then.
             if let Some(stay) = self.device.stay() {
-                return Failure::Held(folio, stay);
+                return Failure::Held(folio.head().pfn(), stay);
             }
         }
         self.fallback_or(Counter::FallbackConflict, EIO)
@@ -403,11 +404,11 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
 
     /// Fills the entries that were prefaulted, as far as the answer goes.
     #[inline(always)]
-    pub(super) fn fill(
+    pub(super) fn fill<'l>(
         &self,
-        target: &Target<'_, '_>,
-        behind: &mut PrefaultEntries<'_>,
-        resolved: &Resolved<'_>,
+        target: &Target<'l, '_>,
+        behind: &mut PrefaultEntries<'l, '_>,
+        resolved: &Resolved<'_, 'l>,
     ) {
         let size = target.size.pages();
         let (pages, backing) = match resolved {

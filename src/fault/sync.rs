@@ -50,7 +50,7 @@ fn finish_of_order<'f, const ORDER: usize>(vmf: &'f mut VmFault<'f>, pfn: Pfn) -
         index,
         write: true,
     };
-    let mut locked = match tree::lock_present_killable(mapping, index) {
+    let locked = match tree::lock_present_killable(mapping, index) {
         Ok(Some(locked)) => locked,
         Ok(None) => return FaultCode::NOPAGE,
         // The task is about to die.
@@ -68,7 +68,7 @@ fn finish_of_order<'f, const ORDER: usize>(vmf: &'f mut VmFault<'f>, pfn: Pfn) -
     if page.pfn() != pfn {
         return FaultCode::NOPAGE;
     }
-    fault.set_dirty(&mut locked);
+    fault.set_dirty(&locked);
     match fault.insert_memory(&locked, page, present) {
         Ok(code) => code,
         Err(Failure::Code(code)) => code,

@@ -42,11 +42,11 @@ pub(crate) fn file_unshare(inode: &Inode, position: u64, len: u64, ops: &IomapOp
     )
 }
 
-fn unshare_extent(
+fn unshare_extent<'s>(
     change: &mut WriteIter<'_>,
-    others: &Others<'_>,
+    others: &Others<'s>,
     device: FileDevice<'_>,
-) -> Result<u64, Stop> {
+) -> Result<u64, Stop<'s>> {
     let mut left = change.walk.available();
     if !change.walk.extent().is_shared() || change.walk.copy_source().is_none() {
         // Its own already, or without data to copy.

@@ -190,12 +190,12 @@ fn write_pieces(
 /// error. The walk is over then.
 ///
 /// The walk is one for all that will be written, so that the filesystem lays the blocks out for that.
-fn write_piece(
+fn write_piece<'s>(
     change: &mut WriteIter<'_>,
-    others: &Others<'_>,
+    others: &Others<'s>,
     bytes: usize,
     iter: &mut IovIter<'_>,
-) -> (usize, Result<(), Stop>) {
+) -> (usize, Result<(), Stop<'s>>) {
     let position = change.walk.position();
     let end = position + bytes as u64;
     let _out = match change.inode.mapping().invalidate_lock() {

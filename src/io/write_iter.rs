@@ -14,14 +14,14 @@ use crate::{
 use kernel::prelude::*;
 
 /// Why a change ends before its end.
-pub(super) enum Stop {
+pub(super) enum Stop<'s> {
     /// Because of this.
     Error(Error),
     /// Somebody holds what the file would give up.
-    Held(DevFolio),
+    Held(DevFolio<'s>),
 }
 
-impl From<Error> for Stop {
+impl From<Error> for Stop<'_> {
     fn from(error: Error) -> Self {
         Self::Error(error)
     }
@@ -62,7 +62,11 @@ impl<'a> WriteIter<'a> {
     /// Sees that nobody holds what the first `bytes` bytes of the present extent are copied from, which the
     /// file gives up then. Whoever holds a page of it would go on to hold what the blocks are used for
     /// afterwards (spec, R2). Faults are kept out. Waits for a moment.
-    pub(super) fn let_nobody_hold(&self, others: &Others<'_>, bytes: u64) -> Result<(), Stop> {
+    pub(super) fn let_nobody_hold<'s>(
+        &self,
+        others: &Others<'s>,
+        bytes: u64,
+    ) -> Result<(), Stop<'s>> {
         if !self.walk.extent().is_shared() {
             return Ok(());
         }

@@ -51,7 +51,7 @@ pub(super) fn change_range(
     len: u64,
     ask: IomapFlags,
     ops: &IomapOps,
-    mut work: impl FnMut(&mut WriteIter<'_>, &Others<'_>) -> Result<u64, Stop>,
+    mut work: impl for<'s> FnMut(&mut WriteIter<'_>, &Others<'s>) -> Result<u64, Stop<'s>>,
 ) -> Result {
     let end = position.saturating_add(len);
     let turns = Turns::new(Waiter::Write);
@@ -86,12 +86,12 @@ pub(super) fn change_range(
     Ok(())
 }
 
-fn zero_extent(
+fn zero_extent<'s>(
     change: &mut WriteIter<'_>,
-    others: &Others<'_>,
+    others: &Others<'s>,
     device: FileDevice<'_>,
     did_zero: &mut bool,
-) -> Result<u64, Stop> {
+) -> Result<u64, Stop<'s>> {
     let mut left = change.walk.available();
     match change.walk.source().kind() {
         ExtentKind::Hole | ExtentKind::Unwritten => return Ok(left),

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::kern::{
     fs::{ActiveSuperBlock, Inode, PageRange},
-    page::DevFolio,
+    page::Pfn,
     vm,
     wait::{self, Sleep, WaitCallback},
     waiting::{Waiter, Waiting},
@@ -94,8 +94,8 @@ pub(crate) enum Unmount {
     Later,
 }
 
-/// A page of the file that somebody holds, of a filesystem that has lost its last user.
-fn held_without_user(inode: &Inode) -> Option<DevFolio> {
+/// The frame of a page of the file that somebody holds, of a filesystem that has lost its last user.
+fn held_without_user(inode: &Inode) -> Option<Pfn> {
     find_busy(inode.mapping(), PageRange::ALL, Some(FileDevice::of(inode)))
 }
 
@@ -128,14 +128,14 @@ pub(crate) fn wait_for_holders(sb: &ActiveSuperBlock, who: Unmount) -> bool {
         let _waiting = Waiting::for_file(Waiter::Eviction, &inode);
         device.inc(Counter::LayoutWaits);
         // As above. Fails when the device goes, and then the folio is not found again.
-        while let Some(folio) = held_without_user(&inode) {
+        while let Some(head) = held_without_user(&inode) {
             let how = match who {
                 Unmount::Later => Sleep::Uninterruptible,
                 _ if vm::is_dying() => return false,
                 _ => Sleep::Killable,
             };
             let _ = timed(device, || {
-                wait::wait_until_idle(&stay, folio, how, Some(INTERVAL))
+                wait::wait_until_idle(&stay, stay.folio(head)?, how, Some(INTERVAL))
             });
             // Other references come and go: a mount that fails has one, and so has who freezes.
             if sb.is_mounted() {
@@ -158,12 +158,12 @@ pub(crate) fn break_layout_final(inode: &Inode) {
         // Every turn waits until somebody is done with a page, and nobody begins any more. The pages
         // of a device that goes away are waited for by that ([`folio::wait_until_unused`]).
         let mut waiting = None;
-        while let Some(folio) = find_busy(mapping, PageRange::ALL, Some(device)) {
+        while let Some(head) = find_busy(mapping, PageRange::ALL, Some(device)) {
             // Fails when the device goes, and then the folio is not found again.
             device.inc(Counter::LayoutWaits);
             waiting.get_or_insert_with(|| Waiting::for_file(Waiter::Eviction, inode));
             let _ = timed(device, || {
-                wait::wait_until_idle(&stay, folio, Sleep::Uninterruptible, None)
+                wait::wait_until_idle(&stay, stay.folio(head)?, Sleep::Uninterruptible, None)
             });
         }
     }

@@ -13,7 +13,7 @@ use super::{
 use crate::kern::{
     entry::Entry,
     fs::{Inode, Mapping, PageRange},
-    page::DevFolio,
+    page::{DevFolio, Pfn},
     wait,
     waiting::Waiter,
 };
@@ -21,7 +21,8 @@ use kernel::prelude::*;
 
 /// Looks for a folio with more references than page tables hold.
 struct FindBusy<'a> {
-    busy: Option<DevFolio>,
+    /// Its first frame: the entry may be removed at any time, and the device go.
+    busy: Option<Pfn>,
     /// Pages that go away with this device are nobody's concern.
     spare: Option<FileDevice<'a>>,
 }
@@ -30,7 +31,7 @@ impl Visitor for FindBusy<'_> {
     const ASKS_DIRTY: bool = false;
     const BATCHES: bool = false;
 
-    fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
+    fn look(&mut self, entry: Entry<'_>, _dirty: bool) -> WalkAction {
         let Some(page) = entry.page() else {
             return WalkAction::Next;
         };
@@ -40,7 +41,7 @@ impl Visitor for FindBusy<'_> {
                 .spare
                 .is_none_or(|device| !device.is_gone(folio.head().pfn()))
         {
-            self.busy = Some(folio);
+            self.busy = Some(folio.head().pfn());
             return WalkAction::Stop;
         }
         WalkAction::Next
@@ -52,9 +53,12 @@ impl Visitor for FindBusy<'_> {
     }
 }
 
-/// The first folio of the range, in the order of the file, that somebody uses other than by a
-/// mapping (`dax_layout_busy_page_range`). The range is unmapped first. Sleeps.
-pub(crate) fn busy_folio(mapping: &Mapping, range: PageRange) -> Option<DevFolio> {
+/// The first frame of the first folio of the range, in the order of the file, that somebody uses other than by
+/// a mapping (`dax_layout_busy_page_range`). The range is unmapped first. Sleeps.
+///
+/// What keeps the folio from being gone is the caller's to have: a stay that he has had before
+/// ([`Stay::folio`](crate::kern::memory::Stay::folio)).
+pub(crate) fn busy_folio(mapping: &Mapping, range: PageRange) -> Option<Pfn> {
     find_busy(mapping, range, None)
 }
 
@@ -62,7 +66,7 @@ pub(super) fn find_busy(
     mapping: &Mapping,
     range: PageRange,
     spare: Option<FileDevice<'_>>,
-) -> Option<DevFolio> {
+) -> Option<Pfn> {
     if mapping.is_empty() || !mapping.host().is_dax() {
         return None;
     }
@@ -94,7 +98,7 @@ pub(crate) fn refuse_if_held(inode: &Inode, range: PageRange) -> Result {
 
 /// The folio of a locked entry that the file is about to give up, if somebody uses it other than by a
 /// mapping. The entry is unmapped first, and as long as it is locked nobody maps it.
-pub(crate) fn held(locked: &LockedEntry<'_>) -> Option<DevFolio> {
+pub(crate) fn held<'l>(locked: &'l LockedEntry<'_>) -> Option<DevFolio<'l>> {
     let page = locked.entry().page()?;
     locked.mapping().unmap(locked.range());
     let folio = page.folio();
@@ -103,7 +107,10 @@ pub(crate) fn held(locked: &LockedEntry<'_>) -> Option<DevFolio> {
 
 /// As [`held`], but who holds the folio for a moment only is waited for, with the entry locked, so that he is
 /// the last. Sleeps.
-pub(crate) fn held_for_long(locked: &LockedEntry<'_>, device: FileDevice<'_>) -> Option<DevFolio> {
+pub(crate) fn held_for_long<'l>(
+    locked: &'l LockedEntry<'_>,
+    device: FileDevice<'_>,
+) -> Option<DevFolio<'l>> {
     let folio = held(locked)?;
     if let Some(stay) = device.stay() {
         let mut left = Turns::OF_FAULT;

@@ -38,7 +38,7 @@ struct Evict<'a> {
 
 impl Evicted {
     /// Whether an entry that is not locked is one of them.
-    fn has(self, entry: Entry, device: FileDevice<'_>) -> bool {
+    fn has(self, entry: Entry<'_>, device: FileDevice<'_>) -> bool {
         match self {
             Self::All => true,
             Self::Data => entry.is_data(),
@@ -48,7 +48,7 @@ impl Evicted {
     }
 
     /// Whether an entry that is locked may become one of them.
-    fn may_have(self, entry: Entry) -> bool {
+    fn may_have(self, entry: Entry<'_>) -> bool {
         // Memory does not become a hole.
         self != Self::Zeroes || entry.page().is_none()
     }
@@ -58,11 +58,11 @@ impl Visitor for Evict<'_> {
     const ASKS_DIRTY: bool = true;
     const BATCHES: bool = true;
 
-    fn awaits(&self, entry: Entry) -> bool {
+    fn awaits(&self, entry: Entry<'_>) -> bool {
         self.which.may_have(entry)
     }
 
-    fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
+    fn look(&mut self, entry: Entry<'_>, _dirty: bool) -> WalkAction {
         if self.which.has(entry, self.device) {
             WalkAction::Work
         } else {
@@ -94,14 +94,14 @@ impl Visitor for FindEvicted<'_> {
     const ASKS_DIRTY: bool = false;
     const BATCHES: bool = false;
 
-    fn awaits(&self, entry: Entry) -> bool {
+    fn awaits(&self, entry: Entry<'_>) -> bool {
         if self.which.may_have(entry) {
             self.found.set(true);
         }
         false
     }
 
-    fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
+    fn look(&mut self, entry: Entry<'_>, _dirty: bool) -> WalkAction {
         if self.which.has(entry, self.device) {
             self.found.set(true);
         }

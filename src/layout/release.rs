@@ -30,7 +30,7 @@ pub(crate) fn in_chunks(pages: usize, mut work: impl FnMut(usize, usize)) {
 }
 
 /// Writes back all of the memory of the pages. Sleeps.
-pub(crate) fn flush(run: PageRun) {
+pub(crate) fn flush(run: PageRun<'_>) {
     poison::for_each_good_run(run, |run| {
         in_chunks(run.pages(), |offset, bytes| run.write_back(offset, bytes));
     });
@@ -85,7 +85,7 @@ pub(crate) fn discard(locked: LockedEntry<'_>) {
 }
 
 /// Makes a locked entry empty again, after what it was made for failed.
-pub(crate) fn empty(locked: &mut LockedEntry<'_>) {
+pub(crate) fn empty(locked: &LockedEntry<'_>) {
     let device = FileDevice::of(locked.mapping().host());
     locked.mapping().unmap(locked.range());
     release_backing(locked, device);

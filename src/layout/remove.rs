@@ -37,7 +37,7 @@ impl Remove<'_> {
     /// Whether a page table may have something of an entry that is locked, or that nobody can lock at
     /// this moment.
     #[inline]
-    fn may_be_mapped(&self, entry: Entry) -> bool {
+    fn may_be_mapped(&self, entry: Entry<'_>) -> bool {
         match entry.kind() {
             Kind::Data(block) => block.first().folio().mapcount() != 0,
             // How often zeroes are mapped for a file is not known.
@@ -52,7 +52,7 @@ impl Visitor for Remove<'_> {
     const BATCHES: bool = true;
 
     #[inline]
-    fn look(&mut self, entry: Entry, dirty: bool) -> WalkAction {
+    fn look(&mut self, entry: Entry<'_>, dirty: bool) -> WalkAction {
         let dirty = dirty && !self.forget;
         match entry.kind() {
             _ if self.may_be_mapped(entry) => WalkAction::Work,

@@ -132,14 +132,14 @@ impl Turns {
     /// out, and has the `stay`. Sleeps.
     ///
     /// Errors: `ERESTARTSYS` when a signal came, `EIO` when the device goes away.
-    pub(crate) fn busy_folio(
+    pub(crate) fn busy_folio<'s>(
         &self,
-        stay: &Stay<'_>,
+        stay: &'s Stay<'_>,
         inode: &Inode,
         range: PageRange,
-    ) -> Result<Option<DevFolio>> {
+    ) -> Result<Option<DevFolio<'s>>> {
         let mapping = inode.mapping();
-        let Some(mut folio) = busy_folio(mapping, range) else {
+        let Some(head) = busy_folio(mapping, range) else {
             return Ok(None);
         };
         let device = FileDevice::of(inode);
@@ -147,10 +147,11 @@ impl Turns {
         timed(device, || {
             let moment = (self.theirs.get() / 2).min(Self::LONGEST_MOMENT);
             let mut left = moment;
+            let mut folio = stay.folio(head)?;
             // Ends with the moment, of which each turn takes a part.
             while wait::is_soon_idle(stay, folio, &mut left, moment / 4)? {
                 match busy_folio(mapping, range) {
-                    Some(next) => folio = next,
+                    Some(next) => folio = stay.folio(next)?,
                     None => return Ok(None),
                 }
             }
@@ -166,7 +167,7 @@ impl Turns {
     pub(crate) fn let_others(
         &self,
         stay: &Stay<'_>,
-        folio: DevFolio,
+        folio: DevFolio<'_>,
         how: Sleep<'_>,
         inode: &Inode,
         again: Again,
@@ -194,7 +195,12 @@ impl Turns {
 
     /// The same, for those whose caller holds the `invalidate_lock` exclusively, if anybody: it is let go
     /// meanwhile.
-    pub(crate) fn let_faults_in(&self, stay: &Stay<'_>, folio: DevFolio, inode: &Inode) -> Result {
+    pub(crate) fn let_faults_in(
+        &self,
+        stay: &Stay<'_>,
+        folio: DevFolio<'_>,
+        inode: &Inode,
+    ) -> Result {
         let how = Sleep::Callback(inode, WaitCallback::let_faults_in());
         self.let_others(stay, folio, how, inode, Again::Yes)
     }

@@ -82,7 +82,7 @@ struct Found {
 
 impl Found {
     /// An entry, which the tree whose lock is held has.
-    fn new(index: PageIndex, entry: Entry, locked: bool, dirty: bool) -> Self {
+    fn new(index: PageIndex, entry: Entry<'_>, locked: bool, dirty: bool) -> Self {
         let mut found = Self {
             first: entry.order().first(index),
             order: entry.order(),

@@ -65,7 +65,7 @@ pub(crate) fn lock_around<'l, 'm>(
     range: PageRange,
     candidates: usize,
     asks_dirty: bool,
-    mut choose: impl FnMut(PageIndex, Entry, bool) -> AroundAction,
+    mut choose: impl FnMut(PageIndex, Entry<'l>, bool) -> AroundAction,
 ) -> AroundEntries<'l, 'm> {
     const AHEAD: usize = Entry::empty(Order::PTE).ahead().unlocked().word();
 
@@ -88,7 +88,7 @@ pub(crate) fn lock_around<'l, 'm>(
     let mut marked = false;
     let mut guard = locked.mapping().tree().lock();
     // Where the locked entry's node has larger steps, the entry is larger than the range.
-    let slots = locked.slot.lock_beside(
+    let slots = locked.slot().lock_beside(
         &mut guard,
         node,
         candidates,

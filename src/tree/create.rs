@@ -76,7 +76,7 @@ pub(crate) fn lock_or_create<'m>(
             if entry.order() < order {
                 return Err(LockError::Conflict);
             }
-            let Some(mut locked) = LockedEntry::lock(mapping, &mut xas, entry) else {
+            let Some(locked) = LockedEntry::lock(mapping, &mut xas) else {
                 let key = EntryKey::new(mapping, entry.order().first(index));
                 wait::wait_for_entry_killable(mapping, guard, key)
                     .map_err(|_| LockError::Killed)?;
@@ -96,8 +96,9 @@ pub(crate) fn lock_or_create<'m>(
                 return Ok(Created { locked, prefault });
             }
             // A placeholder, or zeroes, of a larger order than is wanted.
+            let is_zero = entry.is_zero();
             drop(guard);
-            if entry.is_zero() {
+            if is_zero {
                 mapping.unmap(locked.range());
             }
             locked.remove();
@@ -133,7 +134,7 @@ pub(crate) fn lock_or_create<'m>(
         match inserted {
             Ok(slot) => {
                 mapping.add_pages(xas.guard(), size.pages());
-                let mut locked = LockedEntry::new(mapping, slot, Entry::empty(size), false);
+                let locked = LockedEntry::new(mapping, slot, false);
                 if dirty {
                     locked.mark_dirty_at(&mut xas);
                 }

@@ -8,55 +8,50 @@ use crate::kern::{
     wait::{self, EntryKey, Wake},
     xa::{LeftLocked, LockedSlot, Mark, XaState}, //
 };
+use core::cell::Cell;
 use kernel::prelude::*;
 
 /// An entry that this task has locked. Dropping it unlocks the entry and wakes the next waiter.
 ///
-/// The word that says what the entry is, is stored when it is unlocked; until then the tree has the
-/// one that was locked. Its marks are stored at once, because `fsync` looks for them without waiting
+/// What the entry was made is stored when it is unlocked; until then the tree has the one that was locked. Its marks are stored at once, because `fsync` looks for them without waiting
 /// for the lock. Only data entries stay dirty.
 #[must_use = "the entry is unlocked at once"]
 pub(crate) struct LockedEntry<'m> {
     mapping: &'m Mapping,
-    entry: Entry,
-    /// Where it is, which does not change while it is locked.
-    pub(super) slot: LockedSlot<'m>,
+    /// Where it is, which does not change while it is locked, and what it will be.
+    slot: LockedSlot<'m>,
     /// 0 if not; a word, as the others are, for it to be moved in one go.
-    dirty: usize,
+    dirty: Cell<usize>,
 }
 
 impl<'m> LockedEntry<'m> {
     /// The entry that was locked as `slot`, dirty or not.
     #[inline(always)]
-    pub(super) fn new(
-        mapping: &'m Mapping,
-        slot: LockedSlot<'m>,
-        entry: Entry,
-        dirty: bool,
-    ) -> Self {
+    pub(super) fn new(mapping: &'m Mapping, slot: LockedSlot<'m>, dirty: bool) -> Self {
         Self {
             mapping,
-            entry,
             slot,
-            dirty: dirty.into(),
+            dirty: Cell::new(dirty.into()),
         }
     }
 
     /// Locks the entry that a state was walked to. `None` when it is locked.
     #[inline(always)]
-    pub(super) fn lock(
-        mapping: &'m Mapping,
-        xas: &mut XaState<'_, 'm>,
-        entry: Entry,
-    ) -> Option<Self> {
+    pub(super) fn lock(mapping: &'m Mapping, xas: &mut XaState<'_, 'm>) -> Option<Self> {
         let dirty = xas.has_mark(Mark::Dirty);
-        Some(Self::new(mapping, xas.lock()?, entry, dirty))
+        Some(Self::new(mapping, xas.lock()?, dirty))
     }
 
     /// The entry, as it will be when it is unlocked.
     #[inline]
-    pub(crate) fn entry(&self) -> Entry {
-        self.entry
+    pub(crate) fn entry(&self) -> Entry<'_> {
+        Entry::from_raw(self.slot.value()).0
+    }
+
+    /// What has it locked.
+    #[inline]
+    pub(crate) fn slot(&self) -> &LockedSlot<'m> {
+        &self.slot
     }
 
     /// The first page of the file that the entry covers.
@@ -70,14 +65,14 @@ impl<'m> LockedEntry<'m> {
     pub(crate) fn range(&self) -> PageRange {
         PageRange {
             first: self.first(),
-            last: self.entry.order().last(self.first()),
+            last: self.entry().order().last(self.first()),
         }
     }
 
     /// Whether the entry was dirty when it was locked, or has been marked since.
     #[inline]
     pub(crate) fn is_dirty(&self) -> bool {
-        self.dirty != 0
+        self.dirty.get() != 0
     }
 
     /// Whether the entry has a mark now.
@@ -100,25 +95,26 @@ impl<'m> LockedEntry<'m> {
 
     /// Makes it another entry of the same order.
     #[inline]
-    pub(crate) fn set(&mut self, entry: Entry) {
-        debug_assert!(entry.order() == self.entry.order());
-        self.entry = entry;
+    pub(crate) fn set(&self, entry: Entry<'_>) {
+        self.slot.set(entry.unlocked());
     }
 
     /// Marks the entry.
-    pub(crate) fn mark(&mut self, mark: Mark) {
+    pub(crate) fn mark(&self, mark: Mark) {
         let mut guard = self.mapping.tree().lock();
         if let Some(mut xas) = self.slot.xas(&mut guard) {
             xas.set_mark(mark);
-            self.dirty |= usize::from(mark == Mark::Dirty);
+            if mark == Mark::Dirty {
+                self.dirty.set(1);
+            }
         }
     }
 
     /// Marks the entry as dirty, with the state that it was locked by.
     #[inline(always)]
-    pub(super) fn mark_dirty_at(&mut self, xas: &mut XaState<'_, '_>) {
+    pub(super) fn mark_dirty_at(&self, xas: &mut XaState<'_, '_>) {
         xas.set_mark(Mark::Dirty);
-        self.dirty = 1;
+        self.dirty.set(1);
     }
 
     /// Removes the entry from the tree and wakes all its waiters. The caller has released its backing.
@@ -127,7 +123,7 @@ impl<'m> LockedEntry<'m> {
         let mut xas = guard.xas(self.first());
         if xas.erase_locked(&mut self.slot) {
             self.mapping
-                .sub_pages(xas.guard(), self.entry.order().pages());
+                .sub_pages(xas.guard(), self.entry().order().pages());
             wait::wake_entry_waiters(self.key(), Wake::All);
         }
         core::mem::forget(self);
@@ -135,14 +131,13 @@ impl<'m> LockedEntry<'m> {
 
     #[inline]
     fn is_dirty_without_memory(&self) -> bool {
-        self.is_dirty() && !self.entry.is_data()
+        self.is_dirty() && !self.entry().is_data()
     }
 
     /// Leaves the entry locked. Its word is enough to unlock it ([`unlock_left`]).
     pub(crate) fn leave_locked(self) -> LeftLocked {
         let mut this = core::mem::ManuallyDrop::new(self);
-        let value = this.entry.unlocked();
-        this.slot.leave(value)
+        this.slot.leave()
     }
 }
 
@@ -156,7 +151,7 @@ impl Drop for LockedEntry<'_> {
                 xas.clear_mark(Mark::ToWrite);
             }
         }
-        if self.slot.unlock(&guard, self.entry.unlocked()) {
+        if self.slot.unlock(&guard) {
             wait::wake_entry_waiters(self.key(), Wake::One);
         }
     }
@@ -186,7 +181,7 @@ pub(crate) fn lock_present_killable(
             return Ok(None);
         };
         let (entry, _) = Entry::from_raw(raw);
-        if let Some(locked) = LockedEntry::lock(mapping, &mut xas, entry) {
+        if let Some(locked) = LockedEntry::lock(mapping, &mut xas) {
             return Ok(Some(locked));
         }
         let key = EntryKey::new(mapping, entry.order().first(index));
@@ -202,7 +197,7 @@ pub(crate) fn lock_present(mapping: &Mapping, index: PageIndex) -> Option<Locked
         let mut guard = tree.lock();
         let mut xas = guard.xas(index);
         let (entry, _) = Entry::from_raw(xas.load()?);
-        if let Some(locked) = LockedEntry::lock(mapping, &mut xas, entry) {
+        if let Some(locked) = LockedEntry::lock(mapping, &mut xas) {
             return Some(locked);
         }
         let key = EntryKey::new(mapping, entry.order().first(index));

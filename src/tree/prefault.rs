@@ -105,11 +105,11 @@ pub(super) fn scan_dirty_before(
 
 /// The memory that entries of a fault point to.
 #[derive(Clone, Copy)]
-pub(crate) enum Backing {
+pub(crate) enum Backing<'l> {
     /// None: a hole.
     Hole,
     /// These pages.
-    Memory(PageRun),
+    Memory(PageRun<'l>),
 }
 
 /// The largest order of the entries behind a new one.
@@ -120,7 +120,7 @@ const LARGEST: Order = Order::from_bits(4);
 ///
 /// Those for writing are dirty from the start, as every entry is that a write fault has locked.
 #[must_use = "the entries are removed at once"]
-pub(crate) struct PrefaultEntries<'m> {
+pub(crate) struct PrefaultEntries<'l, 'm> {
     mapping: &'m Mapping,
     /// The pages for which entries were wanted; the entries' orders follow from that.
     range: PageRange,
@@ -129,11 +129,11 @@ pub(crate) struct PrefaultEntries<'m> {
     locked: LockedRange<'m>,
     /// The pages whose entries are filled.
     filled: usize,
-    backing: Backing,
+    backing: Backing<'l>,
     writable: bool,
 }
 
-impl<'m> PrefaultEntries<'m> {
+impl<'l, 'm> PrefaultEntries<'l, 'm> {
     /// Puts entries behind a new one, for as many of the pages to prefault as have none, from the first
     /// on. `None` when there are no such pages.
     #[inline(always)]
@@ -162,7 +162,7 @@ impl<'m> PrefaultEntries<'m> {
         };
         let mark = locked.is_dirty().then_some(Mark::Dirty);
         let mut guard = mapping.tree().lock();
-        let mut xas = locked.slot.xas(&mut guard)?;
+        let mut xas = locked.slot().xas(&mut guard)?;
         entries.locked.insert(&mut xas, range.first, mark, |index| {
             (index <= range.last).then(|| Entry::empty(order_at(range, largest, index)).unlocked())
         });
@@ -172,7 +172,7 @@ impl<'m> PrefaultEntries<'m> {
 
     /// The filled entry at `offset` pages behind the first.
     #[inline]
-    fn entry_at(&self, offset: usize, order: Order) -> Entry {
+    fn entry_at(&self, offset: usize, order: Order) -> Entry<'l> {
         match self.backing {
             Backing::Hole => Entry::zero(order),
             Backing::Memory(run) => match run.block(offset, order) {
@@ -192,14 +192,14 @@ impl<'m> PrefaultEntries<'m> {
 
     /// The first page, the pages that were filled, and with what.
     #[inline]
-    pub(crate) fn filled(&self) -> (PageIndex, usize, Backing) {
+    pub(crate) fn filled(&self) -> (PageIndex, usize, Backing<'l>) {
         (self.range.first, self.filled, self.backing)
     }
 
     /// Fills the entries of the first `pages` pages with what the filesystem says that is there, up to
     /// the first that another entry has; with `writable`, entries that may be written to without asking
     /// it. Called once. Does not sleep.
-    pub(crate) fn fill(&mut self, pages: usize, backing: Backing, writable: bool) {
+    pub(crate) fn fill(&mut self, pages: usize, backing: Backing<'l>, writable: bool) {
         self.backing = backing;
         self.writable = writable;
         let pages = pages.min(self.pages());
@@ -226,7 +226,7 @@ impl<'m> PrefaultEntries<'m> {
     }
 }
 
-impl Drop for PrefaultEntries<'_> {
+impl Drop for PrefaultEntries<'_, '_> {
     fn drop(&mut self) {
         let pages = self.pages();
         if pages == 0 {

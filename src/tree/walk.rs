@@ -10,7 +10,7 @@ use crate::kern::{
     page::{PageBlock, PageRun},
     vm::cond_resched,
     wait::{self, EntryKey, Wake},
-    xa::{LockedRange, Mark, RawValue, Release, XaState, NODE_ORDER}, //
+    xa::{LockedValues, Mark, RawValue, Release, XaState, NODE_ORDER}, //
 };
 
 /// Entries that are looked at under one hold of the tree's lock (`XA_CHECK_SCHED`; spec, R8).
@@ -22,17 +22,12 @@ const REMOVE_BATCH: usize = 256;
 /// Pages of entries that are worked on before others get the processor.
 const WORK_BATCH: usize = 512;
 
-/// The most entries of an [`EntryBatch`].
-const BATCH_ENTRIES: usize = NODE_ORDER.pages();
-
 /// Adjacent entries of a file that this task has locked: at least one.
 ///
 /// Only the first was waited for, so that a task with a locked batch waits for no entry.
 pub(crate) struct EntryBatch<'m> {
     mapping: &'m Mapping,
-    locked: LockedRange<'m>,
-    len: usize,
-    entries: [Entry; BATCH_ENTRIES],
+    locked: LockedValues<'m>,
     dirty: u64,
 }
 
@@ -41,9 +36,7 @@ impl<'m> EntryBatch<'m> {
     fn new(mapping: &'m Mapping) -> Self {
         Self {
             mapping,
-            locked: LockedRange::new(mapping.tree()),
-            len: 0,
-            entries: [Entry::empty(Order::PTE); BATCH_ENTRIES],
+            locked: LockedValues::new(mapping.tree()),
             dirty: 0,
         }
     }
@@ -66,11 +59,12 @@ impl<'m> EntryBatch<'m> {
 
     /// The entries in their order, each with its first page in the file and whether it is dirty.
     #[inline]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (PageIndex, Entry, bool)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PageIndex, Entry<'_>, bool)> {
         let mut index = self.locked.first().get();
         let mut dirty = self.dirty;
-        self.entries.iter().take(self.len).map(move |entry| {
-            let item = (PageIndex::new(index), *entry, dirty & 1 != 0);
+        self.locked.iter().map(move |raw| {
+            let (entry, _) = Entry::from_raw(raw);
+            let item = (PageIndex::new(index), entry, dirty & 1 != 0);
             index = index.wrapping_add(entry.order().pages());
             dirty >>= 1;
             item
@@ -80,7 +74,7 @@ impl<'m> EntryBatch<'m> {
     /// How many entries there are.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.locked.len()
     }
 
     /// The order of the first entry. Where there are several, they all are in one node of the tree.
@@ -106,8 +100,8 @@ impl<'m> EntryBatch<'m> {
 
     /// The memory of the data entries in pieces: those that follow each other there as they do in
     /// the file, with the first page in the file, the first page, and the number of pages.
-    pub(crate) fn pieces(&self, dirty_only: bool, mut work: impl FnMut(PageIndex, PageRun)) {
-        let mut piece: Option<(PageIndex, PageRun)> = None;
+    pub(crate) fn pieces(&self, dirty_only: bool, mut work: impl FnMut(PageIndex, PageRun<'_>)) {
+        let mut piece: Option<(PageIndex, PageRun<'_>)> = None;
         for (index, entry, dirty) in self.iter() {
             let next = entry.block().filter(|_| dirty || !dirty_only);
             let next = next.map(PageBlock::run);
@@ -129,43 +123,38 @@ impl<'m> EntryBatch<'m> {
 
     /// Locks the entry that the state was walked to, as the first or the next.
     #[inline]
-    fn lock(&mut self, xas: &mut XaState<'_, 'm>, entry: Entry, dirty: bool) {
-        let Some(place) = self.entries.get_mut(self.len) else {
-            return;
-        };
+    fn lock(&mut self, xas: &mut XaState<'_, 'm>, dirty: bool) {
+        let at = self.locked.len();
         if !self.locked.lock(xas) {
             // Unreachable: the caller has seen that it is not locked, and right behind the others.
             return;
         }
-        *place = entry;
-        self.dirty |= u64::from(dirty) << self.len;
-        self.len += 1;
+        self.dirty |= u64::from(dirty) << at;
     }
 
     /// Unlocks or removes the entries. Returns how many were removed.
     fn finish(&mut self, xas: &mut XaState<'_, '_>, disposition: Disposition) -> usize {
         let range = self.range();
         if disposition != Disposition::Remove || !self.locked.erase_node(xas) {
-            let mut entries = self.entries.iter();
             let mut dirty = match disposition {
                 Disposition::Clean(dirty) => dirty,
                 Disposition::Remove => 0,
             };
-            self.locked.release(xas, |_| {
+            self.locked.release(xas, |raw| {
                 let clean = dirty & 1 == 0;
                 dirty >>= 1;
-                match (disposition, entries.next()) {
+                match disposition {
                     // The marks go now and not before: a task that writes back at the same time waits
                     // for the entries that are marked, and must not tell anybody that their data is safe
                     // yet.
-                    (Disposition::Clean(_), Some(entry)) => {
+                    Disposition::Clean(_) => {
+                        let (entry, _) = Entry::from_raw(raw);
                         Release::Unlock(entry.protected().unlocked(), clean)
                     }
-                    _ => Release::Erase,
+                    Disposition::Remove => Release::Erase,
                 }
             });
         }
-        let len = core::mem::replace(&mut self.len, 0);
         self.dirty = 0;
         if wait::anybody_waits() {
             let wake = match disposition {
@@ -173,14 +162,14 @@ impl<'m> EntryBatch<'m> {
                 Disposition::Clean(_) => Wake::One,
             };
             let mut index = range.first;
-            for entry in self.entries.iter().take(len) {
+            for order in self.locked.released() {
                 wait::wake_entry_waiters(EntryKey::new(self.mapping, index), wake);
-                index = PageIndex::new(index.get().wrapping_add(entry.order().pages()));
+                index = PageIndex::new(index.get().wrapping_add(order.pages()));
             }
         }
         if disposition == Disposition::Remove {
             self.mapping.sub_pages(xas.guard(), range.pages());
-            len
+            self.locked.released().count()
         } else {
             0
         }
@@ -220,12 +209,12 @@ pub(crate) trait Visitor {
 
     /// Whether an entry that somebody has locked is waited for, or passed by.
     #[inline]
-    fn awaits(&self, _entry: Entry) -> bool {
+    fn awaits(&self, _entry: Entry<'_>) -> bool {
         true
     }
 
     /// Looks at an entry that is not locked, under the tree's lock. May be asked several times.
-    fn look(&mut self, entry: Entry, dirty: bool) -> WalkAction;
+    fn look(&mut self, entry: Entry<'_>, dirty: bool) -> WalkAction;
 
     /// Works on locked entries, without the tree's lock. May sleep.
     fn work(&mut self, batch: &EntryBatch<'_>) -> Disposition;
@@ -293,7 +282,7 @@ pub(crate) fn walk<V: Visitor>(
     // Ends: each round is for an entry behind the last one's, up to the range's end, or waits for one
     // that is locked, as `lock_present` does.
     loop {
-        let found: Option<RawValue> = match filter {
+        let found: Option<RawValue<'_>> = match filter {
             Filter::Any => xas.find(range.last),
             Filter::ToWrite => xas.find_marked(range.last, Mark::ToWrite),
         };
@@ -368,7 +357,7 @@ pub(crate) fn walk<V: Visitor>(
                 let mut next = entry;
                 let mut dirty = dirty;
                 loop {
-                    batch.lock(&mut xas, next, dirty);
+                    batch.lock(&mut xas, dirty);
                     if !V::BATCHES || next.order() >= NODE_ORDER {
                         break;
                     }

@@ -33,7 +33,7 @@ mod tests {
     };
 
     /// Where all functions' calls go that are about a file, and about a folio of it.
-    fn check_all(file: &File<'_>, folio: DevFolio, expected: Destination) -> Checked {
+    fn check_all(file: &File<'_>, folio: DevFolio<'_>, expected: Destination) -> Checked {
         let redirection = adopt::redirection();
         for (number, (name, key)) in redirection.targets().enumerate() {
             // A device's memory is no matter of a file, nor is the end of its filesystem, and some calls
@@ -55,7 +55,7 @@ mod tests {
         Ok(())
     }
 
-    fn check_device(file: &File<'_>, folio: DevFolio, expected: Destination) -> Checked {
+    fn check_device(file: &File<'_>, folio: DevFolio<'_>, expected: Destination) -> Checked {
         let redirection = adopt::redirection();
         let mut found = 0;
         for (number, (name, key)) in redirection.targets().enumerate() {
@@ -380,7 +380,7 @@ mod tests {
     }
 
     /// Where a call goes that wants zeroes on blocks of the file's device.
-    fn of_zeroes(file: &File<'_>, folio: DevFolio) -> Destination {
+    fn of_zeroes(file: &File<'_>, folio: DevFolio<'_>) -> Destination {
         let redirection = adopt::redirection();
         let mut targets = redirection.targets().enumerate();
         match targets.find(|(_, (_, key))| *key == Key::Member) {
@@ -430,11 +430,11 @@ mod tests {
             }
             let file = world.file(Order::PMD.pages())?;
             put(&file, 0, Order::PMD, place, false)?;
-            let page = world.page(place);
-            let held = hold(page.folio());
+            let held = hold(world.page(place).folio());
             clear(&file);
             drop(file);
-            world.leave();
+            let left = world.leave();
+            let page = left.page(place);
             check_eq!(page.folio().order(), Order::PMD);
             check_eq!(release_now(), Err(EBUSY));
             check!(is_adopted()?);

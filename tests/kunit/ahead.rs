@@ -86,7 +86,7 @@ mod tests {
                 put(&file, index, Order::PTE, place + index, true)?;
             }
             let Created {
-                mut locked,
+                locked,
                 mut prefault,
             } = write_behind(&file, 8, range(0, 15), FOUR)?;
             check_eq!(locked.range(), range(8, 11));

@@ -280,15 +280,15 @@ mod tests {
         let world = world()?;
         let place = world.take_many(2 * PMD, Order::PMD)?;
         let device = device(&[range(0, world.pfn(place).to_bits(), 2 * PMD)], KIB4)?;
-        let memory = [world.run(place, 2 * PMD)];
-        device.wait_until_idle(0, &memory);
+        let memory = [world.run(place, 2 * PMD)].into_iter();
+        device.wait_until_idle(0, memory.clone());
         // Idle is one reference here: the page map's.
         let last = world.page(place + 2 * PMD - 1).folio();
         let own = hold(last);
-        device.wait_until_idle(0, &memory);
+        device.wait_until_idle(0, memory.clone());
         let pin = hold(last);
         let ((), waited) = with_thread(
-            || device.wait_until_idle(0, &memory),
+            || device.wait_until_idle(0, memory.clone()),
             |thread| {
                 let waited = thread.waits();
                 thread.signal(true);

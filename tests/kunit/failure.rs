@@ -257,7 +257,7 @@ mod tests {
         put(&file, 0, Order::PTE, again, false)?;
         let (cookie, page) = poison::lock_index(file.mapping(), at(0));
         poison::unlock_index(file.mapping(), cookie);
-        check!(page == Some(world.page(again)));
+        check!(page == Some(world.pfn(again)));
         clear(&file);
         world.check_clean()
     }

@@ -161,7 +161,8 @@ mod tests {
         )?;
         let name = CString::try_from(c"test")?;
         let device = Arc::pin_init(DevDax::new(name, ranges, Order::PTE.bytes()), GFP_KERNEL)?;
-        let ((), count) = yields(|| device.wait_until_idle(0, &[world.run(place, PAGES)]))?;
+        let memory = [world.run(place, PAGES)].into_iter();
+        let ((), count) = yields(|| device.wait_until_idle(0, memory.clone()))?;
         check!(count >= PAGES / 4096, "{count} times");
         Ok(())
     }

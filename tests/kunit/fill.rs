@@ -212,7 +212,7 @@ mod tests {
             let (result, waited) = with_thread_waiting(
                 || {
                     lock_entry(file.mapping(), at(index), Order::PTE, false)
-                        .map(|locked| locked.entry())
+                        .map(|locked| word_of(locked.entry()))
                 },
                 || {
                     if let Some(entries) = &mut prefault.entries {
@@ -227,7 +227,7 @@ mod tests {
             } else {
                 Entry::empty(Order::PTE)
             };
-            check!(result == Ok(wanted));
+            check!(result == Ok(word_of(wanted)));
             locked.remove();
             clear(&file);
         }

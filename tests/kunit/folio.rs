@@ -75,7 +75,7 @@ mod tests {
             associate(ours, order, &place.a, 0)?;
             let core = CoreFolio::new(order)?;
             let theirs = core.folio().head();
-            let bits = |page: DevPage, offset| page_bits(page.folio().block().nth(offset));
+            let bits = |page: DevPage<'_>, offset| page_bits(page.folio().block().nth(offset));
 
             let (our, their) = (bits(ours, 0), bits(theirs, 0));
             check_eq!(our[FLAGS] & HEAD, their[FLAGS] & HEAD);
@@ -88,7 +88,7 @@ mod tests {
             for word in [2, 3, 4, 5, COUNTS, EXTRA] {
                 check_eq!(our[word], their[word], "word {word} of page 1, {order:?}");
             }
-            let list = |page: DevPage| {
+            let list = |page: DevPage<'_>| {
                 let third = page.folio().block().nth(2).as_ptr() as usize;
                 let bits = bits(page, 2);
                 (2..4).all(|word| bits[word].wrapping_sub(third) < 64)
@@ -97,7 +97,7 @@ mod tests {
 
             for offset in 1..order.pages() {
                 let (our, their) = (bits(ours, offset), bits(theirs, offset));
-                let head_of = |info: usize, head: DevPage, offset| {
+                let head_of = |info: usize, head: DevPage<'_>, offset| {
                     let page = head.folio().block().nth(offset).as_ptr() as usize;
                     info & 1 == 1
                         && (info - 1 == head.as_ptr() as usize
@@ -369,7 +369,7 @@ mod tests {
         if world.try_take(Order::PUD.pages(), Order::PUD).is_none() {
             skip(c"the device has no aligned GiB");
         }
-        let _: fn(DevFolio) -> Order = DevFolio::order;
+        let _: fn(DevFolio<'static>) -> Order = DevFolio::order;
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ mod tests {
     /// Nobody is waited for who holds the pages, as whoever associates them has an entry locked; they
     /// can be had when `held` is let go.
     fn associate_held(
-        page: DevPage,
+        page: DevPage<'_>,
         order: Order,
         file: &File<'_>,
         index: usize,

@@ -22,7 +22,7 @@ mod tests {
     const PMD: usize = Order::PMD.pages();
 
     /// References and map count of a folio.
-    fn users(folio: DevFolio) -> (i32, i32) {
+    fn users(folio: DevFolio<'_>) -> (i32, i32) {
         (folio.refcount(), folio.mapcount())
     }
 
@@ -39,7 +39,7 @@ mod tests {
     /// tasks map files, too: what the node's counts say must be true once in some attempts, between
     /// which `undo` is done.
     fn counted(
-        folio: DevFolio,
+        folio: DevFolio<'_>,
         expected: Counts,
         used: (i32, i32),
         mut work: impl FnMut() -> Checked,

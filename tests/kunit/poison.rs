@@ -32,7 +32,7 @@ mod tests {
     const ORDERS: [Order; 3] = [Order::PTE, Order::PMD, Order::PUD];
 
     /// As `dax_unlock_folio`: the locked entry keeps the folio's owner.
-    fn unlock(folio: DevFolio, cookie: Cookie) -> bool {
+    fn unlock(folio: DevFolio<'_>, cookie: Cookie) -> bool {
         match OwnerGuard::of(folio) {
             Some(owner) => {
                 poison::unlock_folio(owner.mapping(), cookie);
@@ -206,7 +206,7 @@ mod tests {
                 let (locks, locked) =
                     (count(Counter::PoisonLocks) - locks, is_locked(&file, index));
                 poison::unlock_index(file.mapping(), cookie);
-                check!(page == Some(world.page(place + index)), "index {index}");
+                check!(page == Some(world.pfn(place + index)), "index {index}");
                 check!(locks == 1 && locked);
                 check!(!is_locked(&file, index));
             }
@@ -279,7 +279,7 @@ mod tests {
         const FILES: usize = 150;
         let world = world()?;
         let place = world.take(Order::PMD)?;
-        let page: DevPage = world.page(place);
+        let page: DevPage<'_> = world.page(place);
         let over = Atomic::new(false);
         let (locked, created) = with_thread(
             || {
@@ -329,10 +329,10 @@ mod tests {
 
     /// Has a thread lock a page's folio which it finds in a file, and `change` what it is of while the
     /// thread waits for the tree's lock; if it does, which the caller repeats this for.
-    fn lock_while_it_moves(
-        page: DevPage,
+    fn lock_while_it_moves<'p>(
+        page: DevPage<'p>,
         file: &File<'_>,
-        change: impl FnOnce() -> Result<(), folio::AssociateError>,
+        change: impl FnOnce() -> Result<(), folio::AssociateError<'p>>,
     ) -> Checked<Cookie> {
         let (cookie, changed) = contend(
             || file.mapping().tree().lock(),
@@ -354,7 +354,7 @@ mod tests {
         let to = |file: &File<'_>| {
             folio::disassociate(page);
             folio::associate(
-                file.world().block_of(page, Order::PTE),
+                world.block_of(page, Order::PTE),
                 file.mapping(),
                 at(0),
                 false,
@@ -382,13 +382,13 @@ mod tests {
             folio::disassociate(page);
             folio::disassociate(other);
             folio::associate(
-                file.world().block_of(other, Order::PTE),
+                world.block_of(other, Order::PTE),
                 file.mapping(),
                 at(1 - index),
                 false,
             )?;
             folio::associate(
-                file.world().block_of(page, Order::PTE),
+                world.block_of(page, Order::PTE),
                 file.mapping(),
                 at(index),
                 false,

@@ -127,7 +127,7 @@ mod tests {
         put(&file, 0, Order::PTE, place, false)?;
         put(&file, 1, Order::PTE, place + 1, true)?;
         put(&file, 2, Order::PTE, place + 2, false)?;
-        let mut locked = lock(&file, 2, Order::PTE)?;
+        let locked = lock(&file, 2, Order::PTE)?;
         locked.mark(Mark::ToWrite);
         drop(locked);
         let invalidated =

@@ -34,7 +34,7 @@ mod tests {
     ];
 
     /// An entry of each kind. Nobody looks at the page of the last one.
-    fn kinds(world: &World, order: Order) -> [Entry; 3] {
+    fn kinds(world: &World, order: Order) -> [Entry<'_>; 3] {
         [
             Entry::empty(order),
             Entry::zero(order),
@@ -64,13 +64,13 @@ mod tests {
     }
 
     /// Grabs what is there in a present entry's range, and compares with the specification.
-    fn lock_over(file: &File<'_>, present: Entry, wanted: Order, locked: bool) -> Checked {
+    fn lock_over(file: &File<'_>, present: Entry<'_>, wanted: Order, locked: bool) -> Checked {
         // Neither the first nor the last page of any order but the smallest.
         const INDEX: usize = Order::PUD.pages() + 3 * Order::PMD.pages() + 5;
         store(file, INDEX, present)?;
         let conflict = present.order() < wanted;
         let locked_over = || match lock_entry(file.mapping(), at(INDEX), wanted, false) {
-            Ok(locked) => Ok((locked.entry(), locked.first())),
+            Ok(locked) => Ok((word_of(locked.entry()), locked.first())),
             Err(error) => Err(error),
         };
         let result = if locked && !conflict {
@@ -89,10 +89,10 @@ mod tests {
             check!(result == Err(LockError::Conflict));
             present
         } else if keeps {
-            check!(result == Ok((present, present.order().first(at(INDEX)))));
+            check!(result == Ok((word_of(present), present.order().first(at(INDEX)))));
             present
         } else {
-            check!(result == Ok((Entry::empty(wanted), wanted.first(at(INDEX)))));
+            check!(result == Ok((word_of(Entry::empty(wanted)), wanted.first(at(INDEX)))));
             Entry::empty(wanted)
         };
         check!(look(file, INDEX) == Some((expected, false)));
@@ -253,7 +253,7 @@ mod tests {
                     erase(&file, index)?;
                     expected -= before;
                 }
-            } else if let Ok(mut locked) = lock_entry(file.mapping(), at(index), order, false) {
+            } else if let Ok(locked) = lock_entry(file.mapping(), at(index), order, false) {
                 let kind = random.below(2);
                 let entry = kinds(&world, locked.entry().order())[kind];
                 expected = expected + locked.entry().order().pages() - before;
@@ -276,7 +276,7 @@ mod tests {
             for index in others {
                 put(&file, *index, Order::PTE, place + index, false)?;
             }
-            let mut locked = lock(&file, 0, Order::PTE)?;
+            let locked = lock(&file, 0, Order::PTE)?;
             for index in others {
                 layout::delete_range(file.mapping(), range(*index, *index));
             }
@@ -299,7 +299,7 @@ mod tests {
         let world = world()?;
         let file = world.file(3)?;
         for (index, entry) in kinds(&world, Order::PTE).into_iter().enumerate() {
-            let mut locked = match lock_entry(file.mapping(), at(index), Order::PTE, true) {
+            let locked = match lock_entry(file.mapping(), at(index), Order::PTE, true) {
                 Ok(locked) => locked,
                 Err(_) => continue,
             };
@@ -328,7 +328,7 @@ mod tests {
         const ASKS_DIRTY: bool = false;
         const BATCHES: bool = false;
 
-        fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
+        fn look(&mut self, entry: Entry<'_>, _dirty: bool) -> WalkAction {
             self.looked += 1;
             self.pages += entry.order().pages();
             match entry.kind() {

@@ -97,7 +97,7 @@ mod tests {
         let (results, seen) = with_threads(
             4,
             // Each wants a page of its own of what is a large hole now.
-            |number| lock(&file, 100 * number, Order::PTE).map(|locked| locked.entry()),
+            |number| lock(&file, 100 * number, Order::PTE).map(|locked| word_of(locked.entry())),
             |threads| -> Checked {
                 let asleep = threads.iter().all(|thread| thread.waits());
                 drop(held);
@@ -107,7 +107,7 @@ mod tests {
         )?;
         seen?;
         for result in results {
-            check!(result? == Entry::empty(Order::PTE));
+            check!(result? == word_of(Entry::empty(Order::PTE)));
         }
         check_eq!(file.nrpages(), 4);
         clear(&file);

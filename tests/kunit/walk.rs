@@ -47,7 +47,7 @@ mod tests {
         const ASKS_DIRTY: bool = true;
         const BATCHES: bool = true;
 
-        fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
+        fn look(&mut self, entry: Entry<'_>, _dirty: bool) -> WalkAction {
             match entry.kind() {
                 Kind::Empty => WalkAction::Next,
                 _ => WalkAction::Work,
@@ -85,7 +85,7 @@ mod tests {
         zeroes(&file, 12, 12)?;
         zeroes(&file, 60, 70)?;
         // Entries that the visitor does not want are as gaps.
-        if let Some(mut locked) = tree::lock_present(file.mapping(), at(66)) {
+        if let Some(locked) = tree::lock_present(file.mapping(), at(66)) {
             locked.set(Entry::empty(Order::PTE));
         }
         let note = walk_runs(&file, Filter::Any, Disposition::Clean(0));
@@ -206,7 +206,7 @@ mod tests {
         const ASKS_DIRTY: bool = true;
         const BATCHES: bool = true;
 
-        fn look(&mut self, _entry: Entry, _dirty: bool) -> WalkAction {
+        fn look(&mut self, _entry: Entry<'_>, _dirty: bool) -> WalkAction {
             WalkAction::Work
         }
 
@@ -270,7 +270,7 @@ mod tests {
         const ASKS_DIRTY: bool = true;
         const BATCHES: bool = true;
 
-        fn look(&mut self, entry: Entry, _dirty: bool) -> WalkAction {
+        fn look(&mut self, entry: Entry<'_>, _dirty: bool) -> WalkAction {
             self.looked += 1;
             match entry.kind() {
                 Kind::Empty => WalkAction::Next,
@@ -355,7 +355,7 @@ mod tests {
             for kept in [0, 1, 31, 62, 63] {
                 let file = world.file(2 * NODE)?;
                 zeroes(&file, 0, 2 * NODE - 1)?;
-                if let Some(mut locked) = tree::lock_present(file.mapping(), at(kept)) {
+                if let Some(locked) = tree::lock_present(file.mapping(), at(kept)) {
                     locked.set(Entry::empty(Order::PTE));
                 }
                 check_eq!(drain(&file, PageRange::ALL, at_once), 2 * NODE - 1);
@@ -424,7 +424,7 @@ mod tests {
         const ASKS_DIRTY: bool = false;
         const BATCHES: bool = true;
 
-        fn look(&mut self, _entry: Entry, _dirty: bool) -> WalkAction {
+        fn look(&mut self, _entry: Entry<'_>, _dirty: bool) -> WalkAction {
             WalkAction::Work
         }
 

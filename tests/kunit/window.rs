@@ -241,7 +241,7 @@ mod tests {
         // Blocks that had to be allocated: there are none behind.
         for index in 0..4 {
             put(&file, index, Order::PTE, place + index, true)?;
-            if let Some(mut locked) = tree::lock_present(file.mapping(), at(index)) {
+            if let Some(locked) = tree::lock_present(file.mapping(), at(index)) {
                 locked.set(locked.entry().fresh());
             }
         }

@@ -14,7 +14,7 @@ mod tests {
             fs::PageIndex,
             order::Order,
             testing::{Checked, File, Random},
-            xa::{InsertError, Mark, RawValue, Reserve, NODE_ORDER},
+            xa::{InsertError, Mark, Reserve, NODE_ORDER},
         },
         tests::helpers::*,
     };
@@ -30,7 +30,7 @@ mod tests {
             if random.below(3) != 0 {
                 let dirty = random.below(2) == 0;
                 let locked = lock_entry(file.mapping(), at(index), order, dirty);
-                if let Ok(mut locked) = locked {
+                if let Ok(locked) = locked {
                     // Data of nobody, which keeps its mark and is only erased.
                     let entry = file.world().any_block(locked.entry().order());
                     locked.set(entry.map_or(Entry::zero(order), Entry::data));
@@ -56,10 +56,10 @@ mod tests {
     }
 
     /// The value that a walk from the root finds, and whether it is marked.
-    fn load(file: &File<'_>, index: usize) -> Option<(RawValue, bool)> {
+    fn load(file: &File<'_>, index: usize) -> Option<(usize, bool)> {
         let mut guard = file.mapping().tree().lock();
         let mut xas = guard.xas(at(index));
-        let value = xas.load()?;
+        let value = xas.load()?.word();
         Some((value, xas.has_mark(Mark::Dirty)))
     }
 
@@ -87,7 +87,7 @@ mod tests {
                 let mut guard = tree.lock();
                 let mut xas = guard.xas(at(from));
                 xas.load();
-                let found = xas.at(at(to));
+                let found = xas.at(at(to)).map(|value| value.word());
                 let marked = found.is_some() && xas.has_mark(Mark::Dirty);
                 drop(guard);
                 check_eq!(found.map(|value| (value, marked)), wanted, "{from} to {to}");
@@ -105,10 +105,11 @@ mod tests {
                 let behind = load(file, index + 1);
                 let mut guard = tree.lock();
                 let mut xas = guard.xas(at(index));
-                let here = xas.load();
+                let here = xas.load().map(|value| value.word());
                 let before = xas.before(Mark::Dirty);
+                let before = before.map(|(value, marked)| (value.word(), marked));
                 let free = xas.is_free_behind();
-                let stays = xas.load() == here;
+                let stays = xas.load().map(|value| value.word()) == here;
                 drop(guard);
                 check_eq!(before, wanted, "before {index}");
                 // Of another node it does not tell; nor within a larger entry.
@@ -166,7 +167,7 @@ mod tests {
                     _ => tree::lock_present(file.mapping(), at(node + random.below(NODE))),
                 };
                 let stays = node + random.below(2 * NODE);
-                let goes = |first: PageIndex, entry: Entry| {
+                let goes = |first: PageIndex, entry: Entry<'_>| {
                     first > at(stays) || entry.order().last(first) < at(stays)
                 };
                 let there = pages_with(NODE, |page| load(file, node + page).is_some());
@@ -237,11 +238,11 @@ mod tests {
                     let result = xas.insert(value, &mut Reserve::none());
                     let occupied = match result {
                         Ok(mut slot) => {
-                            let inserted = guard.xas(at(index)).load();
+                            let inserted = guard.xas(at(index)).load().map(|value| value.word());
                             let mut xas = guard.xas(at(0));
                             let erased = xas.erase_locked(&mut slot);
                             drop(guard);
-                            check!(erased && inserted == Some(value));
+                            check!(erased && inserted == Some(value.word()));
                             false
                         }
                         Err(error) => {
@@ -277,16 +278,16 @@ mod tests {
             check!(!locked_twice && !erased);
             // Under the lock of another tree it is nothing.
             let mut guard = others.lock();
-            let unlocked = slot.unlock(&guard, empty.unlocked());
+            let unlocked = slot.unlock(&guard);
             let removed = guard.xas(at(index)).erase_locked(&mut slot);
             let found = slot.xas(&mut guard).is_some();
             drop(guard);
             check!(!unlocked && !removed && !found);
             check!(look(&file, index) == Some((empty, true)));
             let mut guard = tree.lock();
-            let unlocked = slot.unlock(&guard, empty.unlocked());
+            let unlocked = slot.unlock(&guard);
             // It is used up.
-            let again = slot.unlock(&guard, empty.locked());
+            let again = slot.unlock(&guard);
             let mut xas = guard.xas(at(index));
             let removed = xas.erase_locked(&mut slot);
             let erased = xas.load().is_some() && xas.erase();

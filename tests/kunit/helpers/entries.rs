@@ -13,8 +13,8 @@ use crate::{
 use kernel::prelude::*;
 
 /// Puts an entry into the tree that points to no page that anybody could miss.
-pub(crate) fn store(file: &File<'_>, index: usize, entry: Entry) -> Checked {
-    let mut locked = lock(file, index, entry.order())?;
+pub(crate) fn store(file: &File<'_>, index: usize, entry: Entry<'_>) -> Checked {
+    let locked = lock(file, index, entry.order())?;
     check!(locked.entry() == Entry::empty(entry.order()));
     locked.set(entry);
     Ok(())

@@ -25,7 +25,7 @@ pub(crate) struct Fixture<'w> {
 }
 
 impl Fixture<'_> {
-    pub(crate) fn page(&self, offset: usize) -> DevPage {
+    pub(crate) fn page(&self, offset: usize) -> DevPage<'_> {
         self.world.page(self.first + offset)
     }
 
@@ -71,12 +71,12 @@ pub(crate) fn for_each_larger_order(work: impl Fn(&Fixture<'_>) -> Checked) -> C
     })
 }
 
-pub(crate) fn associate(page: DevPage, order: Order, file: &File<'_>, index: usize) -> Checked {
+pub(crate) fn associate(page: DevPage<'_>, order: Order, file: &File<'_>, index: usize) -> Checked {
     associate_as(page, order, file, index, false)
 }
 
 pub(crate) fn associate_as(
-    page: DevPage,
+    page: DevPage<'_>,
     order: Order,
     file: &File<'_>,
     index: usize,
@@ -92,7 +92,7 @@ pub(crate) fn associate_as(
 }
 
 /// All pages of the folio know it, and nobody refers to it (R1).
-pub(crate) fn check_whole(head: DevPage, order: Order) -> Checked {
+pub(crate) fn check_whole(head: DevPage<'_>, order: Order) -> Checked {
     let folio = head.folio();
     check!(folio.head() == head);
     check_eq!(folio.order(), order);
@@ -105,7 +105,7 @@ pub(crate) fn check_whole(head: DevPage, order: Order) -> Checked {
     Ok(())
 }
 
-pub(crate) fn check_free(first: DevPage, order: Order) -> Checked {
+pub(crate) fn check_free(first: DevPage<'_>, order: Order) -> Checked {
     for offset in 0..order.pages() {
         let page = page_behind(first, offset);
         check!(is_free(page), "page {offset} of order {order:?}");
@@ -116,7 +116,7 @@ pub(crate) fn check_free(first: DevPage, order: Order) -> Checked {
 /// Runs a test as if it were the first one that has folios which are in use and have no owner.
 /// The test gets 2 MiB, a page of these, and two files.
 pub(crate) fn for_the_first_time(
-    work: impl Fn([DevPage; 2], [&File<'_>; 2]) -> Checked,
+    work: impl Fn([DevPage<'_>; 2], [&File<'_>; 2]) -> Checked,
 ) -> Checked {
     let world = world()?;
     let order = Order::PMD;

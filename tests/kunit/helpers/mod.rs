@@ -193,7 +193,7 @@ pub(crate) fn lock<'f>(file: &'f File<'_>, index: usize, order: Order) -> Checke
 /// The pages that a fault prefaults.
 pub(crate) struct Prefault<'f> {
     pub(crate) pages: usize,
-    pub(crate) entries: Option<PrefaultEntries<'f>>,
+    pub(crate) entries: Option<PrefaultEntries<'f, 'f>>,
 }
 
 /// An entry that was locked, or created, with what is prefaulted with it.
@@ -247,7 +247,7 @@ pub(crate) fn put_shared(
     dirty: bool,
     shared: bool,
 ) -> Checked {
-    let mut locked = lock_entry(file.mapping(), at(index), order, dirty)
+    let locked = lock_entry(file.mapping(), at(index), order, dirty)
         .map_err(|error| failed(file!(), line!(), fmt!("lock_or_create: {error:?}")))?;
     let world = file.world();
     let block = world.block(place, order);
@@ -316,10 +316,14 @@ pub(crate) fn clear(file: &File<'_>) {
     layout::delete_range(file.mapping(), PageRange::ALL);
 }
 
+/// What an entry is, to be compared when it is not there any more.
+pub(crate) fn word_of(entry: Entry<'_>) -> usize {
+    entry.unlocked().word()
+}
+
 /// The entry that covers an index, and whether it is locked.
-pub(crate) fn look(file: &File<'_>, index: usize) -> Option<(Entry, bool)> {
-    let mut guard = file.mapping().tree().lock();
-    guard.xas(at(index)).load().map(Entry::from_raw)
+pub(crate) fn look<'f>(file: &'f File<'_>, index: usize) -> Option<(Entry<'f>, bool)> {
+    file.entry_at(at(index))
 }
 
 /// Whether the entry that covers an index has a mark.

@@ -5,8 +5,8 @@
 
 use crate::kern::page::{DevFolio, RegionFolio};
 
-pub(crate) fn case(folio: DevFolio) {
-    let taken: RegionFolio<'static> = RegionFolio {
+pub(crate) fn case(folio: DevFolio<'_>) {
+    let taken: RegionFolio<'_, '_> = RegionFolio {
         folio,
         _region: core::marker::PhantomData,
     };

@@ -11,5 +11,6 @@ pub(crate) fn case() -> LockedSlot<'static> {
         first: PageIndex::new(0),
         node: core::ptr::null_mut(),
         place: panic!(),
+        word: core::cell::Cell::new(1),
     }
 }

@@ -13,7 +13,7 @@
 
 use super::{
     order::Order,
-    page::{DevPage, PageBlock, Pfn},
+    page::{DevPage, FileBlock, PageBlock, Pfn},
     xa::{self, RawValue, LOCKED, NODE_BITS, ORDER_BITS, ORDER_SHIFT}, //
 };
 use core::marker::PhantomData;
@@ -46,7 +46,7 @@ pub(crate) enum Kind<'a> {
 ///
 /// # Invariants
 ///
-/// The bits are as above. Those of a data entry were made from a [`PageBlock`] of the entry's order, by
+/// The bits are as above. Those of a data entry were made from a [`FileBlock`] of the entry's order, by
 /// [`Entry::data`], which has no kin that changes the kind, the order or the frame. Its pages are there for
 /// `'a`: the time of the tree's lock under which it was found, of what has it locked, or of the block.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,8 @@ impl<'a> Entry<'a> {
 
     /// The device's memory.
     #[inline]
-    pub(crate) const fn data(block: PageBlock<'a>) -> Self {
+    pub(crate) const fn data(block: FileBlock<'a>) -> Self {
+        let block = block.pages();
         Self::new(DATA, block.order(), block.pfn().to_bits())
     }
 

@@ -11,7 +11,7 @@ use super::{
     fs::Inode,
     once::Once,
     order::Order,
-    page::{Frames, PageRun},
+    page::{FilePages, Frames, PageRun},
     xa::LockedSlot, //
 };
 use core::{
@@ -341,7 +341,7 @@ impl<'a> IomapIter<'a> {
         locked: &'l LockedSlot<'_>,
         position: u64,
         pages: usize,
-    ) -> Result<PageRun<'l>> {
+    ) -> Result<FilePages<'l>> {
         let place = self.extent().place(position)?;
         // SAFETY: By the type invariant the walk is over this inode, which is alive.
         let inode = unsafe { Inode::from_raw(NonNull::new_unchecked(self.raw.inode)) };
@@ -355,7 +355,7 @@ impl<'a> IomapIter<'a> {
             .frames();
         // SAFETY: The frames are those of a run, on a device that the filesystem holds for the file. By the
         // invariant of `LockedSlot` their pages are there as long as the value is locked.
-        Ok(unsafe { PageRun::from_frames(first, pages) })
+        Ok(unsafe { FilePages::new(PageRun::from_frames(first, pages)) })
     }
 
     /// Finishes the present extent and asks for the next. False when the range is done or the

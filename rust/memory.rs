@@ -156,8 +156,9 @@ impl DeviceMemory {
     }
 }
 
-/// Memory that goes away with a device. When this is dropped nobody has a page of it any more that he found
-/// in a tree and has not locked: that takes a grace period of RCU.
+/// Memory that goes away with a device. Dropping this waits for those who have a page of it that no entry has any
+/// more: who has found it in a tree whose lock he has, for which a grace period of RCU has to pass; and who evicts
+/// a file, and stays.
 ///
 /// # Invariants
 ///
@@ -180,6 +181,7 @@ impl Retired<'_> {
 
 impl Drop for Retired<'_> {
     fn drop(&mut self) {
+        self.memory.stays.synchronize();
         // SAFETY: The task may sleep: it has waited for others.
         unsafe { bindings::synchronize_rcu() };
     }

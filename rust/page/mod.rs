@@ -23,7 +23,7 @@ pub(crate) use folio::FolioRef;
 pub(crate) use folio::{DevFolio, KeptOwner};
 pub(crate) use gigantic::{GiganticLock, Tails};
 pub(crate) use region::{Region, RegionFolio, Released};
-pub(crate) use run::{Frames, PageBlock, PageRun};
+pub(crate) use run::{FileBlock, FilePages, Frames, PageBlock, PageRun};
 
 use super::{
     bindings,

@@ -13,7 +13,10 @@ use crate::kern::{
     once::Once,
     order::Order, //
 };
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    ops::Deref, //
+};
 
 /// Frames that follow each other: numbers, which do not say whether there are such frames.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -243,5 +246,89 @@ impl<'a> PageBlock<'a> {
     pub(crate) fn run(self) -> PageRun<'a> {
         // SAFETY: By the type invariant; every order has at least one page.
         unsafe { PageRun::from_frames(self.first, self.order.pages()) }
+    }
+}
+
+/// Pages that a device has given for a file of which an entry is locked.
+///
+/// # Invariants
+///
+/// The device is one that the file's filesystem is on: it waits for the locked entries of the file before it
+/// goes ([`LockedSlot`](crate::kern::xa::LockedSlot)). An entry was locked for `'l`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FilePages<'l>(PageRun<'l>);
+
+impl<'l> FilePages<'l> {
+    /// # Safety
+    ///
+    /// As the type invariant says.
+    #[inline]
+    pub(in crate::kern) const unsafe fn new(run: PageRun<'l>) -> Self {
+        // INVARIANT: By this function's safety requirements.
+        Self(run)
+    }
+
+    /// As [`PageRun::from`].
+    #[inline]
+    pub(crate) fn from(self, at: usize) -> Option<Self> {
+        // INVARIANT: A part of the pages.
+        self.0.from(at).map(Self)
+    }
+
+    /// As [`PageRun::up_to`].
+    #[inline]
+    pub(crate) fn up_to(self, pages: usize) -> Self {
+        // INVARIANT: A part of the pages.
+        Self(self.0.up_to(pages))
+    }
+
+    /// As [`PageRun::block`].
+    #[inline]
+    pub(crate) fn block(self, at: usize, order: Order) -> Option<FileBlock<'l>> {
+        // INVARIANT: A part of the pages.
+        self.0.block(at, order).map(FileBlock)
+    }
+}
+
+impl<'l> Deref for FilePages<'l> {
+    type Target = PageRun<'l>;
+
+    #[inline]
+    fn deref(&self) -> &PageRun<'l> {
+        &self.0
+    }
+}
+
+/// Such pages as an entry of the file can have.
+///
+/// # Invariants
+///
+/// As for [`FilePages`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileBlock<'l>(PageBlock<'l>);
+
+impl<'l> FileBlock<'l> {
+    /// # Safety
+    ///
+    /// As the type invariant says.
+    #[cfg(RDAX_TEST)]
+    pub(in crate::kern) const unsafe fn new(block: PageBlock<'l>) -> Self {
+        // INVARIANT: By this function's safety requirements.
+        Self(block)
+    }
+
+    /// The pages, whatever they are used for.
+    #[inline]
+    pub(crate) const fn pages(self) -> PageBlock<'l> {
+        self.0
+    }
+}
+
+impl<'l> Deref for FileBlock<'l> {
+    type Target = PageBlock<'l>;
+
+    #[inline]
+    fn deref(&self) -> &PageBlock<'l> {
+        &self.0
     }
 }

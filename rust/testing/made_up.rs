@@ -5,7 +5,7 @@
 use crate::kern::{
     entry::{Entry, Kind},
     order::Order,
-    page::{PageBlock, Pfn},
+    page::{FileBlock, PageBlock, Pfn},
     xa::RawValue, //
 };
 
@@ -33,7 +33,9 @@ impl MadeUpEntry {
             MadeUpKind::Zero => Entry::zero(order),
             MadeUpKind::Data(pfn) => {
                 // SAFETY: Nobody gets a page from the block: the entry is given to nobody.
-                Entry::data(unsafe { PageBlock::from_frames(Pfn::from_bits(pfn), order) })
+                let block =
+                    unsafe { FileBlock::new(PageBlock::from_frames(Pfn::from_bits(pfn), order)) };
+                Entry::data(block)
             }
         })
     }

@@ -11,7 +11,7 @@ use crate::kern::{
     fs::{Inode, Mapping},
     iomap::IomapOps,
     order::Order,
-    page::{DevPage, Frames, PageBlock, PageRun, Pfn},
+    page::{DevPage, FileBlock, FilePages, Frames, PageBlock, PageRun, Pfn},
     xa::RawValue,
 };
 use core::ptr::{self, NonNull};
@@ -151,25 +151,36 @@ impl World {
             .expect("a test asks for pages that it has taken of the device")
     }
 
+    /// The same, for files of the test.
+    pub(crate) fn file_pages(&self, place: usize, pages: usize) -> FilePages<'_> {
+        // SAFETY: The test's files are on the device, which is there as long as this value.
+        unsafe { FilePages::new(self.run(place, pages)) }
+    }
+
     /// The pages of an entry of `order` that begin with this one, which are the device's.
     pub(crate) fn block_of(&self, first: DevPage<'_>, order: Order) -> PageBlock<'_> {
         let place = first.pfn().to_bits().wrapping_sub(self.run.first.to_bits());
-        self.block(place, order)
+        self.block(place, order).pages()
     }
 
     /// Pages of the device that an entry of `order` can have, whoever has them. `None` when it is too
     /// small.
-    pub(crate) fn any_block(&self, order: Order) -> Option<PageBlock<'_>> {
+    pub(crate) fn any_block(&self, order: Order) -> Option<FileBlock<'_>> {
         let misaligned = self.run.first.to_bits() & (order.pages() - 1);
         let place = (order.pages() - misaligned) & (order.pages() - 1);
-        self.all().block(place, order)
+        let block = self.all().block(place, order)?;
+        // SAFETY: As in `file_pages`.
+        Some(unsafe { FileBlock::new(block) })
     }
 
     /// The pages from a place on the device on that an entry of `order` can have.
-    pub(crate) fn block(&self, place: usize, order: Order) -> PageBlock<'_> {
-        self.all()
+    pub(crate) fn block(&self, place: usize, order: Order) -> FileBlock<'_> {
+        let block = self
+            .all()
             .block(place, order)
-            .expect("a test asks for pages that it has taken of the device")
+            .expect("a test asks for pages that it has taken of the device");
+        // SAFETY: As in `file_pages`.
+        unsafe { FileBlock::new(block) }
     }
 
     /// The device.

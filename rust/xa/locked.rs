@@ -25,8 +25,9 @@ use core::{cell::Cell, marker::PhantomData, ptr};
 /// `word` is what the value will be when it is unlocked.
 ///
 /// A device that goes away takes the entries of the files that are on it one by one, and waits for those that
-/// are locked. So as long as a value of a file's tree is locked, the pages of its device are there: its own,
-/// those of other values of the tree, and those that the device gives for the file meanwhile.
+/// are locked; of a file that is evicted meanwhile, for whoever does that. So as long as a value of a file's
+/// tree is locked, the pages of its device are there: its own, those of other values of the tree, and those
+/// that the device gives for the file meanwhile.
 #[must_use = "the value stays locked"]
 pub(crate) struct LockedSlot<'t> {
     pub(super) tree: Option<&'t Tree>,
@@ -625,7 +626,7 @@ impl<'t> LockedValues<'t> {
 /// # Invariants
 ///
 /// The value that covers `index` of the tree at this address is locked, and no token stands for it but
-/// this. `word` is a value of its order, to be stored in its place.
+/// this. `word` is a value, to be stored in its place if it has its order.
 #[must_use = "the value stays locked"]
 #[derive(PartialEq, Eq)]
 pub(crate) struct LeftLocked {
@@ -670,9 +671,14 @@ impl LeftLocked {
             return;
         }
         let mut xas = guard.xas(self.index);
-        if xas.load().is_some() {
-            // SAFETY: By the type invariant the value is this token's, and of the order.
-            unsafe { xas.overwrite(self.value()) };
+        if let Some(now) = xas.load() {
+            debug_assert!(self.value().has_order_of(now));
+            let value = match self.value().has_order_of(now) {
+                true => self.value(),
+                false => now.unlocked(),
+            };
+            // SAFETY: By the type invariant the value there is this token's, and this one has the order.
+            unsafe { xas.overwrite(value) };
         }
     }
 }

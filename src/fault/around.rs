@@ -103,7 +103,7 @@ impl<const ORDER: usize> Fault<'_, ORDER> {
             Backing::Hole => batch.add_zeroes(PageIndex::new(begin), end - begin),
             Backing::Memory(run) => {
                 if let Some(run) = run.from(begin - first.get()) {
-                    batch.add(PageIndex::new(begin), run.up_to(end - begin));
+                    batch.add(PageIndex::new(begin), *run.up_to(end - begin));
                 }
             }
         }

@@ -87,7 +87,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             .filter(|_| memory.copy.is_none());
         // Before the entry changes: on an error the filesystem takes back its unused blocks.
         let page = self.sound(
-            present.unwrap_or(memory.block),
+            present.unwrap_or(memory.block.pages()),
             self.offset_in(target.locked),
             // Of an answer for more, the filesystem may have overwritten a part only.
             memory.new == New::All && self.order() == Order::PTE,
@@ -125,7 +125,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         sync: bool,
     ) -> Result<(), Failure<'a>> {
         let locked = target.locked;
-        let block = memory.block;
+        let block = memory.block.pages();
         let old = locked.entry();
         if !self.device.may_map(block.pfn()) {
             pr_err_once!(
@@ -149,7 +149,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         if old.is_data() {
             layout::release_backing(locked, self.device);
         }
-        let mut entry = Entry::data(block);
+        let mut entry = Entry::data(memory.block);
         if self.write {
             // Blocks of its own, written: a copy was made of those that were not.
             entry = entry.writable();

@@ -19,7 +19,7 @@ use crate::kern::{
     error::{ehwpoison, is_hwpoison},
     iomap::{ExtentKind, IomapFlags, IomapIter, IomapOps, IomapSpace},
     order::Order,
-    page::{DevFolio, DevPage, PageBlock, PageRun},
+    page::{DevFolio, DevPage, FileBlock, FilePages, PageBlock},
     vm, //
 };
 use kernel::prelude::*;
@@ -50,9 +50,9 @@ pub(super) struct CopyOnWrite<'i> {
 /// Memory that the file has.
 pub(super) struct FileMemory<'i, 'l> {
     /// The pages of the entry.
-    pub(super) block: PageBlock<'l>,
+    pub(super) block: FileBlock<'l>,
     /// The pages from the first of these on that are known to be the file's.
-    pub(super) run: PageRun<'l>,
+    pub(super) run: FilePages<'l>,
     pub(super) new: New,
     /// Other files have the blocks, too, or had them until now.
     pub(super) shared: bool,

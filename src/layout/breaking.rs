@@ -154,7 +154,9 @@ pub(crate) fn break_layout_final(inode: &Inode) {
     }
     let mapping = inode.mapping();
     let device = FileDevice::of(inode);
-    if let Some(stay) = device.stay() {
+    // Also while the entries are removed: a device that goes does not come to a file that is evicted.
+    let stay = device.stay();
+    if let Some(stay) = &stay {
         // Every turn waits until somebody is done with a page, and nobody begins any more. The pages
         // of a device that goes away are waited for by that ([`folio::wait_until_unused`]).
         let mut waiting = None;
@@ -163,7 +165,7 @@ pub(crate) fn break_layout_final(inode: &Inode) {
             device.inc(Counter::LayoutWaits);
             waiting.get_or_insert_with(|| Waiting::for_file(Waiter::Eviction, inode));
             let _ = timed(device, || {
-                wait::wait_until_idle(&stay, stay.folio(head)?, Sleep::Uninterruptible, None)
+                wait::wait_until_idle(stay, stay.folio(head)?, Sleep::Uninterruptible, None)
             });
         }
     }

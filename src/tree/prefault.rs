@@ -7,7 +7,7 @@ use crate::kern::{
     entry::Entry,
     fs::{Mapping, PageIndex, PageRange},
     order::Order,
-    page::{PageRun, Region},
+    page::{FilePages, Region},
     vm::PteBatch,
     wait::{self, EntryKey, Wake},
     xa::{LockedRange, Mark, Release, XaState}, //
@@ -109,7 +109,7 @@ pub(crate) enum Backing<'l> {
     /// None: a hole.
     Hole,
     /// These pages.
-    Memory(PageRun<'l>),
+    Memory(FilePages<'l>),
 }
 
 /// The largest order of the entries behind a new one.
@@ -218,7 +218,7 @@ impl<'l, 'm> PrefaultEntries<'l, 'm> {
             let Some(block) = block.filter(|_| self.filled + order.pages() <= pages) else {
                 break;
             };
-            if !folio::associate_free(&mut region, block, self.mapping, index) {
+            if !folio::associate_free(&mut region, block.pages(), self.mapping, index) {
                 break;
             }
             self.filled += order.pages();

@@ -93,7 +93,7 @@ mod tests {
             check_eq!(prefault_pages(&prefault), 4);
             locked.set(crate::kern::entry::Entry::empty(FOUR));
             if let Some(entries) = prefault.entries.as_mut() {
-                entries.fill(told, Backing::Memory(world.run(place + 12, 4)), true);
+                entries.fill(told, Backing::Memory(world.file_pages(place + 12, 4)), true);
                 check_eq!(entries.filled().1, expected, "told of {told}");
             }
             drop(prefault);

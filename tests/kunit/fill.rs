@@ -57,7 +57,11 @@ mod tests {
                 let before = file.nrpages();
                 let (locked, mut prefault) = window(&file, write, Order::PTE)?;
                 if let Some(entries) = &mut prefault.entries {
-                    entries.fill(pages, Backing::Memory(world.run(place, BLOCK)), write);
+                    entries.fill(
+                        pages,
+                        Backing::Memory(world.file_pages(place, BLOCK)),
+                        write,
+                    );
                     let (first, count, _) = entries.filled();
                     check_eq!((first, count), (at(BLOCK + 1), filled));
                 }
@@ -109,7 +113,7 @@ mod tests {
         put(&other, 0, Order::PTE, place + 3, false)?;
         let (locked, mut prefault) = window(&file, false, Order::PTE)?;
         if let Some(entries) = &mut prefault.entries {
-            entries.fill(15, Backing::Memory(world.run(place, BLOCK)), false);
+            entries.fill(15, Backing::Memory(world.file_pages(place, BLOCK)), false);
             check_eq!(entries.filled().1, 3);
         }
         drop(prefault);
@@ -131,7 +135,7 @@ mod tests {
         let file = world.file(64)?;
         let (locked, mut prefault) = window(&file, false, Order::PTE)?;
         if let Some(entries) = &mut prefault.entries {
-            entries.fill(15, Backing::Memory(world.run(place, BLOCK)), false);
+            entries.fill(15, Backing::Memory(world.file_pages(place, BLOCK)), false);
             check_eq!(entries.filled().1, 5);
         }
         drop(prefault);
@@ -155,7 +159,7 @@ mod tests {
         check!(locked.entry() == Entry::empty(order(2)));
         if let Some(entries) = &mut prefault.entries {
             check_eq!(entries.pages(), 12);
-            entries.fill(pages, Backing::Memory(world.run(place, BLOCK)), true);
+            entries.fill(pages, Backing::Memory(world.file_pages(place, BLOCK)), true);
             check_eq!(entries.filled().1, filled);
         }
         drop(prefault);
@@ -216,7 +220,7 @@ mod tests {
                 },
                 || {
                     if let Some(entries) = &mut prefault.entries {
-                        entries.fill(5, Backing::Memory(world.run(place, BLOCK)), false);
+                        entries.fill(5, Backing::Memory(world.file_pages(place, BLOCK)), false);
                     }
                     drop(prefault);
                 },

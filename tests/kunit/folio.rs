@@ -253,7 +253,7 @@ mod tests {
             let take = || {
                 folio::associate_free(
                     &mut Region::lock(page),
-                    world.block(place, order),
+                    world.block(place, order).pages(),
                     b.mapping(),
                     at(0),
                 )

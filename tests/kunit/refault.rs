@@ -302,7 +302,7 @@ mod tests {
         check!(look(&file, 0).is_some_and(|(entry, _)| !entry.is_writable()));
         check!(writing(&file, 1, 0)? > 0);
         check!(look(&file, 0).is_some_and(|(entry, _)| {
-            entry.kind() == Kind::Data(world.block(new, Order::PTE)) && entry.is_writable()
+            entry.kind() == Kind::Data(world.block(new, Order::PTE).pages()) && entry.is_writable()
         }));
         file.set_extents(&[TestExtent::mapped(0, 1, new)])?;
         check_eq!(writing(&file, 1, 0)?, 0);

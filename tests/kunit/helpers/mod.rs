@@ -251,7 +251,7 @@ pub(crate) fn put_shared(
         .map_err(|error| failed(file!(), line!(), fmt!("lock_or_create: {error:?}")))?;
     let world = file.world();
     let block = world.block(place, order);
-    folio::associate(block, file.mapping(), locked.first(), shared)
+    folio::associate(block.pages(), file.mapping(), locked.first(), shared)
         .map_err(|error| failed(file!(), line!(), fmt!("associate: {error:?}")))?;
     locked.set(Entry::data(block));
     Ok(())

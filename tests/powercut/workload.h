@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What the guest's programs have in common; guest.py calls the rest of them by name. */
+/* What the guest's programs have in common; model.py has the names of what is called from Python. */
 #ifndef RDAX_POWERCUT_WORKLOAD_H
 #define RDAX_POWERCUT_WORKLOAD_H
 

@@ -96,6 +96,7 @@ mod layout;
 mod mapsync;
 mod neighbours;
 mod poison;
+mod redirect;
 mod refault;
 mod remove;
 mod report;

@@ -109,11 +109,7 @@ mod tests {
         file.set_size(10 << Order::PAGE_SHIFT);
         for write in [false, true] {
             file.forget_faults();
-            let result = if write {
-                view.store(10, 1)
-            } else {
-                view.load(10).map(|_| ())
-            };
+            let result = access(&view, 10, write);
             check_eq!(result, Err(EFAULT));
             check_eq!(
                 file.last_fault().map(|fault| fault.code),
@@ -150,11 +146,7 @@ mod tests {
                     }
                     file.forget_faults();
                     let errors = count(Counter::FaultErrors);
-                    let result = if write {
-                        view.store(0, 1)
-                    } else {
-                        view.load(0).map(|_| ())
-                    };
+                    let result = access(&view, 0, write);
                     check_eq!(result, Err(EFAULT));
                     let fault = file.last_fault();
                     check_eq!(

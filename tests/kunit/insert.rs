@@ -84,7 +84,7 @@ mod tests {
             check_eq!(folio.order(), order);
             let view = View::new(&file, 0, pages, Share::Shared, 0)?;
             for write in [false, true] {
-                let access = || {
+                let touch = || {
                     if write {
                         view.store(0, 7)?;
                     } else {
@@ -96,7 +96,7 @@ mod tests {
                     view.forget(0, pages);
                     Ok(())
                 };
-                counted(folio, change(pages, pages, by_pmd), (1, 1), access, forget)?;
+                counted(folio, change(pages, pages, by_pmd), (1, 1), touch, forget)?;
                 // Entered again, and with more rights, it is not counted again.
                 counted(
                     folio,
@@ -266,11 +266,7 @@ mod tests {
             check!(view.mapped(5).is_none());
             for write in [false, true] {
                 file.forget_faults();
-                let result = if write {
-                    view.store(5, 1)
-                } else {
-                    view.load(5).map(|_| ())
-                };
+                let result = access(&view, 5, write);
                 check_eq!(result, Err(EFAULT), "write {write}");
                 check!(file
                     .last_fault()
@@ -298,11 +294,7 @@ mod tests {
                 let view = View::new(&file, 0, 64, Share::Shared, 0)?;
                 view.load(40)?;
                 file.guard_at_begin(view.address(5));
-                let result = if write {
-                    view.store(5, 1)
-                } else {
-                    view.load(5).map(|_| ())
-                };
+                let result = access(&view, 5, write);
                 check_eq!(result, Err(EFAULT), "write {write}");
                 check!(view.mapped(5).is_none());
                 view.set_guard(5, false);
@@ -326,13 +318,7 @@ mod tests {
         let view = View::new(&file, 0, 64, Share::Shared, 0)?;
         for write in [false, true] {
             file.forget_faults();
-            let result = without_tables(|| {
-                if write {
-                    view.store(5, 1)
-                } else {
-                    view.load(5).map(|_| ())
-                }
-            });
+            let result = without_tables(|| access(&view, 5, write));
             check_eq!(result, Err(EFAULT), "write {write}");
             check!(file
                 .last_fault()

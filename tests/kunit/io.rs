@@ -71,9 +71,7 @@ mod tests {
     #[test]
     fn a_read_ends_with_the_file() -> Checked {
         let world = world()?;
-        let file = world.file(2)?;
-        let place = world.take_many(2, Order::PTE)?;
-        file.set_extents(&[TestExtent::mapped(0, 2, place)])?;
+        let (file, _) = straight_file(&world, 2)?;
         file.set_size(PAGE as u64 + 100);
         let mut bytes = filled(2 * PAGE, 0x55)?;
         check_eq!(read(&file, PAGE, &mut bytes), (Ok(100), PAGE as u64 + 100));
@@ -135,13 +133,9 @@ mod tests {
     #[test]
     fn a_bad_buffer_ends_it_with_what_was_done() -> Checked {
         let world = world()?;
-        let file = world.file(4)?;
-        let place = world.take_many(4, Order::PTE)?;
-        file.set_extents(&[TestExtent::mapped(0, 4, place)])?;
+        let (file, place) = straight_file(&world, 4)?;
         // User memory that ends after two pages.
-        let memory = world.file(2)?;
-        let memory_place = world.take_many(2, Order::PTE)?;
-        memory.set_extents(&[TestExtent::mapped(0, 2, memory_place)])?;
+        let (memory, memory_place) = straight_file(&world, 2)?;
         let view = View::new(&memory, 0, 2, Share::Shared, 0)?;
         world.fill(memory_place, 2, 0x44);
         view.load(0)?;
@@ -247,9 +241,7 @@ mod tests {
     #[test]
     fn who_does_not_want_to_wait_is_not_made_to() -> Checked {
         let world = world()?;
-        let file = world.file(1)?;
-        let place = world.take(Order::PTE)?;
-        file.set_extents(&[TestExtent::mapped(0, 1, place)])?;
+        let (file, _) = straight_file(&world, 1)?;
         let mut bytes = [0; 16];
         check_eq!(read(&file, 0, &mut bytes).0, Ok(16));
         check_eq!(file.asked() & bindings::IOMAP_NOWAIT, 0);
@@ -306,10 +298,8 @@ mod tests {
     #[test]
     fn who_waits_for_a_buffer_needs_no_memory() -> Checked {
         let world = world()?;
-        let file = world.file(1)?;
-        file.set_extents(&[TestExtent::mapped(0, 1, world.take(Order::PTE)?)])?;
-        let memory = world.file(1)?;
-        memory.set_extents(&[TestExtent::mapped(0, 1, world.take(Order::PTE)?)])?;
+        let (file, _) = straight_file(&world, 1)?;
+        let (memory, _) = straight_file(&world, 1)?;
         let view = View::new(&memory, 0, 1, Share::Shared, 0)?;
         // The model has room then for what it notes of the next one.
         for _ in 0..3 {
@@ -353,10 +343,8 @@ mod tests {
     #[test]
     fn a_write_that_may_not_wait_leaves_entries_in_its_way() -> Checked {
         let world = world()?;
-        let file = world.file(4)?;
-        let place = world.take_many(4, Order::PTE)?;
+        let (file, place) = straight_file(&world, 4)?;
         world.fill(place, 4, 0x11);
-        file.set_extents(&[TestExtent::mapped(0, 4, place)])?;
         let flushes = Flushes::watch(&file, 0, 0)?;
         // Zeroes that are mapped, and an entry that may become one.
         put_zero(&file, 1, Order::PTE)?;
@@ -453,9 +441,7 @@ mod tests {
     #[test]
     fn a_fatal_signal_ends_it() -> Checked {
         let world = world()?;
-        let file = world.file(1)?;
-        let place = world.take(Order::PTE)?;
-        file.set_extents(&[TestExtent::mapped(0, 1, place)])?;
+        let (file, _) = straight_file(&world, 1)?;
         let (results, ()) = with_thread(
             || {
                 while !crate::kern::vm::fatal_signal() {

@@ -342,6 +342,15 @@ pub(crate) fn straight_file(world: &World, pages: usize) -> Checked<(File<'_>, u
     Ok((file, place))
 }
 
+/// A store to a page or a load of it.
+pub(crate) fn access(view: &View<'_>, page: usize, write: bool) -> Result {
+    if write {
+        view.store(page, 1)
+    } else {
+        view.load(page).map(|_| ())
+    }
+}
+
 /// Bits from `first` to `last`, both included; a set of up to 64 pages.
 pub(crate) fn bits(first: usize, last: usize) -> u64 {
     (first..=last).fold(0, |bits, bit| bits | 1 << bit)

@@ -4,6 +4,7 @@
 import os
 
 from lib import posix
+from lib.mapping import Map
 from lib.posix import NOBODY, PAGE, PMD
 from lib.task import Task
 
@@ -28,3 +29,16 @@ def own_directory(t):
     os.mkdir(path)
     os.chown(path, NOBODY, NOBODY)
     return path
+
+
+def cut(fd, _path):
+    os.ftruncate(fd, PAGE)
+
+
+def wait_for_himself(path, call):
+    """He has a page of the file in a pipe, and makes a call that waits until nobody holds it."""
+    fd = os.open(path, os.O_RDWR)
+    pipe = os.pipe()
+    with Map(fd, PMD) as m:
+        m.splice(pipe[1], 5 * PAGE)
+    call(fd, path)

@@ -14,7 +14,7 @@ from lib.posix import PAGE, PMD
 from lib.runner import case
 from lib.task import Task
 
-from .common import BYTES, COUNT, SPOTS, as_nobody, own_directory
+from .common import BYTES, COUNT, SPOTS, as_nobody, cut, own_directory, wait_for_himself
 
 
 def _stream_of_faults(path, started):
@@ -186,10 +186,6 @@ def reader_who_holds_shared_pages_delays_a_writer_at_most(t):
         same_bytes(f.read(), before, "the clone")
 
 
-def _cut(fd, _path):
-    os.ftruncate(fd, PAGE)
-
-
 def _cut_by_opening(_fd, path):
     os.open(path, os.O_RDWR | os.O_TRUNC)
 
@@ -221,19 +217,10 @@ def _zero(fd, _path):
     posix.fallocate(fd, posix.ZERO_RANGE, 0, 8 * PAGE)
 
 
-WAITING = {_cut: "ftruncate", _cut_by_opening: "openat", _punch: "fallocate", _collapse: "fallocate",
+WAITING = {cut: "ftruncate", _cut_by_opening: "openat", _punch: "fallocate", _collapse: "fallocate",
            _zero: "fallocate"}
 WAITING_ON_XFS = {_clone_over("low"): "ioctl", _clone_over("high"): "ioctl", _clone_from: "ioctl",
                   _write_over: "pwrite64"}
-
-
-def _wait_for_himself(path, call):
-    """He has a page of the file in a pipe, and makes a call that waits until nobody holds it."""
-    fd = os.open(path, os.O_RDWR)
-    pipe = os.pipe()
-    with Map(fd, PMD) as m:
-        equal(posix.vmsplice(pipe[1], m.address + 5 * PAGE, PAGE), PAGE, "bytes in the pipe")
-    call(fd, path)
 
 
 def _use_a_file(path, at):
@@ -267,7 +254,7 @@ def who_waits_for_his_own_page_holds_nobody_up(t):
     for call, number in calls.items():
         if call is _write_over:
             posix.clone(fd, t.open("clone"))
-        attacker = as_nobody(_wait_for_himself, t.path(), call)
+        attacker = as_nobody(wait_for_himself, t.path(), call)
         try:
             attacker.blocked_in(number)
             # In the middle of the wait, however long it has been.

@@ -17,6 +17,8 @@ TORN_JOURNAL = re.compile(r"JBD2: journal checksum error|EXT4-fs \(\w+\): Could 
 # Where ext4 has its superblock, how large that and the journal's are, and where in them the checksum is.
 SUPERBLOCK, SUPERBLOCK_SIZE, CHECKSUM, JOURNAL_CHECKSUM = 1024, 1024, 1020, 252
 JOURNAL_SUPERBLOCK = bytes.fromhex("c03b399800000004")
+# Where the superblock of XFS has the size of a sector, which it fills, and its checksum.
+XFS_SECTOR_SIZE, XFS_CHECKSUM = 102, 224
 # The log of XFS: how far back its head is looked for, and how its records begin; in blocks of 512 bytes.
 BLOCK, LOG_SCAN, LOG_RECORD = 512, 4096, bytes.fromhex("feedbabe")
 BESIDE_TORN = re.compile(r"EXT4-fs \(\w+\): (?:DAX enabled\..*|error loading journal)")
@@ -76,26 +78,28 @@ class Device:
     def mount(self, filesystem):
         posix.mount(self.node, MOUNT, filesystem, FILESYSTEMS[filesystem][2])
 
-    def mount_image(self, filesystem, lost):
-        """Mount what a cut has left, which has lost the lines at `lost()`; whether it was repaired before.
+    def mount_image(self, filesystem, lines):
+        """Mount what a cut has left; whether it was repaired before. The lines at `lines()` were not durable.
 
-        ext4 takes a record of its journal or a superblock that the cut has torn for damage, and XFS a record of
-        its log (docs/powercut.md). What was promised must be there when it is repaired. Whatever else keeps
-        them from mounting it is damage.
+        ext4 takes a record of its journal or a superblock that the cut has torn for damage, and XFS its
+        superblock or a record of its log (docs/powercut.md). What was promised must be there when it is
+        repaired. Whatever else keeps them from mounting it is damage.
         """
         self.log.skip()
         try:
             self.mount(filesystem)
             return False
         except OSError as error:
-            if filesystem == "xfs" and error.errno == errno.EUCLEAN and self.mend_log():
-                self.mount(filesystem)
-                return True
+            if filesystem == "xfs" and error.errno == errno.EUCLEAN:
+                mended = self.mend_xfs_superblock(lines())
+                if self.mend_log() or mended:
+                    self.mount(filesystem)
+                    return True
             if filesystem != "ext4" or error.errno not in (errno.EUCLEAN, errno.EBADMSG):
                 raise
             superblock = error.errno == errno.EBADMSG
         if superblock:
-            self.mend_superblock(lost())
+            self.mend_superblock(lines())
             return True
         said = [line for line in self.log.read() if re.search("EXT4-fs|JBD2", line)]
         others = [line for line in said if not TORN.fullmatch(line) and not BESIDE_TORN.fullmatch(line)]
@@ -119,13 +123,29 @@ class Device:
             log.put(at, cycle)
         return bool(torn)
 
-    def mend_superblock(self, lost):
-        """Mount when the superblock, or the journal's, of which the cut lost a part, has its checksum again."""
+    def mend_xfs_superblock(self, lines):
+        """Give the superblock of XFS, which was under way, its checksum; whether it had a wrong one.
+
+        XFS writes it in place, as one sector, and reads it before its log, which has it as well.
+        """
+        with open(self.node, "rb") as whole:
+            sector = bytearray(whole.read(posix.PAGE))
+        del sector[int.from_bytes(sector[XFS_SECTOR_SIZE:XFS_SECTOR_SIZE + 2], "big"):]
+        there = slice(XFS_CHECKSUM, XFS_CHECKSUM + 4)
+        found, sector[there] = bytes(sector[there]), bytes(4)
+        checksum = (crc32c(sector) ^ 0xffffffff).to_bytes(4, "little")
+        if found == checksum or not any(line < len(sector) for line in lines):
+            return False
+        Blocks(self, 0).put(XFS_CHECKSUM, checksum)
+        return True
+
+    def mend_superblock(self, lines):
+        """Mount when the superblock, or the journal's, which was under way, has its checksum again."""
         said = [line for line in self.log.read() if re.search("EXT4-fs|JBD2", line)]
         blocks = Blocks(self, FILESYSTEMS["ext4"][0])
         journal = said and all(map(TORN_JOURNAL.fullmatch, said))
         at, = blocks.places(JOURNAL_SUPERBLOCK) if journal else (SUPERBLOCK,)
-        torn = any(at <= line < at + SUPERBLOCK_SIZE for line in lost)
+        torn = any(at <= line < at + SUPERBLOCK_SIZE for line in lines)
         if not torn or not (journal or (said and all(map(TORN_SUPERBLOCK.fullmatch, said)))):
             raise OSError(errno.EUCLEAN, f"damaged, and not only a torn superblock: {said}")
         block = blocks.all[at:at + SUPERBLOCK_SIZE]

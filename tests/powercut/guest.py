@@ -23,7 +23,7 @@ from filesystems import FILESYSTEMS, GIANT, MOUNT, SMALL, Device, make, unmount 
 from known import known, left_out, noticed, refused  # noqa: E402
 from lib import device, posix  # noqa: E402
 from model import (CLOCK, COPY, COPY_STATE, COUNTS, DAMAGED, DEVICE, EVENT, EVERY_FENCE, KEEP, LINE,  # noqa: E402
-                   LOAD, LOST, RESTORE, WAITS, Failed, Model, tell)
+                   LOAD, LOST, RESTORE, SURVIVED, SURVIVOR, WAITS, Failed, Model, tell)
 from workloads import workload  # noqa: E402
 
 KINDS = ("all", "none", "some")
@@ -140,8 +140,7 @@ class Round:
         events = self.before or list(answer.events)
         self.loses, self.at = KINDS[answer.kind], MOMENTS[answer.moment]
         try:
-            if self.timed("mount", on.mount_image, self.fs,
-                          lambda: [line for line, _ in self.lost_lines(cut)]):
+            if self.timed("mount", on.mount_image, self.fs, lambda: self.open_lines(cut)):
                 self.torn.add(cut)
         except Exception as error:  # pylint: disable=broad-exception-caught
             return [], [], 0, f"not mounted: {error}"
@@ -190,6 +189,14 @@ class Round:
             at = self.model.ask(LINE, cut, i)
             lines.append((at - self.devices[0].start, code.at(self.model.answer().a[0])))
         return sorted(lines, key=lambda line: line[0])
+
+    def survivors(self, cut):
+        return [self.model.ask(SURVIVOR, cut, i) - self.devices[0].start
+                for i in range(min(self.model.ask(SURVIVED, cut), MOST_LINES))]
+
+    def open_lines(self, cut):
+        """Those that had been stored to and were not durable."""
+        return [line for line, _ in self.lost_lines(cut)] + self.survivors(cut)
 
     def run(self, wanted):
         cuts, unseen, counts = self.timed("record", self.record, wanted)
@@ -290,6 +297,7 @@ class Round:
             what["image"] = sum(Round.images)
             self.model.ask(KEEP, cut, what["image"])
             what["lines"] = self.lost_lines(cut)
+            what["survivors"] = self.survivors(cut)
             what["salt"] = self.salt
             what["promised"] = base64.b64encode(self.workload.promised(what["events"])).decode()
         tell(type="failure", **what)
@@ -321,7 +329,7 @@ def replay(model, args, devices):
 
     for on in devices[1:]:
         restore(on)
-        torn = on.mount_image(what["fs"], lambda: [line for line, _ in what["lines"]])
+        torn = on.mount_image(what["fs"], lambda: [line for line, _ in what["lines"]] + what["survivors"])
         found = look(on, torn)
         if what["fs"] == "xfs" and any(one["lost"] for one in found):
             restore(on)

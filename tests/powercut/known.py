@@ -151,7 +151,7 @@ def refused(model, devices):
         at, = blocks.places(JOURNAL_SUPERBLOCK)
         blocks.put(at + 0x60, bytes(byte ^ 1 for byte in blocks.all[at + 0x60:at + 0x61]))
 
-    for name, changes, lost, expected in (
+    for name, changes, lines, expected in (
             ("nothing", (), (), "mounted"), ("a torn record", (torn,), (), "torn"),
             ("a wrong checksum in a group descriptor", (descriptor,), (), "damaged"),
             ("a torn record, and a damaged directory", (torn, directory), (), "damaged"),
@@ -164,7 +164,7 @@ def refused(model, devices):
         for change in changes:
             change(blocks)
         try:
-            found = "torn" if on.mount_image("ext4", lambda lost=lost: lost) else "mounted"
+            found = "torn" if on.mount_image("ext4", lambda lines=lines: lines) else "mounted"
             posix.umount(MOUNT)
         except OSError as error:
             found = "damaged" if error.errno == errno.EUCLEAN else str(error)
@@ -174,7 +174,10 @@ def refused(model, devices):
 
 
 def left_out(model, devices):
-    """Whether a torn record of the log of XFS is told from whole ones, put there by hand, and taken out."""
+    """Whether what XFS has torn is told from damage and from what is whole, put there by hand, and mended.
+
+    That is a record of its log, or its superblock.
+    """
     recorded, on = devices[:2]
     make("xfs", recorded)
     recorded.mount("xfs")
@@ -219,4 +222,22 @@ def left_out(model, devices):
         files.advance(60)
         wrong += [f"{name} of a record: {line}" for line in files.check(MOUNT, None, True)[0]]
         posix.umount(MOUNT)
+    # The blocks that are free, which are counted again when the log is recovered.
+    free = 144 + 7
+    for name, lines, expected in (("a torn superblock", (64,), "torn"),
+                                  ("a damaged superblock", (posix.PAGE,), "damaged")):
+        model.ask(LOAD, cut, on.number)
+        with open(on.node, "rb") as whole:
+            byte = whole.read(posix.PAGE)[free] ^ 1
+        Blocks(on, 0).put(free, bytes((byte,)))
+        try:
+            found = "torn" if on.mount_image("xfs", lambda lines=lines: lines) else "mounted"
+            files.begin()
+            files.advance(60)
+            wrong += [f"{name}: {line}" for line in files.check(MOUNT, None, True)[0]]
+            posix.umount(MOUNT)
+        except OSError as error:
+            found = "damaged" if error.errno == errno.EUCLEAN else str(error)
+        if found != expected:
+            wrong.append(f"{name}: is {found}, not {expected}")
     tell(type="left out", wrong=wrong)

@@ -251,6 +251,10 @@ static int64_t serve(unsigned int vcpu, struct powercut *request)
 		loss = &losses[cuts[a[0]].losses + a[1]];
 		request->a[0] = loss->pc;
 		return physical + (uint64_t)loss->line * LINE;
+	case POWERCUT_SURVIVED:
+		return cuts[a[0]].survived;
+	case POWERCUT_SURVIVOR:
+		return physical + (uint64_t)survivors[cuts[a[0]].survivors + a[1]].line * LINE;
 	case POWERCUT_COUNTS:
 		request->a[0] = stores;
 		request->a[1] = writebacks;

@@ -67,6 +67,10 @@ enum powercut_op {
 	POWERCUT_LATE,
 	/* How many lines changed unseen during what was recorded last, which must be none. */
 	POWERCUT_MISSED,
+	/* How many lines that were not durable a cut leaves with other contents than the durable ones: cut. */
+	POWERCUT_SURVIVED,
+	/* Such a line: cut, number. The answer is its physical address. */
+	POWERCUT_SURVIVOR,
 };
 
 enum powercut_kind {

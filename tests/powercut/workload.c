@@ -108,7 +108,9 @@ int workload_prepare(const char *path, const char *name)
 		if (fd < 0)
 			return give_up("open");
 		if (i < workload->full) {
-			if (fallocate(fd, 0, 0, workload->size) || fill(fd, FIRST, i, workload->size))
+			/* Blocks for as much as it may have, so that ext4 aligns them to 2 MiB. */
+			if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, workload->most) ||
+			    ftruncate(fd, workload->size) || fill(fd, FIRST, i, workload->size))
 				return give_up("fill");
 		}
 		if (fsync(fd))

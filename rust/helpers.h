@@ -417,6 +417,12 @@ static const unsigned int RDAX_CONST_BADBLOCKS_COUNT = offsetof(struct badblocks
 /* What userfaultfd has changed of a page table, among the flags of change_protection(). */
 static const unsigned long RDAX_CONST_MM_CP_USERFAULT = MM_CP_UFFD_WP_ALL | MM_CP_UFFD_RWP_ALL;
 
+/*
+ * Whether an entry of the third level is none of those that there may be: empty, a table, or one that maps memory
+ * of a device. Does not sleep.
+ */
+bool rdax_pud_is_broken(pud_t *entry);
+
 /* Without it, nobody may access what an entry of a page table maps. */
 static const unsigned long RDAX_CONST_PAGE_PRESENT = _PAGE_PRESENT;
 

@@ -288,6 +288,17 @@ unsigned int rdax_pud_look(struct vm_fault *vmf, unsigned long pfn)
 	return RDAX_CONST_RDAX_SAME;
 }
 
+/* Called by ftrace's callback. */
+notrace bool rdax_pud_is_broken(pud_t *entry)
+{
+	pud_t pud = pudp_get(entry);
+
+	if (pud_none(pud) || !pud_bad(pud))
+		return false;
+	return !pud_leaf(pud) || !pfn_valid(pud_pfn(pud)) ||
+	       !is_zone_device_page(pfn_to_page(pud_pfn(pud)));
+}
+
 static pud_t allowed_pud(struct vm_area_struct *vma, pud_t pud, unsigned int how)
 {
 	if (how != RDAX_CONST_RDAX_STORE)

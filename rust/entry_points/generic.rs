@@ -252,6 +252,20 @@ pub(super) unsafe extern "C" fn copy_huge_pud(
     0
 }
 
+/// Called when the core is about to go through the table below an entry of the third level and finds that it is
+/// neither a table nor empty.
+///
+/// `MADV_DONTNEED` and its like hold the VMA for reading only: when they have taken an entry of 1 GiB away, and
+/// look whether there is a table, another thread's fault may have mapped the folio once more. The core expects
+/// that of the second level, but here it takes the entry for a broken one and forgets it: the folio keeps its
+/// reference for ever, and the processors what they know of the entry. It stays, as if the fault had come
+/// afterwards; the caller goes on behind it.
+///
+/// # Safety
+///
+/// As of the kernel's function; the entry is not broken.
+pub(super) unsafe extern "C" fn pud_clear_bad(_entry: *mut bindings::pud_t) {}
+
 /// Called for an entry of the third level when userfaultfd changes what it protects, and when nobody may
 /// access the memory any more.
 ///

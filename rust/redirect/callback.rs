@@ -172,6 +172,12 @@ pub(super) unsafe extern "C" fn callback(
                 }
                 return;
             }
+            Key::ClearedPud => {
+                if !bindings::rdax_pud_is_broken(first as *mut bindings::pud_t) {
+                    (*regs).ip = route.replacement as c_ulong;
+                }
+                return;
+            }
             Key::Error | Key::Unmount => return this.note(route, regs),
         };
         !inode.is_null() && this.members.has((*inode).i_sb)

@@ -88,6 +88,9 @@ pub(crate) enum Key {
     /// one, the sixth are flags (`MM_CP_…`). Only what userfaultfd wants changed, and a protection with which nobody
     /// may access the memory, is about the set's files.
     ProtectedVma,
+    /// `pud_t *`, an entry that was taken for a broken one, of anybody. Only one that is not broken any more
+    /// ([`rdax_pud_is_broken`](bindings::rdax_pud_is_broken)) is redirected.
+    ClearedPud,
     /// `struct block_device *`, of any device: the replacement finds out whether one of the set is
     /// made of it, and calls the function on, with [`call_original`].
     BlockDevice,

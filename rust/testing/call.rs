@@ -25,6 +25,7 @@ struct Arguments {
     vma: bindings::vm_area_struct,
     vmf: bindings::vm_fault,
     iocb: bindings::kiocb,
+    pud: bindings::pud_t,
 }
 
 impl Arguments {
@@ -33,6 +34,7 @@ impl Arguments {
             vma: pin_init::zeroed(),
             vmf: pin_init::zeroed(),
             iocb: pin_init::zeroed(),
+            pud: pin_init::zeroed(),
         };
         arguments.vma.vm_file = file.raw();
         arguments.iocb.ki_filp = file.raw();
@@ -66,10 +68,23 @@ pub(crate) fn decide(
         Key::BlockDevice | Key::Member => file.world().bdev() as usize,
         Key::DaxDevice => file.world().raw_dax() as usize,
         Key::Folio | Key::LockedFolio => folio.as_ptr() as usize,
+        Key::ClearedPud => &raw const arguments.pud as usize,
         Key::Error | Key::Unmount | Key::Active => file.inode().super_block().as_ptr() as usize,
     };
     // SAFETY: Just made so.
     unsafe { redirection.decide(number, first) }
+}
+
+/// Where a call is sent that takes an entry of the third level with these bits for a broken one.
+pub(crate) fn decide_for_pud(
+    redirection: &'static Redirection,
+    number: usize,
+    bits: u64,
+) -> Destination {
+    let mut pud: bindings::pud_t = pin_init::zeroed();
+    pud.pud = bits as _;
+    // SAFETY: For functions with `Key::ClearedPud`, which is the caller's to see to.
+    unsafe { redirection.decide(number, &raw const pud as usize) }
 }
 
 /// The same for a mapping of no file.

@@ -17,7 +17,7 @@ mod tests {
             page::DevFolio,
             redirect::{self, Destination, Key},
             testing::{
-                call_writeback, decide, decide_without_file, hold, log_says, note, pause,
+                call_writeback, decide, decide_for_pud, decide_without_file, hold, log_says, note, pause,
                 with_anonymous_owner, with_failing_allocation, with_function_held, with_paths,
                 with_threads, without_memory, Checked, File, HeldByOther,
             },
@@ -33,13 +33,14 @@ mod tests {
     fn check_all(file: &File<'_>, folio: DevFolio<'_>, expected: Destination) -> Checked {
         let redirection = adopt::redirection();
         for (number, (name, key)) in redirection.targets().enumerate() {
-            // A device's memory is no matter of a file, nor is the end of its filesystem, and some calls
-            // are only watched.
+            // A device's memory is no matter of a file, nor are page tables and the end of its filesystem, and
+            // some calls are only watched.
             if matches!(
                 key,
                 Key::BlockDevice
                     | Key::Member
                     | Key::DaxDevice
+                    | Key::ClearedPud
                     | Key::Error
                     | Key::Unmount
                     | Key::Active
@@ -148,6 +149,38 @@ mod tests {
             Err(_) => check!(false),
         }
         check!(file.mapping().is_empty());
+        world.check_clean()
+    }
+
+    #[test]
+    fn an_entry_of_1g_that_came_back_is_not_cleared() -> Checked {
+        // Present, and for user space; the last one has a flag that a table has not.
+        const TABLE: u64 = 0x67;
+        const LEAF: u64 = 0xe7;
+        const NONSENSE: u64 = 0x167;
+
+        let world = world()?;
+        let redirection = adopt::redirection();
+        let place = world.take(Order::PUD)?;
+        let device = (world.page(place).pfn().to_bits() as u64) << Order::PAGE_SHIFT;
+        let mut found = 0;
+        for (number, (name, key)) in redirection.targets().enumerate() {
+            if key != Key::ClearedPud {
+                continue;
+            }
+            found += 1;
+            for (what, bits, expected) in [
+                ("empty", 0, Destination::Ours),
+                ("a table", TABLE | 1 << 30, Destination::Ours),
+                ("of the device", LEAF | device, Destination::Ours),
+                ("of ordinary memory", LEAF, Destination::Kernel),
+                ("nonsense", NONSENSE | 1 << 30, Destination::Kernel),
+            ] {
+                let destination = decide_for_pud(redirection, number, bits);
+                check_eq!(destination, expected, "{name}: {what}");
+            }
+        }
+        check_eq!(found, 1);
         world.check_clean()
     }
 

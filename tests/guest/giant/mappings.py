@@ -59,6 +59,19 @@ def moved_in_one_place_only(t):
 
 
 @case(**GIANT)
+def mapped_again_while_it_is_unmapped(t):
+    """Threads fault an entry of 1 GiB in while others have a page of it, or all, unmapped."""
+    fd = gib.borrow(t)
+    first = gib.frame(t, fd)
+    for part in (True, False):
+        with GibMap(fd) as m:
+            gib.store(m, 1, 5, 1)
+            gib.race(m, part, 600)
+            survives(t, fd, m, [(0, 2048)])
+        check_folio_idle(first, "after munmap")
+
+
+@case(**GIANT)
 def divided_without_rights(t):
     """What nobody may access is divided in its middle, and the halves are moved, unmapped and given rights."""
     fd = gib.borrow(t)

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Contents of files of 1 GiB, which Python is too slow for: each word says which page it belongs
- * to, and in whose writing.
+ * What Python is too slow for: contents of files of 1 GiB, where each word says which page it belongs to, and in
+ * whose writing; and races of threads that use them.
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -122,5 +125,62 @@ long gib_read(int fd, off_t offset, size_t pages, uint64_t first, unsigned int t
 		read += now;
 	}
 	free(piece);
+	return wrong;
+}
+
+/* Threads that use a mapping of 1 GiB at once, half of them to take it out of the page table. */
+#define RACERS 4
+
+static struct {
+	volatile uint8_t *memory;
+	bool part;
+	unsigned long rounds, done;
+} race;
+
+static void *touch_all_the_time(void *unused)
+{
+	unsigned long page = 0;
+
+	(void)unused;
+	while (__atomic_load_n(&race.done, __ATOMIC_RELAXED) < race.rounds) {
+		race.memory[page * PAGE] = race.memory[page * PAGE];
+		page = (page + 7919) % PIECE;
+	}
+	return NULL;
+}
+
+static void *drop_all_the_time(void *unused)
+{
+	unsigned long page = 1;
+
+	(void)unused;
+	while (__atomic_fetch_add(&race.done, 1, __ATOMIC_RELAXED) < race.rounds) {
+		page = (page * 6364136223846793005ul + 1442695040888963407ul) % (1ul << 18);
+		if (madvise((void *)(race.memory + (race.part ? page * PAGE : 0)),
+			    race.part ? PAGE : 1ul << 30, MADV_DONTNEED))
+			return (void *)1;
+	}
+	return NULL;
+}
+
+/* So many times the memory, or a page of it, leaves the page table while others use it. 0, or not if it cannot. */
+int gib_race(void *memory, bool part, unsigned long rounds)
+{
+	pthread_t threads[RACERS];
+	int i, wrong = 0;
+
+	race.memory = memory;
+	race.part = part;
+	race.rounds = rounds;
+	race.done = 0;
+	for (i = 0; i < RACERS; i++)
+		if (pthread_create(&threads[i], NULL, i % 2 ? drop_all_the_time : touch_all_the_time, NULL))
+			abort();
+	for (i = 0; i < RACERS; i++) {
+		void *status;
+
+		pthread_join(threads[i], &status);
+		wrong |= status != NULL;
+	}
 	return wrong;
 }

@@ -47,8 +47,14 @@ def _native():
         lib.gib_read.argtypes = [fd, offset, size, word, tag, tag, size]
         lib.gib_read.restype = ctypes.c_long
         lib.gib_repair.argtypes = [void, size, tag]
+        lib.gib_race.argtypes = [void, ctypes.c_bool, ctypes.c_ulong]
         _lib = lib
     return _lib
+
+
+def race(m, part, rounds):
+    """Threads use a mapping while others take it, or a page of it, out of the page table so many times."""
+    check(_native().gib_race(m.address, part, rounds) == 0, "madvise of a mapping that others use")
 
 
 def _contiguous(pieces):

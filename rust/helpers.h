@@ -423,6 +423,51 @@ static const unsigned long RDAX_CONST_MM_CP_USERFAULT = MM_CP_UFFD_WP_ALL | MM_C
  */
 bool rdax_pud_is_broken(pud_t *entry);
 
+/* Tables in the place of entries of 1 GiB (large_puds.c). */
+
+/*
+ * An entry of 1 GiB of this address space is about to be unmapped. What is returned belongs to
+ * rdax_large_pud_end_removal(), which is called when it is. Neither sleeps.
+ */
+void *rdax_large_pud_begin_removal(struct vm_area_struct *vma, pud_t *entry);
+void rdax_large_pud_end_removal(void *removal);
+/* Whether somebody may still take what is in this place for such an entry that was unmapped. Does not sleep. */
+bool rdax_large_pud_was_removed(struct mm_struct *mm, pud_t *entry);
+/*
+ * A place in a page table that had an entry of 1 GiB a moment ago, or where a table is being made. Page tables are
+ * freed and used again; of which address space one is tells its number, which none has twice.
+ */
+struct rdax_place {
+	struct hlist_node node;
+	const pud_t *entry;
+	u64 mm;
+	struct rcu_head rcu;
+};
+
+/*
+ * A table is about to be made: nobody maps 1 GiB there until rdax_end_table(), which has to be called. 0 when nobody
+ * may take the table for such an entry any more, 1 if something is there, -ENOMEM. Sleeps, killable.
+ */
+int rdax_begin_table(struct mm_struct *mm, pud_t *entry, struct rdax_place *place);
+void rdax_end_table(struct rdax_place *place);
+bool rdax_is_made(struct mm_struct *mm, pud_t *entry);
+/* Whether that is so in the place of the fault, whose lock is held. */
+bool rdax_table_is_made(struct vm_fault *vmf);
+/*
+ * As the kernel's __pmd_alloc(), when nobody may take the table for an entry of 1 GiB any more. Sleeps, killable:
+ * -ENOMEM.
+ */
+int rdax_make_table(struct mm_struct *mm, pud_t *entry, unsigned long address);
+/* Where the kernel's functions are behind the places that ftrace calls from. */
+void rdax_large_puds_begin(unsigned long zap, unsigned long split, unsigned long make);
+/* The kernel's functions, though they are redirected. */
+int rdax_original_zap_huge_pud(struct mmu_gather *tlb, struct vm_area_struct *vma, pud_t *entry,
+			       unsigned long address);
+void rdax_original_split_huge_pud(struct vm_area_struct *vma, pud_t *entry, unsigned long address);
+int rdax_original_pmd_alloc(struct mm_struct *mm, pud_t *entry, unsigned long address);
+/* Waits until nothing of this is called any more, when nobody calls it. Sleeps, not interruptible. */
+void rdax_large_puds_end(void);
+
 /* Without it, nobody may access what an entry of a page table maps. */
 static const unsigned long RDAX_CONST_PAGE_PRESENT = _PAGE_PRESENT;
 

@@ -23,6 +23,12 @@ int rdax_test_hold_function(const char *name);
 void rdax_test_release_function(void);
 
 
+/* An address space in use with this number, which the VMA, of zeroes, is of. NULL without memory. */
+struct mm_struct *rdax_test_new_mm(struct vm_area_struct *vma, u64 number);
+void rdax_test_free_mm(struct mm_struct *mm);
+/* As if munmap had taken it out. */
+void rdax_test_detach(struct vm_area_struct *vma);
+
 /* A folio of ordinary memory, full of zeroes. */
 struct folio *rdax_test_alloc_folio(unsigned int order);
 void rdax_test_put_folio(struct folio *folio);

@@ -15,7 +15,8 @@ use crate::{
         order::Order,
         redirect::{
             begin_in_flight,
-            end_in_flight, //
+            end_in_flight,
+            InFlight, //
         },
         vm::LockedVma,
     }, //
@@ -250,6 +251,61 @@ pub(super) unsafe extern "C" fn copy_huge_pud(
     _vma: *mut bindings::vm_area_struct,
 ) -> c_int {
     0
+}
+
+/// Called when an entry of the third level is unmapped: nobody may make a table in its place before those are past
+/// who may have seen it (`large_puds.c`).
+///
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+pub(super) unsafe extern "C" fn zap_huge_pud(
+    tlb: *mut bindings::mmu_gather,
+    vma: *mut bindings::vm_area_struct,
+    entry: *mut bindings::pud_t,
+    address: c_ulong,
+) -> c_int {
+    // SAFETY: By this function's safety requirements; what was begun is ended.
+    unsafe {
+        let removal = bindings::rdax_large_pud_begin_removal(vma, entry);
+        let result = bindings::rdax_original_zap_huge_pud(tlb, vma, entry, address);
+        bindings::rdax_large_pud_end_removal(removal);
+        result
+    }
+}
+
+/// The same, when a part of what the entry maps is to be unmapped or changed.
+///
+/// # Safety
+///
+/// As of the kernel's function; the file is on an adopted device.
+pub(super) unsafe extern "C" fn split_huge_pud(
+    vma: *mut bindings::vm_area_struct,
+    entry: *mut bindings::pud_t,
+    address: c_ulong,
+) {
+    // SAFETY: As above.
+    unsafe {
+        let removal = bindings::rdax_large_pud_begin_removal(vma, entry);
+        bindings::rdax_original_split_huge_pud(vma, entry, address);
+        bindings::rdax_large_pud_end_removal(removal);
+    }
+}
+
+/// Called for a table of entries of the second level, which is made where there may have been an entry of 1 GiB.
+/// Sleeps, killable.
+///
+/// # Safety
+///
+/// As of the kernel's function.
+pub(super) unsafe extern "C" fn pmd_alloc(
+    mm: *mut bindings::mm_struct,
+    entry: *mut bindings::pud_t,
+    address: c_ulong,
+) -> c_int {
+    let _in_flight = InFlight::enter();
+    // SAFETY: By this function's safety requirements.
+    unsafe { bindings::rdax_make_table(mm, entry, address) }
 }
 
 /// Called when the core is about to go through the table below an entry of the third level and finds that it is

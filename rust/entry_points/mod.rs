@@ -61,7 +61,7 @@ fn errno(result: Result) -> c_int {
 
 /// The functions that are redirected for files on adopted devices, the frequent ones first.
 pub(crate) static TARGETS: [Target;
-    35 + 2 * cfg!(CONFIG_UPROBES) as usize
+    38 + 2 * cfg!(CONFIG_UPROBES) as usize
         + cfg!(CONFIG_KSM) as usize
         + cfg!(CONFIG_MEMORY_FAILURE) as usize] = [
     target!(dax_iomap_fault, Key::VmFault, fault::dax_iomap_fault),
@@ -152,6 +152,9 @@ pub(crate) static TARGETS: [Target;
     target!(copy_huge_pud, Key::SixthVma, generic::copy_huge_pud),
     target!(change_huge_pud, Key::ProtectedVma, generic::change_huge_pud),
     target!(pud_clear_bad, Key::ClearedPud, generic::pud_clear_bad),
+    target!(zap_huge_pud, Key::ZappedVma, generic::zap_huge_pud),
+    target!(__split_huge_pud, Key::SplitVma, generic::split_huge_pud),
+    target!(__pmd_alloc, Key::Mm, generic::pmd_alloc),
     #[cfg(CONFIG_KSM)]
     target!(ksm_madvise, Key::Vma, generic::ksm_madvise),
     #[cfg(CONFIG_UPROBES)]

@@ -53,13 +53,18 @@ impl VmFault<'_> {
         self.insert_large::<Pmd>(folio.head().pfn(), How::of(write), may_enter, Some(folio))
     }
 
-    /// Maps a folio of order [`Order::PUD`], by one entry. As [`VmFault::insert_pmd`].
+    /// Maps a folio of order [`Order::PUD`], by one entry. As [`VmFault::insert_pmd`]; and not where a table is about
+    /// to be made.
     #[inline]
     pub(crate) fn insert_pud(&mut self, folio: DevFolio<'_>, write: bool) -> Insertion {
         if folio.order() != Order::PUD {
             return Insertion::Unfit;
         }
-        self.insert_large::<Pud>(folio.head().pfn(), How::of(write), |_| true, Some(folio))
+        let may_enter = |fault: &Self| {
+            // SAFETY: The fault is valid, and the lock of its place is held.
+            !unsafe { bindings::rdax_table_is_made(fault.raw()) }
+        };
+        self.insert_large::<Pud>(folio.head().pfn(), How::of(write), may_enter, Some(folio))
     }
 
     /// Maps zeroes by an entry of the second level, for reading. `None` if there is no memory for

@@ -94,8 +94,9 @@ pub(super) unsafe extern "C" fn callback(
                 let iocb = first as *const bindings::kiocb;
                 (*(*(*iocb).ki_filp).f_mapping).host
             }
-            Key::Vma | Key::SixthVma | Key::ProtectedVma => {
+            Key::Vma | Key::SixthVma | Key::ProtectedVma | Key::SplitVma | Key::ZappedVma => {
                 let vma = match route.key {
+                    Key::ZappedVma => (*regs).si,
                     Key::SixthVma => (*regs).r9,
                     Key::ProtectedVma
                         if (*regs).r9 & USERFAULT_CHANGES == 0
@@ -170,6 +171,10 @@ pub(super) unsafe extern "C" fn callback(
                 if this.members.has(sb) && !is_ending(sb) {
                     (*regs).ip = route.replacement as c_ulong;
                 }
+                return;
+            }
+            Key::Mm => {
+                (*regs).ip = route.replacement as c_ulong;
                 return;
             }
             Key::ClearedPud => {
@@ -305,6 +310,7 @@ impl Redirection {
                 regs.si = first as c_ulong;
                 regs.r9 = USERFAULT_CHANGES;
             }
+            Key::ZappedVma => regs.si = first as c_ulong,
             _ => regs.di = first as c_ulong,
         }
         regs.dx = bindings::fserror_type_FSERR_METADATA as c_ulong;

@@ -110,6 +110,8 @@ pub(crate) fn settle() {
     // SAFETY: Called where sleeping is allowed, when no filesystem is mounted that has files which are
     // not evicted yet.
     unsafe { bindings::rdax_parking_end() };
+    // SAFETY: As above.
+    unsafe { bindings::rdax_large_puds_end() };
     // The last instructions of those who were in flight.
     // SAFETY: Called where sleeping is allowed.
     unsafe { bindings::synchronize_rcu_tasks() };

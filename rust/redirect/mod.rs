@@ -88,6 +88,12 @@ pub(crate) enum Key {
     /// one, the sixth are flags (`MM_CP_…`). Only what userfaultfd wants changed, and a protection with which nobody
     /// may access the memory, is about the set's files.
     ProtectedVma,
+    /// As for `Vma`. The replacement calls the function on, past where it is redirected.
+    SplitVma,
+    /// As for `SplitVma`, but the mapped area is the second argument.
+    ZappedVma,
+    /// `struct mm_struct *`, of anybody. The replacement calls the function on, past where it is redirected.
+    Mm,
     /// `pud_t *`, an entry that was taken for a broken one, of anybody. Only one that is not broken any more
     /// ([`rdax_pud_is_broken`](bindings::rdax_pud_is_broken)) is redirected.
     ClearedPud,
@@ -224,7 +230,7 @@ enum SwitchState {
 
 impl Redirection {
     /// The most functions a table can have.
-    const MAX_TARGETS: usize = 40;
+    const MAX_TARGETS: usize = 44;
 
     /// The functions that may have the shorter way: `dax_iomap_fault` and `dax_iomap_rw`, which
     /// must be the first of a table.
@@ -307,6 +313,19 @@ impl Redirection {
         for (route, entry) in self.routes.iter().zip(entries) {
             route.entry.store(entry, Relaxed);
         }
+        let behind = |key| {
+            let mut routes = self.routes.iter();
+            let route = routes.find(|route| route.key == key);
+            route.map_or(0, |route| route.entry.load(Relaxed) as c_ulong + CALL_SIZE)
+        };
+        // SAFETY: Nothing is redirected yet, and these are the functions that are meant.
+        unsafe {
+            bindings::rdax_large_puds_begin(
+                behind(Key::ZappedVma),
+                behind(Key::SplitVma),
+                behind(Key::Mm),
+            )
+        };
         Ok(())
     }
 

@@ -61,13 +61,17 @@ pub(crate) fn decide(
     let first = match key {
         Key::VmFault => arguments.vmf() as usize,
         Key::Kiocb => &raw const arguments.iocb as usize,
-        Key::Vma | Key::SixthVma | Key::ProtectedVma => &raw const arguments.vma as usize,
+        Key::Vma | Key::SixthVma | Key::ProtectedVma | Key::SplitVma | Key::ZappedVma => {
+            &raw const arguments.vma as usize
+        }
         Key::Inode | Key::AnyInode | Key::Evicted => file.inode().as_ptr() as usize,
         Key::Truncated => file.mapping().as_ptr() as usize,
         Key::Mapping | Key::AnyMapping => file.mapping().as_ptr() as usize,
         Key::BlockDevice | Key::Member => file.world().bdev() as usize,
         Key::DaxDevice => file.world().raw_dax() as usize,
         Key::Folio | Key::LockedFolio => folio.as_ptr() as usize,
+        // Of anybody.
+        Key::Mm => 0,
         Key::ClearedPud => &raw const arguments.pud as usize,
         Key::Error | Key::Unmount | Key::Active => file.inode().super_block().as_ptr() as usize,
     };

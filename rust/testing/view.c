@@ -8,6 +8,7 @@
 #include <linux/leafops.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
+#include <linux/slab.h>
 #include <linux/uaccess.h>
 
 #include "../compat.h"
@@ -202,4 +203,32 @@ struct page *rdax_test_pin(unsigned long addr, bool write, bool longterm)
 void rdax_test_unpin(struct page *page)
 {
 	unpin_user_page(page);
+}
+
+struct mm_struct *rdax_test_new_mm(struct vm_area_struct *vma, u64 number)
+{
+	struct mm_struct *mm = kzalloc(sizeof(*mm), GFP_KERNEL);
+
+	if (!mm)
+		return NULL;
+	atomic_set(&mm->mm_users, 1);
+	mm->context.ctx_id = number;
+	spin_lock_init(&mm->page_table_lock);
+	vma->vm_mm = mm;
+#ifdef CONFIG_PER_VMA_LOCK
+	refcount_set(&vma->vm_refcnt, 1);
+#endif
+	return mm;
+}
+
+void rdax_test_free_mm(struct mm_struct *mm)
+{
+	kfree(mm);
+}
+
+void rdax_test_detach(struct vm_area_struct *vma)
+{
+#ifdef CONFIG_PER_VMA_LOCK
+	refcount_set(&vma->vm_refcnt, 0);
+#endif
 }

@@ -17,9 +17,9 @@ mod tests {
             page::DevFolio,
             redirect::{self, Destination, Key},
             testing::{
-                call_writeback, decide, decide_for_pud, decide_without_file, hold, log_says, note, pause,
-                with_anonymous_owner, with_failing_allocation, with_function_held, with_paths,
-                with_threads, without_memory, Checked, File, HeldByOther,
+                call_writeback, decide, decide_for_pud, decide_without_file, hold, log_says, note,
+                pause, with_anonymous_owner, with_failing_allocation, with_function_held,
+                with_paths, with_threads, without_memory, Checked, File, HeldByOther,
             },
         },
         tests::helpers::*,
@@ -41,6 +41,7 @@ mod tests {
                     | Key::Member
                     | Key::DaxDevice
                     | Key::ClearedPud
+                    | Key::Mm
                     | Key::Error
                     | Key::Unmount
                     | Key::Active
@@ -321,7 +322,10 @@ mod tests {
         let _world = world()?;
         let redirection = adopt::redirection();
         for (number, (name, key)) in redirection.targets().enumerate() {
-            if matches!(key, Key::Vma | Key::SixthVma | Key::ProtectedVma) {
+            if matches!(
+                key,
+                Key::Vma | Key::SixthVma | Key::ProtectedVma | Key::SplitVma | Key::ZappedVma
+            ) {
                 let found = decide_without_file(redirection, number);
                 check_eq!(found, Destination::Kernel, "{name}");
             }
@@ -337,7 +341,10 @@ mod tests {
         let redirection = adopt::redirection();
         let mut found = 0;
         for (number, (name, key)) in redirection.targets().enumerate() {
-            if matches!(key, Key::Vma | Key::SixthVma | Key::ProtectedVma) {
+            if matches!(
+                key,
+                Key::Vma | Key::SixthVma | Key::ProtectedVma | Key::SplitVma | Key::ZappedVma
+            ) {
                 found += 1;
                 file.set_dax(false);
                 let without = decide(redirection, number, key, &file, folio);
@@ -348,7 +355,7 @@ mod tests {
             }
         }
         let optional = usize::from(cfg!(CONFIG_KSM)) + usize::from(cfg!(CONFIG_UPROBES));
-        check_eq!(found, 3 + optional);
+        check_eq!(found, 5 + optional);
         world.check_clean()
     }
 

@@ -11,7 +11,10 @@ mod tests {
         kern::{
             order::Order,
             page::DevFolio,
-            testing::{without_tables, Checked, Counts, File, Share, View},
+            testing::{
+                failed, pause, until, with_thread_waiting, without_memory, without_tables, Checked,
+                Counts, Entries, File, Share, View,
+            },
             vm::FaultCode,
             xa::Mark,
         },
@@ -60,6 +63,61 @@ mod tests {
             undo()?;
         }
         check_eq!(found, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn a_table_waits_for_those_who_may_have_seen_1g_in_its_place() -> Checked {
+        let mut entries =
+            Entries::new().map_err(|_| failed(file!(), line!(), fmt!("no memory")))?;
+        let removal = entries.begin_removal(0);
+        let table = entries.table(0);
+        let (made, waited) = with_thread_waiting(|| table.make(), || removal.end())?;
+        check!(made && waited);
+        check!(!table.is_made());
+        // Nobody has been in the other place.
+        check!(entries.table(1).make());
+        Ok(())
+    }
+
+    #[test]
+    fn no_table_is_made_where_1g_was_unmapped_a_moment_ago() -> Checked {
+        let check_is_past = |entries: &Entries| -> Checked {
+            check!(until(|| !entries.was_removed(0)), "the first");
+            check!(!entries.was_removed(1), "the second");
+            Ok(())
+        };
+        let mut entries =
+            Entries::new().map_err(|_| failed(file!(), line!(), fmt!("no memory")))?;
+        let other = Entries::new().map_err(|_| failed(file!(), line!(), fmt!("no memory")))?;
+        check!(!entries.was_removed(0));
+        let removal = entries.begin_removal(0);
+        // Until it is over, and for a while afterwards; in this place alone.
+        pause(100);
+        check!(entries.was_removed(0));
+        check!(!entries.was_removed(1));
+        check!(!other.was_removed(0));
+        let again = entries.begin_removal(0);
+        removal.end();
+        pause(100);
+        check!(entries.was_removed(0));
+        again.end();
+        check_is_past(&entries)?;
+        // Where cannot be told without memory.
+        let removal = without_memory(|| entries.begin_removal(0));
+        check!(other.was_removed(0));
+        let again = without_memory(|| entries.begin_removal(1));
+        removal.end();
+        check!(entries.was_removed(0) && other.was_removed(1));
+        again.end();
+        check_is_past(&entries)?;
+        check_is_past(&other)?;
+        // After munmap nobody can have seen it.
+        entries.detach();
+        let removal = entries.begin_removal(0);
+        check!(!entries.was_removed(0));
+        removal.end();
+        check!(!entries.was_removed(0));
         Ok(())
     }
 

@@ -1357,7 +1357,10 @@ fn a_layout_that_is_ended_leaves_nothing() {
         let pipe = system.path(&format!("{number}/dev"));
         let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
         assert!(made.success());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_rdax"))
+        // Who runs the tests in the background may have SIGINT ignored, which is handed on.
+        let mut child = Command::new("env")
+            .arg("--default-signal=INT")
+            .arg(env!("CARGO_BIN_EXE_rdax"))
             .args(["layout", "create"])
             .arg(system.path("mnt/file"))
             .arg("1G")

@@ -289,7 +289,10 @@ struct View {
     first: PathBuf,
     /// Where else it may lead.
     other: Option<PathBuf>,
+    /// Those of the first.
     mounts: Vec<Mount>,
+    /// Those of the other, unless they are the same.
+    other_mounts: Vec<Mount>,
 }
 
 impl View {
@@ -302,19 +305,20 @@ impl View {
             Some((status.dev(), status.ino()))
         };
         let has_same_root = identity(&root).is_some() && identity(&root) == identity(&own.root);
-        let mut mounts = own.mounts.clone();
-        let (first, other) = match (has_same_mounts, has_same_root) {
-            (true, true) => (own.root.clone(), None),
-            (true, false) => (own.root.clone(), Some(root)),
+        let own_mounts = own.mounts.clone();
+        let (first, other, mounts, other_mounts) = match (has_same_mounts, has_same_root) {
+            (true, true) => (own.root.clone(), None, own_mounts, Vec::new()),
+            (true, false) => (own.root.clone(), Some(root), own_mounts, Vec::new()),
             (false, _) => {
-                mounts.extend(mounts::in_file(system, &format!("{thread}/mountinfo")));
-                (root, Some(own.root.clone()))
+                let mounts = mounts::in_file(system, &format!("{thread}/mountinfo"));
+                (root, Some(own.root.clone()), mounts, own_mounts)
             }
         };
         Self {
             first,
             other,
             mounts,
+            other_mounts,
         }
     }
 
@@ -329,21 +333,44 @@ impl View {
             Some((wanted.is(&status), status.dev()))
         };
         let first = is_wanted(&self.first);
-        if first.is_some_and(|(is_wanted, _)| is_wanted) {
-            return Some(true);
+        if let Some((true, _)) = first {
+            // What is seen there may have been mounted over what the ring has.
+            return (!self.may_hide_another(path, wanted)).then_some(true);
         }
         let other = self.other.as_deref().and_then(is_wanted);
         if other.is_some_and(|(is_wanted, _)| is_wanted) {
             return None;
         }
-        // Something may be mounted over it, and have the same path.
+        // Or the other way round.
         let (_, device) = first?;
-        let is_hidden = device != wanted.device()
-            && self
-                .points(wanted)
-                .iter()
-                .any(|point| Path::new(path).starts_with(point));
-        (!is_hidden).then_some(false)
+        (!self.may_hide(path, wanted, device)).then_some(false)
+    }
+
+    /// Whether what is wanted, and is seen at this path, may hide something else. What lies below where something
+    /// is mounted in the filesystem of the root does not count: otherwise nothing could be said of any mount.
+    fn may_hide_another(&self, path: &str, wanted: &Wanted) -> bool {
+        let number = number(wanted.device());
+        let any = matches!(wanted, Wanted::Filesystem { .. });
+        let is_root = |mount: &Mount| mount.point == Path::new("/") && mount.device != number;
+        let over = above(&self.mounts, path).filter(|mount| !is_root(mount));
+        match any {
+            true => over.filter(|mount| mount.device != number).count() > 0,
+            // One of them has what is seen.
+            false => over.count() > 1,
+        }
+    }
+
+    /// Whether what is seen at this path, and is on `device`, may hide what is wanted.
+    fn may_hide(&self, path: &str, wanted: &Wanted, device: u64) -> bool {
+        let number = number(wanted.device());
+        // One of them has what is seen.
+        let seen = usize::from(device == wanted.device());
+        [&self.mounts, &self.other_mounts]
+            .into_iter()
+            .any(|mounts| {
+                let mounts = above(mounts, path);
+                mounts.filter(|mount| mount.device == number).count() > seen
+            })
     }
 
     /// Whether what is wanted may have had this path before that was removed.
@@ -358,15 +385,27 @@ impl View {
 
     /// Where that is mounted which has what is wanted.
     fn points(&self, wanted: &Wanted) -> Vec<&Path> {
-        let device = wanted.device();
-        let device = format!(
-            "{}:{}",
-            rustix::fs::major(device),
-            rustix::fs::minor(device)
-        );
-        let mounts = self.mounts.iter().filter(|mount| mount.device == device);
+        let number = number(wanted.device());
+        let mounts = self.mounts.iter().chain(&self.other_mounts);
+        let mounts = mounts.filter(|mount| mount.device == number);
         mounts.map(|mount| mount.point.as_path()).collect()
     }
+}
+
+/// `major:minor`
+fn number(device: u64) -> String {
+    format!(
+        "{}:{}",
+        rustix::fs::major(device),
+        rustix::fs::minor(device)
+    )
+}
+
+/// The mounts that may have what is at this path, be they seen or below others.
+fn above<'a>(mounts: &'a [Mount], path: &'a str) -> impl Iterator<Item = &'a Mount> {
+    mounts
+        .iter()
+        .filter(move |mount| Path::new(path).starts_with(&mount.point))
 }
 
 /// What is registered with an io_uring, by what its fdinfo says.
@@ -692,6 +731,42 @@ mod tests {
         );
         info("/elsewhere");
         assert_eq!(laid.has(&wanted), Some(false));
+    }
+
+    #[test]
+    fn what_is_mounted_over_a_file_is_not_taken_for_it() {
+        let laid = Laid::new();
+        let (file, other) = (laid.put("mnt/p/f", ""), laid.put("mnt/x/f", ""));
+        laid.ring("77", "", "mnt:[1]", "/mnt/p/f");
+        let device = number(fs::metadata(&file).unwrap().dev());
+        let mounts = |mounts: &[(&str, &str)]| {
+            let line = |(number, point): &(&str, &str)| {
+                format!("41 22 {number} / {point} rw - xfs /dev/pmem0 rw\n")
+            };
+            let lines: String = mounts.iter().map(line).collect();
+            laid.put("proc/self/mountinfo", &lines);
+        };
+        let filesystem = Wanted::Filesystem {
+            device: fs::metadata(&file).unwrap().dev(),
+        };
+        let all = || [of(&file), of(&other), filesystem].map(|wanted| laid.has(&wanted));
+        let known = [Some(true), Some(false), Some(true)];
+        mounts(&[("0:1", "/"), (&device, "/mnt/p"), (&device, "/mnt/x")]);
+        assert_eq!(all(), known);
+        // A file of the same filesystem, over the file.
+        mounts(&[("0:1", "/"), (&device, "/mnt/p"), (&device, "/mnt/p/f")]);
+        assert_eq!(all(), [None, None, Some(true)]);
+        // A filesystem over another, at the same place and further below.
+        for point in ["/mnt/p", "/mnt"] {
+            mounts(&[("0:1", "/"), ("259:7", point), (&device, "/mnt/p")]);
+            assert_eq!(all(), [None, Some(false), None], "{point}");
+        }
+        // The same filesystem once more, elsewhere.
+        mounts(&[("0:1", "/"), ("259:7", "/mnt/x"), (&device, "/mnt/p")]);
+        assert_eq!(all(), known);
+        // One that is the root's.
+        mounts(&[(&device, "/"), (&device, "/mnt/p/f")]);
+        assert_eq!(all(), [None, None, Some(true)]);
     }
 
     #[test]

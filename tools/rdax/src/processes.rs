@@ -9,6 +9,7 @@ use crate::{
 };
 use serde::Serialize;
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::{self, Metadata},
     io,
     os::unix::fs::{FileTypeExt, MetadataExt},
@@ -84,6 +85,29 @@ pub struct Vma {
 impl Vma {
     /// A line of `/proc/PID/maps`, if it is of a file that is wanted.
     fn parse(line: &str, wanted: &Wanted) -> Option<Self> {
+        let (vma, device, inode) = Self::of_file(line)?;
+        wanted.is_mapped(device, inode).then_some(vma)
+    }
+
+    /// The same of a device whose node is another one, such as a container's.
+    fn of_other_node(system: &System, thread: &str, line: &str, wanted: &Wanted) -> Option<Self> {
+        let Wanted::Character { .. } = wanted else {
+            return None;
+        };
+        let (vma, ..) = Self::of_file(line)?;
+        // Nobody has such a device mapped privately.
+        if vma.private {
+            return None;
+        }
+        // Each thread has a directory of its own there, too, which is not listed.
+        let (id, end) = (thread.rsplit('/').next()?, vma.address + vma.length);
+        let file = format!("/proc/{id}/map_files/{:x}-{end:x}", vma.address);
+        let status = fs::metadata(system.path(file)).ok()?;
+        wanted.is(&status).then_some(vma)
+    }
+
+    /// A line of `/proc/PID/maps`, if it is of a file, and what `st_dev` and `st_ino` of that are.
+    fn of_file(line: &str) -> Option<(Self, u64, u64)> {
         let mut words = line.split_ascii_whitespace();
         let (start, end) = words.next()?.split_once('-')?;
         let rights = words.next()?;
@@ -92,18 +116,19 @@ impl Vma {
         let inode: u64 = words.next()?.parse().ok()?;
         let hex = |text: &str| u64::from_str_radix(text, 16).ok();
         let device = rustix::fs::makedev(hex(major)? as u32, hex(minor)? as u32);
-        if inode == 0 || !wanted.is_mapped(device, inode) {
+        if inode == 0 {
             return None;
         }
         let path = line.split_once('/').map_or("", |(_, path)| path);
         let start = hex(start)?;
-        Some(Self {
+        let vma = Self {
             address: start,
             length: hex(end)?.checked_sub(start)?,
             offset: hex(offset)?,
             private: rights.ends_with('p'),
             path: format!("/{path}"),
-        })
+        };
+        Some((vma, device, inode))
     }
 
     /// The largest size of an entry that can map some of it, by its address.
@@ -151,6 +176,10 @@ impl Unclear {
              has what was deleted, unmapped or mounted over since, or is elsewhere in its mounts)\n"
         )
     }
+
+    /// Of what nothing is seen in any process.
+    pub const UNSEEN: &str =
+        "(an io_uring that is neither open nor mapped is in no file of /proc)\n";
 }
 
 /// What was found.
@@ -211,9 +240,10 @@ fn look_at(system: &System, pid: u32, wanted: &Wanted, own: &Own) -> Option<(Pro
     }
     // All threads that live have the same.
     let mut maps = String::new();
+    let mut lives = dir.as_str();
     for thread in &threads {
         match system.read(format!("{thread}/maps")) {
-            Ok(text) => maps = text,
+            Ok(text) => (maps, lives) = (text, thread),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
             Err(_) => (),
         }
@@ -223,10 +253,18 @@ fn look_at(system: &System, pid: u32, wanted: &Wanted, own: &Own) -> Option<(Pro
     }
     process.mappings = maps
         .lines()
-        .filter_map(|line| Vma::parse(line, wanted))
+        .filter_map(|line| {
+            Vma::parse(line, wanted).or_else(|| Vma::of_other_node(system, lives, line, wanted))
+        })
         .collect();
-    let has_mapped_ring = maps.lines().any(|line| line.ends_with(RING));
-    let mut rings = 0;
+    // Each has its parts mapped at offsets which tell what they are.
+    let mut mapped: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in maps.lines().filter(|line| line.ends_with(RING)) {
+        let offset = line.split_ascii_whitespace().nth(2).unwrap_or_default();
+        *mapped.entry(offset).or_default() += 1;
+    }
+    let mapped = mapped.into_values().max().unwrap_or(0);
+    let mut rings = BTreeSet::new();
     let mut is_clear = true;
     // Each may have a table of files, and mounts, of its own.
     for thread in &threads {
@@ -239,7 +277,7 @@ fn look_at(system: &System, pid: u32, wanted: &Wanted, own: &Own) -> Option<(Pro
             let path = system.path(format!("{fds}/{name}"));
             let target = fs::read_link(&path).unwrap_or_default();
             if target.as_os_str() == RING {
-                rings += 1;
+                rings.insert(fd);
                 let info = system
                     .read(format!("{thread}/fdinfo/{name}"))
                     .unwrap_or_default();
@@ -258,8 +296,15 @@ fn look_at(system: &System, pid: u32, wanted: &Wanted, own: &Own) -> Option<(Pro
         fds.sort_unstable();
         fds.dedup();
     }
-    // The descriptor was closed, but not what it stands for, or is a registered one.
-    is_clear &= rings > 0 || !has_mapped_ring;
+    // A descriptor was closed, but not what it stands for, or is a registered one. The kernel's threads for a ring
+    // tell of one that is not even mapped.
+    let works = || {
+        threads.iter().any(|thread| {
+            let name = system.read(format!("{thread}/comm")).unwrap_or_default();
+            name.starts_with("iou-sqp-") || name.starts_with("iou-wrk-")
+        })
+    };
+    is_clear &= mapped <= rings.len() && (!rings.is_empty() || !works());
     Some((process, is_clear))
 }
 
@@ -642,6 +687,58 @@ mod tests {
         assert_eq!(users.processes.len(), 1, "{users:?}");
         assert_eq!(users.processes[0].mappings.len(), 1, "{users:?}");
         assert_eq!(users.processes[0].open, [4]);
+    }
+
+    #[test]
+    fn a_device_is_mapped_whatever_its_node_is() {
+        let laid = Laid::new();
+        let maps = "7f0000200000-7f0000400000 rw-s 00000000 00:05 9 /dev/dax0.0\n";
+        laid.thread("77", "");
+        laid.thread("77/task/78", maps);
+        laid.link("/dev/null", "proc/78/map_files/7f0000200000-7f0000400000");
+        let null = |number| Wanted::Character {
+            number,
+            node: (5, 7),
+        };
+        let users = laid.users(&null(fs::metadata("/dev/null").unwrap().rdev()));
+        assert_eq!(users.processes.len(), 1, "{users:?}");
+        assert!(laid.users(&null(1)).processes.is_empty());
+    }
+
+    #[test]
+    fn a_ring_without_descriptor_is_unclear() {
+        let file = |laid: &Laid| of(&laid.put("mnt/f", ""));
+        let ring = |at: u32| {
+            format!(
+                "{at}000-{at}800 rw-s 00000000 00:0e 12 anon_inode:[io_uring]\n\
+                 {at}800-{at}900 rw-s 10000000 00:0e 12 anon_inode:[io_uring]\n"
+            )
+        };
+        // Besides one that has a descriptor, which is the same one in each thread.
+        for (count, expected) in [(1, Some(false)), (2, None)] {
+            let laid = Laid::new();
+            let wanted = file(&laid);
+            laid.put("mnt/g", "");
+            laid.ring("77", "", "mnt:[1]", "/mnt/g");
+            let maps: String = (1..=count).map(ring).collect();
+            laid.thread("77", &maps);
+            for path in ["fd/5", "root", "ns/mnt"] {
+                let to = fs::read_link(laid.path(&format!("proc/77/{path}"))).unwrap();
+                laid.link(to, &format!("proc/77/task/78/{path}"));
+            }
+            laid.put(
+                "proc/77/task/78/fdinfo/5",
+                "UserFiles:\t1\n    0: /mnt/g\n",
+            );
+            assert_eq!(laid.has(&wanted), expected, "{count}");
+        }
+        // One that is not even mapped, and works.
+        let laid = Laid::new();
+        let wanted = file(&laid);
+        laid.thread("77", "");
+        assert_eq!(laid.has(&wanted), Some(false));
+        laid.put("proc/77/task/78/comm", "iou-sqp-77\n");
+        assert_eq!(laid.has(&wanted), None);
     }
 
     #[test]

@@ -192,6 +192,7 @@ fn users_text(users: &Users, waited: bool) -> String {
     }
     let mut text = if rows.is_empty() {
         let mut text = "no process has it mapped, open, or in an io_uring\n".to_owned();
+        text += Unclear::UNSEEN;
         if waited && users.hidden == 0 {
             text += "(whoever has a page of it has unmapped and closed it since: it lies in a pipe, for \
                      vmsplice, or a transfer is not over, of which /proc does not tell)\n";

@@ -22,6 +22,10 @@ use crate::{
         Adoption,
         Switches, //
     },
+    processes::{
+        self,
+        Wanted, //
+    },
     system::{
         self,
         System,
@@ -360,28 +364,30 @@ fn release_block(system: &System, name: &str, forgotten: bool) -> Result<Was> {
     Ok(if was { Was::Done } else { Was::Already })
 }
 
-/// The tasks that have a device file open or mapped, as `name (pid)`.
-fn users(system: &System, node: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for pid in system.names("/proc") {
-        if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
-            continue;
-        }
-        let has_open = fs::read_dir(system.path(format!("/proc/{pid}/fd")))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == node));
-        let has_mapped = || {
-            let maps = system.read(format!("/proc/{pid}/maps"));
-            maps.is_ok_and(|maps| maps.lines().any(|line| line.ends_with(node)))
-        };
-        if has_open || has_mapped() {
-            let comm = system.read(format!("/proc/{pid}/comm")).unwrap_or_default();
-            found.push(format!("{comm} ({pid})"));
-        }
+/// Whoever unbinds a device waits for those who use its pages.
+fn refuse_used(system: &System, dax: &Dax, deed: &str) -> Result<()> {
+    let name = &dax.name;
+    // Without a number it has no node either.
+    let Some((major, minor)) = dax.number else {
+        return Ok(());
+    };
+    let wanted = Wanted::character(system, name, rustix::fs::makedev(major, minor));
+    let users = processes::find(system, &wanted);
+    if !users.processes.is_empty() {
+        let names: Vec<String> = users
+            .processes
+            .iter()
+            .map(|process| format!("{} ({})", process.name, process.pid))
+            .collect();
+        bail!(
+            "{name}: not {deed}: it is in use by {}; end them first",
+            names.join(", ")
+        );
     }
-    found
+    for unclear in &users.unclear {
+        output::complain(format_args!("{name}: {}", unclear.text().trim_end()));
+    }
+    Ok(())
 }
 
 /// Whoever unbinds a device holds its lock until nobody uses its pages any more, and who asks for that cannot be
@@ -410,13 +416,7 @@ fn adopt_dax(system: &System, name: &str) -> Result<Was> {
              takes it out of use if nobody needs it"
         );
     }
-    let users = users(system, &format!("/dev/{name}"));
-    if !users.is_empty() {
-        bail!(
-            "{name}: not adopted: it is in use by {}; end them first",
-            users.join(", ")
-        );
-    }
+    refuse_used(system, &dax, "adopted")?;
     let mut log = Log::begin(system);
     if let Some(driver) = &dax.driver {
         system
@@ -447,13 +447,7 @@ fn release_dax(system: &System, name: &str) -> Result<Was> {
     if !dax.is_adopted() {
         return Ok(Was::Already);
     }
-    let users = users(system, &format!("/dev/{name}"));
-    if !users.is_empty() {
-        bail!(
-            "{name}: not released: it is in use by {}; end them first",
-            users.join(", ")
-        );
-    }
+    refuse_used(system, &dax, "released")?;
     let mut log = Log::begin(system);
     system
         .write(format!("{DAX_BUS}/drivers/rdax/unbind"), name)

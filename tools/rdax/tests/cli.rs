@@ -1051,11 +1051,44 @@ fn a_dax_device_that_is_in_use_is_left() {
     system.put("sys/bus/dax/drivers/rdax/remove_id", "");
     system.put("sys/bus/dax/drivers/device_dax/bind", "");
     system.put("proc/77/comm", "qemu\n");
-    system.link("/dev/dax2.0", "proc/77/fd/5");
-    system
-        .run(&["adopt", "dax2.0"])
-        .failed(1, &["in use by qemu (77)"]);
+    // Any character device will do.
+    let dir = format!("{REGION}/region2/dax2.0/dax2.0");
+    system.put(&format!("{dir}/dev"), "1:3\n");
+    system.put("dev/dax2.0", "");
+    let used = || {
+        system
+            .run(&["adopt", "dax2.0"])
+            .failed(1, &["not adopted", "in use by qemu (77)"]);
+        let driver = system.path(&format!("{dir}/driver"));
+        let kernels_own = fs::read_link(&driver).unwrap();
+        fs::remove_file(&driver).unwrap();
+        symlink("../../../../../../bus/dax/drivers/rdax", &driver).unwrap();
+        system
+            .run(&["release", "dax2.0"])
+            .failed(1, &["not released", "in use by qemu (77)"]);
+        fs::remove_file(&driver).unwrap();
+        symlink(kernels_own, &driver).unwrap();
+    };
+    system.link("/dev/null", "proc/77/fd/5");
+    used();
     fs::remove_file(system.path("proc/77/fd/5")).unwrap();
+    // The first thread has ended.
+    system.link("/dev/null", "proc/77/task/78/fd/5");
+    used();
+    fs::remove_file(system.path("proc/77/task/78/fd/5")).unwrap();
+    let status = fs::metadata(system.path("dev/dax2.0")).unwrap();
+    let (device, inode) = (status.dev(), status.ino());
+    let number = format!(
+        "{:x}:{:x}",
+        rustix::fs::major(device),
+        rustix::fs::minor(device)
+    );
+    system.put(
+        "proc/77/task/78/maps",
+        &format!("7f0000200000-7f0000400000 rw-s 00000000 {number} {inode} /dev/dax2.0\n"),
+    );
+    used();
+    fs::remove_file(system.path("proc/77/task/78/maps")).unwrap();
     // Whether the driver took it is looked at: the bus says nothing.
     system
         .run(&["adopt", "dax2.0"])

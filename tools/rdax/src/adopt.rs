@@ -83,8 +83,10 @@ pub fn adopt(system: &System, arguments: &cli::Adopt) -> Result<ExitCode> {
             bail!("{name}: a device on the dax bus has no switches");
         }
         let mut switches = arguments.switches.values();
+        let mut replaced = Vec::new();
         if arguments.persist {
-            let (kept, adoption) = note(system, &name, &switches)?;
+            let (kept, others, adoption) = note(system, &name, &switches)?;
+            replaced = others;
             output::say(format_args!(
                 "{name}: will be adopted at every boot ({})",
                 kept.display()
@@ -94,11 +96,24 @@ pub fn adopt(system: &System, arguments: &cli::Adopt) -> Result<ExitCode> {
                 switches = adoption.switches;
             }
         }
-        let was = if is_dax {
-            adopt_dax(system, &name)?
+        let result = if is_dax {
+            adopt_dax(system, &name)
         } else {
-            adopt_block(system, &name, &switches)?
+            adopt_block(system, &name, &switches)
         };
+        for other in &replaced {
+            let file = other.display();
+            // What an administrator wrote there is not to be lost for nothing.
+            if result.is_err() {
+                output::complain(format_args!(
+                    "{name}: {file} notes it, too, and stays: a boot goes by the first of such files"
+                ));
+                continue;
+            }
+            persist::forget(other)?;
+            output::say(format_args!("{name}: {file} noted it, too, and is removed"));
+        }
+        let was = result?;
         forget_failure(system, &name);
         output::say(match was {
             Was::Done => format!("{name}: adopted"),
@@ -127,6 +142,9 @@ pub fn release(system: &System, arguments: &cli::Release) -> Result<ExitCode> {
             unclear = noted.is_part || !forgotten && !noted.wrong.is_empty();
             if forgotten && !unclear {
                 output::say(format_args!("{name}: will not be adopted at boot any more"));
+            }
+            if let Some((_, adoption)) = meant.first() {
+                tell_twins(system, &name, adoption.uuid.as_deref());
             }
             if forgotten && system.is_dir("/etc/initramfs-tools") {
                 output::say(
@@ -168,8 +186,13 @@ fn forget_failure(system: &System, name: &str) {
 }
 
 /// Notes that a device is to be adopted at every boot, with switches that were noted before where these say
-/// nothing. What may be otherwise at the next boot, such as a mount, does not keep it from being noted.
-fn note(system: &System, name: &str, switches: &Switches) -> Result<(PathBuf, Adoption)> {
+/// nothing. What may be otherwise at the next boot, such as a mount, does not keep it from being noted. Also which
+/// other files note it, in place of which this one is.
+fn note(
+    system: &System,
+    name: &str,
+    switches: &Switches,
+) -> Result<(PathBuf, Vec<PathBuf>, Adoption)> {
     let adoption = if let Some(dax) = Dax::find(system, name) {
         Adoption::of_dax(&dax)
     } else {
@@ -187,12 +210,17 @@ fn note(system: &System, name: &str, switches: &Switches) -> Result<(PathBuf, Ad
             None => Adoption::of_block(&block, switches),
         }
     };
-    let path = adoption.keep(system)?;
-    let twins = device::all_twins(system, name, adoption.uuid.as_deref());
+    let (path, others) = adoption.keep(system)?;
+    tell_twins(system, name, adoption.uuid.as_deref());
+    Ok((path, others, adoption))
+}
+
+/// What is noted, or forgotten, of one of several devices that cannot be told apart, is of all.
+fn tell_twins(system: &System, name: &str, uuid: Option<&str>) {
+    let twins = device::all_twins(system, name, uuid);
     if !twins.is_empty() {
         output::complain(format_args!("{name}: {}", device::twins_text(&twins)));
     }
-    Ok((path, adoption))
 }
 
 /// The block device of this name, or what there is instead.

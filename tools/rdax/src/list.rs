@@ -140,9 +140,15 @@ impl Entry {
 
     /// Something that is to be adopted at boot, with no device: another one may have its name.
     fn of_adoption(adoption: &Adoption) -> Self {
+        let name = Some(adoption.device.clone());
+        let (blockdev, chardev) = match adoption.device.starts_with("dax") {
+            true => (None, name),
+            false => (name, None),
+        };
         Self {
             uuid: adoption.uuid.clone(),
-            blockdev: Some(adoption.device.clone()),
+            blockdev,
+            chardev,
             adopted: Some(false),
             persistent: Some(true),
             note: Some(format!(

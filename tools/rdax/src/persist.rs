@@ -217,8 +217,8 @@ impl Adoption {
         format!("{PERSISTENT}/{}.conf", self.identity())
     }
 
-    /// Notes it, in place of what was noted for the device before.
-    pub fn keep(&self, system: &System) -> Result<PathBuf> {
+    /// Notes it; and which files have noted the device before, of which a boot would go by the first.
+    pub fn keep(&self, system: &System) -> Result<(PathBuf, Vec<PathBuf>)> {
         let file = self.file();
         let path = system.path(&file);
         let before = all(system).adoptions;
@@ -236,12 +236,12 @@ impl Adoption {
             .map_err(|error| anyhow!("{PERSISTENT} cannot be made: {}", system::reason(&error)))?;
         replace(&path, &self.print())
             .map_err(|error| anyhow!("{file} cannot be written: {}", system::reason(&error)))?;
-        for (other, adoption) in &before {
-            if *other != path && self.is_for_same(adoption) {
-                forget(other)?;
-            }
-        }
-        Ok(path)
+        let others = before
+            .into_iter()
+            .filter(|(other, adoption)| *other != path && self.is_for_same(adoption))
+            .map(|(other, _)| other)
+            .collect();
+        Ok((path, others))
     }
 }
 
@@ -377,11 +377,11 @@ pub fn all(system: &System) -> Noted {
         }
     };
     for name in names {
-        if !name.ends_with(".conf") {
+        if !name.as_encoded_bytes().ends_with(b".conf") {
             continue;
         }
-        let file = format!("{PERSISTENT}/{name}");
-        let path = system.path(&file);
+        let file = format!("{PERSISTENT}/{}", name.to_string_lossy());
+        let path = system.path(PERSISTENT).join(&name);
         let text = match read(&path) {
             Ok(text) => text,
             // It was forgotten since.
@@ -389,9 +389,8 @@ pub fn all(system: &System) -> Noted {
             Err(error) => {
                 let text = format!("{file} cannot be read: {}", system::reason(&error));
                 noted.wrong.push(harmless(&text, &[]));
-                // Of what is no such file, or a link to none, a boot makes nothing either.
-                noted.is_part |=
-                    !matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::NotFound);
+                // Of what is no such file, a boot makes nothing either.
+                noted.is_part |= error.kind() != ErrorKind::InvalidData && may_be_file(&path);
                 continue;
             }
         };
@@ -401,6 +400,18 @@ pub fn all(system: &System) -> Noted {
         }
     }
     noted
+}
+
+/// Whether a path leads to a regular file, as far as that can be said.
+fn may_be_file(path: &Path) -> bool {
+    use rustix::io::Errno;
+    match fs::metadata(path) {
+        Ok(status) => status.is_file(),
+        // A link that leads nowhere, however often it is followed.
+        Err(error) => ![Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::NAMETOOLONG]
+            .map(|errno| Some(errno.raw_os_error()))
+            .contains(&error.raw_os_error()),
+    }
 }
 
 /// Where it is noted why the adoption of a device at boot failed.
@@ -458,7 +469,7 @@ mod tests {
                 write_order: Some("4".to_owned()),
             },
         };
-        let path = adoption.keep(&system).unwrap();
+        let (path, _) = adoption.keep(&system).unwrap();
         let noted = all(&system);
         assert_eq!(noted.adoptions, [(path, adoption)]);
         assert!(noted.wrong.is_empty() && !noted.is_part);
@@ -483,13 +494,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let system = System::new(dir.path());
         // It had this name at another boot.
-        let one = adoption("pmem0", "1111").keep(&system).unwrap();
-        let other = adoption("pmem0", "2222").keep(&system).unwrap();
+        let (one, _) = adoption("pmem0", "1111").keep(&system).unwrap();
+        let (other, others) = adoption("pmem0", "2222").keep(&system).unwrap();
+        assert!(others.is_empty());
         assert_ne!(one, other);
         assert_eq!(all(&system).adoptions.len(), 2);
-        // Noted again under another name, or in a file of an administrator's, it still has one.
-        fs::rename(&one, one.with_file_name("mine.conf")).unwrap();
-        adoption("pmem1", "1111").keep(&system).unwrap();
+        // Noted again under another name, it still has one, but for one of an administrator's, which is told.
+        let mine = one.with_file_name("mine.conf");
+        fs::rename(&one, &mine).unwrap();
+        let (_, others) = adoption("pmem1", "1111").keep(&system).unwrap();
+        assert_eq!(others, [mine.clone()]);
+        forget(&mine).unwrap();
         assert_eq!(all(&system).adoptions.len(), 2);
         // Nobody's is overwritten.
         fs::rename(&other, &one).unwrap();

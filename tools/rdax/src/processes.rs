@@ -726,10 +726,7 @@ mod tests {
                 let to = fs::read_link(laid.path(&format!("proc/77/{path}"))).unwrap();
                 laid.link(to, &format!("proc/77/task/78/{path}"));
             }
-            laid.put(
-                "proc/77/task/78/fdinfo/5",
-                "UserFiles:\t1\n    0: /mnt/g\n",
-            );
+            laid.put("proc/77/task/78/fdinfo/5", "UserFiles:\t1\n    0: /mnt/g\n");
             assert_eq!(laid.has(&wanted), expected, "{count}");
         }
         // One that is not even mapped, and works.

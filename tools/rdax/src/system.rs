@@ -7,6 +7,7 @@
 use crate::output;
 use std::{
     env,
+    ffi::OsString,
     fs::{
         self,
         OpenOptions, //
@@ -113,13 +114,13 @@ impl System {
         names
     }
 
-    /// The same, all of them; fails if the directory cannot be read.
-    pub fn try_names(&self, path: impl AsRef<Path>) -> io::Result<Vec<String>> {
+    /// The same, all of them, whatever they are; fails if the directory cannot be read.
+    pub fn try_names(&self, path: impl AsRef<Path>) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(self.path(path))? {
-            names.extend(entry?.file_name().into_string());
+            names.push(entry?.file_name());
         }
-        names.sort_by_cached_key(|name| in_order(name));
+        names.sort_by_cached_key(|name| in_order(&name.to_string_lossy()));
         Ok(names)
     }
 

@@ -3,6 +3,7 @@
 //! The command as its users see it, on a system that is laid out in a directory.
 
 use std::{
+    ffi::OsStr,
     fs::{
         self,
         OpenOptions, //
@@ -14,6 +15,7 @@ use std::{
     os::{
         fd::OwnedFd,
         unix::{
+            ffi::OsStrExt,
             fs::{
                 symlink,
                 MetadataExt,
@@ -993,6 +995,77 @@ fn boot_does_not_take_what_it_cannot_read_for_nothing() {
 }
 
 #[test]
+fn what_can_be_no_file_keeps_nothing_from_a_boot() {
+    let system = System::with_module(&["pmem0"]);
+    system.put("etc/rdax.d/file", "");
+    for (name, to) in [
+        ("loop", "loop.conf".to_owned()),
+        ("none", "none".to_owned()),
+        ("through", "file/below".to_owned()),
+        ("long", "n".repeat(300)),
+        ("dir", ".".to_owned()),
+    ] {
+        let link = format!("etc/rdax.d/{name}.conf");
+        system.link(&to, &link);
+        let did = system.run(&["boot", "pmem0"]);
+        let told = format!("/{name}.conf cannot be read");
+        assert!(did.err.contains(&told), "{name}: {}", did.err);
+        assert_eq!(did.succeeded(), "", "{name}");
+        assert_eq!(
+            system.json(&["list", "--json"])[0]["persistent"],
+            false,
+            "{name}"
+        );
+        fs::remove_file(system.path(&link)).unwrap();
+    }
+}
+
+#[test]
+fn names_of_files_may_be_any_bytes() {
+    let system = System::with_module(&["pmem0"]);
+    let file = system
+        .path("etc/rdax.d")
+        .join(OsStr::from_bytes(b"\xff.conf"));
+    system.dir("etc/rdax.d");
+    fs::write(&file, "device=pmem0\n").unwrap();
+    let persistent = || system.json(&["list", "--json"])[0]["persistent"].clone();
+    assert_eq!(persistent(), true);
+    system.run(&["boot", "pmem0"]).succeeded();
+    assert_eq!(system.get("sys/kernel/config/rdax/pmem0/adopt"), "1");
+    fs::remove_dir_all(system.path("sys/kernel/config/rdax/pmem0")).unwrap();
+    system.run(&["release", "--persist", "pmem0"]).succeeded();
+    assert!(!file.exists());
+    fs::write(&file, "colour\n").unwrap();
+    let did = system.run(&["list"]);
+    assert!(did.err.contains(".conf: 'colour' is no"), "{}", did.err);
+}
+
+#[test]
+fn files_that_are_replaced_are_told() {
+    let system = System::with_module(&["pmem0"]);
+    let text = format!("# ours\ndevice=pmem0\nuuid={UUID}\n");
+    let admins = ["etc/rdax.d/admin.conf", "etc/rdax.d/zz.conf"];
+    for file in admins {
+        system.put(file, &text);
+    }
+    system.mount("259:0", "/mnt/a", "xfs", "rw");
+    let did = system.run(&["adopt", "--persist", "pmem0"]);
+    for file in admins {
+        let told = format!("{file} notes it, too, and stays");
+        assert!(did.err.contains(&told), "{}", did.err);
+        assert_eq!(system.get(file), text);
+    }
+    did.failed(1, &["it is mounted on /mnt/a"]);
+    system.put("proc/self/mountinfo", "");
+    let out = system.run(&["adopt", "--persist", "pmem0"]).succeeded();
+    for file in admins {
+        let told = format!("{file} noted it, too, and is removed");
+        assert!(out.contains(&told), "{out}");
+    }
+    assert_eq!(system.names("etc/rdax.d"), [format!("{UUID}.conf")]);
+}
+
+#[test]
 fn udev_hands_over_to_systemd() {
     let system = System::with_module(&["pmem0"]);
     system.dir("run/systemd/system");
@@ -1476,7 +1549,21 @@ fn device_dax_is_noted_by_its_namespace() {
     // It is noted before the driver is asked, which takes nothing here.
     let did = system.run(&["adopt", "--persist", "dax2.0"]);
     assert!(did.out.contains("at every boot"), "{}{}", did.out, did.err);
+    let both = [format!("{OTHER}.conf"), "dax2.0.conf".to_owned()];
+    assert_eq!(system.names("etc/rdax.d"), both);
+    assert!(did.err.contains("dax2.0.conf notes it, too"), "{}", did.err);
+    let driver = system.path(&format!("{REGION}/region2/dax2.0/dax2.0/driver"));
+    let kernels_own = fs::read_link(&driver).unwrap();
+    let bind = |to: &Path| {
+        fs::remove_file(&driver).unwrap();
+        symlink(to, &driver).unwrap();
+    };
+    bind(Path::new("../../../../../../bus/dax/drivers/rdax"));
+    system.dir("sys/bus/dax/drivers/rdax");
+    let out = system.run(&["adopt", "--persist", "dax2.0"]).succeeded();
+    assert!(out.contains("dax2.0.conf noted it, too, and is"), "{out}");
     assert_eq!(system.names("etc/rdax.d"), [format!("{OTHER}.conf")]);
+    bind(&kernels_own);
     assert!(system
         .get(&format!("etc/rdax.d/{OTHER}.conf"))
         .contains(&format!("device=dax2.0\nuuid={OTHER}\n")));
@@ -1496,6 +1583,8 @@ fn device_dax_is_noted_by_its_namespace() {
         (&missing["uuid"], &missing["persistent"]),
         (&OTHER.into(), &true.into())
     );
+    assert_eq!(missing["chardev"], "dax2.0");
+    assert!(missing.get("blockdev").is_none(), "{missing}");
     system.put("sys/bus/dax/drivers/device_dax/unbind", "");
     system.run(&["boot", "dax2.0"]).succeeded();
     assert_eq!(system.get("sys/bus/dax/drivers/device_dax/unbind"), "");
@@ -1524,6 +1613,10 @@ fn a_copy_of_a_namespace_is_told() {
     let did = system.run(&["adopt", "--persist", "pmem0"]);
     assert!(did.err.contains(note), "{}", did.err);
     did.succeeded();
+    let did = system.run(&["release", "--persist", "pmem1"]);
+    assert!(did.err.contains(note), "{}", did.err);
+    did.succeeded();
+    assert!(system.names("etc/rdax.d").is_empty());
     // A partition is not the whole.
     let system = System::with_module(&["pmem0"]);
     system.partition(1);

@@ -127,6 +127,7 @@ impl Place {
             );
         }
         let (name, size) = (&self.block.name, self.block.size);
+        let is_partition = self.block.partition.is_some();
         let ext4 = ext4_room(size);
         let most = match self.kind.as_str() {
             "xfs" => xfs_room(size),
@@ -164,17 +165,17 @@ impl Place {
                 if wanted <= xfs_places(size, xfs.group_size, xfs.stripe_unit) {
                     return format!(
                         "Other files are in the way, or what the filesystem keeps for itself: {}",
-                        made(mkfs_xfs(name, size), most)
+                        made(mkfs_xfs(name, size, is_partition), most)
                     );
                 }
                 format!(
                     "Its {} allocation groups of {} are too small: {}",
                     xfs.groups,
                     amount(xfs.group_size),
-                    made(mkfs_xfs(name, size), most)
+                    made(mkfs_xfs(name, size, is_partition), most)
                 )
             }
-            _ => made(mkfs_xfs(name, size), most),
+            _ => made(mkfs_xfs(name, size, is_partition), most),
         }
     }
 }
@@ -233,17 +234,26 @@ fn ext4_room(size: u64) -> u64 {
 ///
 /// mkfs.xfs rounds the size of its groups up to the stripe unit, but not a number of groups that it is told (agcount) down,
 /// and may then have more than fit: so it is told the size.
-fn mkfs_xfs(name: &str, size: u64) -> String {
+fn mkfs_xfs(name: &str, size: u64, is_partition: bool) -> String {
     let (group, unit) = xfs_geometry(size).unwrap_or((2 * GIB, GIB));
     let short = |bytes: u64| match bytes % GIB {
         0 => format!("{}g", bytes / GIB),
         _ => format!("{}m", bytes / MIB),
     };
     format!(
-        "mkfs.xfs -f -d su={},sw=1,agsize={} /dev/{name}",
+        "{} -d su={},sw=1,agsize={} /dev/{name}",
+        make_xfs(is_partition),
         short(unit),
         short(group)
     )
+}
+
+/// How a command begins that makes an XFS. On a partition, one with reflink cannot be mounted with DAX.
+pub fn make_xfs(is_partition: bool) -> &'static str {
+    match is_partition {
+        true => "mkfs.xfs -f -m reflink=0",
+        false => "mkfs.xfs -f",
+    }
 }
 
 /// The command that makes an ext4 with such places, which aligns other files to 2 MiB.
@@ -255,9 +265,9 @@ fn mkfs_ext4(name: &str) -> String {
 }
 
 /// The command that makes a filesystem with places for files of 1 GiB; `None` if none can have one on a device of this size.
-pub fn mkfs(name: &str, size: u64) -> Option<String> {
+pub fn mkfs(name: &str, size: u64, is_partition: bool) -> Option<String> {
     if xfs_room(size) > 0 {
-        Some(mkfs_xfs(name, size))
+        Some(mkfs_xfs(name, size, is_partition))
     } else if ext4_room(size) > 0 {
         Some(mkfs_ext4(name))
     } else {
@@ -707,7 +717,7 @@ mod tests {
         let sizes = SIZES.map(|size| size * MIB).into_iter().skip(1);
         for size in sizes.chain([4096 * GIB]) {
             let (group, _) = xfs_geometry(size).unwrap();
-            let (_dir, image) = made(&mkfs_xfs("pmem0", size), size);
+            let (_dir, image) = made(&mkfs_xfs("pmem0", size, false), size);
             let free = output("xfs_db", &["-r", "-c", "freesp -d"], &image);
             // Group, block in it, blocks.
             let ranges: Vec<(u64, u64)> = free
@@ -764,14 +774,20 @@ mod tests {
 
     #[test]
     fn a_small_device_gets_what_it_has_room_for() {
-        assert_eq!(mkfs("pmem0", GIB), None);
-        assert!(mkfs("pmem0", 2 * GIB).unwrap().starts_with("mkfs.ext4"));
-        assert!(mkfs("pmem0", 3 * GIB)
+        assert_eq!(mkfs("pmem0", GIB, false), None);
+        assert!(mkfs("pmem0", 2 * GIB, false)
+            .unwrap()
+            .starts_with("mkfs.ext4"));
+        assert!(mkfs("pmem0", 3 * GIB, false)
             .unwrap()
             .contains("su=2m,sw=1,agsize=2304m"));
-        assert!(mkfs("pmem0", 6 * GIB)
+        assert!(mkfs("pmem0", 6 * GIB, false)
             .unwrap()
             .contains("su=1g,sw=1,agsize=3g"));
+        for size in [3, 6] {
+            let command = mkfs("pmem0p1", size * GIB, true).unwrap();
+            assert!(command.starts_with("mkfs.xfs -f -m reflink=0 -d su="));
+        }
         // As an older version advised, and mkfs.xfs by itself.
         assert_eq!(xfs_places(3 * GIB, 2 * GIB, GIB), 0);
         // What it keeps for itself is in the only place that there is.

@@ -1349,6 +1349,10 @@ fn mkfs_takes_what_doctor_advises() {
     const MIB: u64 = 1 << 20;
     for size in [2560, 3022, 4096, 5120, 8192, 9700, 11264, 12289, 31900] {
         let system = System::with_module(&[]);
+        system.put(
+            &format!("{REGION}/region0/pfn0.0/resource"),
+            "0x140000000\n",
+        );
         let dir = format!("{REGION}/region0/pfn0.0/block/pmem0");
         system.put(&format!("{dir}/size"), &(size * MIB / 512).to_string());
         fs::write(system.path("dev/pmem0"), xfs_in_small_groups()).unwrap();
@@ -1395,6 +1399,30 @@ fn mkfs_takes_what_doctor_advises() {
 }
 
 #[test]
+fn doctor_advises_what_can_be_mounted() {
+    let system = System::with_module(&["pmem0"]);
+    let advice = |name: &str| format!("{:#?}", doctor(&system, &[name]).1);
+    // It does not begin on 1 GiB, so that groups of another size are of no use.
+    fs::write(system.path("dev/pmem0"), xfs_in_small_groups()).unwrap();
+    let said = advice("pmem0");
+    assert!(!said.contains("allocation groups"), "{said}");
+    let name = system.partition(1);
+    let partition = format!("{REGION}/region0/pfn0.0/block/pmem0/{name}");
+    let node = format!("dev/{name}");
+    for (text, size, command) in [
+        (vec![0; 4096], 1u64 << 30, "mkfs.xfs -f -m reflink=0 -d su"),
+        (vec![0; 4096], 1 << 28, "mkfs.ext4 -b 4096 -E"),
+        (xfs(1024, 512), 1 << 30, "mkfs.xfs -f -m reflink=0 -b size"),
+        (xfs(4096, 0), 1 << 30, "mkfs.xfs -f -m reflink=0 -d su"),
+    ] {
+        system.put(&format!("{partition}/size"), &(size / 512).to_string());
+        fs::write(system.path(&node), text).unwrap();
+        let said = advice(&name);
+        assert!(said.contains(command), "no {command}: {said}");
+    }
+}
+
+#[test]
 fn doctor_says_what_is_too_small() {
     for (size, says) in [
         (1u64 << 30, "nor on a device of 1 GiB"),
@@ -1403,6 +1431,10 @@ fn doctor_says_what_is_too_small() {
         ((2 << 30) + (32 << 20), "packed_meta_blocks=1"),
     ] {
         let system = System::with_module(&[]);
+        system.put(
+            &format!("{REGION}/region0/pfn0.0/resource"),
+            "0x140000000\n",
+        );
         let dir = format!("{REGION}/region0/pfn0.0/block/pmem0");
         system.put(&format!("{dir}/size"), &(size / 512).to_string());
         fs::write(system.path("dev/pmem0"), xfs_in_small_groups()).unwrap();

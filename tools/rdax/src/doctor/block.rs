@@ -111,17 +111,17 @@ pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings)
     }
     waits(system, &block.name, device::numbers(&block.number), found);
     adoption(system, block, &mounts, found);
+    // Where files can be mapped by 1 GiB, they should be.
+    let on_gib = block.start(system).is_some_and(|start| start % PUD == 0);
     match superblock::look(system, &block.name) {
-        Some(Some(superblock)) => filesystem(block, &superblock, found),
+        Some(Some(superblock)) => filesystem(block, &superblock, on_gib, found),
         Some(None) if mounts.is_empty() => found.note_fix(
             &block.name,
             "there is no filesystem that rdax knows",
-            // Where files can be mapped by 1 GiB, they should be.
-            block
-                .start(system)
-                .filter(|start| start % PUD == 0)
-                .and_then(|_| layout::mkfs(&block.name, block.size))
-                .unwrap_or_else(|| format!("mkfs.xfs -f -d su=2m,sw=1 /dev/{}", block.name)),
+            on_gib
+                .then(|| layout::mkfs(&block.name, block.size, block.partition.is_some()))
+                .flatten()
+                .unwrap_or_else(|| mkfs(block)),
         ),
         Some(None) => {}
         None => found.note(&block.name, "what is on it is told to root only"),
@@ -129,6 +129,16 @@ pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings)
     for mount in &mounts {
         mounted(block, mount, found);
     }
+}
+
+/// The command that makes a filesystem which aligns files to 2 MiB.
+fn mkfs(block: &Block) -> String {
+    // XFS takes no device below 300 MiB, and with some sizes above has no room for its log.
+    let (command, options) = match block.size {
+        ..GIB => ("mkfs.ext4 -b 4096", "-E stride=512,stripe_width=512"),
+        _ => (layout::make_xfs(block.partition.is_some()), "-d su=2m,sw=1"),
+    };
+    format!("{command} {options} /dev/{}", block.name)
 }
 
 /// Who waits for others who use its pages; whether anybody does.

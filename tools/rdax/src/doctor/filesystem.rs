@@ -11,12 +11,20 @@ use crate::{
     superblock::Superblock,
 };
 
-pub(super) fn filesystem(block: &Block, superblock: &Superblock, found: &mut Findings) {
+/// `on_gib`: whether the device begins on 1 GiB.
+pub(super) fn filesystem(
+    block: &Block,
+    superblock: &Superblock,
+    on_gib: bool,
+    found: &mut Findings,
+) {
     let name = &block.name;
+    let is_partition = block.partition.is_some();
+    let make_xfs = layout::make_xfs(is_partition);
     let kind = superblock.kind();
     if superblock.block_size() != PAGE {
         let fix = match superblock {
-            Superblock::Xfs(_) => format!("mkfs.xfs -f -b size=4k -d su=2m,sw=1 /dev/{name}"),
+            Superblock::Xfs(_) => format!("{make_xfs} -b size=4k -d su=2m,sw=1 /dev/{name}"),
             Superblock::Ext4(_) => {
                 format!("mkfs.ext4 -b 4096 -E stride=512,stripe_width=512 /dev/{name}")
             }
@@ -50,7 +58,7 @@ pub(super) fn filesystem(block: &Block, superblock: &Superblock, found: &mut Fin
                     name,
                     format!("XFS was not told to align files to 2 MiB (su: {has})"),
                     format!(
-                        "mkfs.xfs -f -d su=2m,sw=1 /dev/{name} (this erases it); or for one \
+                        "{make_xfs} -d su=2m,sw=1 /dev/{name} (this erases it); or for one \
                          directory, before its files are written: xfs_io -c 'extsize 2m' DIR"
                     ),
                 );
@@ -58,13 +66,13 @@ pub(super) fn filesystem(block: &Block, superblock: &Superblock, found: &mut Fin
                 found.ok(name, format!("XFS aligns files to {}", amount(unit)));
             }
             let places = layout::xfs_places(block.size, xfs.group_size, unit);
-            if places == 0 && block.size >= GIB {
+            if places == 0 && on_gib && block.size >= GIB {
                 let text = format!(
                     "XFS has {} allocation groups of {}: there is hardly room for 1 GiB mappings",
                     xfs.groups,
                     amount(xfs.group_size)
                 );
-                match layout::mkfs(name, block.size) {
+                match layout::mkfs(name, block.size, is_partition) {
                     Some(command) => {
                         found.note_fix(name, text, format!("{command} (this erases it)"));
                     }
@@ -74,11 +82,11 @@ pub(super) fn filesystem(block: &Block, superblock: &Superblock, found: &mut Fin
                     ),
                 }
             }
-            if xfs.reflink && block.partition.is_some() {
+            if xfs.reflink && is_partition {
                 found.problem(
                     name,
                     "XFS with reflink takes no partition for DAX",
-                    format!("mkfs.xfs -f -m reflink=0 -d su=2m,sw=1 /dev/{name} (this erases it)"),
+                    format!("{make_xfs} -d su=2m,sw=1 /dev/{name} (this erases it)"),
                 );
             }
             if xfs.realtime {

@@ -1021,6 +1021,36 @@ fn what_can_be_no_file_keeps_nothing_from_a_boot() {
 }
 
 #[test]
+fn an_initial_file_system_gets_what_is_a_file() {
+    let hook = include_str!("../../boot/initramfs-hook")
+        .replace(" /etc/rdax.d", " $ROOT/etc/rdax.d")
+        .replace(" /usr/share/initramfs-tools", " $ROOT");
+    let system = System::new();
+    system.put(
+        "hook-functions",
+        "copy_exec() { :; }\nmanual_add_modules() { echo \"$@\"; }\n",
+    );
+    let run = || {
+        // It would never end where it waits for a pipe.
+        let output = Command::new("timeout")
+            .args(["60", "sh", "-euc", &hook])
+            .env("ROOT", system.0.path())
+            .env("DESTDIR", system.path("initial"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    system.link("a.conf", "etc/rdax.d/a.conf");
+    let pipe = system.path("etc/rdax.d/pipe.conf");
+    assert!(Command::new("mkfifo").arg(pipe).status().unwrap().success());
+    assert_eq!(run(), "");
+    system.put("etc/rdax.d/pmem0.conf", "device=pmem0\n");
+    assert!(run().starts_with("rdax "));
+    assert_eq!(system.names("initial/etc/rdax.d"), ["pmem0.conf"]);
+}
+
+#[test]
 fn names_of_files_may_be_any_bytes() {
     let system = System::with_module(&["pmem0"]);
     let file = system

@@ -392,16 +392,22 @@ impl View {
     }
 
     /// Whether what is wanted, and is seen at this path, may hide something else. What lies below where something
-    /// is mounted in the filesystem of the root does not count: otherwise nothing could be said of any mount.
+    /// is mounted does not count in the filesystem of the root, and in one without a device such as a tmpfs:
+    /// otherwise nothing could be said of any mount.
     fn may_hide_another(&self, path: &str, wanted: &Wanted) -> bool {
         let number = number(wanted.device());
-        let any = matches!(wanted, Wanted::Filesystem { .. });
-        let is_root = |mount: &Mount| mount.point == Path::new("/") && mount.device != number;
-        let over = above(&self.mounts, path).filter(|mount| !is_root(mount));
-        match any {
-            true => over.filter(|mount| mount.device != number).count() > 0,
+        let points = above(&self.mounts, path).map(|mount| &mount.point);
+        let last = points.max_by_key(|point| point.as_os_str().len());
+        let counts = |mount: &&Mount| {
+            let is_last = Some(&mount.point) == last;
+            let is_root = mount.point == Path::new("/");
+            mount.device == number || !is_root && (is_last || !mount.device.starts_with("0:"))
+        };
+        let mut over = above(&self.mounts, path).filter(counts);
+        match wanted {
+            Wanted::Filesystem { .. } => over.any(|mount| mount.device != number),
             // One of them has what is seen.
-            false => over.count() > 1,
+            _ => over.count() > 1,
         }
     }
 
@@ -855,6 +861,11 @@ mod tests {
             mounts(&[("0:1", "/"), ("259:7", point), (&device, "/mnt/p")]);
             assert_eq!(all(), [None, Some(false), None], "{point}");
         }
+        // One without a device, at the same place and further above.
+        mounts(&[("0:1", "/"), ("0:9", "/mnt/p"), (&device, "/mnt/p")]);
+        assert_eq!(all(), [None, Some(false), None]);
+        mounts(&[("0:1", "/"), ("0:9", "/mnt"), (&device, "/mnt/p")]);
+        assert_eq!(all(), known);
         // The same filesystem once more, elsewhere.
         mounts(&[("0:1", "/"), ("259:7", "/mnt/x"), (&device, "/mnt/p")]);
         assert_eq!(all(), known);

@@ -83,10 +83,10 @@ pub(crate) fn decide(
 pub(crate) fn decide_for_pud(
     redirection: &'static Redirection,
     number: usize,
-    bits: u64,
+    bits: usize,
 ) -> Destination {
     let mut pud: bindings::pud_t = pin_init::zeroed();
-    pud.pud = bits as _;
+    pud.pud = bits;
     // SAFETY: For functions with `Key::ClearedPud`, which is the caller's to see to.
     unsafe { redirection.decide(number, &raw const pud as usize) }
 }

@@ -156,14 +156,14 @@ mod tests {
     #[test]
     fn an_entry_of_1g_that_came_back_is_not_cleared() -> Checked {
         // Present, and for user space; the last one has a flag that a table has not.
-        const TABLE: u64 = 0x67;
-        const LEAF: u64 = 0xe7;
-        const NONSENSE: u64 = 0x167;
+        const TABLE: usize = 0x67;
+        const LEAF: usize = 0xe7;
+        const NONSENSE: usize = 0x167;
 
         let world = world()?;
         let redirection = adopt::redirection();
         let place = world.take(Order::PUD)?;
-        let device = (world.page(place).pfn().to_bits() as u64) << Order::PAGE_SHIFT;
+        let device = world.page(place).pfn().to_bits() << Order::PAGE_SHIFT;
         let mut found = 0;
         for (number, (name, key)) in redirection.targets().enumerate() {
             if key != Key::ClearedPud {

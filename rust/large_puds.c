@@ -11,7 +11,8 @@
  * period of RCU Tasks after it was unmapped, in which each task that was preempted in the kernel has got on. And
  * while one is about to be made, no such entry is mapped there.
  *
- * Lock order: the lock of the page table, then that of a bucket.
+ * Lock order: the lock of the page table, then that of a bucket. A grace period may end in a softirq, where the
+ * kernel has none of RCU Tasks and RCU's own serves.
  */
 #include <linux/hash.h>
 #include <linux/list.h>
@@ -92,14 +93,17 @@ static struct bucket *bucket_of(const pud_t *entry)
 	return &buckets[hash_ptr(entry, BUCKETS_BITS)];
 }
 
-static bool has(struct hlist_head *places, const struct mm_struct *mm, const pud_t *entry)
+static bool has(const struct mm_struct *mm, const pud_t *entry, bool made)
 {
+	struct bucket *bucket = bucket_of(entry);
 	struct rdax_place *place;
+	bool found = false;
 
-	hlist_for_each_entry(place, places, node)
-		if (place->entry == entry && place->mm == mm->context.ctx_id)
-			return true;
-	return false;
+	spin_lock_bh(&bucket->lock);
+	hlist_for_each_entry(place, made ? &bucket->made : &bucket->removed, node)
+		found |= place->entry == entry && place->mm == mm->context.ctx_id;
+	spin_unlock_bh(&bucket->lock);
+	return found;
 }
 
 static void add(struct rdax_place *place, struct mm_struct *mm, const pud_t *entry, bool made)
@@ -108,18 +112,18 @@ static void add(struct rdax_place *place, struct mm_struct *mm, const pud_t *ent
 
 	place->entry = entry;
 	place->mm = mm->context.ctx_id;
-	spin_lock(&bucket->lock);
+	spin_lock_bh(&bucket->lock);
 	hlist_add_head(&place->node, made ? &bucket->made : &bucket->removed);
-	spin_unlock(&bucket->lock);
+	spin_unlock_bh(&bucket->lock);
 }
 
 static void remove(struct rdax_place *place)
 {
 	struct bucket *bucket = bucket_of(place->entry);
 
-	spin_lock(&bucket->lock);
+	spin_lock_bh(&bucket->lock);
 	hlist_del(&place->node);
-	spin_unlock(&bucket->lock);
+	spin_unlock_bh(&bucket->lock);
 }
 
 static void past(struct rcu_head *rcu)
@@ -133,13 +137,13 @@ static void past(struct rcu_head *rcu)
 
 static void untold_past(struct rcu_head *rcu)
 {
-	spin_lock(&untold.lock);
+	spin_lock_bh(&untold.lock);
 	/* Those who came after this grace period had begun wait for another. */
 	untold.past_soon = untold.again;
 	untold.again = false;
 	if (untold.past_soon)
 		call_rcu_tasks(rcu, untold_past);
-	spin_unlock(&untold.lock);
+	spin_unlock_bh(&untold.lock);
 	wake_up_all(&all_past);
 }
 
@@ -161,9 +165,9 @@ void *rdax_large_pud_begin_removal(struct vm_area_struct *vma, pud_t *entry)
 		add(place, vma->vm_mm, entry, false);
 		return place;
 	}
-	spin_lock(&untold.lock);
+	spin_lock_bh(&untold.lock);
 	untold.now++;
-	spin_unlock(&untold.lock);
+	spin_unlock_bh(&untold.lock);
 	return NULL;
 }
 
@@ -177,7 +181,7 @@ void rdax_large_pud_end_removal(void *removal)
 		call_rcu_tasks(&place->rcu, past);
 		return;
 	}
-	spin_lock(&untold.lock);
+	spin_lock_bh(&untold.lock);
 	untold.now--;
 	if (untold.past_soon) {
 		untold.again = true;
@@ -185,29 +189,17 @@ void rdax_large_pud_end_removal(void *removal)
 		untold.past_soon = true;
 		call_rcu_tasks(&untold.rcu, untold_past);
 	}
-	spin_unlock(&untold.lock);
+	spin_unlock_bh(&untold.lock);
 }
 
 bool rdax_large_pud_was_removed(struct mm_struct *mm, pud_t *entry)
 {
-	struct bucket *bucket = bucket_of(entry);
-	bool found;
-
-	spin_lock(&bucket->lock);
-	found = has(&bucket->removed, mm, entry);
-	spin_unlock(&bucket->lock);
-	return found || READ_ONCE(untold.now) || READ_ONCE(untold.past_soon);
+	return has(mm, entry, false) || READ_ONCE(untold.now) || READ_ONCE(untold.past_soon);
 }
 
 bool rdax_is_made(struct mm_struct *mm, pud_t *entry)
 {
-	struct bucket *bucket = bucket_of(entry);
-	bool found;
-
-	spin_lock(&bucket->lock);
-	found = has(&bucket->made, mm, entry);
-	spin_unlock(&bucket->lock);
-	return found;
+	return has(mm, entry, true);
 }
 
 bool rdax_table_is_made(struct vm_fault *vmf)

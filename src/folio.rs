@@ -336,30 +336,51 @@ impl FolioReleaseBatch {
     /// The next one.
     #[inline]
     pub(crate) fn add(&mut self, page: DevPage<'_>) {
+        self.lock(page);
+        let gigantic = match self.region.as_ref().and_then(|region| region.folio(page)) {
+            Some(folio) => Self::release(folio),
+            None => self.release_around(page),
+        };
+        if let Some(folio) = gigantic {
+            self.region = None;
+            dissolve_gigantic(folio);
+        }
+    }
+
+    /// As [`FolioReleaseBatch::release`], for the folio of a page that begins in another region.
+    #[cold]
+    #[inline(never)]
+    fn release_around<'p>(&mut self, page: DevPage<'p>) -> Option<DevFolio<'p>> {
         // The entry keeps the folio as it is.
-        let head = page.folio().head();
-        if !self
-            .region
-            .as_ref()
-            .is_some_and(|region| region.covers(head))
-        {
+        self.lock(page.folio().head());
+        let folio = self.region.as_ref()?.folio(page)?;
+        Self::release(folio)
+    }
+
+    /// Locks the region of a page.
+    #[inline(always)]
+    fn lock(&mut self, page: DevPage<'_>) {
+        let region = self.region.as_ref();
+        if !region.is_some_and(|region| region.covers(page)) {
             // The one is unlocked before the other is locked.
             self.region = None;
-            self.region = Some(Region::lock(head));
+            self.region = Some(Region::lock(page));
         }
-        let Some(folio) = self.region.as_ref().and_then(|region| region.folio(page)) else {
-            return;
-        };
+    }
+
+    /// Takes one entry off a folio. Returns one to be dissolved that is larger than a region.
+    #[inline(always)]
+    fn release<'p>(folio: RegionFolio<'_, 'p>) -> Option<DevFolio<'p>> {
         if folio.owner() == 0 {
             match folio.share() {
                 0 => {
                     pr_err_once!("an entry's page is associated with nothing\n");
-                    return;
+                    return None;
                 }
                 1 => (),
                 entries => {
                     folio.set_share(entries - 1);
-                    return;
+                    return None;
                 }
             }
         }
@@ -367,15 +388,13 @@ impl FolioReleaseBatch {
             note_without_owner();
         }
         match folio.release() {
-            Released::Dissolved => (),
+            Released::Dissolved => None,
             Released::Held => {
                 #[cfg(RDAX_CHECK)]
                 super::check::left_whole();
+                None
             }
-            Released::Gigantic(folio) => {
-                self.region = None;
-                dissolve_gigantic(folio);
-            }
+            Released::Gigantic(folio) => Some(folio),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::kern::{
     entry::Entry,
     fs::{Mapping, PageRange},
     order::Order,
+    page::HolderLook,
     trace, //
 };
 use kernel::{
@@ -82,9 +83,10 @@ impl Visitor for WriteBack<'_> {
 /// write-back.
 fn held_of(batch: &EntryBatch<'_>) -> u64 {
     let mut held = 0;
+    let mut look = HolderLook::new();
     for (at, (_, entry, _)) in batch.iter().enumerate() {
         let page = entry.page();
-        if page.is_some_and(|page| page.folio().is_held()) {
+        if page.is_some_and(|page| look.is_held(page.folio())) {
             held |= 1 << at;
         }
     }

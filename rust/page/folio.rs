@@ -136,20 +136,9 @@ impl<'a> DevFolio<'a> {
     /// Nobody is missed: both counts are those of one moment. A folio that several files share is mapped and
     /// unmapped by others while this looks, and a mapping that comes or goes between two looks would make up for
     /// somebody who holds it.
+    #[inline]
     pub(crate) fn is_held(self) -> bool {
-        if !self.is_large() {
-            let counts = self.0.word(MAPCOUNT).load_acquire();
-            return (counts >> 32) as i32 > counts as i32 + 1;
-        }
-        let region = Region::lock(self.0);
-        match region.folio(self.0) {
-            // SAFETY: The folio is large, which changes only under its region's lock.
-            Some(folio) if *folio == self && folio.is_large() => unsafe {
-                bindings::rdax_large_folio_is_held(self.as_ptr())
-            },
-            // Of another size by now: to be found anew.
-            _ => true,
-        }
+        HolderLook::new().is_held(self)
     }
 
     /// Those of them that map all of a folio of 2 MiB or 1 GiB.
@@ -251,6 +240,61 @@ impl<'a> DevFolio<'a> {
     #[inline]
     pub(in crate::kern) fn page_map(self) -> usize {
         self.0.word(INFO).read_once()
+    }
+}
+
+/// Looks at one folio after the other whether somebody holds it, as [`DevFolio::is_held`] says: the lock of a region
+/// is kept from one to the next. Does not sleep; nor may anybody as long as this is there.
+pub(crate) struct HolderLook {
+    region: Option<Region>,
+}
+
+impl HolderLook {
+    #[inline]
+    pub(crate) fn new() -> Self {
+        Self { region: None }
+    }
+
+    /// Whether somebody holds the folio.
+    #[inline(always)]
+    pub(crate) fn is_held(&mut self, folio: DevFolio<'_>) -> bool {
+        // Pairs as in `DevFolio::refcount`.
+        let counts = folio.0.word(MAPCOUNT).load_acquire();
+        let references = (counts >> 32) as i32;
+        if references == 0 {
+            // Nor does anybody map it. This is what a look mostly finds.
+            return false;
+        }
+        if folio.is_large() {
+            return self.is_large_held(folio);
+        }
+        references > counts as i32 + 1
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn is_large_held(&mut self, folio: DevFolio<'_>) -> bool {
+        let covered = self
+            .region
+            .as_ref()
+            .is_some_and(|region| region.covers(folio.0));
+        if !covered {
+            // The one is unlocked before the other is locked.
+            self.region = None;
+            self.region = Some(Region::lock(folio.0));
+        }
+        match self
+            .region
+            .as_ref()
+            .and_then(|region| region.folio(folio.0))
+        {
+            // SAFETY: The folio is large, which changes only under its region's lock.
+            Some(found) if *found == folio && folio.is_large() => unsafe {
+                bindings::rdax_large_folio_is_held(folio.as_ptr())
+            },
+            // Of another size by now: to be found anew.
+            _ => true,
+        }
     }
 }
 

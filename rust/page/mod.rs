@@ -20,7 +20,7 @@ mod run;
 
 #[cfg(RDAX_TEST)]
 pub(crate) use folio::FolioRef;
-pub(crate) use folio::{DevFolio, KeptOwner};
+pub(crate) use folio::{DevFolio, HolderLook, KeptOwner};
 pub(crate) use gigantic::{GiganticLock, Tails};
 pub(crate) use region::{Region, RegionFolio, Released};
 pub(crate) use run::{FileBlock, FilePages, Frames, PageBlock, PageRun};

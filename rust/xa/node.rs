@@ -166,6 +166,24 @@ pub(super) unsafe fn mark_another(node: *mut bindings::xa_node, offset: usize, m
     now != 0
 }
 
+/// Clears a mark, if another slot of the node has it, so that it need not be cleared further up. False, and
+/// nothing is done, if none has.
+///
+/// # Safety
+///
+/// As for [`slot_of`].
+#[inline(always)]
+pub(super) unsafe fn unmark_one(node: *mut bindings::xa_node, offset: usize, mark: Mark) -> bool {
+    // SAFETY: As in `mark_another`.
+    let marks =
+        unsafe { Atomic::from_ptr(&raw mut (*node).__bindgen_anon_2.marks[mark as usize][0]) };
+    let rest = marks.read_once() & !(1 << (offset & NODE_MASK));
+    if rest != 0 {
+        marks.write_once(rest);
+    }
+    rest != 0
+}
+
 /// Log2 of the indices of each slot.
 ///
 /// # Safety

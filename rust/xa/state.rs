@@ -8,7 +8,7 @@ use super::{
     new_state,
     node::{
         as_node, as_sibling, as_value, fill_slots, is_free, is_node, mark_another, marks_of,
-        overwrite_slot, shift_of, slot_of, BOUNDS, NODE_MASK, NODE_ORDER, RESTART,
+        overwrite_slot, shift_of, slot_of, unmark_one, BOUNDS, NODE_MASK, NODE_ORDER, RESTART,
     },
     InsertError, LockedSlot, Mark, Paused, RawValue, Reserve, TreeGuard,
 };
@@ -527,6 +527,11 @@ impl<'g, 't> XaState<'g, 't> {
 
     #[inline]
     pub(crate) fn clear_mark(&mut self, mark: Mark) {
+        let node = self.xas.xa_node;
+        // SAFETY: By the type invariant the node is in the tree, which is locked.
+        if is_node(node) && unsafe { unmark_one(node, self.xas.xa_offset.into(), mark) } {
+            return;
+        }
         // SAFETY: The tree is alive and locked.
         unsafe { bindings::xas_clear_mark(&self.xas, mark as bindings::xa_mark_t) };
     }

@@ -31,6 +31,7 @@ impl Visitor for FindBusy<'_> {
     const ASKS_DIRTY: bool = false;
     const BATCHES: bool = false;
 
+    #[inline(always)]
     fn look(&mut self, entry: Entry<'_>, _dirty: bool) -> WalkAction {
         let Some(page) = entry.page() else {
             return WalkAction::Next;

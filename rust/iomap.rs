@@ -345,7 +345,8 @@ impl<'a> IomapIter<'a> {
         let place = self.extent().place(position)?;
         // SAFETY: By the type invariant the walk is over this inode, which is alive.
         let inode = unsafe { Inode::from_raw(NonNull::new_unchecked(self.raw.inode)) };
-        if !locked.is_in(inode.mapping().tree()) {
+        let tree = inode.mapping().tree();
+        if !locked.is_in(tree) {
             return Err(EIO);
         }
         // A device that goes away first waits for this guard, then for the locked value.
@@ -355,7 +356,7 @@ impl<'a> IomapIter<'a> {
             .frames();
         // SAFETY: The frames are those of a run, on a device that the filesystem holds for the file. By the
         // invariant of `LockedSlot` their pages are there as long as the value is locked.
-        Ok(unsafe { FilePages::new(PageRun::from_frames(first, pages)) })
+        Ok(unsafe { FilePages::new(PageRun::from_frames(first, pages), tree.key()) })
     }
 
     /// Finishes the present extent and asks for the next. False when the range is done or the

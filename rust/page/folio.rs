@@ -102,10 +102,16 @@ impl<'a> DevFolio<'a> {
 
     /// The pages of the folio.
     #[inline]
-    pub(crate) fn block(self) -> PageBlock<'a> {
+    pub(super) fn block(self) -> PageBlock<'a> {
         // SAFETY: By the type invariant there are so many pages, and a folio begins at a multiple of its
         // size.
         unsafe { PageBlock::from_frames(self.0.pfn(), self.order()) }
+    }
+
+    /// The same, for tests, which keep the folio as it is.
+    #[cfg(RDAX_TEST)]
+    pub(crate) fn block_of_test(self) -> PageBlock<'a> {
+        self.block()
     }
 
     /// References to the folio; 0 means idle (spec, R1).
@@ -150,7 +156,7 @@ impl<'a> DevFolio<'a> {
     /// Takes a reference, also on an idle folio. The holder of the locked entry that points to the
     /// folio does this to insert it into a page table.
     #[inline]
-    pub(crate) fn get(self) -> FolioRef {
+    pub(in crate::kern) fn get(self) -> FolioRef {
         self.get_many(1);
         // INVARIANT: One reference more, as of now.
         FolioRef(self.0 .0.cast())
@@ -322,7 +328,7 @@ impl FolioRef {
 
     /// Leaves the reference to whoever was given the folio.
     #[inline]
-    pub(crate) fn into_raw(self) {
+    pub(in crate::kern) fn into_raw(self) {
         core::mem::forget(self);
     }
 }

@@ -95,7 +95,7 @@ const PRIVATE: usize = INFO + 4 * WORD;
 const MAPCOUNT: usize = offset_of!(bindings::page, __bindgen_anon_2);
 const REFCOUNT: usize = offset_of!(bindings::page, _refcount);
 
-// What is read of both at once is coherent.
+// Both are in one word, so that one read of it is coherent.
 const _: () = assert!(MAPCOUNT % WORD == 0 && REFCOUNT == MAPCOUNT + WORD / 2);
 
 const FLAG_HEAD: usize = 1 << bindings::pageflags_PG_head;

@@ -143,6 +143,11 @@ impl Region {
         if pgmap & 1 != 0 {
             return false;
         }
+        // A region is of one page map, as those begin and end at multiples of its size; another region may be of
+        // another device.
+        if first != head && first.word(INFO).read_once() != pgmap {
+            return false;
+        }
         let info = tail_info(block);
         // This is most of the work of a first fault on a large folio: in groups that begin at
         // multiples of their size, but for the head.

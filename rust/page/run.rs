@@ -11,7 +11,8 @@ use super::{
 use crate::kern::{
     bindings,
     once::Once,
-    order::Order, //
+    order::Order,
+    xa::TreeKey, //
 };
 use core::{
     marker::PhantomData,
@@ -253,40 +254,57 @@ impl<'a> PageBlock<'a> {
 ///
 /// # Invariants
 ///
-/// The device is one that the file's filesystem is on: it waits for the locked entries of the file before it
-/// goes ([`LockedSlot`](crate::kern::xa::LockedSlot)). An entry was locked for `'l`.
+/// The device is one that the filesystem of the file is on, whose tree is `tree`: it waits for the locked entries
+/// of the file before it goes ([`LockedSlot`](crate::kern::xa::LockedSlot)). An entry was locked for `'l`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FilePages<'l>(PageRun<'l>);
+pub(crate) struct FilePages<'l> {
+    run: PageRun<'l>,
+    tree: TreeKey,
+}
 
 impl<'l> FilePages<'l> {
     /// # Safety
     ///
     /// As the type invariant says.
     #[inline]
-    pub(in crate::kern) const unsafe fn new(run: PageRun<'l>) -> Self {
+    pub(in crate::kern) const unsafe fn new(run: PageRun<'l>, tree: TreeKey) -> Self {
         // INVARIANT: By this function's safety requirements.
-        Self(run)
+        Self { run, tree }
+    }
+
+    /// Which file's they are.
+    #[inline]
+    pub(in crate::kern) const fn tree(self) -> TreeKey {
+        self.tree
     }
 
     /// As [`PageRun::from`].
     #[inline]
     pub(crate) fn from(self, at: usize) -> Option<Self> {
         // INVARIANT: A part of the pages.
-        self.0.from(at).map(Self)
+        let run = self.run.from(at)?;
+        Some(Self { run, ..self })
     }
 
     /// As [`PageRun::up_to`].
     #[inline]
     pub(crate) fn up_to(self, pages: usize) -> Self {
         // INVARIANT: A part of the pages.
-        Self(self.0.up_to(pages))
+        Self {
+            run: self.run.up_to(pages),
+            ..self
+        }
     }
 
     /// As [`PageRun::block`].
     #[inline]
     pub(crate) fn block(self, at: usize, order: Order) -> Option<FileBlock<'l>> {
         // INVARIANT: A part of the pages.
-        self.0.block(at, order).map(FileBlock)
+        let pages = self.run.block(at, order)?;
+        Some(FileBlock {
+            pages,
+            tree: self.tree,
+        })
     }
 }
 
@@ -295,7 +313,7 @@ impl<'l> Deref for FilePages<'l> {
 
     #[inline]
     fn deref(&self) -> &PageRun<'l> {
-        &self.0
+        &self.run
     }
 }
 
@@ -305,22 +323,31 @@ impl<'l> Deref for FilePages<'l> {
 ///
 /// As for [`FilePages`].
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileBlock<'l>(PageBlock<'l>);
+pub(crate) struct FileBlock<'l> {
+    pages: PageBlock<'l>,
+    tree: TreeKey,
+}
 
 impl<'l> FileBlock<'l> {
     /// # Safety
     ///
     /// As the type invariant says.
     #[cfg(RDAX_TEST)]
-    pub(in crate::kern) const unsafe fn new(block: PageBlock<'l>) -> Self {
+    pub(in crate::kern) const unsafe fn new(pages: PageBlock<'l>, tree: TreeKey) -> Self {
         // INVARIANT: By this function's safety requirements.
-        Self(block)
+        Self { pages, tree }
+    }
+
+    /// Which file's they are.
+    #[inline]
+    pub(in crate::kern) const fn tree(self) -> TreeKey {
+        self.tree
     }
 
     /// The pages, whatever they are used for.
     #[inline]
     pub(crate) const fn pages(self) -> PageBlock<'l> {
-        self.0
+        self.pages
     }
 }
 
@@ -329,6 +356,6 @@ impl<'l> Deref for FileBlock<'l> {
 
     #[inline]
     fn deref(&self) -> &PageBlock<'l> {
-        &self.0
+        &self.pages
     }
 }

@@ -6,7 +6,7 @@ use crate::kern::{
     entry::{Entry, Kind},
     order::Order,
     page::{FileBlock, PageBlock, Pfn},
-    xa::RawValue, //
+    xa::{RawValue, TreeKey}, //
 };
 
 /// An entry whose memory there may not be: what it is packed into can be looked at, but no page is had
@@ -33,8 +33,10 @@ impl MadeUpEntry {
             MadeUpKind::Zero => Entry::zero(order),
             MadeUpKind::Data(pfn) => {
                 // SAFETY: Nobody gets a page from the block: the entry is given to nobody.
-                let block =
-                    unsafe { FileBlock::new(PageBlock::from_frames(Pfn::from_bits(pfn), order)) };
+                let block = unsafe {
+                    let pages = PageBlock::from_frames(Pfn::from_bits(pfn), order);
+                    FileBlock::new(pages, TreeKey::ANY)
+                };
                 Entry::data(block)
             }
         })

@@ -12,7 +12,7 @@ use crate::kern::{
     iomap::IomapOps,
     order::Order,
     page::{DevPage, FileBlock, FilePages, Frames, PageBlock, PageRun, Pfn},
-    xa::RawValue,
+    xa::{RawValue, TreeKey},
 };
 use core::ptr::{self, NonNull};
 use kernel::{
@@ -154,7 +154,7 @@ impl World {
     /// The same, for files of the test.
     pub(crate) fn file_pages(&self, place: usize, pages: usize) -> FilePages<'_> {
         // SAFETY: The test's files are on the device, which is there as long as this value.
-        unsafe { FilePages::new(self.run(place, pages)) }
+        unsafe { FilePages::new(self.run(place, pages), TreeKey::ANY) }
     }
 
     /// The pages of an entry of `order` that begin with this one, which are the device's.
@@ -170,7 +170,7 @@ impl World {
         let place = (order.pages() - misaligned) & (order.pages() - 1);
         let block = self.all().block(place, order)?;
         // SAFETY: As in `file_pages`.
-        Some(unsafe { FileBlock::new(block) })
+        Some(unsafe { FileBlock::new(block, TreeKey::ANY) })
     }
 
     /// The pages from a place on the device on that an entry of `order` can have.
@@ -180,7 +180,7 @@ impl World {
             .block(place, order)
             .expect("a test asks for pages that it has taken of the device");
         // SAFETY: As in `file_pages`.
-        unsafe { FileBlock::new(block) }
+        unsafe { FileBlock::new(block, TreeKey::ANY) }
     }
 
     /// The device.

@@ -22,12 +22,14 @@ use kernel::types::{NotThreadSafe, Opaque};
 
 mod locked;
 mod node;
+mod range;
 mod state;
 
 use self::node::{BOUNDS, RESTART};
 pub(crate) use self::{
-    locked::{Beside, LeftLocked, LockedRange, LockedSlot, LockedSlots, LockedValues, Release},
+    locked::{Beside, LeftLocked, LockedSlot, LockedSlots},
     node::NODE_ORDER,
+    range::{LockedRange, LockedValues, Release},
     state::XaState,
 };
 
@@ -49,7 +51,33 @@ pub(crate) enum Mark {
 #[repr(transparent)]
 pub(crate) struct Tree(Opaque<bindings::xarray>);
 
+/// Which tree something is for: to be compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TreeKey(usize);
+
+impl TreeKey {
+    /// That of the tests' memory, which is there for good, whatever has it.
+    #[cfg(RDAX_TEST)]
+    pub(super) const ANY: Self = Self(0);
+}
+
 impl Tree {
+    /// The tree's key.
+    #[inline(always)]
+    pub(super) fn key(&self) -> TreeKey {
+        TreeKey(self.0.get() as usize)
+    }
+
+    /// Whether what is for the tree with this key is for this one.
+    #[inline(always)]
+    fn is_for(&self, key: TreeKey) -> bool {
+        #[cfg(RDAX_TEST)]
+        if key == TreeKey::ANY {
+            return true;
+        }
+        self.key() == key
+    }
+
     /// # Safety
     ///
     /// The array stays alive for `'a`, is one whose lock is taken with interrupts off, and holds

@@ -342,12 +342,12 @@ impl<'g, 't> XaState<'g, 't> {
         Some(Ok(()))
     }
 
-    /// Stores a value where nothing is, at its order's multiple below the state's index, and locks it.
-    /// Every mark stays as it is.
+    /// Stores a value without memory where nothing is, at its order's multiple below the state's index, and locks
+    /// it. Every mark stays as it is.
     #[inline(always)]
     pub(crate) fn insert(
         &mut self,
-        value: RawValue<'_>,
+        value: RawValue<'static>,
         reserve: &mut Reserve,
     ) -> Result<LockedSlot<'t>, InsertError> {
         if ptr::eq(self.xas.xa_node, RESTART) {

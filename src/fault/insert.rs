@@ -57,8 +57,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         if !code.is_error() {
             if ORDER == PTE && self.write && !target.locked.entry().is_of_one_page() {
                 // Its other pages may be mapped ahead.
-                let ahead = target.locked.entry().ahead();
-                target.locked.set(ahead);
+                target.locked.change(|entry| entry.ahead());
             }
             if !wanted.alone {
                 self.insert_around(target, prefault, behind, wanted, installed.asked);

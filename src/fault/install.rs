@@ -95,14 +95,13 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         if present.is_none() {
             self.replace(target, memory, sync)?;
             if self.write && (memory.copy.is_some() || new) {
-                let fresh = target.locked.entry().fresh();
-                target.locked.set(fresh);
+                target.locked.change(|entry| entry.fresh());
             }
         } else if self.write {
             let locked = target.locked;
             // Of an entry that is larger the filesystem was not asked about all.
             if !memory.shared && locked.entry().order() <= target.size {
-                locked.set(locked.entry().writable());
+                locked.change(|entry| entry.writable());
             }
             if !sync {
                 self.set_dirty(locked);
@@ -149,12 +148,14 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         if old.is_data() {
             layout::release_backing(locked, self.device);
         }
-        let mut entry = Entry::data(memory.block);
-        if self.write {
-            // Blocks of its own, written: a copy was made of those that were not.
-            entry = entry.writable();
-        }
-        locked.set(entry);
+        let write = self.write;
+        locked
+            .set_memory(memory.block, |entry| match write {
+                // Blocks of its own, written: a copy was made of those that were not.
+                true => entry.writable(),
+                false => entry,
+            })
+            .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?;
         if self.write && !sync {
             self.set_dirty(locked);
             if memory.copy.is_some() {

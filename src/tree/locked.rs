@@ -5,6 +5,7 @@
 use crate::kern::{
     entry::Entry,
     fs::{Mapping, PageIndex, PageRange},
+    page::FileBlock,
     wait::{self, EntryKey, Wake},
     xa::{LeftLocked, LockedSlot, Mark, XaState}, //
 };
@@ -13,8 +14,8 @@ use kernel::prelude::*;
 
 /// An entry that this task has locked. Dropping it unlocks the entry and wakes the next waiter.
 ///
-/// What the entry was made is stored when it is unlocked; until then the tree has the one that was locked. Its marks are stored at once, because `fsync` looks for them without waiting
-/// for the lock. Only data entries stay dirty.
+/// Changes of the entry are stored when it is unlocked; until then the tree has the one that was locked. Its marks are
+/// stored at once, because `fsync` looks for them without waiting for the lock. Only data entries stay dirty.
 #[must_use = "the entry is unlocked at once"]
 pub(crate) struct LockedEntry<'m> {
     mapping: &'m Mapping,
@@ -48,7 +49,7 @@ impl<'m> LockedEntry<'m> {
         Entry::from_raw(self.slot.value()).0
     }
 
-    /// What has it locked.
+    /// The token that has it locked.
     #[inline]
     pub(crate) fn slot(&self) -> &LockedSlot<'m> {
         &self.slot
@@ -93,10 +94,36 @@ impl<'m> LockedEntry<'m> {
         EntryKey::new(self.mapping, self.first())
     }
 
-    /// Makes it another entry of the same order.
+    /// Makes it another entry of the same order, without memory.
     #[inline]
-    pub(crate) fn set(&self, entry: Entry<'_>) {
+    pub(crate) fn set(&self, entry: Entry<'static>) {
         self.slot.set(entry.unlocked());
+    }
+
+    /// As [`LockedEntry::set`], with memory of a test.
+    #[cfg(RDAX_TEST)]
+    pub(crate) fn set_of_test(&self, entry: Entry<'_>) {
+        self.slot.set_of_test(entry.unlocked());
+    }
+
+    /// Makes it what `change` makes of it: an entry of the same order and memory.
+    #[inline]
+    pub(crate) fn change(&self, change: impl for<'a> FnOnce(Entry<'a>) -> Entry<'a>) {
+        self.slot
+            .change(|raw| change(Entry::from_raw(raw).0).unlocked());
+    }
+
+    /// Makes it an entry of the file's memory, of the same order, as `change` changes that.
+    ///
+    /// Errors: `EIO`, and nothing is done, when it is another file's memory.
+    #[inline]
+    pub(crate) fn set_memory(
+        &self,
+        block: FileBlock<'_>,
+        change: impl for<'a> FnOnce(Entry<'a>) -> Entry<'a>,
+    ) -> Result {
+        self.slot
+            .set_memory(block, |block| change(Entry::data(block)).unlocked())
     }
 
     /// Marks the entry.

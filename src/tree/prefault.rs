@@ -170,13 +170,18 @@ impl<'l, 'm> PrefaultEntries<'l, 'm> {
         Some(entries)
     }
 
-    /// The filled entry at `offset` pages behind the first.
+    /// The filled entry at `offset` pages behind the first, of this memory if there is any.
     #[inline]
-    fn entry_at(&self, offset: usize, order: Order) -> Entry<'l> {
-        match self.backing {
-            Backing::Hole => Entry::zero(order),
-            Backing::Memory(run) => match run.block(offset, order) {
-                Some(block) if self.writable => Entry::data(block).writable().ahead(),
+    fn entry_at<'a>(
+        memory: Option<FilePages<'a>>,
+        writable: bool,
+        offset: usize,
+        order: Order,
+    ) -> Entry<'a> {
+        match memory {
+            None => Entry::zero(order),
+            Some(run) => match run.block(offset, order) {
+                Some(block) if writable => Entry::data(block).writable().ahead(),
                 Some(block) => Entry::data(block),
                 // Unreachable: `fill` has had the block.
                 None => Entry::empty(order),
@@ -237,11 +242,15 @@ impl Drop for PrefaultEntries<'_, '_> {
         let mut xas = guard.xas(self.range.first);
         let waiters = wait::anybody_waits();
         let mut locked = core::mem::replace(&mut self.locked, LockedRange::new(mapping.tree()));
-        locked.release(&mut xas, |index| {
+        let memory = match self.backing {
+            Backing::Hole => None,
+            Backing::Memory(run) => Some(run),
+        };
+        locked.release(&mut xas, memory, |index, memory| {
             let offset = index.get() - self.range.first.get();
             let (wake, release) = if offset < self.filled {
                 let order = order_at(self.range, self.largest, index);
-                let value = self.entry_at(offset, order).unlocked();
+                let value = Self::entry_at(memory, self.writable, offset, order).unlocked();
                 (Wake::One, Release::Unlock(value, false))
             } else {
                 (Wake::All, Release::Erase)

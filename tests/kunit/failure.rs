@@ -193,7 +193,7 @@ mod tests {
                     false,
                 );
                 if let Some(held) = &mut held {
-                    held.set(Entry::data(world.block(another, FOUR)));
+                    held.set_of_test(Entry::data(world.block(another, FOUR)));
                 }
                 let put = put(&new, 4, FOUR, place, false);
                 drop(held.take());

@@ -75,7 +75,7 @@ mod tests {
             associate(ours, order, &place.a, 0)?;
             let core = CoreFolio::new(order)?;
             let theirs = core.folio().head();
-            let bits = |page: DevPage<'_>, offset| page_bits(page.folio().block().nth(offset));
+            let bits = |page: DevPage<'_>, offset| page_bits(page.folio().block_of_test().nth(offset));
 
             let (our, their) = (bits(ours, 0), bits(theirs, 0));
             check_eq!(our[FLAGS] & HEAD, their[FLAGS] & HEAD);
@@ -89,7 +89,7 @@ mod tests {
                 check_eq!(our[word], their[word], "word {word} of page 1, {order:?}");
             }
             let list = |page: DevPage<'_>| {
-                let third = page.folio().block().nth(2).as_ptr() as usize;
+                let third = page.folio().block_of_test().nth(2).as_ptr() as usize;
                 let bits = bits(page, 2);
                 (2..4).all(|word| bits[word].wrapping_sub(third) < 64)
             };
@@ -98,7 +98,7 @@ mod tests {
             for offset in 1..order.pages() {
                 let (our, their) = (bits(ours, offset), bits(theirs, offset));
                 let head_of = |info: usize, head: DevPage<'_>, offset| {
-                    let page = head.folio().block().nth(offset).as_ptr() as usize;
+                    let page = head.folio().block_of_test().nth(offset).as_ptr() as usize;
                     info & 1 == 1
                         && (info - 1 == head.as_ptr() as usize
                             || info & page == head.as_ptr() as usize)

@@ -257,7 +257,7 @@ mod tests {
                 let kind = random.below(2);
                 let entry = kinds(&world, locked.entry().order())[kind];
                 expected = expected + locked.entry().order().pages() - before;
-                locked.set(entry);
+                locked.set_of_test(entry);
             }
             check_eq!(file.nrpages(), expected);
         }
@@ -306,7 +306,7 @@ mod tests {
             check!(locked.is_dirty());
             check!(is_marked(&file, index, Mark::Dirty));
             locked.mark(Mark::ToWrite);
-            locked.set(entry);
+            locked.set_of_test(entry);
             drop(locked);
             let is_data = matches!(entry.kind(), Kind::Data(_));
             check_eq!(is_marked(&file, index, Mark::Dirty), is_data);

@@ -242,7 +242,7 @@ mod tests {
         for index in 0..4 {
             put(&file, index, Order::PTE, place + index, true)?;
             if let Some(locked) = tree::lock_present(file.mapping(), at(index)) {
-                locked.set(locked.entry().fresh());
+                locked.change(|entry| entry.fresh());
             }
         }
         alone(&file)?;

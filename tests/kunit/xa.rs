@@ -33,7 +33,7 @@ mod tests {
                 if let Ok(locked) = locked {
                     // Data of nobody, which keeps its mark and is only erased.
                     let entry = file.world().any_block(locked.entry().order());
-                    locked.set(entry.map_or(Entry::zero(order), Entry::data));
+                    locked.set_of_test(entry.map_or(Entry::zero(order), Entry::data));
                 }
             }
             index += order.pages();

@@ -99,7 +99,7 @@ pub(crate) fn check_whole(head: DevPage<'_>, order: Order) -> Checked {
     check_eq!(folio.refcount(), 0);
     check_eq!(folio.mapcount(), 0);
     for offset in 1..order.pages() {
-        let page = folio.block().nth(offset);
+        let page = folio.block_of_test().nth(offset);
         check!(page.folio() == folio, "page {offset} of order {order:?}");
     }
     Ok(())

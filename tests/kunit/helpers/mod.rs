@@ -253,7 +253,7 @@ pub(crate) fn put_shared(
     let block = world.block(place, order);
     folio::associate(block.pages(), file.mapping(), locked.first(), shared)
         .map_err(|error| failed(file!(), line!(), fmt!("associate: {error:?}")))?;
-    locked.set(Entry::data(block));
+    locked.set_of_test(Entry::data(block));
     Ok(())
 }
 

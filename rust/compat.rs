@@ -35,7 +35,7 @@ pub(crate) fn new_srcu() -> impl PinInit<Srcu, Error> {
     return Srcu::new();
 }
 
-/// What `kernel::sync::Srcu` is, as far as it is used here.
+/// `kernel::sync::Srcu`, as far as it is used here.
 #[cfg(not(RDAX_HAVE_SRCU))]
 mod own_srcu {
     use crate::kern::bindings;

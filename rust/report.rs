@@ -328,7 +328,7 @@ pub(crate) struct VmaLook {
 }
 
 impl VmaLook {
-    /// Looks at the mappings of the stretch of this order that `index` is in, but at no more than `most`.
+    /// Looks at the mappings of the part of this order that `index` is in, but at no more than `most`.
     /// Sleeps.
     ///
     /// Errors: `EINTR` for a fatal signal.

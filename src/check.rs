@@ -129,7 +129,7 @@ pub(crate) struct Census {
 #[derive(Clone, Copy)]
 struct Found {
     index: PageIndex,
-    /// What the tree has.
+    /// The contents of the tree.
     word: usize,
     locked: bool,
     dirty: bool,

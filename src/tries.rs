@@ -52,7 +52,7 @@ pub(crate) struct Tries {
     pub(crate) last: u32,
 }
 
-/// What identifies this task.
+/// The identity of this task.
 fn own_key() -> usize {
     vm::this_task().wrapping_mul(0x9e37_79b9_7f4a_7c15) & !TIME_MASK
 }
@@ -65,7 +65,7 @@ fn own(key: usize) -> Option<&'static Slot> {
         .find(|slot| slot.first.read_once() & !TIME_MASK == key)
 }
 
-/// What this task has tried up to now.
+/// The tries of this task up to now.
 pub(crate) fn so_far() -> Option<Tries> {
     // Before the clock, which must not be behind it.
     let latest = LATEST.read_once();

@@ -131,7 +131,7 @@ impl WriteBack<'_> {
 /// Writes back the dirty entries of a range (`dax_writeback_mapping_range`) and returns the pages
 /// that are clean since. Sleeps.
 ///
-/// What stays dirty is none of them: a sync takes what was written for progress, and comes to a file that it has
+/// Pages that stay dirty are none of them: a sync takes what was written for progress, and comes to a file that it has
 /// left dirty again and again until there is none, or until the clock's next tick.
 ///
 /// `EIO` when the filesystem's blocks are not pages; errors are kept for `fsync` as well.

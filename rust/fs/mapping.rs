@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a file has in memory: its tree of entries and the mappings of it.
+//! A file's contents in memory: its tree of entries and the mappings of it.
 //!
 //! C header: [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h)
 

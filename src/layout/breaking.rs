@@ -83,12 +83,12 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     Ok(())
 }
 
-/// Who has put the last user of a filesystem, and what that is for him.
+/// The task that has put the last user of a filesystem, and what that is for it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unmount {
-    /// He unmounts it, and waits unless he is killed.
+    /// It unmounts the filesystem, and waits unless it is killed.
     Now,
-    /// It happens to him, and he does not wait.
+    /// It puts the user for another reason, and does not wait.
     Aside,
     /// A thread of the kernel that has nothing else to do.
     Later,

@@ -57,7 +57,7 @@ impl Visitor for FindBusy<'_> {
 /// The first frame of the first folio of the range, in the order of the file, that somebody uses other than by
 /// a mapping (`dax_layout_busy_page_range`). The range is unmapped first. Sleeps.
 ///
-/// What keeps the folio from being gone is the caller's to have: a stay that he has had before
+/// The caller keeps the folio from being gone, by a stay that he has had before
 /// ([`Stay::folio`](crate::kern::memory::Stay::folio)).
 pub(crate) fn busy_folio(mapping: &Mapping, range: PageRange) -> Option<Pfn> {
     find_busy(mapping, range, None)

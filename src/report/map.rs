@@ -23,10 +23,10 @@ use kernel::{error::code::*, prelude::*};
 /// The most that one call looks at: entries, and mappings of processes.
 const BUDGET: usize = 1 << 16;
 
-/// Mappings of processes that are looked at for one stretch of a file.
+/// Mappings of processes that are looked at for one part of a file.
 const MOST_VMAS: u32 = 1024;
 
-/// What looking for mapped zeroes in one mapping is worth of that budget: it is a table of 512 entries.
+/// The part of that budget that looking for mapped zeroes in one mapping takes: it is a table of 512 entries.
 const TABLE: usize = 8;
 
 /// Answers a call: writes records, and where the next call is to start.
@@ -136,16 +136,16 @@ impl Found {
     }
 }
 
-/// The entries of a stretch of 2 MiB, or the one that is larger.
-struct Stretch {
+/// The entries of a part of 2 MiB, or the one that is larger.
+struct Part {
     found: KVVec<Found>,
     /// The neighbours in the file are not neighbours on the device.
     alone: bool,
-    /// What maps its holes.
+    /// The mappings of its holes.
     zeroes: Zeroes,
 }
 
-/// What takes the records: a caller's memory, or a test.
+/// The receiver of the records: a caller's memory, or a test.
 pub(crate) trait Sink {
     /// Whether there is no room left.
     fn is_full(&self) -> bool;
@@ -206,7 +206,7 @@ impl<'a, S: Sink> Walk<'a, S> {
     ///
     /// Errors: `EFAULT`, `EINTR`, `ENOMEM`.
     pub(crate) fn run(&mut self, range: PageRange) -> Result<u64> {
-        let mut stretch = Stretch {
+        let mut part = Part {
             found: KVVec::with_capacity(Order::PMD.pages(), GFP_KERNEL)?,
             alone: false,
             zeroes: Zeroes::new()?,
@@ -221,8 +221,8 @@ impl<'a, S: Sink> Walk<'a, S> {
                 }
                 break;
             }
-            self.scan(PageIndex::new(at), range.last, &mut stretch);
-            let first = stretch.found.first().map_or(end, |found| found.first.get());
+            self.scan(PageIndex::new(at), range.last, &mut part);
+            let first = part.found.first().map_or(end, |found| found.first.get());
             if at < first {
                 self.add(untouched(at, first.min(end)))?;
                 at = first;
@@ -230,8 +230,8 @@ impl<'a, S: Sink> Walk<'a, S> {
             if self.records.is_full() {
                 break;
             }
-            self.count_zeroes(&mut stretch)?;
-            at = self.add_stretch(at, &stretch)?;
+            self.count_zeroes(&mut part)?;
+            at = self.add_part(at, &part)?;
             vm::cond_resched();
         }
         let behind = (at as u64) << Order::PAGE_SHIFT;
@@ -247,9 +247,9 @@ impl<'a, S: Sink> Walk<'a, S> {
     }
 
     /// Finds the entries from `from` on, up to the end of the 2 MiB that the first of them is in.
-    fn scan(&mut self, from: PageIndex, last: PageIndex, stretch: &mut Stretch) {
-        stretch.found.clear();
-        stretch.alone = false;
+    fn scan(&mut self, from: PageIndex, last: PageIndex, part: &mut Part) {
+        part.found.clear();
+        part.alone = false;
         let mut last = last;
         let mut guard = self.mapping.tree().lock();
         let mut xas = guard.xas(from);
@@ -259,16 +259,16 @@ impl<'a, S: Sink> Walk<'a, S> {
             let dirty = xas.has_mark(Mark::Dirty);
             let found = Found::new(xas.index(), entry, locked, dirty);
             last = last.min(Order::PMD.last(found.first));
-            if stretch.found.push_within_capacity(found).is_err() {
+            if part.found.push_within_capacity(found).is_err() {
                 break;
             }
             if found.end() > last.get() {
                 break;
             }
         }
-        self.budget = self.budget.saturating_sub(stretch.found.len() + 1);
+        self.budget = self.budget.saturating_sub(part.found.len() + 1);
         // For 2 MiB, what is beside them, too.
-        let Some(this) = stretch.found.first().copied() else {
+        let Some(this) = part.found.first().copied() else {
             return;
         };
         if this.order != Order::PMD || this.kind != kind::DATA {
@@ -286,13 +286,13 @@ impl<'a, S: Sink> Walk<'a, S> {
             };
             let (entry, locked) = Entry::from_raw(raw);
             let other = Found::new(index, entry, locked, false);
-            stretch.alone |= this.is_apart_from(&other);
+            part.alone |= this.is_apart_from(&other);
         }
     }
 
     /// Counts what maps holes. Data are counted by their folios.
-    fn count_zeroes(&mut self, stretch: &mut Stretch) -> Result {
-        let Stretch { found, zeroes, .. } = stretch;
+    fn count_zeroes(&mut self, part: &mut Part) -> Result {
+        let Part { found, zeroes, .. } = part;
         let mut holes = found
             .iter_mut()
             .filter(|found| found.kind == kind::HOLE)
@@ -312,12 +312,12 @@ impl<'a, S: Sink> Walk<'a, S> {
     }
 
     /// Adds what was found. Returns the index behind it.
-    fn add_stretch(&mut self, at: usize, stretch: &Stretch) -> Result<usize> {
+    fn add_part(&mut self, at: usize, part: &Part) -> Result<usize> {
         let mut at = at;
-        let Some(first) = stretch.found.first() else {
+        let Some(first) = part.found.first() else {
             return Ok(at);
         };
-        let broken = stretch.found.windows(2).any(|pair| {
+        let broken = part.found.windows(2).any(|pair| {
             let [one, next] = pair else { return false };
             one.end() == next.first.get() && one.is_apart_from(next)
         });
@@ -327,7 +327,7 @@ impl<'a, S: Sink> Walk<'a, S> {
             _ => (None, Order::PUD),
         };
         let own = VmaLook::at(self.mapping, first.first, vmas, MOST_VMAS)?;
-        let each = match stretch.found.iter().any(|found| found.kind == kind::HOLE) {
+        let each = match part.found.iter().any(|found| found.kind == kind::HOLE) {
             true => 1 + TABLE,
             false => 1,
         };
@@ -343,7 +343,7 @@ impl<'a, S: Sink> Walk<'a, S> {
                 self.obstacles(first.first, level, &look)
             }
         };
-        for found in stretch.found.iter() {
+        for found in part.found.iter() {
             if at < found.first.get() {
                 self.add(untouched(at, found.first.get()))?;
             }
@@ -357,7 +357,7 @@ impl<'a, S: Sink> Walk<'a, S> {
                         record.why |= why::DEVICE;
                     }
                 }
-                if broken || stretch.alone {
+                if broken || part.alone {
                     record.why |= why::EXTENT;
                 }
                 if record.why == 0 {

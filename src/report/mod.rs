@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What user space may ask of files and waits: `/dev/rdax` (`docs/ioctl.md`).
+//! Questions of user space about files and waits: `/dev/rdax` (`docs/ioctl.md`).
 //!
 //! Everybody may open the device. What is told of a file is told to whoever shows that he may read it, by a
 //! descriptor; what is told of others, and of the machine's memory, to the administrator.

@@ -12,7 +12,9 @@
  * Where ext4 zeroes bad memory (ext4_issue_zeroout()) it is worse: by then it has converted the blocks, or
  * takes them for converted, so that those without zeroes are shown, or stores to them are lost with the
  * cache. And a failed page that is not among the driver's bad blocks is no longer mapped by the kernel:
- * writing it is an oops. So the module zeroes in place of ext4 (zeroes.c).
+ * writing it is an oops. So the module zeroes in place of ext4 (zeroes.c). A compiler may put
+ * ext4_issue_zeroout() into callers in the same file; these come by where they call the block layer, and are told
+ * from those who zero metadata by where they want zeroes (rdax_ext4_gives_to_file()).
  */
 
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
@@ -81,6 +83,40 @@ static void rdax_ext4_issue_zeroout(unsigned long ip, unsigned long parent_ip,
 
 	if (IS_DAX(inode) && rdax_is_member(ops->private, inode->i_sb->s_bdev))
 		ftrace_regs_set_instruction_pointer(fregs, (unsigned long)rdax_ext4_zeroout);
+}
+
+/*
+ * ext4 zeroes blocks of files with GFP_NOFS; so it does tables of inodes, and the metadata of groups by which it
+ * grows, which it does not count yet. The journal is zeroed with GFP_KERNEL.
+ */
+bool rdax_ext4_gives_to_file(struct super_block *sb, u64 at, u64 end, gfp_t gfp)
+{
+	struct ext4_sb_info *sbi = EXT4_SB(sb);
+	ext4_fsblk_t first = at >> sb->s_blocksize_bits, last = (end - 1) >> sb->s_blocksize_bits;
+	ext4_group_t group, groups;
+
+	/* The driver of ext2 has the same magic number. */
+	if (gfp != GFP_NOFS || strcmp(sb->s_type->name, "ext4") || !sbi || end <= at)
+		return false;
+	if (last >= ext4_blocks_count(sbi->s_es))
+		return false;
+	groups = ext4_get_groups_count(sb);
+	for (group = 0; group < groups; group++) {
+		unsigned int in_block = group & (EXT4_DESC_PER_BLOCK(sb) - 1);
+		const struct buffer_head *bh = sbi_array_rcu_deref(sbi, s_group_desc,
+						group >> EXT4_DESC_PER_BLOCK_BITS(sb));
+		const struct ext4_group_desc *desc = (const void *)(bh->b_data +
+						in_block * EXT4_DESC_SIZE(sb));
+		ext4_fsblk_t table = le32_to_cpu(desc->bg_inode_table_lo);
+
+		if (EXT4_DESC_SIZE(sb) >= EXT4_MIN_DESC_SIZE_64BIT)
+			table |= (ext4_fsblk_t)le32_to_cpu(desc->bg_inode_table_hi) << 32;
+		if (first < table + sbi->s_itb_per_group && table <= last)
+			return false;
+		if (!(group % 1024))
+			rdax_cond_resched();
+	}
+	return true;
 }
 
 /* Permanent: kernel.ftrace_enabled cannot switch it off. */
@@ -218,6 +254,11 @@ int rdax_ext4_end(void)
 }
 
 #else
+
+bool rdax_ext4_gives_to_file(struct super_block *sb, u64 at, u64 end, gfp_t gfp)
+{
+	return false;
+}
 
 void rdax_ext4_init(void)
 {

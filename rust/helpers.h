@@ -499,8 +499,11 @@ int rdax_function_entries(const char *const *names, unsigned long *entries, int 
 /* Whether a block device is in the table of adopted devices. */
 bool rdax_is_member(const void *members, const void *bdev);
 
-/* The magic number of the filesystem that holds the block device; 0 if none does. May sleep. */
-unsigned long rdax_magic_of_holder(struct block_device *bdev);
+/*
+ * Whether the filesystem that holds the block device, and asks for zeroes on these bytes of it, gives them to a
+ * file. May sleep.
+ */
+bool rdax_holder_gives_to_file(struct block_device *bdev, u64 at, u64 end, gfp_t gfp);
 
 /*
  * Puts zeroes on these bytes of the device, whole pages, but for sectors that the driver cannot write. 0 or an
@@ -509,11 +512,14 @@ unsigned long rdax_magic_of_holder(struct block_device *bdev);
 int rdax_put_zeroes(struct block_device *bdev, u64 at, u64 end, gfp_t gfp);
 
 /*
- * As blkdev_issue_zeroout(), which it calls; for blocks that XFS gives a file as rdax_put_zeroes(). @failures:
+ * As blkdev_issue_zeroout(), which it calls; for blocks that XFS or ext4 gives a file as rdax_put_zeroes(). @failures:
  * whether pages may have failed.
  */
 int rdax_issue_zeroout(struct block_device *bdev, sector_t sector, sector_t sectors, gfp_t gfp,
 		       unsigned int flags, bool failures);
+
+/* rdax_holder_gives_to_file() for a filesystem with ext4's magic number, which is on the device. May sleep. */
+bool rdax_ext4_gives_to_file(struct super_block *sb, u64 at, u64 end, gfp_t gfp);
 
 /* Begins to watch for ext4 as a module, and ends. */
 void rdax_ext4_init(void);

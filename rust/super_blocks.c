@@ -3,6 +3,7 @@
 
 #include <linux/blkdev.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/module.h>
 
 #include "helpers.h"
@@ -81,17 +82,21 @@ static bool is_super(const void *holder)
 	return (unsigned long)holder < __START_KERNEL_map;
 }
 
-unsigned long rdax_magic_of_holder(struct block_device *bdev)
+bool rdax_holder_gives_to_file(struct block_device *bdev, u64 at, u64 end, gfp_t gfp)
 {
-	unsigned long magic = 0;
 	struct super_block *sb;
+	bool gives = false;
 
 	mutex_lock(&bdev->bd_holder_lock);
 	sb = holder_of_kernel(bdev);
-	if (sb && is_super(sb))
-		magic = sb->s_magic;
+	if (sb && is_super(sb)) {
+		if (sb->s_magic == XFS_SUPER_MAGIC)
+			gives = true;
+		else if (sb->s_magic == EXT4_SUPER_MAGIC && sb->s_bdev == bdev)
+			gives = rdax_ext4_gives_to_file(sb, at, end, gfp);
+	}
 	mutex_unlock(&bdev->bd_holder_lock);
-	return magic;
+	return gives;
 }
 
 /*

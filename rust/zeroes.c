@@ -10,7 +10,6 @@
 #include <linux/blkdev.h>
 #include <linux/dax.h>
 #include <linux/fs.h>
-#include <linux/magic.h>
 #include <linux/mm.h>
 
 #include "helpers.h"
@@ -108,9 +107,9 @@ int rdax_issue_zeroout(struct block_device *bdev, sector_t sector, sector_t sect
 	u64 at = (u64)sector << SECTOR_SHIFT, end = at + ((u64)sectors << SECTOR_SHIFT);
 	int err;
 
-	/* XFS asks for zeroes for files only, in whole blocks. Others want metadata to be written, or nothing. */
+	/* Files get whole blocks. All others want metadata to be written, or an error. */
 	if (flags || !PAGE_ALIGNED(at) || !PAGE_ALIGNED(end) ||
-	    rdax_magic_of_holder(bdev) != XFS_SUPER_MAGIC)
+	    !rdax_holder_gives_to_file(bdev, at, end, gfp))
 		return blkdev_issue_zeroout(bdev, sector, sectors, gfp, flags);
 	if (!failures) {
 		err = blkdev_issue_zeroout(bdev, sector, sectors, gfp, 0);

@@ -151,7 +151,7 @@ pub(super) unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device
     });
 }
 
-/// Somebody has the driver put zeroes on blocks: XFS does for blocks that a file gets, and they may be bad.
+/// Somebody has the driver put zeroes on blocks: XFS and ext4 do for blocks that a file gets, and they may be bad.
 ///
 /// # Safety
 ///

@@ -139,7 +139,7 @@ static void untold_past(struct rcu_head *rcu)
 {
 	spin_lock_bh(&untold.lock);
 	/* Those who came after this grace period had begun wait for another. */
-	untold.past_soon = untold.again;
+	WRITE_ONCE(untold.past_soon, untold.again);
 	untold.again = false;
 	if (untold.past_soon)
 		call_rcu_tasks(rcu, untold_past);
@@ -166,7 +166,7 @@ void *rdax_large_pud_begin_removal(struct vm_area_struct *vma, pud_t *entry)
 		return place;
 	}
 	spin_lock_bh(&untold.lock);
-	untold.now++;
+	WRITE_ONCE(untold.now, untold.now + 1);
 	spin_unlock_bh(&untold.lock);
 	return NULL;
 }
@@ -182,19 +182,25 @@ void rdax_large_pud_end_removal(void *removal)
 		return;
 	}
 	spin_lock_bh(&untold.lock);
-	untold.now--;
 	if (untold.past_soon) {
 		untold.again = true;
 	} else {
-		untold.past_soon = true;
+		WRITE_ONCE(untold.past_soon, true);
 		call_rcu_tasks(&untold.rcu, untold_past);
 	}
+	/* Pairs with the acquire in any_untold(): who does not find this entry in one finds it in the other. */
+	smp_store_release(&untold.now, untold.now - 1);
 	spin_unlock_bh(&untold.lock);
+}
+
+static bool any_untold(void)
+{
+	return smp_load_acquire(&untold.now) || READ_ONCE(untold.past_soon);
 }
 
 bool rdax_large_pud_was_removed(struct mm_struct *mm, pud_t *entry)
 {
-	return has(mm, entry, false) || READ_ONCE(untold.now) || READ_ONCE(untold.past_soon);
+	return has(mm, entry, false) || any_untold();
 }
 
 bool rdax_is_made(struct mm_struct *mm, pud_t *entry)
@@ -231,8 +237,12 @@ void rdax_end_table(struct rdax_place *place)
 int rdax_make_table(struct mm_struct *mm, pud_t *entry, unsigned long address)
 {
 	struct rdax_place place;
-	int result = rdax_begin_table(mm, entry, &place);
+	int result;
 
+	/* The kernel's own addresses: no file is mapped there, and who may not sleep makes tables for them, too. */
+	if (address >= TASK_SIZE_MAX)
+		return rdax_original_pmd_alloc(mm, entry, address);
+	result = rdax_begin_table(mm, entry, &place);
 	if (!result)
 		result = rdax_original_pmd_alloc(mm, entry, address);
 	rdax_end_table(&place);

@@ -58,6 +58,7 @@ impl<'w> File<'w> {
                     guarded: 0,
                     under_way: 0,
                     other_memory: false,
+                    fails_at_sync: None,
                     syncs: 0,
                     synced: (0, -1),
                     faults: KVec::with_capacity(64, GFP_KERNEL).unwrap_or_default(),
@@ -229,6 +230,12 @@ impl<'w> File<'w> {
     /// Has the next synchronous fault end as if other memory had been told of at its beginning.
     pub(crate) fn tell_of_other_memory(&self) {
         self.model.state.lock().other_memory = true;
+    }
+
+    /// Has the memory at a place of the device fail at the next call of `fsync`.
+    pub(crate) fn fail_memory_at_sync(&self, place: usize) {
+        let world = core::ptr::from_ref(self.world) as usize;
+        self.model.state.lock().fails_at_sync = Some((world, place));
     }
 
     /// Calls of `fsync`.

@@ -2,7 +2,7 @@
 
 //! A filesystem in memory: what it knows of a file, and the functions that the kernel and the layer call.
 
-use super::{Ended, Failing, Fault, TestExtent};
+use super::{call_notify_failure, Ended, Failing, Fault, TestExtent, World};
 use crate::kern::{
     bindings,
     check::complain,
@@ -46,6 +46,8 @@ pub(super) struct ModelState {
     /// The fault that is under way, 0 if none is.
     pub(super) under_way: usize,
     pub(super) other_memory: bool,
+    /// The address of the world and a place there that fails at the next sync.
+    pub(super) fails_at_sync: Option<(usize, usize)>,
     pub(super) syncs: usize,
     pub(super) synced: (i64, i64),
     pub(super) faults: KVec<Fault>,
@@ -302,6 +304,14 @@ unsafe extern "C" fn fsync(
     // Write-back would wait for it.
     if model.is_locked_at(inode.mapping(), start) {
         complain();
+    }
+    let fails = model.state.lock().fails_at_sync.take();
+    if let Some((world, place)) = fails {
+        // SAFETY: The world is there as long as its files.
+        let world = unsafe { &*(world as *const World) };
+        call_notify_failure(world, place, 1, false);
+        // Of a small folio the core does that, when it was told that nobody else has.
+        world.set_poison(place, true);
     }
     let mut state = model.state.lock();
     state.syncs += 1;

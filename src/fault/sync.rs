@@ -56,25 +56,44 @@ fn finish_of_order<'f, const ORDER: usize>(vmf: &'f mut VmFault<'f>, pfn: Pfn) -
         // The task is about to die.
         Err(error) => return code_of(error),
     };
-    let page = match locked.entry().block() {
-        Some(block) if block.order() >= order => block.nth(fault.offset_in(&locked)),
+    let block = match locked.entry().block() {
+        Some(block) if block.order() >= order => block,
         _ => return FaultCode::NOPAGE,
+    };
+    let first = fault.offset_in(&locked);
+    if block.nth(first).pfn() != pfn {
+        return FaultCode::NOPAGE;
+    }
+    // Nobody had the entry locked meanwhile, so memory may have failed.
+    let page = match fault.sound(block, first, false) {
+        Ok(page) => page,
+        Err(failure) => return fault.failed(failure),
     };
     let present = match fault.vmf.present(order) {
         Present::Smaller | Present::Larger => return FaultCode::NOPAGE,
         Present::Nothing => false,
         Present::Mapped => true,
     };
-    if page.pfn() != pfn {
-        return FaultCode::NOPAGE;
-    }
     fault.set_dirty(&locked);
     match fault.insert_memory(&locked, page, present) {
         Ok(code) => code,
-        Err(Failure::Code(code)) => code,
-        Err(Failure::Error(error)) => code_of(error),
-        // The same order would fail again.
-        Err(_) if order > Order::PTE => FaultCode::FALLBACK,
-        Err(_) => FaultCode::NOPAGE,
+        Err(failure) => fault.failed(failure),
+    }
+}
+
+impl<const ORDER: usize> Fault<'_, ORDER> {
+    /// The core's code for a failure behind the sync.
+    #[cold]
+    fn failed(&self, failure: Failure<'_>) -> FaultCode {
+        match failure {
+            Failure::Code(code) => code,
+            Failure::Error(error) => {
+                self.device.inc(Counter::FaultErrors);
+                code_of(error)
+            }
+            // The same order would fail again.
+            _ if self.order() > Order::PTE => FaultCode::FALLBACK,
+            _ => FaultCode::NOPAGE,
+        }
     }
 }

@@ -75,7 +75,8 @@ mod tests {
             associate(ours, order, &place.a, 0)?;
             let core = CoreFolio::new(order)?;
             let theirs = core.folio().head();
-            let bits = |page: DevPage<'_>, offset| page_bits(page.folio().block_of_test().nth(offset));
+            let bits =
+                |page: DevPage<'_>, offset| page_bits(page.folio().block_of_test().nth(offset));
 
             let (our, their) = (bits(ours, 0), bits(theirs, 0));
             check_eq!(our[FLAGS] & HEAD, their[FLAGS] & HEAD);

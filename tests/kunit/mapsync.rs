@@ -82,6 +82,42 @@ mod tests {
         Ok(())
     }
 
+    #[cfg(CONFIG_MEMORY_FAILURE)]
+    #[test]
+    fn memory_that_fails_during_the_sync_is_not_mapped() -> Checked {
+        for order in [Order::PTE, Order::PMD] {
+            let world = world()?;
+            let Some((file, place)) = mapped_file(&world, order)? else {
+                continue;
+            };
+            file.set_extents(&[TestExtent::mapped(0, order.pages(), place).dirty()])?;
+            set_max_order(order)?;
+            let view = View::new(&file, 0, order.pages(), Share::Sync, 0)?;
+            let bad = order.pages() - 1;
+            file.fail_memory_at_sync(place + bad);
+            let stored = view.store(0, 1);
+            check!(world.page(place + bad).is_poisoned());
+            check!(view.mapped(bad).is_none(), "{order:?}");
+            if order == Order::PTE {
+                check_eq!(stored, Err(EFAULT));
+                check_eq!(
+                    file.fault(file.faults() - 1).map(|fault| fault.code),
+                    Some(FaultCode::HWPOISON)
+                );
+                check!(!is_marked(&file, 0, Mark::Dirty));
+            } else {
+                // One bad page keeps the others from being mapped together with it, and from nothing else.
+                stored?;
+                check_mapped(&world, &view, 0, Order::PTE, place, true)?;
+            }
+            drop(view);
+            world.set_poison(place + bad, false);
+            clear(&file);
+            world.check_clean()?;
+        }
+        Ok(())
+    }
+
     #[test]
     fn only_a_write_with_metadata_to_be_synced_is_synchronous() -> Checked {
         let world = world()?;

@@ -88,8 +88,7 @@ static unsigned int note_stores(struct vm_area_struct *vma, pmd_t *pmdp, pmd_t p
 
 		if (!is_silent(pte))
 			continue;
-		if (pte_dirty(pte))
-			found |= RDAX_CONST_RDAX_STORED;
+		found |= what_is(pte);
 		if (rdax_pte_ahead(pte)) {
 			if (note_use(pte))
 				found |= RDAX_CONST_RDAX_STORED;
@@ -200,15 +199,19 @@ bool rdax_mapping_note_stores(struct address_space *mapping, unsigned long first
 {
 	unsigned long last = first + pages - 1;
 	struct vm_area_struct *vma;
+	/*
+	 * Where somebody can still store when we look, it may happen before the protection, which takes the
+	 * trace away. So it counts as a store that it can.
+	 */
+	unsigned int wanted = RDAX_CONST_RDAX_STORED | RDAX_CONST_RDAX_OPEN;
 	unsigned int found = 0;
 
 #ifdef CONFIG_MAPPING_DIRTY_HELPERS
-	/*
-	 * Nobody can store any more when we look. This is not for entries of higher levels, which the
-	 * kernel does not expect here.
-	 */
-	if (small)
+	/* This is not for entries of higher levels, which the kernel does not expect here. */
+	if (small) {
 		wp_shared_mapping_range(mapping, first, pages);
+		wanted = RDAX_CONST_RDAX_STORED;
+	}
 #endif
 	i_mmap_lock_read(mapping);
 	/* Of those that map other pages only, there may be as many as anybody likes. */
@@ -220,7 +223,7 @@ bool rdax_mapping_note_stores(struct address_space *mapping, unsigned long first
 					 vma->vm_start + ((end + 1) << PAGE_SHIFT), true);
 	}
 	i_mmap_unlock_read(mapping);
-	return found & RDAX_CONST_RDAX_STORED;
+	return found & wanted;
 }
 
 void rdax_update_times(struct inode *inode)

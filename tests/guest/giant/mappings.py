@@ -60,7 +60,10 @@ def moved_in_one_place_only(t):
 
 @case(**GIANT)
 def mapped_again_while_it_is_unmapped(t):
-    """Threads fault an entry of 1 GiB in while others have a page of it, or all, unmapped."""
+    """Threads fault an entry of 1 GiB in while others have a page of it, or all, unmapped.
+
+    With two processors they seldom meet where an entry would be taken for a broken one; that it is not, the
+    KUnit test adopt/an_entry_of_1g_that_came_back_is_not_cleared shows. This shows that nothing is lost."""
     fd = gib.borrow(t)
     first = gib.frame(t, fd)
     for part in (True, False):

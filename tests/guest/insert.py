@@ -458,7 +458,7 @@ def times_tell_of_stores_before_large_entries_are_protected(t):
     with Map(fd, PMD) as m:
         m.touch(step=PMD, write=True)
         os.pread(fd, 1, 0)
-        equal(m.smaps()["FilePmdMapped"], PMD, "FilePmdMapped")
+        equal(m.mapped_huge(), PMD, "bytes mapped by huge entries")
     os.fsync(fd)
     with Map(fd, PMD, skew=PAGE) as m:
         stats = t.stats()

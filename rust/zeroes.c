@@ -105,16 +105,17 @@ int rdax_issue_zeroout(struct block_device *bdev, sector_t sector, sector_t sect
 		       unsigned int flags, bool failures)
 {
 	u64 at = (u64)sector << SECTOR_SHIFT, end = at + ((u64)sectors << SECTOR_SHIFT);
+	/* Files get whole blocks. All others want metadata to be written, or an error. */
+	bool may_be_files = !flags && PAGE_ALIGNED(at) && PAGE_ALIGNED(end);
 	int err;
 
-	/* Files get whole blocks. All others want metadata to be written, or an error. */
-	if (flags || !PAGE_ALIGNED(at) || !PAGE_ALIGNED(end) ||
-	    !rdax_holder_gives_to_file(bdev, at, end, gfp))
-		return blkdev_issue_zeroout(bdev, sector, sectors, gfp, flags);
-	if (!failures) {
-		err = blkdev_issue_zeroout(bdev, sector, sectors, gfp, 0);
-		if (err != -EIO)
+	/* To whom the blocks are given takes a look at all groups of ext4: it is asked where it matters only. */
+	if (!failures || !may_be_files) {
+		err = blkdev_issue_zeroout(bdev, sector, sectors, gfp, flags);
+		if (err != -EIO || !may_be_files || !rdax_holder_gives_to_file(bdev, at, end, gfp))
 			return err;
+	} else if (!rdax_holder_gives_to_file(bdev, at, end, gfp)) {
+		return blkdev_issue_zeroout(bdev, sector, sectors, gfp, 0);
 	}
 	return rdax_put_zeroes(bdev, at, end, gfp);
 }

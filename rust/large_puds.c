@@ -195,6 +195,7 @@ void rdax_large_pud_end_removal(void *removal)
 
 static bool any_untold(void)
 {
+	/* Pairs with the release in rdax_large_pud_end_removal(). */
 	return smp_load_acquire(&untold.now) || READ_ONCE(untold.past_soon);
 }
 

@@ -2,12 +2,11 @@
 """Everything at once, with every word checked; see lib/stress.c."""
 
 import os
-import subprocess
 import zlib
 
-from lib import native, task
+from lib import native, stressing, task
 from lib.check import Skip, check, equal
-from lib.device import SlowDisk, some, write
+from lib.device import SlowDisk, write
 from lib.runner import case
 
 # Of the time asked for.
@@ -45,18 +44,15 @@ def everything_at_once(t):
         command += ["-D", slow.PATH]
     except Skip as skip:
         t.note(f"without direct I/O: {skip}")
-    stats = t.stats()
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     files = []
-    for line in run.stdout:
+    for line in stressing.lines_of(command, t.stats(), (
+            "read_pte", "write_pte", "zero_pmd", "layout_breaks", "entries_removed",
+            "writeback_entries", "private_pte")):
         if line.startswith("file "):
             files.append(line.split()[1:])
         else:
-            t.note(line.rstrip())
-    equal(run.wait(), 0, f"status of the stress program (seed {t.settings.seed})")
+            t.note(line)
     equal(len(files), 8 if t.variant.reflink else 4, "files")
-    stats.expect(read_pte=some, write_pte=some, zero_pmd=some, layout_breaks=some,
-                 entries_removed=some, writeback_entries=some, private_pte=some)
     _compare(files)
     os.sync()
     t.fs.remount()

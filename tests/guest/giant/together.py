@@ -2,18 +2,17 @@
 """Everything at once."""
 
 import os
+import subprocess
 
-from lib import gib
+from lib import gib, native, stressing
 from lib.check import equal
-from lib.device import SlowDisk, some
+from lib.device import SlowDisk
 from lib.runner import case
 
 
 @case(timeout=lambda settings: settings.seconds + 240, fs=("xfs-1g", "ext4-1g"))
 def everything_at_once(t):
     """See lib/gib-stress.c."""
-    import subprocess
-    from lib import native
     fd = gib.file(t, "steady", 1)
     wild = gib.file(t, "wild", 128)
     os.close(fd)
@@ -27,13 +26,10 @@ def everything_at_once(t):
     slow = SlowDisk()
     slow.delay(3)
     command += ["-D", slow.PATH]
-    stats = t.stats()
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    for line in run.stdout:
-        t.note(line.rstrip())
-    equal(run.wait(), 0, f"status of the stress program (seed {t.settings.seed})")
-    stats.expect(read_pud=some, write_pud=some, layout_breaks=some, entries_removed=some,
-                 writeback_entries=some, read_pte=some, write_pte=some)
+    for line in stressing.lines_of(command, t.stats(), (
+            "read_pud", "write_pud", "layout_breaks", "entries_removed", "writeback_entries",
+            "read_pte", "write_pte")):
+        t.note(line)
     t.fs.remount()
     done = subprocess.run(command + ["-v"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, check=False)

@@ -28,8 +28,8 @@
 #define WORKERS 8
 #define MOST 1024ul		/* pages that are worked on at once */
 #define DISK_PART (64 * PAGE)
-#define WILD 0x80		/* tags from here on are the wild file's */
 #define LEAST 100		/* operations of each process, however long they take */
+#define WILD 0x80		/* tags from here on are the wild file's */
 
 static struct shared {
 	uint8_t tag[SPOTS];	/* what each owned page of "steady" holds; 0: zeroes */
@@ -310,6 +310,11 @@ static void renew(void)
 				fail("pwrite of a new wild file");
 		}
 	}
+	if (below(2)) {
+		/* Before anybody's smaller accesses, if it comes in time. */
+		fill(WILD + below(WILD), 0, 1);
+		MAY_FAULT(store((uint64_t *)wild.map[0], bounce, WORDS));
+	}
 	shared->renewed = now_ms();
 	__atomic_store_n(&shared->renewing, 0, __ATOMIC_RELEASE);
 }
@@ -411,7 +416,7 @@ static void worker(int number, uint64_t end)
 		if (disk < 0)
 			fail("open %s", disk_path);
 	}
-	while (now_ms() < end || shared->ops[me] < LEAST) {
+	while (go_on(end, shared->ops[me], LEAST)) {
 		if (below(2))
 			steady_op();
 		else
@@ -471,7 +476,7 @@ int main(int argc, char **argv)
 	pid_t pids[WORKERS];
 
 	seconds = 30;
-	while ((option = getopt(argc, argv, "d:t:s:w:D:rv")) > 0) {
+	while ((option = getopt(argc, argv, "d:t:s:w:D:ruv")) > 0) {
 		if (option == 'v')
 			verify = true;
 		else if (!take_option(option))
@@ -479,7 +484,7 @@ int main(int argc, char **argv)
 	}
 	if (!dir || workers < 1 || workers > WORKERS || SPOTS % workers) {
 		fprintf(stderr, "usage: gib-stress -d DIRECTORY [-t SECONDS] [-s SEED] [-w WORKERS] "
-				"[-D DISK] [-r] [-v]\n");
+				"[-D DISK] [-ruv]\n");
 		return 2;
 	}
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,

@@ -134,7 +134,7 @@ bool range(size_t size, size_t step, size_t *offset, size_t *length)
 }
 static void work(uint64_t end)
 {
-	while (now_ms() < end || progress[me].ops < LEAST) {
+	while (go_on(end, progress[me].ops, LEAST)) {
 		uint64_t kind = below(10);
 
 		progress[me].busy = now_ms();
@@ -250,14 +250,14 @@ int main(int argc, char **argv)
 	int option, failed = 0, left;
 
 	seconds = 60;
-	while ((option = getopt(argc, argv, "d:t:l:s:w:D:r")) > 0) {
+	while ((option = getopt(argc, argv, "d:t:l:s:w:D:ru")) > 0) {
 		if (option == 'l')
 			limit = strtoull(optarg, NULL, 0);
 		else if (!take_option(option))
 			return 2;
 	}
 	if (!dir || workers < 1 || workers > WORKERS) {
-		fputs("usage: stress -d DIR [-t SECONDS] [-l LIMIT] [-s SEED] [-w WORKERS] [-D DISK] [-r]\n",
+		fputs("usage: stress -d DIR [-t SECONDS] [-l LIMIT] [-s SEED] [-w WORKERS] [-D DISK] [-ru]\n",
 		      stderr);
 		return 2;
 	}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* worker: what worker.h says. */
 #define _GNU_SOURCE
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 
@@ -9,7 +10,7 @@
 const char *dir, *disk_path;
 int seconds, workers = 4;
 uint64_t seed = 1;
-bool reflink;
+bool reflink, until_told;
 
 int me;
 
@@ -57,6 +58,20 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
 	siglongjmp(fault_out, 1);
 }
 
+/* Nothing is ever written to it. */
+static bool input_has_ended(void)
+{
+	struct pollfd input = { .fd = STDIN_FILENO };
+
+	return poll(&input, 1, 0) > 0;
+}
+
+/* Whether a worker goes on; see worker.h. */
+bool go_on(uint64_t end, uint64_t ops, uint64_t least)
+{
+	return now_ms() < end || ops < least || (until_told && !input_has_ended());
+}
+
 /* What a worker does first. */
 void become_worker(int number)
 {
@@ -88,6 +103,9 @@ bool take_option(int option)
 		return true;
 	case 'r':
 		reflink = true;
+		return true;
+	case 'u':
+		until_told = true;
 		return true;
 	default:
 		return false;

@@ -19,6 +19,7 @@ extern const char *dir, *disk_path;
 extern int seconds, workers;
 extern uint64_t seed;
 extern bool reflink;
+extern bool until_told;		/* go on until standard input ends, too */
 
 extern int me;			/* number of this worker */
 
@@ -28,6 +29,12 @@ void did(const char *what, uint64_t a, uint64_t b, uint64_t c);
 /* End the worker with what is wrong and what was done before. */
 __attribute__((noreturn, format(printf, 1, 2)))
 void fail(const char *format, ...);
+
+/*
+ * Whether a worker that has done OPS operations goes on: for all of its time, for the LEAST that it
+ * has to do however long they take, and until the program is told that enough was seen.
+ */
+bool go_on(uint64_t end, uint64_t ops, uint64_t least);
 
 /* What a worker does first. */
 void become_worker(int number);

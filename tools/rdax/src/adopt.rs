@@ -32,7 +32,7 @@ use crate::{
         CONFIG,
         PERSISTENT, //
     },
-    who::Waits, //
+    waits::Waits, //
 };
 use anyhow::{
     anyhow,

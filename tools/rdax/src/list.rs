@@ -21,7 +21,7 @@ use crate::{
     superblock,
     system::System,
     table,
-    who::Waits, //
+    waits::Waits, //
 };
 use anyhow::{
     bail,

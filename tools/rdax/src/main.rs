@@ -23,6 +23,7 @@ mod system;
 mod table;
 #[path = "../../../uapi/rdax.rs"]
 mod uapi;
+mod waits;
 mod who;
 
 use clap::{

@@ -11,7 +11,8 @@ use crate::{
     size::{amount, nanoseconds, PAGE},
     system::System,
     table,
-    uapi::{dev, wait, WaitRecord}, //
+    uapi::{dev, wait, WaitRecord},
+    waits::{is_for_unknown, Kind, Waits}, //
 };
 use anyhow::{bail, Context, Result};
 use serde::Serialize;
@@ -28,7 +29,7 @@ use std::{
 const NOWHERE: u64 = u64::MAX;
 
 /// The kind of call that waits, by its number in the ioctl.
-fn waiter(kind: u32) -> &'static str {
+pub fn waiter(kind: u32) -> &'static str {
     match kind {
         wait::LAYOUT => "truncate or the like",
         wait::WRITE => "write",
@@ -42,7 +43,7 @@ fn waiter(kind: u32) -> &'static str {
 /// What a device on the dax bus is for its users.
 const CHARACTER: &str = "character";
 
-fn comm(record: &WaitRecord) -> String {
+pub fn comm(record: &WaitRecord) -> String {
     let name: Vec<u8> = record
         .comm
         .iter()
@@ -112,7 +113,7 @@ struct Report<'a> {
 }
 
 /// `all`: whether those of other users are told, too.
-fn waits_text(waits: &[WaitRecord], all: bool) -> String {
+pub fn waits_text(waits: &[WaitRecord], all: bool) -> String {
     const NOT_ALL: &str = "(waits of other users are told to root only)\n";
     if waits.is_empty() {
         return match all {
@@ -210,40 +211,6 @@ fn users_text(users: &Users, waited: bool) -> String {
         text += &format!("({} processes may not be looked at)\n", users.hidden);
     }
     text
-}
-
-/// Block devices and character devices are numbered apart, so that one of each may have the same number.
-#[derive(Clone, Copy)]
-enum Kind {
-    Block,
-    Character,
-}
-
-impl Kind {
-    fn of(name: &str) -> Self {
-        match name.starts_with("dax") {
-            true => Self::Character,
-            false => Self::Block,
-        }
-    }
-
-    /// Whether somebody waits for a device of this kind and number.
-    fn has(self, number: (u32, u32), wait: &WaitRecord) -> bool {
-        let may_be = match self {
-            // The module is older than that. Files are on block devices only; what goes may be either.
-            _ if wait.dev_type == dev::UNKNOWN => {
-                matches!(self, Self::Block) || wait.kind == wait::DEVICE
-            }
-            Self::Block => wait.dev_type == dev::BLOCK,
-            Self::Character => wait.dev_type == dev::CHARACTER,
-        };
-        may_be && (wait.dev_major, wait.dev_minor) == number
-    }
-}
-
-/// Whether it is for a device that goes, of which the module does not know which it is: no file has the page.
-fn is_for_unknown(wait: &WaitRecord) -> bool {
-    wait.kind == wait::DEVICE && (wait.dev_major, wait.dev_minor) == (0, 0)
 }
 
 /// What is asked about.
@@ -347,84 +314,6 @@ fn waits(target: &Target, module: &Module) -> Result<Vec<WaitRecord>> {
     Ok(Vec::new())
 }
 
-/// What is told of all waits, to be asked of for devices one by one.
-#[derive(Default)]
-pub struct Waits {
-    records: Vec<WaitRecord>,
-    /// Whether these are all: the module was asked, and those of others are told.
-    all: bool,
-}
-
-impl Waits {
-    /// None where the module does not tell of any. What tries again and again is not waited for.
-    pub fn now(system: &System) -> Self {
-        let found = Module::open(system).and_then(|module| module.waits(None));
-        Self {
-            all: found.is_ok() && system.has_admin(),
-            records: found.unwrap_or_default(),
-        }
-    }
-
-    /// What keeps the unbind of a block device from being over, if that is what happens to it.
-    pub fn unbind(&self, block: &Block) -> Option<String> {
-        if !block.goes {
-            return None;
-        }
-        let number = device::numbers(&block.number);
-        let told = self.for_device(&block.name, number);
-        let may_be = || self.sentence(&block.name, is_for_unknown);
-        match told.or_else(may_be) {
-            Some(text) => Some(format!("{}: {text}", device::GOES)),
-            None => self.unbind_without_wait(block),
-        }
-    }
-
-    /// The same, if nobody is seen to wait for a page of it.
-    fn unbind_without_wait(&self, block: &Block) -> Option<String> {
-        let number = device::numbers(&block.number)?;
-        let is_for_it = |wait: &WaitRecord| {
-            wait.kind == wait::DEVICE && Kind::Block.has(number, wait) || is_for_unknown(wait)
-        };
-        if !block.goes || self.records.iter().any(is_for_it) {
-            return None;
-        }
-        Some(match self.all {
-            true => format!(
-                "{}, and nobody waits for a page of it: its filesystem is busy with that, which may take an XFS \
-                 with rmapbt very long, or it is over soon",
-                device::GOES
-            ),
-            false => format!(
-                "{}; rdax who {}, as root, says what that waits for",
-                device::GOES,
-                block.name
-            ),
-        })
-    }
-
-    /// That somebody waits for whoever has pages of this device, in a sentence with what to do.
-    pub fn for_device(&self, name: &str, number: Option<(u32, u32)>) -> Option<String> {
-        let number = number?;
-        self.sentence(name, |wait| Kind::of(name).has(number, wait))
-    }
-
-    fn sentence(&self, name: &str, is_meant: impl Fn(&WaitRecord) -> bool) -> Option<String> {
-        let found: Vec<&WaitRecord> = self.records.iter().filter(|wait| is_meant(wait)).collect();
-        let longest = found.iter().max_by_key(|wait| wait.waited)?;
-        let others = match found.len() {
-            1 => String::new(),
-            more => format!(" and {} others", more - 1),
-        };
-        Some(format!(
-            "{} ({}){others} has waited for {} ({}) for somebody who uses its pages: rdax who {name}",
-            comm(longest),
-            longest.pid,
-            nanoseconds(longest.waited),
-            waiter(longest.kind),
-        ))
-    }
-}
-
 /// Shows who waits, and who has the pages.
 pub fn run(system: &System, arguments: &cli::Who) -> Result<ExitCode> {
     let (target, wanted) = Target::of(system, arguments.target.as_deref())?;
@@ -468,10 +357,10 @@ pub fn run(system: &System, arguments: &cli::Who) -> Result<ExitCode> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn record() -> WaitRecord {
+    pub fn record() -> WaitRecord {
         let mut record = WaitRecord {
             waited: 12_500_000_000,
             inode: 131,
@@ -541,96 +430,5 @@ mod tests {
         assert!(users_text(&nobody, true).contains("pipe"));
         assert!(!users_text(&nobody, false).contains("pipe"));
         assert!(text.contains("2 processes may not be looked at"), "{text}");
-    }
-
-    #[test]
-    fn waits_of_a_device_are_pointed_to() {
-        let shorter = WaitRecord {
-            waited: 5,
-            ..record()
-        };
-        let waits = Waits {
-            records: vec![shorter, record()],
-            all: true,
-        };
-        let text = waits.for_device("pmem0", Some((259, 1))).unwrap();
-        for part in ["truncate (42) and 1 others", "12.5 s", "rdax who pmem0"] {
-            assert!(text.contains(part), "no '{part}' in: {text}");
-        }
-        assert_eq!(waits.for_device("pmem1", Some((259, 2))), None);
-        assert_eq!(waits.for_device("dax1.0", None), None);
-    }
-
-    #[test]
-    fn an_unbind_is_told_with_what_it_waits_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let system = System::new(dir.path());
-        let disk = dir.path().join("sys/devices/pmem1");
-        std::fs::create_dir_all(&disk).unwrap();
-        std::fs::create_dir_all(dir.path().join("sys/class/block")).unwrap();
-        std::fs::write(disk.join("dev"), "259:1\n").unwrap();
-        std::fs::write(disk.join("size"), "2048\n").unwrap();
-        let link = dir.path().join("sys/class/block/pmem1");
-        std::os::unix::fs::symlink(disk, link).unwrap();
-        let block = Block::find(&system, "pmem1").unwrap();
-        assert!(block.goes);
-        let told = |waits: &[WaitRecord], all: bool| {
-            let records = waits.to_vec();
-            Waits { records, all }.unbind(&block).unwrap()
-        };
-        let unbind = WaitRecord {
-            kind: wait::DEVICE,
-            dev_type: dev::BLOCK,
-            ..record()
-        };
-        // That of a page that no file has is of no device that is known.
-        let unknown = WaitRecord {
-            dev_type: dev::UNKNOWN,
-            dev_major: 0,
-            dev_minor: 0,
-            ..unbind
-        };
-        for wait in [unbind, unknown] {
-            let text = told(&[wait], true);
-            assert!(text.contains("has waited for 12.5 s (unbind)"), "{text}");
-        }
-        let other = WaitRecord {
-            dev_minor: 2,
-            ..unbind
-        };
-        for waits in [&[][..], &[other]] {
-            assert!(told(waits, true).contains("filesystem is busy with that"));
-            assert!(told(waits, false).contains("as root"));
-        }
-    }
-
-    /// Which of two devices with the same number a wait is told of: the block device, the character device.
-    fn told_of(kind: u32, dev_type: u32) -> [bool; 2] {
-        let record = WaitRecord {
-            kind,
-            dev_type,
-            ..record()
-        };
-        let waits = Waits {
-            records: vec![record],
-            all: true,
-        };
-        ["pmem1", "dax1.0"].map(|name| waits.for_device(name, Some((259, 1))).is_some())
-    }
-
-    #[test]
-    fn block_and_character_devices_are_told_apart() {
-        assert_eq!(told_of(wait::LAYOUT, dev::BLOCK), [true, false]);
-        assert_eq!(told_of(wait::DEVICE, dev::BLOCK), [true, false]);
-        assert_eq!(told_of(wait::DEVICE, dev::CHARACTER), [false, true]);
-        // By a module that does not tell.
-        assert_eq!(told_of(wait::LAYOUT, dev::UNKNOWN), [true, false]);
-        assert_eq!(told_of(wait::DEVICE, dev::UNKNOWN), [true, true]);
-        let record = WaitRecord {
-            dev_type: dev::CHARACTER,
-            ..record()
-        };
-        let text = waits_text(&[record], true);
-        assert!(text.contains("char 259:1"), "{text}");
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     size::{amount, GIB, PMD, PUD},
     superblock,
     system::System,
-    who::Waits,
+    waits::Waits,
 };
 
 pub(super) fn all(system: &System, found: &mut Findings) {

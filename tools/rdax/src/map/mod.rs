@@ -2,6 +2,13 @@
 
 //! `rdax map`: how a file is held and mapped, and why not by more.
 
+mod picture;
+mod reasons;
+
+use self::{
+    picture::{picture, signs, Signs},
+    reasons::{obstacles, reasons, REASONS}, //
+};
 use crate::{
     ask::{self, Answer, Module},
     cli,
@@ -10,7 +17,7 @@ use crate::{
     size::{amount, PAGE, PMD, PUD},
     system::System,
     table,
-    uapi::{flag, kind, why, MapRecord}, //
+    uapi::{flag, kind, MapRecord}, //
 };
 use anyhow::Result;
 use serde::Serialize;
@@ -67,87 +74,6 @@ fn held(record: &MapRecord) -> String {
         kind::HOLE => format!("hole, {}", amount(bytes_of(record.order))),
         _ => amount(bytes_of(record.order)),
     }
-}
-
-/// What keeps something from being mapped by more, what to do, by the bit that says so.
-const REASONS: [(u32, &str, &str, &str); 9] = [
-    (
-        why::DEVICE,
-        "device",
-        "its place on the device is no multiple of the larger size, as in the file",
-        "copy the file to where the filesystem aligns: mkfs.xfs -d su=2m,sw=1, mkfs.ext4 -E stride=512, or \
-         rdax layout create for 1 GiB; rdax doctor FILE says more",
-    ),
-    (
-        why::EXTENT,
-        "extent",
-        "what is beside it in the file lies elsewhere on the device, or is a hole",
-        "write the file anew after fallocate, to a filesystem with room in one piece",
-    ),
-    (
-        why::ADDRESS,
-        "address",
-        "a process maps it at an address that is no multiple of the larger size, as in the file",
-        "have the program map at a multiple of 2 MiB or 1 GiB (mmap with an address), from an offset that is one",
-    ),
-    (
-        why::END_OF_MAPPING,
-        "end of mapping",
-        "a process maps only a part of the larger piece",
-        "have the program map whole pieces",
-    ),
-    (
-        why::END_OF_FILE,
-        "end of file",
-        "the file ends within the larger piece",
-        "truncate -s %2M FILE makes it a multiple of 2 MiB, if its user does not mind",
-    ),
-    (
-        why::PRIVATE,
-        "private",
-        "a process maps it privately, or in a way that fork copies",
-        "have the program map with MAP_SHARED, without userfaultfd",
-    ),
-    (
-        why::MAX_ORDER,
-        "max_order",
-        "the device's max_order does not allow more",
-        "rdax adopt --max-order 1G DEV",
-    ),
-    (
-        why::SMALLER,
-        "smaller entries",
-        "smaller entries were made before, and stay while the file is in use",
-        "unmount the filesystem and mount it again, or make a copy of the file: what is mapped first then is \
-         mapped by the larger size",
-    ),
-    (
-        why::UNMAPPED,
-        "not mapped",
-        "no process maps it now",
-        "",
-    ),
-];
-
-fn reasons(bits: u32) -> Vec<&'static str> {
-    REASONS
-        .iter()
-        .filter(|(bit, ..)| bits & bit != 0)
-        .map(|(_, name, ..)| *name)
-        .collect()
-}
-
-/// What keeps a record from being mapped by this size, but that nobody maps it.
-fn obstacles(record: &MapRecord, size: u64) -> u32 {
-    let entry = bytes_of(record.order);
-    let mut found = 0;
-    if entry < size && (entry >= PMD || size == PMD) {
-        found |= record.why;
-    }
-    if entry == size {
-        found |= record.why_mapped;
-    }
-    found & !why::UNMAPPED
 }
 
 /// Numbers of bytes.
@@ -236,100 +162,6 @@ fn missing(answer: &Answer, size: u64) -> u64 {
         mapped == Mapped::Pud || mapped == Mapped::Pmd && size <= PMD
     });
     all.saturating_sub(as_wanted.map(|record| record.length).sum())
-}
-
-/// What the signs of a picture are for.
-const LEGEND: [&str; 6] = [
-    "mapped by 1 GiB",
-    "2 MiB",
-    "4 KiB",
-    "held, not mapped",
-    "hole",
-    "not touched",
-];
-
-/// The signs, in this order.
-type Signs = [char; 6];
-
-const BLOCKS: Signs = ['█', '▓', '▒', '░', '_', '·'];
-
-/// Those that every terminal has.
-const LETTERS: Signs = ['#', '=', '-', 'o', '_', '.'];
-
-/// What the locale's terminal shows.
-fn signs(variable: impl Fn(&str) -> Option<String>) -> &'static Signs {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
-        .into_iter()
-        .find_map(|name| variable(name).filter(|value| !value.is_empty()));
-    let locale = locale.unwrap_or_default().to_ascii_lowercase();
-    match locale.contains("utf-8") || locale.contains("utf8") {
-        true => &BLOCKS,
-        false => &LETTERS,
-    }
-}
-
-fn sign(record: &MapRecord, signs: &Signs) -> char {
-    let [pud, pmd, pages, held, hole, untouched] = *signs;
-    match (record.kind, Mapped::of(record)) {
-        (kind::DATA, Mapped::Pud) => pud,
-        (kind::DATA, Mapped::Pmd) => pmd,
-        (kind::DATA, Mapped::Pages) => pages,
-        (kind::DATA, Mapped::Not) => held,
-        (kind::HOLE, _) => hole,
-        _ => untouched,
-    }
-}
-
-/// The file in blocks, each as most of its part is: lines of `width`, of at most `most` blocks together.
-fn picture(answer: &Answer, width: usize, most: usize, signs: &Signs) -> String {
-    let all = answer.size.next_multiple_of(PAGE);
-    if all == 0 || width == 0 {
-        return String::new();
-    }
-    let most = most.max(1) as u64;
-    // A block is a power of two, so that what is large is not cut by them.
-    let block = all.div_ceil(most).next_power_of_two().max(PAGE);
-    let mut text = String::new();
-    let mut records = answer.records.iter().peekable();
-    let mut at = 0;
-    let mut column = 0;
-    while at < all {
-        let end = at + block;
-        let mut shares: Vec<(char, u64)> = Vec::new();
-        // Ends: each turn is for the next record, or is the last.
-        while let Some(record) = records.peek() {
-            let (from, to) = (
-                record.offset.max(at),
-                (record.offset + record.length).min(end),
-            );
-            if from < to {
-                let sign = sign(record, signs);
-                match shares.iter_mut().find(|(known, _)| *known == sign) {
-                    Some((_, bytes)) => *bytes += to - from,
-                    None => shares.push((sign, to - from)),
-                }
-            }
-            if record.offset + record.length > end {
-                break;
-            }
-            records.next();
-        }
-        let most = shares.iter().max_by_key(|(_, bytes)| *bytes);
-        text.push(most.map_or(signs[5], |(sign, _)| *sign));
-        at = end;
-        column += 1;
-        if column == width || at >= all {
-            text.push('\n');
-            column = 0;
-        }
-    }
-    let legend: Vec<String> = signs
-        .iter()
-        .zip(LEGEND)
-        .filter(|(sign, _)| text.contains(**sign))
-        .map(|(sign, what)| format!("{sign} {what}"))
-        .collect();
-    format!("{text}{} each; {}\n", amount(block), legend.join(", "))
 }
 
 /// The table of what the file is held as.
@@ -595,10 +427,11 @@ pub fn run(system: &System, arguments: &cli::Map) -> Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{picture::BLOCKS, *};
     use crate::size::{GIB, MIB};
+    use crate::uapi::why;
 
-    fn data(offset: u64, length: u64, order: u32, maps: u32, whole: u32) -> MapRecord {
+    pub(super) fn data(offset: u64, length: u64, order: u32, maps: u32, whole: u32) -> MapRecord {
         MapRecord {
             offset,
             length,
@@ -652,20 +485,6 @@ mod tests {
     }
 
     #[test]
-    fn reasons_are_for_the_next_size() {
-        let mut huge = data(0, PMD, 9, 2, 1);
-        (huge.why, huge.why_mapped) = (why::END_OF_FILE, why::ADDRESS);
-        assert_eq!(obstacles(&huge, PMD), why::ADDRESS);
-        assert_eq!(obstacles(&huge, PUD), why::END_OF_FILE);
-        let mut small = data(0, PAGE, 0, 1, 0);
-        small.why = why::EXTENT | why::UNMAPPED;
-        assert_eq!(
-            (obstacles(&small, PMD), obstacles(&small, PUD)),
-            (why::EXTENT, 0)
-        );
-    }
-
-    #[test]
     fn what_is_mapped_by_parts_counts_as_pages() {
         assert_eq!(Mapped::of(&data(0, PMD, 9, 3, 1)), Mapped::Pages);
         assert_eq!(Mapped::of(&data(0, PMD, 9, 1, 1)), Mapped::Pmd);
@@ -684,50 +503,6 @@ mod tests {
         // The end of a file that is no multiple.
         answer.size = GIB + 1;
         assert_eq!(missing(&answer, PMD), PAGE);
-    }
-
-    #[test]
-    fn pictures() {
-        let answer = Answer {
-            size: 8 * MIB,
-            max_order: 18,
-            records: vec![
-                data(0, 4 * MIB, 9, 1, 1),
-                data(4 * MIB, MIB, 0, 1, 0),
-                data(5 * MIB, MIB, 0, 0, 0),
-                MapRecord {
-                    offset: 6 * MIB,
-                    length: 2 * MIB,
-                    ..MapRecord::default()
-                },
-            ],
-        };
-        assert_eq!(
-            picture(&answer, 4, 8, &BLOCKS),
-            "▓▓▓▓\n▒░··\n1 MiB each; ▓ 2 MiB, ▒ 4 KiB, ░ held, not mapped, · not touched\n"
-        );
-        assert_eq!(
-            picture(&answer, 4, 8, &LETTERS),
-            "====\n-o..\n1 MiB each; = 2 MiB, - 4 KiB, o held, not mapped, . not touched\n"
-        );
-        assert_eq!(picture(&Answer::default(), 4, 8, &BLOCKS), "");
-    }
-
-    #[test]
-    fn signs_are_what_the_terminal_has() {
-        let chosen = |set: &[(&str, &str)]| {
-            signs(|name| {
-                let found = set.iter().find(|(known, _)| *known == name);
-                found.map(|(_, value)| (*value).to_owned())
-            })
-        };
-        assert_eq!(chosen(&[("LANG", "de_DE.UTF-8")]), &BLOCKS);
-        assert_eq!(chosen(&[("LANG", "C"), ("LC_CTYPE", "C.utf8")]), &BLOCKS);
-        assert_eq!(chosen(&[("LC_ALL", ""), ("LANG", "C.UTF-8")]), &BLOCKS);
-        assert_eq!(chosen(&[("LC_ALL", "C"), ("LANG", "C.UTF-8")]), &LETTERS);
-        assert_eq!(chosen(&[("LANG", "de_DE")]), &LETTERS);
-        assert_eq!(chosen(&[]), &LETTERS);
-        assert!(LETTERS.iter().all(char::is_ascii));
     }
 
     #[test]

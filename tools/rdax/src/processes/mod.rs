@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which processes have a file mapped, open, or in an io_uring, as /proc tells.
+
+#[cfg(test)]
+mod laid;
+mod ring;
+mod view;
+
+use self::{
+    ring::Ring,
+    view::{Own, View}, //
+};
+use crate::{
+    size::{PMD, PUD},
+    system::System, //
+};
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, Metadata},
+    io,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+};
+
+/// What is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// A file, by what `st_dev` and `st_ino` are.
+    File { device: u64, inode: u64 },
+    /// All that is on a device, by what `st_dev` is.
+    Filesystem { device: u64 },
+    /// A character device, by its number, and what `st_dev` and `st_ino` of its node are.
+    Character { number: u64, node: (u64, u64) },
+}
+
+impl Wanted {
+    pub fn file(status: &Metadata) -> Self {
+        Self::File {
+            device: status.dev(),
+            inode: status.ino(),
+        }
+    }
+
+    /// The device of this name and number.
+    pub fn character(system: &System, name: &str, number: u64) -> Self {
+        let node = fs::metadata(system.path(format!("/dev/{name}")));
+        Self::Character {
+            number,
+            node: node.map_or((0, 0), |node| (node.dev(), node.ino())),
+        }
+    }
+
+    /// Whether it is what is open.
+    fn is(&self, status: &Metadata) -> bool {
+        match self {
+            Self::Character { number, .. } => {
+                status.file_type().is_char_device() && status.rdev() == *number
+            }
+            _ => self.is_mapped(status.dev(), status.ino()),
+        }
+    }
+
+    /// Whether it is what is mapped.
+    fn is_mapped(&self, at: u64, number: u64) -> bool {
+        match self {
+            Self::File { device, inode } => (*device, *inode) == (at, number),
+            Self::Filesystem { device } => *device == at,
+            Self::Character { node, .. } => *node == (at, number),
+        }
+    }
+
+    /// What it is on: `st_dev`.
+    fn device(&self) -> u64 {
+        match self {
+            Self::File { device, .. } | Self::Filesystem { device } => *device,
+            Self::Character { node, .. } => node.0,
+        }
+    }
+}
+
+/// A part of a file that a process has mapped. All are bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Vma {
+    pub address: u64,
+    pub length: u64,
+    pub offset: u64,
+    pub private: bool,
+    pub path: String,
+}
+
+impl Vma {
+    /// A line of `/proc/PID/maps`, if it is of a file that is wanted.
+    fn parse(line: &str, wanted: &Wanted) -> Option<Self> {
+        let (vma, device, inode) = Self::of_file(line)?;
+        wanted.is_mapped(device, inode).then_some(vma)
+    }
+
+    /// The same of a device whose node is another one, such as a container's.
+    fn of_other_node(system: &System, thread: &str, line: &str, wanted: &Wanted) -> Option<Self> {
+        let Wanted::Character { .. } = wanted else {
+            return None;
+        };
+        let (vma, ..) = Self::of_file(line)?;
+        // Nobody has such a device mapped privately.
+        if vma.private {
+            return None;
+        }
+        // Each thread has a directory of its own there, too, which is not listed.
+        let (id, end) = (thread.rsplit('/').next()?, vma.address + vma.length);
+        let file = format!("/proc/{id}/map_files/{:x}-{end:x}", vma.address);
+        let status = fs::metadata(system.path(file)).ok()?;
+        wanted.is(&status).then_some(vma)
+    }
+
+    /// A line of `/proc/PID/maps`, if it is of a file, and what `st_dev` and `st_ino` of that are.
+    fn of_file(line: &str) -> Option<(Self, u64, u64)> {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let rights = words.next()?;
+        let offset = words.next()?;
+        let (major, minor) = words.next()?.split_once(':')?;
+        let inode: u64 = words.next()?.parse().ok()?;
+        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+        let device = rustix::fs::makedev(hex(major)? as u32, hex(minor)? as u32);
+        if inode == 0 {
+            return None;
+        }
+        let path = line.split_once('/').map_or("", |(_, path)| path);
+        let start = hex(start)?;
+        let vma = Self {
+            address: start,
+            length: hex(end)?.checked_sub(start)?,
+            offset: hex(offset)?,
+            private: rights.ends_with('p'),
+            path: format!("/{path}"),
+        };
+        Some((vma, device, inode))
+    }
+
+    /// The largest size of an entry that can map some of it, by its address.
+    pub fn largest(&self) -> u64 {
+        let fits = |size: u64| {
+            let past = self.offset % size;
+            let first = if past == 0 { 0 } else { size - past };
+            self.address.wrapping_sub(self.offset) % size == 0 && first + size <= self.length
+        };
+        if !self.private && fits(PUD) {
+            PUD
+        } else if fits(PMD) {
+            PMD
+        } else {
+            crate::size::PAGE
+        }
+    }
+}
+
+/// A process that has to do with the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Process {
+    pub pid: u32,
+    pub name: String,
+    pub mappings: Vec<Vma>,
+    /// Descriptors.
+    pub open: Vec<u32>,
+    /// Descriptors of io_urings that the file is registered with.
+    pub io_uring: Vec<u32>,
+}
+
+/// A process of which it cannot be seen whether an io_uring of it has the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Unclear {
+    pub pid: u32,
+    pub name: String,
+}
+
+impl Unclear {
+    /// A line for people.
+    pub fn text(&self) -> String {
+        let Self { pid, name } = self;
+        format!(
+            "(whether an io_uring of {name} ({pid}) has it cannot be seen: it is busy, closed but mapped, or \
+             has what was deleted, unmapped or mounted over since, or is elsewhere in its mounts)\n"
+        )
+    }
+
+    /// Of what nothing is seen in any process.
+    pub const UNSEEN: &str =
+        "(an io_uring that is neither open nor mapped is in no file of /proc)\n";
+}
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Users {
+    pub processes: Vec<Process>,
+    pub unclear: Vec<Unclear>,
+    /// Processes that the caller may not look at.
+    pub hidden: usize,
+}
+
+/// Looks at all processes.
+pub fn find(system: &System, wanted: &Wanted) -> Users {
+    let own = Own::of(system);
+    let mut users = Users::default();
+    for name in system.names("/proc") {
+        let Ok(pid) = name.parse::<u32>() else {
+            continue;
+        };
+        // This command has the file open itself.
+        if pid == std::process::id() {
+            continue;
+        }
+        let Some((process, is_clear)) = look_at(system, pid, wanted, &own) else {
+            users.hidden += 1;
+            continue;
+        };
+        if !is_clear {
+            users.unclear.push(Unclear {
+                pid,
+                name: process.name.clone(),
+            });
+        }
+        if !process.mappings.is_empty() || !process.open.is_empty() || !process.io_uring.is_empty()
+        {
+            users.processes.push(process);
+        }
+    }
+    users
+}
+
+/// Also whether all of its io_urings could be seen. `None` if it may not be looked at. One that has ended has
+/// nothing.
+fn look_at(system: &System, pid: u32, wanted: &Wanted, own: &Own) -> Option<(Process, bool)> {
+    const RING: &str = "anon_inode:[io_uring]";
+    let dir = format!("/proc/{pid}");
+    let mut process = Process {
+        pid,
+        name: system.read(format!("{dir}/comm")).unwrap_or_default(),
+        ..Process::default()
+    };
+    // The process's own directory is that of its first thread, which may have ended.
+    let mut threads = vec![dir.clone()];
+    for name in system.names(format!("{dir}/task")) {
+        if name != pid.to_string() {
+            threads.push(format!("{dir}/task/{name}"));
+        }
+    }
+    // All threads that live have the same.
+    let mut maps = String::new();
+    let mut lives = dir.as_str();
+    for thread in &threads {
+        match system.read(format!("{thread}/maps")) {
+            Ok(text) => (maps, lives) = (text, thread),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
+            Err(_) => (),
+        }
+        if !maps.is_empty() {
+            break;
+        }
+    }
+    process.mappings = maps
+        .lines()
+        .filter_map(|line| {
+            Vma::parse(line, wanted).or_else(|| Vma::of_other_node(system, lives, line, wanted))
+        })
+        .collect();
+    // Each has its parts mapped at offsets which tell what they are.
+    let mut mapped: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in maps.lines().filter(|line| line.ends_with(RING)) {
+        let offset = line.split_ascii_whitespace().nth(2).unwrap_or_default();
+        *mapped.entry(offset).or_default() += 1;
+    }
+    let mapped = mapped.into_values().max().unwrap_or(0);
+    let mut rings = BTreeSet::new();
+    let mut is_clear = true;
+    // Each may have a table of files, and mounts, of its own.
+    for thread in &threads {
+        let mut view = None;
+        let fds = format!("{thread}/fd");
+        for name in system.names(&fds) {
+            let Ok(fd) = name.parse::<u32>() else {
+                continue;
+            };
+            let path = system.path(format!("{fds}/{name}"));
+            let target = fs::read_link(&path).unwrap_or_default();
+            if target.as_os_str() == RING {
+                rings.insert(fd);
+                let info = system
+                    .read(format!("{thread}/fdinfo/{name}"))
+                    .unwrap_or_default();
+                let view = view.get_or_insert_with(|| View::of(system, thread, own));
+                match Ring::parse(&info).has(wanted, &process.mappings, &maps, view) {
+                    Some(true) => process.io_uring.push(fd),
+                    Some(false) => (),
+                    None => is_clear = false,
+                }
+            } else if fs::metadata(&path).is_ok_and(|status| wanted.is(&status)) {
+                process.open.push(fd);
+            }
+        }
+    }
+    for fds in [&mut process.open, &mut process.io_uring] {
+        fds.sort_unstable();
+        fds.dedup();
+    }
+    // A descriptor was closed, but not what it stands for, or is a registered one. The kernel's threads for a ring
+    // tell of one that is not even mapped.
+    let works = || {
+        threads.iter().any(|thread| {
+            let name = system.read(format!("{thread}/comm")).unwrap_or_default();
+            name.starts_with("iou-sqp-") || name.starts_with("iou-wrk-")
+        })
+    };
+    is_clear &= mapped <= rings.len() && (!rings.is_empty() || !works());
+    Some((process, is_clear))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        laid::{of, Laid},
+        *,
+    };
+
+    fn wanted() -> Wanted {
+        Wanted::File {
+            device: rustix::fs::makedev(259, 1),
+            inode: 131,
+        }
+    }
+
+    #[test]
+    fn a_line_of_maps() {
+        let line = "7f0000200000-7f0000600000 rw-s 00200000 103:00001 131            /mnt/a file";
+        let vma = Vma::parse(line, &wanted()).unwrap();
+        assert_eq!(
+            (vma.address, vma.length, vma.offset, vma.private),
+            (0x7f00_0020_0000, 4 << 20, 2 << 20, false)
+        );
+        assert_eq!(vma.path, "/mnt/a file");
+        for other in [
+            "7f0000200000-7f0000600000 rw-s 00200000 103:00001 132 /mnt/b",
+            "7f0000200000-7f0000600000 rw-s 00200000 103:00002 131 /mnt/b",
+            "7f0000200000-7f0000600000 rw-p 00000000 00:00 0",
+            "",
+        ] {
+            assert_eq!(Vma::parse(other, &wanted()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_largest_size_of_an_address() {
+        let vma = |address, length, offset, private| Vma {
+            address,
+            length,
+            offset,
+            private,
+            path: String::new(),
+        };
+        let page = crate::size::PAGE;
+        assert_eq!(vma(PUD, PUD, 0, false).largest(), PUD);
+        assert_eq!(vma(PUD, PUD, 0, true).largest(), PMD);
+        assert_eq!(vma(PUD, PUD, PMD, false).largest(), PMD);
+        assert_eq!(vma(PUD + PMD, PUD, PMD, false).largest(), PMD);
+        assert_eq!(vma(PMD + page, PUD, 0, false).largest(), page);
+        assert_eq!(vma(PMD + page, PMD, page, false).largest(), page);
+    }
+
+    #[test]
+    fn threads_are_looked_at_when_the_first_has_ended() {
+        let laid = Laid::new();
+        let file = laid.put("mnt/f", "");
+        let wanted = of(&file);
+        let status = fs::metadata(&file).unwrap();
+        let line = format!(
+            "7f0000200000-7f0000600000 rw-s 00000000 {:x}:{:x} {} /mnt/f\n",
+            rustix::fs::major(status.dev()),
+            rustix::fs::minor(status.dev()),
+            status.ino()
+        );
+        laid.thread("77", "");
+        laid.thread("77/task/77", "");
+        laid.thread("77/task/78", &line);
+        laid.link(&file, "proc/77/task/78/fd/4");
+        let users = laid.users(&wanted);
+        assert_eq!(users.processes.len(), 1, "{users:?}");
+        assert_eq!(users.processes[0].mappings.len(), 1, "{users:?}");
+        assert_eq!(users.processes[0].open, [4]);
+    }
+
+    #[test]
+    fn a_device_is_mapped_whatever_its_node_is() {
+        let laid = Laid::new();
+        let maps = "7f0000200000-7f0000400000 rw-s 00000000 00:05 9 /dev/dax0.0\n";
+        laid.thread("77", "");
+        laid.thread("77/task/78", maps);
+        laid.link("/dev/null", "proc/78/map_files/7f0000200000-7f0000400000");
+        let null = |number| Wanted::Character {
+            number,
+            node: (5, 7),
+        };
+        let users = laid.users(&null(fs::metadata("/dev/null").unwrap().rdev()));
+        assert_eq!(users.processes.len(), 1, "{users:?}");
+        assert!(laid.users(&null(1)).processes.is_empty());
+    }
+
+    #[test]
+    fn threads_may_have_files_of_their_own() {
+        let laid = Laid::new();
+        let (file, other) = (laid.put("mnt/f", ""), laid.put("mnt/g", ""));
+        laid.thread("77", "1000-2000 rw-p 00000000 00:00 0\n");
+        for (thread, to) in [
+            ("77", &other),
+            ("77/task/77", &other),
+            ("77/task/78", &file),
+            ("77/task/79", &file),
+        ] {
+            laid.link(to, &format!("proc/{thread}/fd/3"));
+        }
+        let users = laid.users(&of(&file));
+        assert_eq!(users.processes.len(), 1, "{users:?}");
+        assert_eq!(users.processes[0].open, [3]);
+    }
+}

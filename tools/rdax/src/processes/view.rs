@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where the paths lead that are told of the files of a process.
+
+use super::Wanted;
+use crate::{
+    mounts::{self, Mount},
+    system::System, //
+};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf}, //
+};
+
+/// What this command sees.
+pub(super) struct Own {
+    /// Which mounts these are.
+    namespace: Option<PathBuf>,
+    mounts: Vec<Mount>,
+    root: PathBuf,
+}
+
+impl Own {
+    pub(super) fn of(system: &System) -> Self {
+        Self {
+            namespace: fs::read_link(system.path("/proc/self/ns/mnt")).ok(),
+            mounts: mounts::all(system),
+            root: system.path("/"),
+        }
+    }
+}
+
+/// What may be at the paths that are told of a thread's files: such a path begins at this command's root where the
+/// file's mount is below that, and else at the root of the namespace that the mount is in.
+#[derive(Default)]
+pub(super) struct View {
+    /// Where the path leads as a rule.
+    first: PathBuf,
+    /// Where else it may lead.
+    other: Option<PathBuf>,
+    /// Those of the first.
+    mounts: Vec<Mount>,
+    /// Those of the other, unless they are the same.
+    other_mounts: Vec<Mount>,
+}
+
+impl View {
+    pub(super) fn of(system: &System, thread: &str, own: &Own) -> Self {
+        let root = system.path(format!("{thread}/root"));
+        let namespace = fs::read_link(system.path(format!("{thread}/ns/mnt"))).ok();
+        let has_same_mounts = namespace.is_some() && namespace == own.namespace;
+        let identity = |path: &Path| {
+            let status = fs::metadata(path).ok()?;
+            Some((status.dev(), status.ino()))
+        };
+        let has_same_root = identity(&root).is_some() && identity(&root) == identity(&own.root);
+        let own_mounts = own.mounts.clone();
+        let (first, other, mounts, other_mounts) = match (has_same_mounts, has_same_root) {
+            (true, true) => (own.root.clone(), None, own_mounts, Vec::new()),
+            (true, false) => (own.root.clone(), Some(root), own_mounts, Vec::new()),
+            (false, _) => {
+                let mounts = mounts::in_file(system, &format!("{thread}/mountinfo"));
+                (root, Some(own.root.clone()), mounts, own_mounts)
+            }
+        };
+        Self {
+            first,
+            other,
+            mounts,
+            other_mounts,
+        }
+    }
+
+    /// Whether what is wanted has this path; `None` if that cannot be said.
+    pub(super) fn leads_to(&self, path: &str, wanted: &Wanted) -> Option<bool> {
+        let Some(below) = path.strip_prefix('/') else {
+            // Sockets and the like have no path.
+            return Some(false);
+        };
+        let is_wanted = |root: &Path| {
+            let status = fs::metadata(root.join(below)).ok()?;
+            Some((wanted.is(&status), status.dev()))
+        };
+        let first = is_wanted(&self.first);
+        if let Some((true, _)) = first {
+            // What is seen there may have been mounted over what the ring has.
+            return (!self.may_hide_another(path, wanted)).then_some(true);
+        }
+        let other = self.other.as_deref().and_then(is_wanted);
+        if other.is_some_and(|(is_wanted, _)| is_wanted) {
+            return None;
+        }
+        // Or the other way round.
+        let (_, device) = first?;
+        (!self.may_hide(path, wanted, device)).then_some(false)
+    }
+
+    /// Whether what is wanted, and is seen at this path, may hide something else. What lies below where something
+    /// is mounted does not count in the filesystem of the root, and in one without a device such as a tmpfs:
+    /// otherwise nothing could be said of any mount.
+    fn may_hide_another(&self, path: &str, wanted: &Wanted) -> bool {
+        let number = number(wanted.device());
+        let points = above(&self.mounts, path).map(|mount| &mount.point);
+        let last = points.max_by_key(|point| point.as_os_str().len());
+        let counts = |mount: &&Mount| {
+            let is_last = Some(&mount.point) == last;
+            let is_root = mount.point == Path::new("/");
+            mount.device == number || !is_root && (is_last || !mount.device.starts_with("0:"))
+        };
+        let mut over = above(&self.mounts, path).filter(counts);
+        match wanted {
+            Wanted::Filesystem { .. } => over.any(|mount| mount.device != number),
+            // One of them has what is seen.
+            _ => over.count() > 1,
+        }
+    }
+
+    /// Whether what is seen at this path, and is on `device`, may hide what is wanted.
+    fn may_hide(&self, path: &str, wanted: &Wanted, device: u64) -> bool {
+        let number = number(wanted.device());
+        // One of them has what is seen.
+        let seen = usize::from(device == wanted.device());
+        [&self.mounts, &self.other_mounts]
+            .into_iter()
+            .any(|mounts| {
+                let mounts = above(mounts, path);
+                mounts.filter(|mount| mount.device == number).count() > seen
+            })
+    }
+
+    /// Whether what is wanted may have had this path before that was removed.
+    pub(super) fn may_have_been(&self, path: &str, wanted: &Wanted) -> bool {
+        let points = self.points(wanted);
+        // What is unmounted, but not closed, has no path that tells anything.
+        points.is_empty()
+            || points
+                .iter()
+                .any(|point| Path::new(path).starts_with(point))
+    }
+
+    /// Where that is mounted which has what is wanted.
+    fn points(&self, wanted: &Wanted) -> Vec<&Path> {
+        let number = number(wanted.device());
+        let mounts = self.mounts.iter().chain(&self.other_mounts);
+        let mounts = mounts.filter(|mount| mount.device == number);
+        mounts.map(|mount| mount.point.as_path()).collect()
+    }
+}
+
+/// `major:minor`
+fn number(device: u64) -> String {
+    format!(
+        "{}:{}",
+        rustix::fs::major(device),
+        rustix::fs::minor(device)
+    )
+}
+
+/// The mounts that may have what is at this path, be they seen or below others.
+fn above<'a>(mounts: &'a [Mount], path: &'a str) -> impl Iterator<Item = &'a Mount> {
+    mounts
+        .iter()
+        .filter(move |mount| Path::new(path).starts_with(&mount.point))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::laid::{of, Laid},
+        *,
+    };
+
+    #[test]
+    fn files_of_a_ring_are_known_by_their_identity() {
+        for (path, expected) in [
+            ("/mnt/f", Some(true)),
+            ("/mnt/link", Some(true)),
+            ("/mnt/g", Some(false)),
+            ("socket:[5]", Some(false)),
+            ("/mnt/none", None),
+            // A link of it, perhaps.
+            ("/mnt/f (deleted)", None),
+            ("/mnt/unlinked (deleted)", None),
+            ("/memory:none (deleted)", Some(false)),
+        ] {
+            let laid = Laid::new();
+            laid.mount("self", "/mnt");
+            let file = laid.put("mnt/f", "");
+            laid.put("mnt/g", "");
+            fs::hard_link(&file, laid.path("mnt/link")).unwrap();
+            laid.ring("77", "", "mnt:[1]", path);
+            assert_eq!(laid.has(&of(&file)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn files_of_a_ring_are_looked_up_in_its_mounts() {
+        // In a container, with another file at the same path here.
+        let laid = Laid::new();
+        let (inner, outer) = (laid.put("inner/mnt/f", ""), laid.put("mnt/f", ""));
+        laid.mount("77", "/mnt");
+        laid.ring("77", "inner", "mnt:[2]", "/mnt/f");
+        assert_eq!(laid.has(&of(&inner)), Some(true));
+        // Nobody is accused for a file of the same path, nor is it denied: it may have it from here.
+        assert_eq!(laid.has(&of(&outer)), None);
+        assert_eq!(laid.has(&of(&laid.put("mnt/g", ""))), Some(false));
+    }
+
+    #[test]
+    fn files_of_a_ring_in_a_changed_root_are_looked_up_here() {
+        let laid = Laid::new();
+        let (inner, outer) = (laid.put("inner/mnt/f", ""), laid.put("mnt/f", ""));
+        laid.ring("77", "inner", "mnt:[1]", "/mnt/f");
+        assert_eq!(laid.has(&of(&outer)), Some(true));
+        assert_eq!(laid.has(&of(&inner)), None);
+    }
+
+    #[test]
+    fn what_is_mounted_over_a_file_hides_it() {
+        let laid = Laid::new();
+        laid.put("mnt/f", "");
+        laid.ring("77", "", "mnt:[1]", "/mnt/f");
+        // The file is on another device, which is mounted there, too, below what is seen.
+        let wanted = Wanted::File {
+            device: rustix::fs::makedev(259, 7),
+            inode: 131,
+        };
+        let info = |point: &str| {
+            let line = format!("41 22 259:7 / {point} rw - xfs /dev/pmem0 rw\n");
+            laid.put("proc/self/mountinfo", &line);
+        };
+        info("/mnt");
+        assert_eq!(laid.has(&wanted), None);
+        assert_eq!(
+            laid.has(&Wanted::Filesystem {
+                device: wanted.device()
+            }),
+            None
+        );
+        info("/elsewhere");
+        assert_eq!(laid.has(&wanted), Some(false));
+    }
+
+    #[test]
+    fn what_is_mounted_over_a_file_is_not_taken_for_it() {
+        let laid = Laid::new();
+        let (file, other) = (laid.put("mnt/p/f", ""), laid.put("mnt/x/f", ""));
+        laid.ring("77", "", "mnt:[1]", "/mnt/p/f");
+        let device = number(fs::metadata(&file).unwrap().dev());
+        let mounts = |mounts: &[(&str, &str)]| {
+            let line = |(number, point): &(&str, &str)| {
+                format!("41 22 {number} / {point} rw - xfs /dev/pmem0 rw\n")
+            };
+            let lines: String = mounts.iter().map(line).collect();
+            laid.put("proc/self/mountinfo", &lines);
+        };
+        let filesystem = Wanted::Filesystem {
+            device: fs::metadata(&file).unwrap().dev(),
+        };
+        let all = || [of(&file), of(&other), filesystem].map(|wanted| laid.has(&wanted));
+        let known = [Some(true), Some(false), Some(true)];
+        mounts(&[("0:1", "/"), (&device, "/mnt/p"), (&device, "/mnt/x")]);
+        assert_eq!(all(), known);
+        // A file of the same filesystem, over the file.
+        mounts(&[("0:1", "/"), (&device, "/mnt/p"), (&device, "/mnt/p/f")]);
+        assert_eq!(all(), [None, None, Some(true)]);
+        // A filesystem over another, at the same place and further below.
+        for point in ["/mnt/p", "/mnt"] {
+            mounts(&[("0:1", "/"), ("259:7", point), (&device, "/mnt/p")]);
+            assert_eq!(all(), [None, Some(false), None], "{point}");
+        }
+        // One without a device, at the same place and further above.
+        mounts(&[("0:1", "/"), ("0:9", "/mnt/p"), (&device, "/mnt/p")]);
+        assert_eq!(all(), [None, Some(false), None]);
+        mounts(&[("0:1", "/"), ("0:9", "/mnt"), (&device, "/mnt/p")]);
+        assert_eq!(all(), known);
+        // The same filesystem once more, elsewhere.
+        mounts(&[("0:1", "/"), ("259:7", "/mnt/x"), (&device, "/mnt/p")]);
+        assert_eq!(all(), known);
+        // One that is the root's.
+        mounts(&[(&device, "/"), (&device, "/mnt/p/f")]);
+        assert_eq!(all(), [None, None, Some(true)]);
+    }
+}

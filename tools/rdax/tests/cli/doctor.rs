@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `rdax doctor` finds.
+
+use crate::system::*;
+use std::{
+    fs,
+    io::Read,
+    process::Command, //
+};
+
+fn xfs(block_size: u32, unit: u32) -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    bytes[..4].copy_from_slice(b"XFSB");
+    bytes[4..8].copy_from_slice(&block_size.to_be_bytes());
+    bytes[84..88].copy_from_slice(&(1u32 << 20).to_be_bytes());
+    bytes[88..92].copy_from_slice(&1u32.to_be_bytes());
+    bytes[184..188].copy_from_slice(&unit.to_be_bytes());
+    bytes
+}
+
+#[test]
+fn doctor_finds_nothing_where_all_is_well() {
+    let system = System::with_module(&["pmem0"]);
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "1\n");
+    system.put(
+        &format!("{REGION}/region0/pfn0.0/resource"),
+        "0x140000000\n",
+    );
+    system.put(
+        "etc/rdax.d/pmem0.conf",
+        &format!("device=pmem0\nuuid={UUID}\n"),
+    );
+    fs::write(system.path("dev/pmem0"), xfs(4096, 512)).unwrap();
+    system.mount("259:0", "/mnt/a", "xfs", "rw,dax=always");
+    for target in ["pmem0", "/dev/pmem0", "/mnt/a"] {
+        let (status, found) = doctor(&system, &[target]);
+        assert_eq!(status, 0, "{found:?}");
+        assert!(found.iter().all(|(status, _)| status == "ok"), "{found:?}");
+    }
+    let text = system.run(&["doctor", "pmem0"]).succeeded();
+    assert!(text.ends_with("Nothing is in the way.\n"), "{text}");
+}
+
+#[test]
+fn doctor_has_a_fix_for_each_problem() {
+    let system = System::new();
+    system.put("proc/sys/kernel/osrelease", "6.12.48+deb13-amd64\n");
+    system.put(
+        "sys/kernel/security/lockdown",
+        "none [integrity] confidentiality\n",
+    );
+    system.put("sys/module/module/parameters/sig_enforce", "N\n");
+    system.put(
+        &format!("{REGION}/region0/pfn0.0/resource"),
+        "0x101201000\n",
+    );
+    fs::write(system.path("dev/pmem0"), xfs(1024, 0)).unwrap();
+    system.mount("259:0", "/mnt/a", "xfs", "rw,dax=never");
+    let (status, found) = doctor(&system, &[]);
+    assert_eq!(status, 1);
+    for (status, parts) in [
+        ("problem", "kernel | 6.12.48"),
+        ("problem", "module | rdax is not installed"),
+        ("note", "signature | the kernel is locked down"),
+        (
+            "problem",
+            "4 KiB past a multiple of 2 MiB | ndctl create-namespace -f -e namespace0.0",
+        ),
+        ("problem", "pmem0 | is not adopted | umount /mnt/a"),
+        ("problem", "pmem0 | the blocks of its xfs have 1 KiB"),
+        ("problem", "/mnt/a | mounted with dax=never"),
+        (
+            "problem",
+            "pmem1 | namespace1.0 is in mode raw, not fsdax | ndctl",
+        ),
+    ] {
+        assert!(
+            found
+                .iter()
+                .any(|(is, what)| is == status && what.contains(parts)),
+            "no {parts} in {found:#?}"
+        );
+    }
+    for (status, what) in &found {
+        assert!(
+            status != "problem" || !what.ends_with("| "),
+            "no fix: {what}"
+        );
+    }
+}
+
+#[test]
+fn doctor_notes_what_is_in_the_way_of_the_largest() {
+    let system = System::with_module(&["pmem0"]);
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "1\n");
+    system.put("sys/kernel/config/rdax/pmem0/max_order", "pmd\n");
+    fs::remove_dir(system.path("sys/kernel/mm/ksm")).unwrap();
+    fs::write(system.path("dev/pmem0"), xfs(4096, 0)).unwrap();
+    system.mount("259:0", "/mnt/a", "xfs", "rw");
+    let (status, found) = doctor(&system, &["/mnt/a"]);
+    assert_eq!(status, 0, "{found:?}");
+    for part in [
+        "CONFIG_KSM",
+        "18 MiB past a multiple of 1 GiB",
+        "rdax release pmem0, then ndctl create-namespace",
+        "rdax adopt --max-order 1G pmem0",
+        "rdax adopt --persist pmem0",
+        "su: no stripe unit",
+        "mounted without dax=always",
+    ] {
+        assert!(
+            found
+                .iter()
+                .any(|(is, what)| is == "note" && what.contains(part)),
+            "no {part} in {found:#?}"
+        );
+    }
+}
+
+/// An XFS with groups of 1 GiB.
+fn xfs_in_small_groups() -> Vec<u8> {
+    let mut bytes = xfs(4096, 512);
+    bytes[84..88].copy_from_slice(&(1u32 << 18).to_be_bytes());
+    bytes
+}
+
+#[test]
+fn mkfs_takes_what_doctor_advises() {
+    const MIB: u64 = 1 << 20;
+    for size in [2560, 3022, 4096, 5120, 8192, 9700, 11264, 12289, 31900] {
+        let system = System::with_module(&[]);
+        system.put(
+            &format!("{REGION}/region0/pfn0.0/resource"),
+            "0x140000000\n",
+        );
+        let dir = format!("{REGION}/region0/pfn0.0/block/pmem0");
+        system.put(&format!("{dir}/size"), &(size * MIB / 512).to_string());
+        fs::write(system.path("dev/pmem0"), xfs_in_small_groups()).unwrap();
+        let (_, found) = doctor(&system, &["pmem0"]);
+        let what = found
+            .iter()
+            .find(|(_, what)| what.contains("allocation groups of 1 GiB"));
+        let what = &what.unwrap_or_else(|| panic!("{size}: {found:#?}")).1;
+        let command = what
+            .rsplit(" | ")
+            .next()
+            .and_then(|fix| fix.strip_suffix(" /dev/pmem0 (this erases it)"));
+        let command = command.unwrap_or_else(|| panic!("{size}: {what}"));
+        let image = system.path("image");
+        fs::File::create(&image)
+            .unwrap()
+            .set_len(size * MIB)
+            .unwrap();
+        let mut words = command.split(' ');
+        assert_eq!(words.next(), Some("mkfs.xfs"));
+        let made = Command::new("/usr/sbin/mkfs.xfs")
+            .args(words)
+            .arg(&image)
+            .output()
+            .unwrap();
+        assert!(
+            made.status.success(),
+            "{size} MiB: {command}: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        // It lets a file of 1 GiB have a place of its own, which doctor sees, too.
+        let mut bytes = vec![0; 4096];
+        fs::File::open(&image)
+            .unwrap()
+            .read_exact(&mut bytes)
+            .unwrap();
+        fs::write(system.path("dev/pmem0"), bytes).unwrap();
+        let (_, found) = doctor(&system, &["pmem0"]);
+        assert!(
+            !format!("{found:?}").contains("allocation groups"),
+            "{size}: {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn doctor_advises_what_can_be_mounted() {
+    let system = System::with_module(&["pmem0"]);
+    let advice = |name: &str| format!("{:#?}", doctor(&system, &[name]).1);
+    // It does not begin on 1 GiB, so that groups of another size are of no use.
+    fs::write(system.path("dev/pmem0"), xfs_in_small_groups()).unwrap();
+    let said = advice("pmem0");
+    assert!(!said.contains("allocation groups"), "{said}");
+    let name = system.partition(1);
+    let partition = format!("{REGION}/region0/pfn0.0/block/pmem0/{name}");
+    let node = format!("dev/{name}");
+    for (text, size, command) in [
+        (vec![0; 4096], 1u64 << 30, "mkfs.xfs -f -m reflink=0 -d su"),
+        (vec![0; 4096], 1 << 28, "mkfs.ext4 -b 4096 -E"),
+        (xfs(1024, 512), 1 << 30, "mkfs.xfs -f -m reflink=0 -b size"),
+        (xfs(4096, 0), 1 << 30, "mkfs.xfs -f -m reflink=0 -d su"),
+    ] {
+        system.put(&format!("{partition}/size"), &(size / 512).to_string());
+        fs::write(system.path(&node), text).unwrap();
+        let said = advice(&name);
+        assert!(said.contains(command), "no {command}: {said}");
+    }
+}
+
+#[test]
+fn doctor_says_what_is_too_small() {
+    for (size, says) in [
+        (1u64 << 30, "nor on a device of 1 GiB"),
+        // Too small for XFS, but not for ext4.
+        (2 << 30, "packed_meta_blocks=1"),
+        ((2 << 30) + (32 << 20), "packed_meta_blocks=1"),
+    ] {
+        let system = System::with_module(&[]);
+        system.put(
+            &format!("{REGION}/region0/pfn0.0/resource"),
+            "0x140000000\n",
+        );
+        let dir = format!("{REGION}/region0/pfn0.0/block/pmem0");
+        system.put(&format!("{dir}/size"), &(size / 512).to_string());
+        fs::write(system.path("dev/pmem0"), xfs_in_small_groups()).unwrap();
+        let (_, found) = doctor(&system, &["pmem0"]);
+        let what = found
+            .iter()
+            .find(|(_, what)| what.contains("allocation groups of 1 GiB"));
+        let what = &what.unwrap_or_else(|| panic!("{size}: {found:#?}")).1;
+        assert!(
+            what.contains(says) && !what.contains("agsize"),
+            "{size}: {what}"
+        );
+    }
+}
+
+#[test]
+fn doctor_tells_of_what_was_made_anew() {
+    const OTHER: &str = "0d65c71f-299d-4b11-9a9f-92d92a164afb";
+    let system = System::with_module(&["pmem0"]);
+    system.put(
+        "etc/rdax.d/pmem0.conf",
+        &format!("device=pmem0\nuuid={OTHER}\n"),
+    );
+    system.mount("259:0", "/mnt/a", "xfs", "rw,dax=always");
+    let is_told = |target: &[&str]| {
+        let (_, found) = doctor(&system, target);
+        found.iter().any(|(status, what)| {
+            status == "note" && what.contains(&format!("rdax release --persist {OTHER}"))
+        })
+    };
+    for target in [&[][..], &["pmem0"], &["/mnt/a"]] {
+        assert!(is_told(target), "{target:?}");
+    }
+    assert!(!is_told(&["pmem1"]));
+}
+
+#[test]
+fn doctor_says_what_it_does_not_know() {
+    let system = System::with_module(&[]);
+    system.run(&["doctor", "/nowhere"]).failed(2, &["/nowhere"]);
+    system.dir("root");
+    system
+        .run(&["doctor", "/root"])
+        .failed(2, &["overlay", "no block device"]);
+}

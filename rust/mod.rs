@@ -71,9 +71,10 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         // Nothing is redirected any more; calls that had paused may have come back since.
         redirect::settle();
-        // SAFETY: The state is used for as long as a file is served, and none is any more.
+        // SAFETY: The state is used for as long as a file is served, and none is any more; nor does anybody wait.
         unsafe {
             bindings::rdax_ext4_exit();
+            bindings::rdax_report_exit();
             iomap::IomapOps::release();
         }
         #[cfg(RDAX_COVERAGE)]

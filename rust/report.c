@@ -7,11 +7,13 @@
 
 #include <linux/capability.h>
 #include <linux/cred.h>
-#include <linux/hash.h>
+#include <linux/hashtable.h>
 #include <linux/ktime.h>
+#include <linux/list.h>
 #include <linux/mm.h>
 #include <linux/pid_namespace.h>
 #include <linux/ratelimit.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/xarray.h>
 
@@ -145,7 +147,8 @@ int rdax_count_zeroes(struct address_space *mapping, unsigned long first, unsign
 #define LONG_NS (10 * NSEC_PER_SEC)
 
 struct wait {
-	struct task_struct *task;
+	struct task_struct *task;	/* Not to be used when the wait has ended. */
+	u64 task_start;
 	struct address_space *mapping;
 	kuid_t uid;
 	u64 since;
@@ -153,6 +156,10 @@ struct wait {
 	/* It does not end with what was begun. */
 	bool goes_on;
 	struct rdax_wait_record record;
+	/* When it has ended. */
+	u64 end;
+	struct hlist_node same;
+	struct list_head younger;
 };
 
 /* By task. A task takes its wait away before it goes on, so it is there while the lock is held. */
@@ -160,35 +167,75 @@ static DEFINE_XARRAY(waits);
 
 /*
  * Faults that wait, and system calls, do so by being made again and again. What begins soon after the last try
- * of the same task goes on with it. A hint that may be lost.
+ * of the same task goes on with it. So the last wait of each task is kept for a while: by task, and in the order
+ * of their ends. Under the lock of waits.
  */
-#define RECENT_BITS 6
 #define RECENT_NS NSEC_PER_SEC
+#define RECENT_MOST 4096
 
-static struct recent {
-	struct task_struct *task;	/* Not to be used. */
-	u64 inode;
-	unsigned int kind;
-	u64 since;
-	u64 end;
-	bool logged;
-} recent[1 << RECENT_BITS];
+static DEFINE_HASHTABLE(recent, 8);
+static LIST_HEAD(recent_in_order);
+static unsigned int recent_count;
 
 static unsigned long place_of(struct task_struct *task)
 {
 	return (unsigned long)task >> ilog2(sizeof(long));
 }
 
-static bool is_again(const struct recent *last, const struct wait *wait)
+static struct wait *forget(struct wait *last)
 {
-	return last->task == wait->task && last->inode == wait->record.inode &&
-	       last->kind == wait->record.kind && wait->since - last->end < RECENT_NS;
+	hash_del(&last->same);
+	list_del(&last->younger);
+	recent_count--;
+	return last;
+}
+
+/*
+ * Takes away the oldest one if nobody will go on with it, or if there are more than RECENT_MOST. As each wait that
+ * ends does this, there are no more.
+ */
+static struct wait *forget_stale(void)
+{
+	struct wait *last = list_first_entry_or_null(&recent_in_order, struct wait, younger);
+
+	if (!last || (recent_count <= RECENT_MOST && ktime_get_ns() - last->end < RECENT_NS))
+		return NULL;
+	return forget(last);
+}
+
+/* Takes away the last one of this task. */
+static struct wait *forget_own(void)
+{
+	struct wait *last;
+
+	hash_for_each_possible(recent, last, same, (unsigned long)current) {
+		/* Another task may have had this one's place. */
+		if (last->task == current && last->task_start == current->start_time)
+			return forget(last);
+	}
+	return NULL;
+}
+
+static void remember(struct wait *wait)
+{
+	wait->end = ktime_get_ns();
+	hash_add(recent, &wait->same, (unsigned long)wait->task);
+	list_add_tail(&wait->younger, &recent_in_order);
+	recent_count++;
+}
+
+static bool is_again(const struct wait *last, const struct wait *wait)
+{
+	const struct rdax_wait_record *before = &last->record, *now = &wait->record;
+
+	return before->inode == now->inode && before->kind == now->kind &&
+	       before->dev_major == now->dev_major && before->dev_minor == now->dev_minor &&
+	       before->dev_type == now->dev_type && wait->since - last->end < RECENT_NS;
 }
 
 bool rdax_wait_begin(unsigned int kind, struct inode *inode, dev_t dev, unsigned int dev_type)
 {
-	const struct recent *last = &recent[hash_ptr(current, RECENT_BITS)];
-	struct wait *wait;
+	struct wait *wait, *last = NULL, *stale;
 	int ret;
 
 	/* Only this task puts something here. */
@@ -198,6 +245,7 @@ bool rdax_wait_begin(unsigned int kind, struct inode *inode, dev_t dev, unsigned
 	if (!wait)
 		return false;
 	wait->task = current;
+	wait->task_start = current->start_time;
 	wait->uid = current_euid();
 	wait->since = ktime_get_ns();
 	wait->record.kind = kind;
@@ -213,12 +261,18 @@ bool rdax_wait_begin(unsigned int kind, struct inode *inode, dev_t dev, unsigned
 	wait->record.dev_minor = MINOR(dev);
 	wait->record.dev_type = dev_type;
 	xa_lock(&waits);
-	if (is_again(last, wait)) {
-		wait->since = last->since;
-		wait->logged = last->logged;
-	}
 	ret = xa_err(__xa_store(&waits, place_of(current), wait, GFP_NOWAIT | __GFP_NOWARN));
+	if (!ret) {
+		last = forget_own();
+		if (last && is_again(last, wait)) {
+			wait->since = last->since;
+			wait->logged = last->logged;
+		}
+	}
+	stale = forget_stale();
 	xa_unlock(&waits);
+	kfree(last);
+	kfree(stale);
 	if (ret) {
 		kfree(wait);
 		return false;
@@ -227,9 +281,12 @@ bool rdax_wait_begin(unsigned int kind, struct inode *inode, dev_t dev, unsigned
 	return true;
 }
 
-static void say(const struct rdax_wait_record *record, u64 waited)
+/* False if too much was said before. */
+static bool say(const struct rdax_wait_record *record, u64 waited)
 {
-	static DEFINE_RATELIMIT_STATE(limit, 10 * HZ, 5);
+	/* It does not count what was not said: that will be. */
+	static struct ratelimit_state limit =
+		RATELIMIT_STATE_INIT_FLAGS(limit, 10 * HZ, 5, RATELIMIT_MSG_ON_RELEASE);
 	static const char * const who[] = {
 		[RDAX_WAIT_LAYOUT] = "a truncate or the like",
 		[RDAX_WAIT_WRITE] = "a write",
@@ -237,13 +294,19 @@ static void say(const struct rdax_wait_record *record, u64 waited)
 		[RDAX_WAIT_EVICTION] = "the end of a file",
 		[RDAX_WAIT_DEVICE] = "the end of a device",
 	};
+	static const char * const what[] = {
+		[RDAX_DEV_UNKNOWN] = "device",
+		[RDAX_DEV_BLOCK] = "block device",
+		[RDAX_DEV_CHARACTER] = "character device",
+	};
 
 	if (!__ratelimit(&limit))
-		return;
-	pr_warn("%s[%d]: %s has waited for %llu s for others who use a page: device %u:%u inode %llu offset %lld, %u references, %u of mappings; rdax who says more\n",
+		return false;
+	pr_warn("%s[%d]: %s has waited for %llu s for others who use a page: %s %u:%u inode %llu offset %lld, %u references, %u of mappings; rdax who says more\n",
 		current->comm, task_pid_nr(current), who[record->kind], div_u64(waited, NSEC_PER_SEC),
-		record->dev_major, record->dev_minor, record->inode, (s64)record->offset,
-		record->references, record->maps);
+		what[record->dev_type], record->dev_major, record->dev_minor, record->inode,
+		(s64)record->offset, record->references, record->maps);
+	return true;
 }
 
 /* The wait of this task; only this task changes it, and takes it away. */
@@ -272,8 +335,12 @@ void rdax_wait_note_at(u64 offset, unsigned long pfn, unsigned int order, int re
 		}
 		xa_unlock(&waits);
 	}
-	if (waited)
-		say(&record, waited);
+	/* Then it is said when it looks again. */
+	if (waited && !say(&record, waited)) {
+		xa_lock(&waits);
+		wait->logged = false;
+		xa_unlock(&waits);
+	}
 }
 
 void rdax_wait_note(unsigned long owner, unsigned long index, unsigned long pfn, unsigned int order,
@@ -289,8 +356,9 @@ void rdax_wait_note(unsigned long owner, unsigned long index, unsigned long pfn,
 
 static void end_wait(bool resumed)
 {
-	struct recent *last = &recent[hash_ptr(current, RECENT_BITS)];
-	struct wait *wait;
+	struct wait *wait, *stale = NULL;
+	struct rdax_wait_record record;
+	u64 waited = 0;
 
 	if (xa_empty(&waits))
 		return;
@@ -300,19 +368,26 @@ static void end_wait(bool resumed)
 		wait = NULL;
 	if (wait) {
 		__xa_erase(&waits, place_of(current));
-		last->task = current;
-		last->inode = wait->record.inode;
-		last->kind = wait->record.kind;
-		last->since = wait->since;
-		last->end = ktime_get_ns();
-		last->logged = wait->logged;
+		record = wait->record;
+		waited = ktime_get_ns() - wait->since;
+		/* Others may free it as soon as the lock is free. */
+		remember(wait);
+		stale = forget_stale();
 	}
 	xa_unlock(&waits);
 	if (wait)
-		trace_rdax_wait_end(wait->record.kind,
-				    MKDEV(wait->record.dev_major, wait->record.dev_minor),
-				    wait->record.inode, ktime_get_ns() - wait->since);
-	kfree(wait);
+		trace_rdax_wait_end(record.kind, MKDEV(record.dev_major, record.dev_minor), record.inode,
+				    waited);
+	kfree(stale);
+}
+
+void rdax_report_exit(void)
+{
+	struct wait *last, *next;
+
+	/* Nobody waits any more. */
+	list_for_each_entry_safe(last, next, &recent_in_order, younger)
+		kfree(forget(last));
 }
 
 void rdax_wait_end(void)

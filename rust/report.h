@@ -73,6 +73,9 @@ void rdax_wait_end(void);
 void rdax_wait_goes_on(void);
 void rdax_wait_resumed(void);
 
+/* Forgets what is left of waits when nobody begins one any more. */
+void rdax_report_exit(void);
+
 /* Waits that are looked at with the lock held. */
 #define RDAX_WAITS_AT_ONCE 64
 

@@ -12,8 +12,8 @@ mod tests {
             entry::Entry,
             order::Order,
             testing::{
-                flush_signals, hold, with_failing_allocation, with_thread, without_memory, Checked,
-                File, Share, View,
+                flush_signals, hold, until, with_failing_allocation, with_thread, with_threads,
+                without_memory, Checked, File, Share, View,
             },
             uapi::{dev, flag, kind, wait, why, MapRecord, WaitRecord},
             waiting::{self, Waiter, Waiting},
@@ -22,7 +22,11 @@ mod tests {
     };
     use kernel::{
         prelude::*,
-        sync::atomic::{Acquire, Atomic, Release},
+        sync::{
+            atomic::{Acquire, Atomic, Relaxed, Release},
+            Arc, Completion,
+        },
+        time::{Instant, Monotonic},
     };
 
     const PMD: usize = Order::PMD.pages();
@@ -333,6 +337,9 @@ mod tests {
         Ok(())
     }
 
+    /// The number of a character device (`dev_t`); others have those behind it.
+    const NUMBER: u32 = 251 << 20 | 3;
+
     /// The waits for devices that go.
     fn device_waits() -> Checked<KVec<WaitRecord>> {
         let mut found = KVec::new();
@@ -345,7 +352,6 @@ mod tests {
 
     #[test]
     fn devices_with_the_same_number_are_told_apart() -> Checked {
-        const NUMBER: u32 = 251 << 20 | 3;
         let number = |record: &WaitRecord| (record.dev_major, record.dev_minor, record.dev_type);
         {
             let _waiting = Waiting::for_character(NUMBER);
@@ -377,6 +383,78 @@ mod tests {
             let _waiting = Waiting::for_file(Waiter::Fault, file.inode());
             check!(since()? >= before);
         }
+        Ok(())
+    }
+
+    /// Whether what this task begins now, a wait for the character device of this number, goes on with an older one.
+    fn goes_on(number: u32) -> Checked<bool> {
+        let before = Instant::<Monotonic>::now();
+        let _waiting = Waiting::for_character(number);
+        let found = device_waits()?;
+        let own = |wait: &&WaitRecord| wait.dev_major << 20 | wait.dev_minor == number;
+        let waited = found.iter().find(own).map_or(0, |wait| wait.waited);
+        Ok(waited as i64 > before.elapsed().as_nanos())
+    }
+
+    #[test]
+    fn a_wait_does_not_go_on_with_one_for_another_device() -> Checked {
+        {
+            let _waiting = Waiting::for_character(NUMBER);
+            crate::kern::testing::pause(20);
+        }
+        check!(!goes_on(NUMBER + 1)?);
+        Ok(())
+    }
+
+    /// Has this many tasks wait, end that, and wait again, all at once; how many go on with what they had begun.
+    fn going_on(tasks: usize) -> Checked<usize> {
+        let gate = || Arc::pin_init(Completion::new(), GFP_KERNEL);
+        let (first, second, end) = (gate()?, gate()?, gate()?);
+        let steps = Atomic::new(0);
+        let work = |task| {
+            let step = |gate: &Completion| {
+                steps.add(1, Relaxed);
+                gate.wait_for_completion();
+            };
+            let number = NUMBER + task as u32;
+            step(&first);
+            drop(Waiting::for_character(number));
+            step(&second);
+            let _waiting = Waiting::for_character(number);
+            step(&end);
+        };
+        let (_, went_on) = with_threads(tasks, work, |_| {
+            until(|| steps.load(Relaxed) == tasks);
+            first.complete_all();
+            until(|| steps.load(Relaxed) == 2 * tasks);
+            // What is longer ago than this began before.
+            crate::kern::testing::pause(20);
+            let now = Instant::<Monotonic>::now();
+            second.complete_all();
+            until(|| steps.load(Relaxed) == 3 * tasks);
+            let mut went_on = 0;
+            waiting::visit(None, true, |record| {
+                let passed = now.elapsed().as_nanos();
+                went_on += record.is_some_and(|record| record.waited as i64 > passed) as usize;
+                true
+            });
+            end.complete_all();
+            went_on
+        })?;
+        Ok(went_on)
+    }
+
+    #[test]
+    fn waits_of_many_tasks_go_on() -> Checked {
+        // More than there are places in a small table.
+        const TASKS: usize = 65;
+        // On a slow machine what has ended is too long ago when it begins anew. Ends: after so many.
+        for _ in 0..10 {
+            if going_on(TASKS)? == TASKS {
+                return Ok(());
+            }
+        }
+        check!(false, "the waits of some tasks never go on");
         Ok(())
     }
 

@@ -178,25 +178,51 @@ def writes_and_faults_that_wait_are_found(t):
     os.read(reader, PAGE)
 
 
+def _lines(log):
+    return [line for line in log.read() if "a truncate or the like has waited for" in line]
+
+
+def _told(log, tasks):
+    """Lines of the log that tell of truncates, once there is one for each of these tasks."""
+    found = []
+
+    def all_are():
+        found.extend(_lines(log))
+        return all(any(f"[{task.pid}]" in line for line in found) for task in tasks)
+
+    wait_for(all_are, "lines in the log", timeout=120)
+    return found
+
+
 @case(timeout=240, quick=False)
 def a_long_wait_is_told_to_the_log(t):
     need(t)
     log = KernelLog()
     fd, pipe = _held(t)
-
-    def cut():
-        os.ftruncate(fd, 0)
-
-    task = Task(cut)
-    found = []
-
-    def is_told():
-        found.extend(line for line in log.read() if "a truncate or the like has waited for" in line)
-        return found
-
-    wait_for(is_told, "line in the log", timeout=120)
-    for part in (f"[{task.pid}]", f"inode {os.fstat(fd).st_ino}", "1 references"):
-        check(part in found[0], f"no '{part}' in {found[0]}")
+    task = Task(os.ftruncate, fd, 0)
+    (line,) = _told(log, [task])
+    status = os.fstat(fd)
+    device = f"block device {os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    for part in (f"{device} inode {status.st_ino} ", "1 references"):
+        check(part in line, f"no '{part}' in {line}")
     os.read(pipe, PAGE)
     task.result()
-    equal(len(found), 1, "lines in the log")
+    equal(_lines(log), [], "lines about it later")
+
+
+@case(fs=("xfs",), timeout=240, quick=False)
+def long_waits_of_many_are_all_told_to_the_log(t):
+    """Of more than the log is told of at once."""
+    need(t)
+    log = KernelLog()
+    tasks, pipes = [], []
+    for number in range(8):
+        fd, pipe = _held(t, f"file {number}")
+        tasks.append(Task(os.ftruncate, fd, 0))
+        pipes.append(pipe)
+    equal(len(_told(log, tasks)), len(tasks), "lines in the log")
+    for pipe in pipes:
+        os.read(pipe, PAGE)
+    for task in tasks:
+        task.result()
+    equal(_lines(log), [], "lines about them later")

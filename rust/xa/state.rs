@@ -60,6 +60,19 @@ impl<'g, 't> XaState<'g, 't> {
         self.xas.xa_node = RESTART;
     }
 
+    /// Goes on behind `last`, with [`XaState::find`] or [`XaState::find_marked`]; from the node that the
+    /// state stands in where `last` is in it, without walking down again.
+    #[inline]
+    pub(crate) fn set_behind(&mut self, last: PageIndex) {
+        if (self.xas.xa_index ^ last.get()) <= NODE_MASK && self.slot_of_page(0).is_some() {
+            // Both go on at the slot behind the state's.
+            self.xas.xa_index = last.get();
+            self.xas.xa_offset = (last.get() & NODE_MASK) as u8;
+        } else {
+            self.set(PageIndex::new(last.get().wrapping_add(1)));
+        }
+    }
+
     /// Ends the use of the state, for the lock to be dropped, and keeps where to go on: behind the
     /// value that it stands at.
     pub(crate) fn pause(mut self) -> Paused {
@@ -231,6 +244,9 @@ impl<'g, 't> XaState<'g, 't> {
     /// The next value with a mark that begins at or before `last`.
     #[inline]
     pub(crate) fn find_marked(&mut self, last: PageIndex, mark: Mark) -> Option<RawValue<'g>> {
+        if let Some(value) = self.next_marked_in_node(last, mark) {
+            return Some(value);
+        }
         // SAFETY: The tree is alive and locked.
         unsafe {
             as_value(
@@ -238,6 +254,31 @@ impl<'g, 't> XaState<'g, 't> {
                     .cast(),
             )
         }
+    }
+
+    /// The next value with a mark, if it is in the same node, of the lowest level.
+    #[inline]
+    fn next_marked_in_node(&mut self, last: PageIndex, mark: Mark) -> Option<RawValue<'g>> {
+        let index = self.xas.xa_index;
+        let at = index & NODE_MASK;
+        if usize::from(self.xas.xa_offset) != at {
+            return None;
+        }
+        self.slot_of_page(at)?;
+        // SAFETY: `slot_of_page` says that there is a node; by the type invariant it is in the tree.
+        let behind = unsafe { marks_of(self.xas.xa_node, mark) } & (!1 << at);
+        let offset = behind.trailing_zeros() as usize;
+        let next = (index & !NODE_MASK) | offset;
+        if next > last.get() {
+            return None;
+        }
+        // Where there is no further mark, this is no slot.
+        let slot = self.slot_of_page(offset)?;
+        // SAFETY: A slot of the tree, which is locked for `'g`.
+        let value = unsafe { as_value(slot) }?;
+        self.xas.xa_offset = offset as u8;
+        self.xas.xa_index = next;
+        Some(value)
     }
 
     /// The value that covers `index`, where the state is moved to; in the node that it stands in

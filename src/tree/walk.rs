@@ -393,7 +393,7 @@ pub(crate) fn walk<V: Visitor>(
                 if done.last >= range.last {
                     break;
                 }
-                xas.set(PageIndex::new(done.last.get().wrapping_add(1)));
+                xas.set_behind(done.last);
                 budget = BATCH;
                 continue;
             }

@@ -450,33 +450,6 @@ def times_do_not_move_without_a_store(t):
 
 
 @case()
-def times_tell_of_stores_before_large_entries_are_protected(t):
-    """Where 2 MiB are mapped by pages, a store may come between the look at those that were mapped ahead
-    and their protection. It cannot be seen afterwards, so the times move as if there had been one."""
-    t.need_adopted()
-    fd = t.open(allocate=PMD)
-    with Map(fd, PMD) as m:
-        m.touch(step=PMD, write=True)
-        os.pread(fd, 1, 0)
-        equal(m.mapped_huge(), PMD, "bytes mapped by huge entries")
-    os.fsync(fd)
-    with Map(fd, PMD, skew=PAGE) as m:
-        stats = t.stats()
-        m.write(0, pages("t", 3))
-        check(stats.since()["around_pte"], "nothing was mapped ahead")
-        time.sleep(STEP)
-        before = _now()
-        os.fsync(fd)
-        _told(fd, before, "fsync")
-        # Protected, nobody can have stored to them.
-        changed = _changed(fd)
-        time.sleep(STEP)
-        os.fsync(fd)
-        m.unmap()
-        equal(_changed(fd), changed, "st_mtime")
-
-
-@case()
 def sequences_are_still_cheap(t):
     t.need_adopted()
     fd = _read_file(t, 512 * PAGE)

@@ -471,6 +471,44 @@ mod tests {
     }
 
     #[test]
+    fn where_2m_are_written_back_the_times_tell_of_what_could_be_stored_to() -> Checked {
+        let world = world()?;
+        let (file, _) = straight_file(&world, PMD)?;
+        set_fault_around(Order::from_bits(4))?;
+        let large = View::new(&file, 0, PMD, Share::Shared, 0)?;
+        large.store(0, 1)?;
+        check_eq!(
+            look(&file, 0).map(|(entry, _)| entry.order()),
+            Some(Order::PMD)
+        );
+        drop(large);
+        let view = View::new(&file, 0, PMD, Share::Shared, 1)?;
+        for page in 0..5 {
+            view.store(page, 1)?;
+        }
+        let writable = writable_pages(&view, 64);
+        check!(
+            writable & bits(0, 5) == bits(0, 5),
+            "nothing was mapped ahead: {writable:#x}"
+        );
+        // Of the pages that can be stored to, some were and some were not; the filesystem knows of
+        // the former.
+        check_eq!(dirty_pages(&view, 64), bits(0, 4));
+        file.forget_times();
+        // A store to one of the others may come between the look at them and their protection, which
+        // takes its trace away.
+        fsync(&file)?;
+        check_eq!(writable_pages(&view, 64), 0);
+        check!(file.has_times());
+        file.forget_times();
+        fsync(&file)?;
+        drop(view);
+        check!(!file.has_times(), "nobody can have stored since");
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
     fn times_tell_of_stores_to_what_a_thread_unmaps() -> Checked {
         let world = world()?;
         let (file, _) = straight_file(&world, 64)?;

@@ -14,7 +14,7 @@ mod tests {
             fs::PageIndex,
             order::Order,
             testing::{Checked, File, Random},
-            xa::{InsertError, Mark, Reserve, NODE_ORDER},
+            xa::{InsertError, Mark, Reserve, XaState, NODE_ORDER},
         },
         tests::helpers::*,
     };
@@ -149,6 +149,75 @@ mod tests {
                 check_eq!(wrong, None, "{first} to {last}");
                 let wanted = (first..=last)
                     .filter(|index| load(file, *index).is_some())
+                    .count();
+                check_eq!(covered, wanted, "{first} to {last}");
+            }
+            Ok(())
+        })
+    }
+
+    /// What comes next from where the state is, up to `last`, with its index.
+    fn next(
+        xas: &mut XaState<'_, '_>,
+        last: usize,
+        mark: Option<Mark>,
+    ) -> Option<(PageIndex, usize)> {
+        let raw = match mark {
+            Some(mark) => xas.find_marked(at(last), mark)?,
+            None => xas.find(at(last))?,
+        };
+        Some((
+            Entry::from_raw(raw).0.order().first(xas.index()),
+            raw.word(),
+        ))
+    }
+
+    #[test]
+    fn whoever_goes_on_behind_an_index_finds_what_a_walk_from_the_root_finds() -> Checked {
+        with_random_trees(|file, random| {
+            let tree = file.mapping().tree();
+            for _ in 0..300 {
+                let (from, to) = (random.below(PAGES), random.below(PAGES));
+                let last = random.below(PAGES);
+                let mark = (random.below(2) == 0).then_some(Mark::Dirty);
+                let mut guard = tree.lock();
+                // Behind a value, or behind one index where there is none.
+                let behind = guard
+                    .xas(at(to))
+                    .load()
+                    .map_or(to, |raw| Entry::from_raw(raw).0.order().last(at(to)).get());
+                let mut xas = guard.xas(at(behind + 1));
+                let wanted = [0; 3].map(|_| next(&mut xas, last, mark));
+                let mut xas = guard.xas(at(from));
+                xas.load();
+                xas.set_behind(at(behind));
+                let found = [0; 3].map(|_| next(&mut xas, last, mark));
+                drop(guard);
+                check_eq!(found, wanted, "{from}, behind {behind}, up to {last}");
+            }
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn finding_marked_ones_finds_all_once() -> Checked {
+        with_random_trees(|file, random| {
+            let tree = file.mapping().tree();
+            for _ in 0..20 {
+                let first = random.below(PAGES);
+                let last = first + random.below(PAGES - first);
+                let mut covered = 0;
+                let mut guard = tree.lock();
+                let mut xas = guard.xas(at(first));
+                while let Some((found, _)) = next(&mut xas, last, Some(Mark::Dirty)) {
+                    let order = xas
+                        .load()
+                        .map_or(Order::PTE, |raw| Entry::from_raw(raw).0.order());
+                    covered += order.last(found).get().min(last) + 1 - found.get().max(first);
+                }
+                drop(guard);
+                let wanted = (first..=last)
+                    .filter(|index| load(file, *index).is_some_and(|(_, marked)| marked))
                     .count();
                 check_eq!(covered, wanted, "{first} to {last}");
             }

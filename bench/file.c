@@ -57,6 +57,9 @@ void fill(int fd, size_t size)
 			err(1, "pwrite at %zu", at);
 	if (fsync(fd))
 		err(1, "fsync");
+	/* With the first read the module learns how the filesystem does it, which stores in a row need. */
+	if (pread(fd, data, 1, 0) != 1)
+		err(1, "pread");
 }
 
 void map(struct file *file)

@@ -96,11 +96,17 @@ impl<'t> LockedSlot<'t> {
         block: FileBlock<'_>,
         make: impl for<'a> FnOnce(FileBlock<'a>) -> RawValue<'a>,
     ) -> Result {
-        if !self.tree.is_some_and(|tree| tree.is_for(block.tree())) {
+        if !self.takes(block) {
             return Err(EIO);
         }
         self.set_any(make(block));
         Ok(())
+    }
+
+    /// Whether it is the memory of the file that the tree is of, which [`LockedSlot::set_memory`] takes.
+    #[inline(always)]
+    pub(crate) fn takes(&self, block: FileBlock<'_>) -> bool {
+        self.tree.is_some_and(|tree| tree.is_for(block.tree()))
     }
 
     /// As [`LockedSlot::set`], for tests: with memory of theirs, which is there for good.

@@ -132,6 +132,10 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             );
             return Err(self.fallback_or(Counter::FallbackExtent, EIO));
         }
+        // Before its pages are counted as the entry's.
+        if !locked.takes(memory.block) {
+            return Err(self.fallback_or(Counter::FallbackExtent, EIO));
+        }
         if memory.copy.is_some() || old.is_zero() {
             self.clear_way(locked, memory)?;
         }
@@ -155,6 +159,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 true => entry.writable(),
                 false => entry,
             })
+            // Unreachable: it takes them, as was asked above.
             .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?;
         if self.write && !sync {
             self.set_dirty(locked);

@@ -126,6 +126,12 @@ impl<'m> LockedEntry<'m> {
             .set_memory(block, |block| change(Entry::data(block)).unlocked())
     }
 
+    /// Whether it is the file's memory, which [`LockedEntry::set_memory`] takes.
+    #[inline]
+    pub(crate) fn takes(&self, block: FileBlock<'_>) -> bool {
+        self.slot.takes(block)
+    }
+
     /// Marks the entry.
     pub(crate) fn mark(&self, mark: Mark) {
         let mut guard = self.mapping.tree().lock();

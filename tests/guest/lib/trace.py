@@ -43,6 +43,10 @@ class _Instance:
         os.mkdir(path)
         if clock:
             _write(f"{self.at}/trace_clock", clock)
+        # Names of commands are of no interest. To know them the kernel would patch its scheduler each time
+        # that an event is switched on or off.
+        if os.path.exists(f"{path}/options/record-cmd"):
+            _write(f"{self.at}/options/record-cmd", "0")
 
     def enable(self, event, on=True):
         _write(f"{self.at}/events/rdaxtest/{event}/enable", "1" if on else "0")

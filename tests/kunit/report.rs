@@ -435,7 +435,7 @@ mod tests {
             let mut went_on = 0;
             waiting::visit(None, true, |record| {
                 let passed = now.elapsed().as_nanos();
-                went_on += record.is_some_and(|record| record.waited as i64 > passed) as usize;
+                went_on += usize::from(record.is_some_and(|record| record.waited as i64 > passed));
                 true
             });
             end.complete_all();

@@ -125,23 +125,27 @@ fn xfs_in_small_groups() -> Vec<u8> {
     bytes
 }
 
+/// A system whose pmem0 has this size, in bytes, and such an XFS, and what the doctor says of its groups.
+fn with_small_groups(size: u64) -> (System, String) {
+    let system = System::with_module(&[]);
+    let above = format!("{REGION}/region0/pfn0.0");
+    system.put(&format!("{above}/resource"), "0x140000000\n");
+    let sectors = (size / 512).to_string();
+    system.put(&format!("{above}/block/pmem0/size"), &sectors);
+    fs::write(system.path("dev/pmem0"), xfs_in_small_groups()).unwrap();
+    let (_, found) = doctor(&system, &["pmem0"]);
+    let what = found
+        .iter()
+        .find(|(_, what)| what.contains("allocation groups of 1 GiB"));
+    let what = what.unwrap_or_else(|| panic!("{size}: {found:#?}"));
+    (system, what.1.clone())
+}
+
 #[test]
 fn mkfs_takes_what_doctor_advises() {
     const MIB: u64 = 1 << 20;
     for size in [2560, 3022, 4096, 5120, 8192, 9700, 11264, 12289, 31900] {
-        let system = System::with_module(&[]);
-        system.put(
-            &format!("{REGION}/region0/pfn0.0/resource"),
-            "0x140000000\n",
-        );
-        let dir = format!("{REGION}/region0/pfn0.0/block/pmem0");
-        system.put(&format!("{dir}/size"), &(size * MIB / 512).to_string());
-        fs::write(system.path("dev/pmem0"), xfs_in_small_groups()).unwrap();
-        let (_, found) = doctor(&system, &["pmem0"]);
-        let what = found
-            .iter()
-            .find(|(_, what)| what.contains("allocation groups of 1 GiB"));
-        let what = &what.unwrap_or_else(|| panic!("{size}: {found:#?}")).1;
+        let (system, what) = with_small_groups(size * MIB);
         let command = what
             .rsplit(" | ")
             .next()
@@ -211,19 +215,7 @@ fn doctor_says_what_is_too_small() {
         (2 << 30, "packed_meta_blocks=1"),
         ((2 << 30) + (32 << 20), "packed_meta_blocks=1"),
     ] {
-        let system = System::with_module(&[]);
-        system.put(
-            &format!("{REGION}/region0/pfn0.0/resource"),
-            "0x140000000\n",
-        );
-        let dir = format!("{REGION}/region0/pfn0.0/block/pmem0");
-        system.put(&format!("{dir}/size"), &(size / 512).to_string());
-        fs::write(system.path("dev/pmem0"), xfs_in_small_groups()).unwrap();
-        let (_, found) = doctor(&system, &["pmem0"]);
-        let what = found
-            .iter()
-            .find(|(_, what)| what.contains("allocation groups of 1 GiB"));
-        let what = &what.unwrap_or_else(|| panic!("{size}: {found:#?}")).1;
+        let (_, what) = with_small_groups(size);
         assert!(
             what.contains(says) && !what.contains("agsize"),
             "{size}: {what}"

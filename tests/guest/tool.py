@@ -5,8 +5,10 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 
 from lib import device, gib, posix
 from lib.check import Skip, check, equal
@@ -17,6 +19,7 @@ from lib.pattern import pages
 from lib.posix import GIB, PAGE, PMD
 from lib.runner import case
 from lib.task import Task
+from lib.trace import Calls
 
 DEVICE, OTHER, GIANT = "pmem1", "pmem0", "pmem0"
 MOUNT = "/mnt/rdax-tool"
@@ -666,6 +669,56 @@ def waits_of_others_are_not_denied(t):
         check("nobody waits" in _succeeds("who"), "nobody waits, and root is not told so")
         out = _succeeds("who", prefix=nobody)
         check("nobody waits" not in out and "told to root only" in out, f"rdax who: {out}")
+
+
+_CLONE_FILES, _THREADS = 0x400, 40
+
+
+def _start_threads(path):
+    """Many threads, one of which has a table of descriptors for itself, with a file in it."""
+    ready = threading.Barrier(_THREADS + 1)
+
+    def idle():
+        ready.wait()
+        signal.pause()
+
+    def apart():
+        posix.unshare(_CLONE_FILES)
+        with _opened(path):
+            idle()
+
+    for work in [apart] + [idle] * (_THREADS - 1):
+        threading.Thread(target=work, daemon=True).start()
+    ready.wait()
+
+
+@case(fs=())
+def descriptors_of_threads_are_read_once(t):
+    """However many have the same; and what one has for itself is found."""
+    reader, writer = os.pipe()
+    with _device(True), _mounted(*XFS) as mount:
+        path = f"{mount}/file"
+        with _opened(path):
+            pass
+
+        def have_threads():
+            _start_threads(path)
+            os.write(writer, b"x")
+            signal.pause()
+
+        with Calls("proc_readfd") as calls:
+            _json("who", path)
+            before = calls.count()
+        task = Task(have_threads)
+        os.read(reader, 1)
+        with Calls("proc_readfd") as calls:
+            found = [process for process in _json("who", path)["processes"] if process["pid"] == task.pid]
+            added = calls.count() - before
+        task.kill()
+        task.signalled()
+        equal(len(found), 1, "the process with the thread that has the file")
+        # Each is read to its end by two calls.
+        check(0 < added < _THREADS, f"{added} times more for {_THREADS} threads")
 
 
 @case(fs=())

@@ -5,10 +5,12 @@
 #[cfg(test)]
 mod laid;
 mod ring;
+mod tables;
 mod view;
 
 use self::{
     ring::Ring,
+    tables::{HaveSame, Tables},
     view::{Own, View}, //
 };
 use crate::{
@@ -201,6 +203,7 @@ pub struct Users {
 /// Looks at all processes.
 pub fn find(system: &System, wanted: &Wanted) -> Users {
     let own = Own::of(system);
+    let have_same = tables::compare(system);
     let mut users = Users::default();
     for name in system.names("/proc") {
         let Ok(pid) = name.parse::<u32>() else {
@@ -210,7 +213,7 @@ pub fn find(system: &System, wanted: &Wanted) -> Users {
         if pid == std::process::id() {
             continue;
         }
-        let Some((process, is_clear)) = look_at(system, pid, wanted, &own) else {
+        let Some((process, is_clear)) = look_at(system, pid, wanted, &own, have_same) else {
             users.hidden += 1;
             continue;
         };
@@ -230,7 +233,13 @@ pub fn find(system: &System, wanted: &Wanted) -> Users {
 
 /// Also whether all of its io_urings could be seen. `None` if it may not be looked at. One that has ended has
 /// nothing.
-fn look_at(system: &System, pid: u32, wanted: &Wanted, own: &Own) -> Option<(Process, bool)> {
+fn look_at(
+    system: &System,
+    pid: u32,
+    wanted: &Wanted,
+    own: &Own,
+    have_same: HaveSame,
+) -> Option<(Process, bool)> {
     const RING: &str = "anon_inode:[io_uring]";
     let dir = format!("/proc/{pid}");
     let mut process = Process {
@@ -274,7 +283,12 @@ fn look_at(system: &System, pid: u32, wanted: &Wanted, own: &Own) -> Option<(Pro
     let mut rings = BTreeSet::new();
     let mut is_clear = true;
     // Each may have a table of files, and mounts, of its own.
+    let mut tables = Tables::new(have_same);
     for thread in &threads {
+        let id = thread.rsplit('/').next().and_then(|id| id.parse().ok());
+        if id.is_some_and(|id| tables.have(id)) {
+            continue;
+        }
         let mut view = None;
         let fds = format!("{thread}/fd");
         for name in system.names(&fds) {

@@ -7,6 +7,10 @@ use crate::{
     mounts::{self, Mount},
     system::System, //
 };
+use rustix::{
+    fs::{openat2, Mode, OFlags, ResolveFlags, CWD},
+    mount::{open_tree, OpenTreeFlags}, //
+};
 use std::{
     fs,
     os::unix::fs::MetadataExt,
@@ -43,6 +47,8 @@ pub(super) struct View {
     mounts: Vec<Mount>,
     /// Those of the other, unless they are the same.
     other_mounts: Vec<Mount>,
+    /// Whether the first are this command's own, which it may look below.
+    are_own: bool,
 }
 
 impl View {
@@ -69,6 +75,7 @@ impl View {
             other,
             mounts,
             other_mounts,
+            are_own: has_same_mounts && system.is_real(),
         }
     }
 
@@ -96,9 +103,9 @@ impl View {
         (!self.may_hide(path, wanted, device)).then_some(false)
     }
 
-    /// Whether what is wanted, and is seen at this path, may hide something else. What lies below where something
-    /// is mounted does not count in the filesystem of the root, and in one without a device such as a tmpfs:
-    /// otherwise nothing could be said of any mount.
+    /// Whether what is wanted, and is seen at this path, may hide something else. In the filesystem of the root, and
+    /// in one without a device such as a tmpfs, nothing else is there unless that is seen: otherwise nothing could be
+    /// said of any mount.
     fn may_hide_another(&self, path: &str, wanted: &Wanted) -> bool {
         let number = number(wanted.device());
         let points = above(&self.mounts, path).map(|mount| &mount.point);
@@ -106,7 +113,9 @@ impl View {
         let counts = |mount: &&Mount| {
             let is_last = Some(&mount.point) == last;
             let is_root = mount.point == Path::new("/");
-            mount.device == number || !is_root && (is_last || !mount.device.starts_with("0:"))
+            mount.device == number
+                || !is_root && (is_last || !mount.device.starts_with("0:"))
+                || self.are_own && is_there(mount, path)
         };
         let mut over = above(&self.mounts, path).filter(counts);
         match wanted {
@@ -155,6 +164,21 @@ fn number(device: u64) -> String {
         rustix::fs::major(device),
         rustix::fs::minor(device)
     )
+}
+
+/// Whether something has this path in what is mounted there, below what is mounted over that in turn. This is for root
+/// to see: others are told that nothing has.
+fn is_there(mount: &Mount, path: &str) -> bool {
+    let look = || -> Option<()> {
+        let below = Path::new(path).strip_prefix(&mount.point).ok()?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let alone = open_tree(CWD, &mount.point, flags).ok()?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        openat2(alone, below, flags, Mode::empty(), resolve).ok()?;
+        Some(())
+    };
+    look().is_some()
 }
 
 /// The mounts that may have what is at this path, be they seen or below others.

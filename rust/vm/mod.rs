@@ -19,7 +19,10 @@ use core::{
     marker::PhantomData,
     ptr::{self, NonNull}, //
 };
-use kernel::types::Opaque;
+use kernel::{
+    mm::virt::VmaRef,
+    types::Opaque, //
+};
 
 /// The result of a fault handler (`VM_FAULT_*`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,33 +156,30 @@ impl<'f> VmFault<'f> {
             return false;
         }
         let start = self.address() & !(order.bytes() - 1);
-        // SAFETY: The VMA is valid and does not change during a fault.
-        let (from, to) = unsafe {
-            let range = (*self.vma()).__bindgen_anon_1.__bindgen_anon_1;
-            (range.vm_start, range.vm_end)
-        };
-        start >= from
+        let vma = self.vma_ref();
+        start >= vma.start()
             && start
                 .checked_add(order.bytes())
-                .is_some_and(|end| end <= to)
+                .is_some_and(|end| end <= vma.end())
     }
 
     #[inline]
-    fn vma_flags(&self) -> bindings::vm_flags_t {
-        // SAFETY: The VMA is valid; both fields of the union are the same bits.
-        unsafe { (*self.vma()).__bindgen_anon_2.vm_flags }
+    fn vma_ref(&self) -> &VmaRef {
+        // SAFETY: By the type invariant the VMA is valid, and stays as it is, for as long as the fault is borrowed:
+        // the core holds its lock or that of the address space.
+        unsafe { VmaRef::from_raw(self.vma()) }
     }
 
     /// Whether writes go to the file.
     #[inline]
     pub(crate) fn is_shared(&self) -> bool {
-        self.vma_flags() & bindings::VM_SHARED != 0
+        self.vma_ref().flags() & bindings::VM_SHARED != 0
     }
 
     /// Whether a store must find its metadata durable (`MAP_SYNC`).
     #[inline]
     pub(crate) fn is_sync(&self) -> bool {
-        self.vma_flags() & bindings::VM_SYNC != 0
+        self.vma_ref().flags() & bindings::VM_SYNC != 0
     }
 
     /// Whether nobody is to be waited for.
@@ -191,7 +191,7 @@ impl<'f> VmFault<'f> {
     /// Whether the user has said that accesses are in no order (`MADV_RANDOM`).
     #[inline]
     pub(crate) fn is_random(&self) -> bool {
-        self.vma_flags() & (bindings::VM_RAND_READ as bindings::vm_flags_t) != 0
+        self.vma_ref().flags() & (bindings::VM_RAND_READ as bindings::vm_flags_t) != 0
     }
 
     /// Whether the core has looked up the entry of the second level: not for a fault of the third.
@@ -206,13 +206,12 @@ impl<'f> VmFault<'f> {
     pub(super) fn is_around(&self, first: PageIndex, last: PageIndex) -> bool {
         let (start, end) = (self.address_of(first), self.address_of(last));
         let other = (start ^ self.address()) | (end ^ self.address());
-        // SAFETY: By the type invariant the VMA stays as it is.
-        let vma = unsafe { &(*self.vma()).__bindgen_anon_1.__bindgen_anon_1 };
+        let vma = self.vma_ref();
         self.has_pmd()
             && other < Order::PMD.bytes()
-            && vma.vm_start <= start
+            && vma.start() <= start
             && start <= end
-            && end < vma.vm_end
+            && end < vma.end()
     }
 
     /// The pages of the VMA in the aligned range of `pages` pages (a power of two) around the address.
@@ -220,14 +219,11 @@ impl<'f> VmFault<'f> {
     pub(crate) fn around(&self, pages: usize) -> PageRange {
         let mask = (pages << Order::PAGE_SHIFT) - 1;
         let address = self.address() & !(Order::PTE.bytes() - 1);
-        // SAFETY: The VMA is valid and does not change during a fault.
-        let (from, to) = unsafe {
-            let range = (*self.vma()).__bindgen_anon_1.__bindgen_anon_1;
-            (range.vm_start, range.vm_end)
-        };
+        let vma = self.vma_ref();
         let index = self.index().get();
-        let before = (address - (address & !mask).max(from).min(address)) >> Order::PAGE_SHIFT;
-        let last = (address | mask).min(to.wrapping_sub(1)).max(address);
+        let before =
+            (address - (address & !mask).max(vma.start()).min(address)) >> Order::PAGE_SHIFT;
+        let last = (address | mask).min(vma.end().wrapping_sub(1)).max(address);
         let behind = (last - address) >> Order::PAGE_SHIFT;
         PageRange {
             first: PageIndex::new(index - before.min(index)),
@@ -268,7 +264,7 @@ impl<'f> VmFault<'f> {
     #[inline]
     pub(crate) fn is_not_copied_by_fork(&self) -> bool {
         // The other flag is taken off shared mappings of files that are open for reading only.
-        let shared = self.vma_flags() & bindings::VM_MAYSHARE != 0;
+        let shared = self.vma_ref().flags() & bindings::VM_MAYSHARE != 0;
         // SAFETY: The fault is valid.
         shared && unsafe { !bindings::rdax_vma_needs_copy(self.vma()) }
     }

@@ -87,7 +87,9 @@ static void rdax_ext4_issue_zeroout(unsigned long ip, unsigned long parent_ip,
 
 /*
  * ext4 zeroes blocks of files with GFP_NOFS; so it does tables of inodes, and the metadata of groups by which it
- * grows, which it does not count yet. The journal is zeroed with GFP_KERNEL.
+ * grows, which it does not count yet. The journal is zeroed so, too (EXT4_IOC_CHECKPOINT), but without a handle,
+ * which whoever maps blocks has; where ext4 zeroes blocks of files without one is in another file of its source
+ * than ext4_issue_zeroout(), and comes by there.
  */
 bool rdax_ext4_gives_to_file(struct super_block *sb, u64 at, u64 end, gfp_t gfp)
 {
@@ -95,6 +97,8 @@ bool rdax_ext4_gives_to_file(struct super_block *sb, u64 at, u64 end, gfp_t gfp)
 	ext4_fsblk_t first = at >> sb->s_blocksize_bits, last = (end - 1) >> sb->s_blocksize_bits;
 	ext4_group_t group, groups;
 
+	if (!current->journal_info)
+		return false;
 	/* The driver of ext2 has the same magic number. */
 	if (gfp != GFP_NOFS || strcmp(sb->s_type->name, "ext4") || !sbi || end <= at)
 		return false;

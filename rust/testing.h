@@ -23,6 +23,13 @@ int rdax_test_hold_function(const char *name);
 void rdax_test_release_function(void);
 
 
+/*
+ * Whether ext4, as its driver or that of ext2, with a handle of its journal or without, is taken to give these
+ * blocks of a made-up filesystem to a file: it has 2^32 + 1000 blocks of a page, and tables of inodes, of 10
+ * blocks each, at 100, 400 and 2^32 + 900. 1, 0 or an error.
+ */
+int rdax_test_ext4_gives(u64 first, u64 blocks, bool nofs, bool handle, bool ext4);
+
 /* An address space in use with this number, which the VMA, of zeroes, is of. NULL without memory. */
 struct mm_struct *rdax_test_new_mm(struct vm_area_struct *vma, u64 number);
 void rdax_test_free_mm(struct mm_struct *mm);

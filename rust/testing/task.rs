@@ -3,7 +3,10 @@
 //! Conditions that a test runs under: RCU, want of memory, signals.
 
 use crate::kern::{bindings, page::DevFolio};
-use kernel::sync::rcu;
+use kernel::{
+    prelude::*,
+    sync::rcu, //
+};
 
 /// Keeps the present task inside a grace period of RCU.
 pub(crate) fn under_rcu<R>(work: impl FnOnce() -> R) -> R {
@@ -32,6 +35,34 @@ pub(crate) fn without_memory<R>(work: impl FnOnce() -> R) -> R {
     // SAFETY: As above.
     unsafe { bindings::rdax_test_fail_all(false) };
     result
+}
+
+/// Who asks for zeroes on a made-up filesystem of ext4 (`rdax_test_ext4_gives`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ext4Zeroes {
+    /// With `GFP_NOFS`.
+    pub(crate) nofs: bool,
+    /// With a handle of the journal.
+    pub(crate) handle: bool,
+    /// The driver is that of ext4.
+    pub(crate) ext4: bool,
+}
+
+impl Ext4Zeroes {
+    pub(crate) const OF_A_FILE: Self = Self {
+        nofs: true,
+        handle: true,
+        ext4: true,
+    };
+
+    /// Whether these blocks are taken to be given to a file. Sleeps.
+    pub(crate) fn gives(self, first: u64, blocks: u64) -> Result<bool> {
+        // SAFETY: Makes what it reads, and concerns this task only.
+        let gives = unsafe {
+            bindings::rdax_test_ext4_gives(first, blocks, self.nofs, self.handle, self.ext4)
+        };
+        kernel::error::to_result(gives.min(0)).map(|()| gives != 0)
+    }
 }
 
 /// Has no folio of zeroes to map while `work` is done.

@@ -11,7 +11,7 @@ mod tests {
         kern::{
             error::eopnotsupp,
             order::Order,
-            testing::{Buffer, Calls, Checked, Flushes, TestExtent, Yields},
+            testing::{Buffer, Calls, Checked, Ext4Zeroes, Flushes, TestExtent, Yields},
         },
         tests::helpers::{transfers::*, *},
     };
@@ -153,6 +153,57 @@ mod tests {
         check!(world.is_filled(place, 0, PAGE, 0x11));
         check!(world.is_filled(place + 5, 0, PAGE, 0x11));
         world.check_clean()
+    }
+
+    #[test]
+    fn blocks_of_files_are_told_from_what_ext4_has_for_itself() -> Checked {
+        // A table's neighbours, and blocks on both sides of 2^32, are files'.
+        const FAR: u64 = 1 << 32;
+        let file = Ext4Zeroes::OF_A_FILE;
+        for (first, blocks, gives) in [
+            (0, 1, true),
+            (90, 10, true),
+            (90, 11, false),
+            (100, 1, false),
+            (105, 1, false),
+            (109, 1, false),
+            (110, 290, true),
+            (50, 300, false),
+            (400, 10, false),
+            (410, 490, true),
+            // Only the low half of where the last table is.
+            (900, 10, true),
+            (FAR + 890, 10, true),
+            (FAR + 900, 1, false),
+            (FAR + 909, 1, false),
+            (FAR + 910, 90, true),
+            // The filesystem does not count them.
+            (FAR + 910, 91, false),
+            (FAR + 1000, 1, false),
+            (0, 0, false),
+        ] {
+            check!(
+                file.gives(first, blocks) == Ok(gives),
+                "{blocks} blocks at {first}"
+            );
+        }
+        for other in [
+            Ext4Zeroes {
+                nofs: false,
+                ..file
+            },
+            Ext4Zeroes {
+                handle: false,
+                ..file
+            },
+            Ext4Zeroes {
+                ext4: false,
+                ..file
+            },
+        ] {
+            check!(other.gives(110, 1) == Ok(false), "{other:?}");
+        }
+        Ok(())
     }
 
     #[test]

@@ -4,9 +4,11 @@
 import os
 
 from lib.calls import Calls
-from lib.check import Skip, equal
+from lib.check import Skip, check, equal
 from lib.device import run
 from lib.runner import case
+
+from .common import DEVICE, Item, enabled, need
 
 CALLERS = os.path.join(os.path.dirname(__file__), "callers")
 # Where callers are that need not be loaded yet.
@@ -43,3 +45,16 @@ def those_who_must_be_redirected_call(t):
             else:
                 missing.append(text)
     equal(missing, [], "calls that are not redirected")
+
+
+@case(fs=())
+def all_that_is_redirected_is_listed(t):
+    """The list of callers knows all functions that are redirected."""
+    del t
+    need(DEVICE)
+    listed = {callee for callee, _ in _pairs()}
+    with Item(DEVICE, adopt=True):
+        # Also those that are only watched, which are marked otherwise.
+        found = {line.split()[0] for line in enabled() if "rdax" in line}
+    check({"dax_iomap_fault", "evict", "dax_unlock_folio"} <= found, f"functions redirected: {sorted(found)}")
+    equal(sorted(found - listed), [], "redirected functions whose callers are not listed")

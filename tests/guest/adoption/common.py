@@ -65,12 +65,16 @@ def mountable(variant="xfs", name=DEVICE):
     return Filesystem(VARIANTS[variant], name, f"{MOUNT}-{name}")
 
 
-def redirected():
-    """Functions of the DAX layer whose callers are sent elsewhere, in either way."""
+def enabled():
+    """The lines about functions that something is called for."""
     text = read("/sys/kernel/tracing/enabled_functions")
     # What a function calls at its entry follows on a line of its own.
-    lines = re.sub(r"\n\s*direct-->", " direct-->", text).splitlines()
-    return [line.split()[0] for line in lines
+    return re.sub(r"\n\s*direct-->", " direct-->", text).splitlines()
+
+
+def redirected():
+    """Functions of the DAX layer whose callers are sent elsewhere, in either way."""
+    return [line.split()[0] for line in enabled()
             if "dax" in line.split()[0]
             and (" I " in f" {line} " or "direct-->rdax_direct_call" in line)]
 

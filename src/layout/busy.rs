@@ -128,6 +128,12 @@ pub(crate) fn held_for_long<'l>(
 
 /// Whether somebody holds a page of a file that nobody uses any more, so that it is mapped by nobody.
 /// Sleeps.
+///
+/// Without a stay, as nothing but the answer is kept: folios are looked at under the tree's lock, where their
+/// entries are, and a device that goes keeps its pages until no entry points to them, and then for those who have
+/// found one under that lock (`folio::wait_until_unused`, [`Retired`](crate::kern::memory::Retired)). A file that
+/// the device does not find, because it is being evicted, removes its entries itself, with a stay
+/// (`break_layout_final`); one that is parked is found.
 pub(crate) fn is_held(inode: &Inode) -> bool {
     busy_folio(inode.mapping(), PageRange::ALL).is_some()
 }

@@ -5,19 +5,21 @@ Nothing here can cut the power of the memory, so what is looked at are the cache
 that the kernel makes: each page must be written back, whole, after the last store to it.
 """
 
+import ctypes
 import errno
 import os
 import threading
 import time
 
-from lib import posix
+from lib import native, posix
 from lib.check import Failure, check, equal, same_bytes
-from lib.device import SlowDisk
+from lib.device import SlowDisk, wait_for
 from lib.mapping import Map
 from lib.native import Writer
 from lib.pattern import page, pages
 from lib.pattern import file as _file
 from lib.posix import PAGE, PMD
+from lib.ptrace import await_stop, let_go_on, poke, trace_me
 from lib.runner import case
 from lib.task import Task
 from lib.trace import Calls, Flushes
@@ -424,6 +426,101 @@ def fsync_in_the_middle_of_process_vm_writev(t):
             os.fsync(fd)
             flushes.check_flushed(pfns, since, "what process_vm_writev wrote")
         same_bytes(os.pread(fd, 2 * PAGE, 8 * PAGE), pages("v", 2), "what was written")
+
+
+@case(alone=True)
+def fsync_in_the_middle_of_an_io_uring_read(t):
+    """As of a direct read, by a worker of io_uring's."""
+    slow, fd = SlowDisk(), _file(t, 2 * PMD)
+    slow.fill(pages("u", 4))
+    lib = ctypes.CDLL(native.path("uring.so"))
+    lib.uring_transfer.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t,
+                                   ctypes.c_int]
+    lib.uring_transfer.restype = ctypes.c_long
+    for skew in (PAGE, 0):
+        with Map(fd, 2 * PMD, skew=skew) as m, Flushes() as flushes, Calls("delay_map") as requests:
+            m.touch(8 * PAGE, 4 * PAGE, write=True)
+            pfns = m.pfns(8 * PAGE, 4 * PAGE)
+            os.fsync(fd)
+            slow.hold()
+            before = requests.count()
+            read = Task(lambda m=m: lib.uring_transfer(slow.open(), m.address + 8 * PAGE, 4 * PAGE, 0, 0),
+                        name="io_uring")
+            wait_for(lambda n=before, read=read: requests.count() > n or read.done(), "the read")
+            for what in ("in the middle", "in the middle, again"):
+                flushes.clear()
+                os.fsync(fd)
+                flushes.check_flushed(pfns, 0, what)
+            slow.release()
+            equal(read.result(), 4 * PAGE, "bytes read")
+            since = _now()
+            os.fsync(fd)
+            flushes.check_flushed(pfns, since, "afterwards")
+            flushes.clear()
+            os.fsync(fd)
+            equal(flushes.of(pfns), [], "flushes when all is done")
+    same_bytes(os.pread(fd, 4 * PAGE, 8 * PAGE), pages("u", 4), "what was read")
+
+
+@case(alone=True)
+def fsync_while_pages_are_given_to_a_pipe(t):
+    """Also as a gift, by which their owner says that he does not store to them: he may."""
+    fd = _file(t, 2 * PMD)
+    for skew in (PAGE, 0):
+        for flags in (0, posix.SPLICE_F_GIFT):
+            reader, writer = os.pipe()
+            with Map(fd, 2 * PMD, skew=skew) as m, Flushes() as flushes:
+                m.touch(8 * PAGE, 2 * PAGE, write=True)
+                pfns = m.pfns(8 * PAGE, 2 * PAGE)
+                equal(posix.vmsplice(writer, m.address + 8 * PAGE, 2 * PAGE, flags), 2 * PAGE, "bytes given")
+                for what in ("in the pipe", "in the pipe, again"):
+                    flushes.clear()
+                    os.fsync(fd)
+                    flushes.check_flushed(pfns, 0, f"{what}, flags {flags}")
+                m.write(8 * PAGE, pages("g", 2))
+                same_bytes(os.read(reader, 2 * PAGE), pages("g", 2), "what comes out of the pipe")
+                since = _now()
+                os.fsync(fd)
+                flushes.check_flushed(pfns, since, f"afterwards, flags {flags}")
+                flushes.clear()
+                os.fsync(fd)
+                equal(flushes.of(pfns), [], "flushes when all is done")
+            os.close(reader)
+            os.close(writer)
+
+
+@case(alone=True)
+def what_a_debugger_writes_is_flushed(t):
+    """By ptrace and by /proc/PID/mem, after an fsync that has protected the pages: the kernel has the page for
+    the copy alone, so that nothing can come between."""
+    fd = _file(t, 2 * PMD)
+
+    def traced(m):
+        trace_me()
+        m.load(0)
+
+    for skew in (PAGE, 0):
+        with Map(fd, 2 * PMD, skew=skew) as m, Flushes() as flushes:
+            m.touch(8 * PAGE, 4 * PAGE, write=True)
+            pfns = m.pfns(8 * PAGE, 4 * PAGE)
+            task = Task(traced, m)
+            await_stop(task.pid)
+            with open(f"/proc/{task.pid}/mem", "r+b", buffering=0) as memory:
+                for word in (b"debugger", b"and mem."):
+                    os.fsync(fd)
+                    poke(task.pid, m.address + 8 * PAGE + 16, word)
+                    memory.seek(m.address + 9 * PAGE)
+                    memory.write(word)
+                    since = _now()
+                    flushes.clear()
+                    os.fsync(fd)
+                    flushes.check_flushed(pfns[:2], since, "what the debugger wrote")
+                    if skew:
+                        equal(flushes.of(pfns[2:]), [], "flushes of what it did not write")
+            let_go_on(task.pid)
+            task.result()
+    same_bytes(os.pread(fd, 8, 8 * PAGE + 16), word, "what ptrace wrote")
+    same_bytes(os.pread(fd, 8, 9 * PAGE), word, "what was written to mem")
 
 
 @case(quick=False)

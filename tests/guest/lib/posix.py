@@ -22,6 +22,7 @@ MADV_NOHUGEPAGE, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 15, 22, 23
 MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2
 MS_ASYNC, MS_SYNC = 1, 4
 
+SPLICE_F_GIFT = 8
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE = 1, 2, 8, 16
 INSERT_RANGE, UNSHARE_RANGE = 32, 64
 
@@ -117,10 +118,10 @@ def ftruncate_once(fd, size):
     _must(_ftruncate(fd, size), "ftruncate")
 
 
-def vmsplice(pipe, address, length):
+def vmsplice(pipe, address, length, flags=0):
     """Put pages into a pipe, which holds a reference to each until it is read."""
     vector = struct.pack("QQ", address, length)
-    return _must(_vmsplice(pipe, vector, 1, 0), "vmsplice")
+    return _must(_vmsplice(pipe, vector, 1, flags), "vmsplice")
 
 
 def process_vm_write(pid, source, target, length):

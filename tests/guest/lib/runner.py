@@ -35,7 +35,8 @@ UNASKED = ["stressng", "calls_at_random", "copies_on_write"]
 
 # What a group needs compiled.
 NATIVE = [("stress", "stress"), ("attacks", "attack"), ("sweep", "sweep.so"), ("giant", "gib.so"),
-          ("giant", "gib-stress"), ("devdax", "uring.so"), ("refcounts", "uring.so"), ("gup", "gup_test"),
+          ("giant", "gib-stress"), ("devdax", "uring.so"), ("refcounts", "uring.so"),
+          ("durability", "uring.so"), ("gup", "gup_test"),
           ("gup", "gup_longterm"), ("gup", "gib.so"), ("syscalls", "gib.so"), ("counts", "gib.so"),
           *[("mm", name) for name in ("guard-regions", "soft-dirty", "pagemap_ioctl", "cow")]]
 

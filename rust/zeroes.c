@@ -21,18 +21,25 @@ struct place {
 	u64 start;
 };
 
+/* As Page::is_poisoned(): the mark of a failure that somebody made up is another one beside. */
+static bool has_failed(const struct page *page)
+{
+	return PageHWPoison(page) && !test_bit(PG_owner_priv_1, (const unsigned long *)&page->flags);
+}
+
 /*
- * Pages that have failed can be written by their address in the kernel afterwards. Looks at some pages
- * at a time, and lets others have the processor, and the device go, in between.
+ * Whether pages have failed; with @see all of them can be written by their address in the kernel afterwards.
+ * Looks at some pages at a time, and lets others have the processor, and the device go, in between.
  */
-static void see_failed_again(const struct place *place, u64 at, u64 end)
+static bool find_failed(const struct place *place, u64 at, u64 end, bool see)
 {
 	unsigned long pfn, i;
+	bool found = false;
 	long n, most;
 	int id;
 
 	/* Ends, as each round looks at a page at least. */
-	for (; at < end; at += PFN_PHYS((u64)n)) {
+	for (; at < end && (see || !found); at += PFN_PHYS((u64)n)) {
 		most = min_t(u64, PHYS_PFN(end - at), PTRS_PER_PMD);
 		id = dax_read_lock();
 		n = dax_direct_access(place->dax_dev, PHYS_PFN(place->start + at), most,
@@ -43,13 +50,17 @@ static void see_failed_again(const struct place *place, u64 at, u64 end)
 		} else {
 			n = min(n, most);
 			for (i = 0; pfn_valid(pfn) && i < n; i++) {
-				if (PageHWPoison(pfn_to_page(pfn + i)))
+				if (!has_failed(pfn_to_page(pfn + i)))
+					continue;
+				found = true;
+				if (see)
 					rdax_see_again(pfn + i);
 			}
 		}
 		dax_read_unlock(id);
 		rdax_cond_resched();
 	}
+	return found;
 }
 
 /*
@@ -94,11 +105,25 @@ int rdax_put_zeroes(struct block_device *bdev, u64 at, u64 end, gfp_t gfp)
 
 	place.dax_dev = fs_dax_get_by_bdev(bdev, &place.start, NULL, NULL);
 	if (place.dax_dev)
-		see_failed_again(&place, at, end);
+		find_failed(&place, at, end, true);
 	err = zero_sectors(&place, at >> SECTOR_SHIFT, (end - at) >> SECTOR_SHIFT, gfp);
 	if (place.dax_dev)
 		fs_put_dax(place.dax_dev, NULL);
 	return err;
+}
+
+/* The driver writes to pages by their address in the kernel, which those that have failed have not. */
+static bool has_failed_pages(struct block_device *bdev, u64 at, u64 end)
+{
+	struct place place = { .bdev = bdev };
+	bool found;
+
+	place.dax_dev = fs_dax_get_by_bdev(bdev, &place.start, NULL, NULL);
+	if (!place.dax_dev)
+		return false;
+	found = find_failed(&place, at & PAGE_MASK, PAGE_ALIGN(end), false);
+	fs_put_dax(place.dax_dev, NULL);
+	return found;
 }
 
 int rdax_issue_zeroout(struct block_device *bdev, sector_t sector, sector_t sectors, gfp_t gfp,
@@ -110,12 +135,13 @@ int rdax_issue_zeroout(struct block_device *bdev, sector_t sector, sector_t sect
 	int err;
 
 	/* To whom the blocks are given takes a look at all groups of ext4: it is asked where it matters only. */
-	if (!failures || !may_be_files) {
+	if (failures && has_failed_pages(bdev, at, end)) {
+		if (!may_be_files || !rdax_holder_gives_to_file(bdev, at, end, gfp))
+			return -EIO;
+	} else {
 		err = blkdev_issue_zeroout(bdev, sector, sectors, gfp, flags);
 		if (err != -EIO || !may_be_files || !rdax_holder_gives_to_file(bdev, at, end, gfp))
 			return err;
-	} else if (!rdax_holder_gives_to_file(bdev, at, end, gfp)) {
-		return blkdev_issue_zeroout(bdev, sector, sectors, gfp, 0);
 	}
 	return rdax_put_zeroes(bdev, at, end, gfp);
 }

@@ -323,6 +323,22 @@ impl World {
         })
     }
 
+    /// Has zeroes put on pages for a filesystem that gives them to no file, some of which may have failed.
+    pub(crate) fn put_zeroes_for_metadata(&self, place: usize, pages: usize) -> Result {
+        let sectors = |pages: usize| (pages << (Order::PAGE_SHIFT - 9)) as u64;
+        // SAFETY: As above; nobody who gives blocks to files holds the device.
+        kernel::error::to_result(unsafe {
+            bindings::rdax_issue_zeroout(
+                self.bdev(),
+                sectors(place),
+                sectors(pages),
+                bindings::GFP_KERNEL,
+                0,
+                true,
+            )
+        })
+    }
+
     /// Has the device know, or forget, that a page is bad.
     pub(crate) fn set_bad_blocks(&self, place: usize, bad: bool) -> Result {
         const SECTORS: usize = Order::PTE.bytes() / 512;

@@ -156,6 +156,35 @@ mod tests {
     }
 
     #[test]
+    fn zeroes_for_metadata_are_an_error_on_pages_that_have_failed() -> Checked {
+        let world = world()?;
+        let place = world.take_many(4, Order::PTE)?;
+        world.fill(place, 4, 0x11);
+        world.set_poison(place + 2, true);
+        let beside = world.put_zeroes_for_metadata(place, 2);
+        let seen = Calls::watch(c"rdax_see_again")?;
+        let put = world.put_zeroes_for_metadata(place, 4);
+        let again = seen.count();
+        drop(seen);
+        let stays = world.page(place + 2).is_poisoned();
+        // As good as any, if somebody made it up.
+        world.set_poison(place + 2, false);
+        world.page(place + 2).note_failure(true);
+        world.set_poison(place + 2, true);
+        let made_up = world.put_zeroes_for_metadata(place + 2, 1);
+        world.page(place + 2).note_failure(false);
+        world.set_poison(place + 2, false);
+        check_eq!(beside, Ok(()));
+        check_eq!(put, Err(EIO));
+        check_eq!(again, 0);
+        check!(stays);
+        check_eq!(made_up, Ok(()));
+        check!(world.is_filled(place, 0, 3 * PAGE, 0));
+        check!(world.is_filled(place + 3, 0, PAGE, 0x11));
+        world.check_clean()
+    }
+
+    #[test]
     fn blocks_of_files_are_told_from_what_ext4_has_for_itself() -> Checked {
         // A table's neighbours, and blocks on both sides of 2^32, are files'.
         const FAR: u64 = 1 << 32;

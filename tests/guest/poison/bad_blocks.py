@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """Blocks in the driver's list of bad ones: what reads, writes and mappings of them say."""
 
+import fcntl
 import os
+import struct
 
 from lib import device, posix
 from lib.check import check, equal, raises, same_bytes
@@ -15,6 +17,8 @@ from lib.space import settle
 from lib.trace import Calls
 
 from .common import DEVICE, EFAULT, EIO, POISON, forget, unwritten
+
+CHECKPOINT, ZEROOUT = 0x4004662b, struct.pack("I", 2)
 
 
 @case(fs=("xfs",), **POISON)
@@ -88,6 +92,33 @@ def bad_block_among_new_blocks(t):
                 equal((error.errno, number in (5, 40)), (EIO, True), f"errno of page {number}")
     finally:
         os.close(fd)
+        forget(t)
+
+
+def _wipe_journal(t):
+    """Has ext4 put zeroes on its journal, as root may."""
+    fd = os.open(t.dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.ioctl(fd, CHECKPOINT, ZEROOUT)
+    finally:
+        os.close(fd)
+
+
+def _journal(t):
+    """The blocks of the journal, which are pages. It begins anew at the first ones when it was wiped."""
+    said = device.run("debugfs", "-R", "blocks <8>", t.fs.node).split()
+    return [int(word) for word in said if word.isdigit()]
+
+
+@case(fs=("ext4",), **POISON)
+def journal_on_a_bad_block_is_not_said_to_be_wiped(t):
+    _wipe_journal(t)
+    sector = _journal(t)[-8] * PAGE >> 9
+    device.write(_BadBlock.path, f"{sector} {PAGE >> 9}\n")
+    try:
+        raises(EIO, "wiping the journal", _wipe_journal, t)
+        os.close(t.open("new"))
+    finally:
         forget(t)
 
 

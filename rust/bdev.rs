@@ -121,7 +121,7 @@ impl BlockDevice {
             };
             let range = if owner == own { frames } else { all };
             // SAFETY: These are frames of that page map.
-            Some(unsafe { PageMapRange::new(range, owner) })
+            Some(unsafe { PageMapRange::new(range, owner, map.asynchronous) })
         })
     }
 
@@ -131,11 +131,10 @@ impl BlockDevice {
         MemoryOwner(unsafe { bindings::rdax_memory_owner(self.0.as_ptr()) } as usize)
     }
 
-    /// The device of DAX behind it if what is stored to its memory lasts only when its host has flushed
-    /// it (virtio-pmem).
-    pub(crate) fn asynchronous_dax(&self) -> Option<DaxIdentity> {
+    /// The device of DAX behind it.
+    pub(crate) fn dax(&self) -> Option<DaxIdentity> {
         // SAFETY: The device is valid.
-        DaxIdentity::of(unsafe { bindings::rdax_asynchronous_dax(self.0.as_ptr()) })
+        DaxIdentity::of(unsafe { bindings::rdax_dax_of(self.0.as_ptr()) })
     }
 
     /// Whether it is the same device.

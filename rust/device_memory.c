@@ -7,6 +7,9 @@
 #include <linux/libnvdimm.h>
 #include <linux/memremap.h>
 
+/* The driver's own header, beside its source. */
+#include <pmem.h>
+
 #include "helpers.h"
 
 unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
@@ -37,27 +40,37 @@ unsigned long rdax_device_memory(struct block_device *bdev, unsigned long at,
 	return pfn;
 }
 
-/*
- * dax_synchronous() does not tell: devices of DAX are allocated from a cache, and what the driver of an earlier
- * one said of it is not cleared. The region knows.
- */
-const struct dax_device *rdax_asynchronous_dax(struct block_device *bdev)
+const struct dax_device *rdax_dax_of(struct block_device *bdev)
 {
-	const struct dax_device *found = NULL;
-#if IS_ENABLED(CONFIG_LIBNVDIMM)
 	struct dax_device *dax_dev;
-	struct device *dev = disk_to_dev(bdev->bd_disk)->parent;
 	u64 start;
 
+	dax_dev = fs_dax_get_by_bdev(bdev, &start, NULL, NULL);
+	fs_put_dax(dax_dev, NULL);
+	return dax_dev;
+}
+
+/*
+ * Whether the page map is that of a pmem device whose host has to be told to flush. dax_synchronous() does not
+ * tell: devices of DAX are allocated from a cache, and what the driver of an earlier one said of it is not cleared;
+ * and the device mapper has asked it, once, what it says of its own. The region knows.
+ */
+static bool is_asynchronous(struct dev_pagemap *pgmap)
+{
+#if IS_ENABLED(CONFIG_LIBNVDIMM)
+	struct pmem_device *pmem = container_of(pgmap, struct pmem_device, pgmap);
+	struct device *dev;
+
+	/* Whoever else has page maps of this type names another owner. */
+	if (pgmap->type != MEMORY_DEVICE_FS_DAX || pgmap->owner != pmem)
+		return false;
+	dev = disk_to_dev(pmem->disk)->parent;
 	while (dev && !(dev->type && dev->type->name && !strcmp(dev->type->name, "nd_pmem")))
 		dev = dev->parent;
-	if (!dev || is_nvdimm_sync(to_nd_region(dev)))
-		return NULL;
-	dax_dev = fs_dax_get_by_bdev(bdev, &start, NULL, NULL);
-	found = dax_dev;
-	fs_put_dax(dax_dev, NULL);
+	return dev && !is_nvdimm_sync(to_nd_region(dev));
+#else
+	return false;
 #endif
-	return found;
 }
 
 void rdax_page_map(unsigned long pfn, struct rdax_page_map *map)
@@ -67,6 +80,7 @@ void rdax_page_map(unsigned long pfn, struct rdax_page_map *map)
 	int i;
 
 	map->owner = (unsigned long)pgmap->owner;
+	map->asynchronous = is_asynchronous(pgmap);
 	map->first = pfn;
 	map->pages = 1;
 	for (i = 0; i < pgmap->nr_range; i++) {

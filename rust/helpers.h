@@ -379,20 +379,19 @@ bool rdax_can_share_blocks(struct inode *inode);
 bool rdax_filesystem_get(struct inode *inode);
 void rdax_filesystem_put(struct file_system_type *type);
 
-/*
- * The device of DAX of a block device whose stores last only when its host was told to flush them, which no
- * store of a program can wait for: virtio-pmem; NULL for others. To be compared only.
- */
-const struct dax_device *rdax_asynchronous_dax(struct block_device *bdev);
+/* The device of DAX of a block device, or NULL. To be compared only. */
+const struct dax_device *rdax_dax_of(struct block_device *bdev);
 
 /*
- * The page map of a frame of a device's memory, which has one: a number that tells whose it is, and the
- * range of it that the frame is in.
+ * The page map of a frame of a device's memory, which has one and keeps it meanwhile: a number that tells whose it
+ * is, the range of it that the frame is in, and whether stores to it last only when the device's host was told to
+ * flush them, which no store of a program can wait for (virtio-pmem).
  */
 struct rdax_page_map {
 	unsigned long owner;
 	unsigned long first;
 	unsigned long pages;
+	bool asynchronous;
 };
 
 void rdax_page_map(unsigned long pfn, struct rdax_page_map *map);

@@ -35,6 +35,8 @@ pub(crate) struct MemoryOwner(pub(super) usize);
 pub(crate) struct PageMapRange {
     frames: Frames,
     pub(crate) owner: MemoryOwner,
+    /// Stores last only when the device's host has flushed them.
+    pub(crate) asynchronous: bool,
     gone: Atomic<bool>,
 }
 
@@ -42,11 +44,12 @@ impl PageMapRange {
     /// # Safety
     ///
     /// The frames are of a page map of this owner.
-    pub(super) unsafe fn new(frames: Frames, owner: MemoryOwner) -> Self {
+    pub(super) unsafe fn new(frames: Frames, owner: MemoryOwner, asynchronous: bool) -> Self {
         // INVARIANT: By this function's safety requirements.
         Self {
             frames,
             owner,
+            asynchronous,
             gone: Atomic::new(false),
         }
     }

@@ -53,22 +53,31 @@ pub(crate) struct AdoptedDevice {
     memory: Arc<DeviceMemory>,
     /// The memory is that of other devices, which may go without this one, and be exchanged for others.
     borrowed: bool,
+    /// Which device of DAX it is, if stores to some of its memory last only when a host has flushed them.
     asynchronous_dax: Option<DaxIdentity>,
     blocks: BlockLocks,
     /// The tick in which it was last asked whether the filesystem was shut down.
     asked: Atomic<usize>,
 }
 
-/// The memory of a device, which may go away, and whether it is that of other devices. A device that
-/// is being removed does not tell any more.
-///
-/// Of others it is all of theirs: a device that is made of them (device mapper) may get other parts
-/// of them while it is in use.
-fn memory_of(bdev: &BlockDevice) -> Result<(Arc<DeviceMemory>, bool)> {
+/// What is known of the memory of a device.
+struct Memory {
+    /// It may go away. Of other devices it is all of theirs: a device that is made of them (device mapper) may
+    /// get other parts of them while it is in use.
+    memory: Arc<DeviceMemory>,
+    /// It is that of other devices.
+    borrowed: bool,
+    /// Stores to some of it last only when a host has flushed them.
+    asynchronous: bool,
+}
+
+/// The memory of a device. One that is being removed does not tell any more.
+fn memory_of(bdev: &BlockDevice) -> Result<Memory> {
     let own = bdev.memory_owner();
     let mut ranges: KVec<PageMapRange> = KVec::new();
-    let mut borrowed = false;
+    let (mut borrowed, mut asynchronous) = (false, false);
     for range in bdev.page_maps() {
+        asynchronous |= range.asynchronous;
         if range.owner != own {
             borrowed = true;
             if ranges.iter().any(|known| known.has(range.first())) {
@@ -78,7 +87,11 @@ fn memory_of(bdev: &BlockDevice) -> Result<(Arc<DeviceMemory>, bool)> {
         ranges.push(range, GFP_KERNEL)?;
     }
     let memory = Arc::pin_init(DeviceMemory::new(ranges), GFP_KERNEL)?;
-    Ok((memory, borrowed))
+    Ok(Memory {
+        memory,
+        borrowed,
+        asynchronous,
+    })
 }
 
 /// The settings that an administrator can change.
@@ -115,13 +128,17 @@ impl Switches {
 impl AdoptedDevice {
     /// The device behind `bdev`, with counters that are 0. Sleeps. Fails for want of memory.
     pub(super) fn new(bdev: &BlockDevice, switches: &Switches) -> Result<Self> {
-        let (memory, borrowed) = memory_of(bdev)?;
+        let Memory {
+            memory,
+            borrowed,
+            asynchronous,
+        } = memory_of(bdev)?;
         Ok(Self {
             stats: Stats::new()?,
             switches: switches.copy(),
             memory,
             borrowed,
-            asynchronous_dax: bdev.asynchronous_dax(),
+            asynchronous_dax: bdev.dax().filter(|_| asynchronous),
             blocks: BlockLocks::new()?,
             asked: Atomic::new(0),
         })

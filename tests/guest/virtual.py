@@ -7,9 +7,9 @@ import json
 import os
 import subprocess
 
-from adoption.common import Item
+from adoption.common import Item, mapped
 from devdax.common import BUS
-from lib import posix
+from lib import device, posix
 from lib.check import Skip, check, equal, raises, same_bytes
 from lib.device import Stats, run, some, wait_for, write
 from lib.fs import Filesystem, VARIANTS
@@ -186,10 +186,9 @@ def _disable(*namespaces):
     posix.syscall(MEMBARRIER, MEMBARRIER_CMD_GLOBAL, 0, 0)
 
 
-@case(fs=(), timeout=120)
-def virtio_pmem_in_the_place_of_another_device(t):
-    """What the core has allocated for a synchronous device, and freed, it takes for this one, with the mark."""
-    name, other = _virtio(), "pmem1"
+def _marked_as_synchronous(name, other):
+    """An ext4 on the asynchronous device, which the core takes for synchronous: what it has allocated for
+    another, and freed, it takes for this one, with the mark."""
     ours, others = _namespaces_of(name, other)
     fs = _Filesystem(VARIANTS["ext4"], name, MOUNT)
     run(*fs.variant.mkfs, fs.node)
@@ -199,9 +198,32 @@ def virtio_pmem_in_the_place_of_another_device(t):
             run("ndctl", "enable-namespace", ours)
             run("ndctl", "enable-namespace", others)
             if _maps_synchronously(fs):
-                break
-        else:
-            raise Skip("the core has given the device other memory each time")
+                return fs
+    raise Skip("the core has given the device other memory each time")
+
+
+@case(fs=(), timeout=120)
+def mapped_device_above_virtio_pmem(t):
+    """The device mapper takes the core's word for what it is made of, in part."""
+    name, other = _virtio(), "pmem1"
+    _marked_as_synchronous(name, other)
+    sectors = device.size(name) >> 10
+    table = [f"0 {sectors} linear /dev/{other} 0", f"{sectors} {sectors} linear /dev/{name} 0"]
+    with Item(other, adopt=False), Item(name, adopt=False):
+        for what, pieces, adopted in (("both", table, False), ("the synchronous one", table[:1], True)):
+            with mapped(*pieces) as above:
+                fs = _Filesystem(VARIANTS["ext4"], above, MOUNT)
+                run(*fs.variant.mkfs, fs.node)
+                equal(_maps_synchronously(fs), adopted, f"MAP_SYNC above {what} when it is adopted")
+                device.adopt(above, False)
+                equal(_maps_synchronously(fs), True, f"MAP_SYNC above {what} when it is released")
+                device.adopt(above, True)
+
+
+@case(fs=(), timeout=120)
+def virtio_pmem_in_the_place_of_another_device(t):
+    name, other = _virtio(), "pmem1"
+    fs = _marked_as_synchronous(name, other)
     with Item(name, adopt=True):
         equal(_maps_synchronously(fs), False, "MAP_SYNC when it is adopted")
     equal(_maps_synchronously(fs), True, "MAP_SYNC when it is released")

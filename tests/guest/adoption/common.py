@@ -61,6 +61,23 @@ class Item:
         return read(f"{self.path}/adopt") == "1"
 
 
+@contextlib.contextmanager
+def mapped(*table):
+    """A device of the device mapper over others, adopted; its name."""
+    os.environ["DM_DISABLE_UDEV"] = "1"
+    run("modprobe", "dm-mod")
+    run("dmsetup", "create", "rdax-linear", "--table", "\n".join(table))
+    try:
+        name = os.path.basename(os.path.realpath("/dev/mapper/rdax-linear"))
+        if not name.startswith("dm-"):
+            number = run("dmsetup", "info", "-c", "--noheadings", "-o", "minor", "rdax-linear")
+            name = f"dm-{number.strip()}"
+        with Item(name, adopt=True):
+            yield name
+    finally:
+        run("dmsetup", "remove", "rdax-linear")
+
+
 def mountable(variant="xfs", name=DEVICE):
     return Filesystem(VARIANTS[variant], name, f"{MOUNT}-{name}")
 

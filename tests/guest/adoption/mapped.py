@@ -18,26 +18,10 @@ from lib.posix import PAGE, PMD
 from lib.runner import Log, case
 from lib.task import Task
 
-from .common import DEVICE, Item, MOUNT, OTHER, mountable, mounted_on, need, splice_from
+from .common import (DEVICE, Item, MOUNT, OTHER, mapped, mountable, mounted_on, need,
+                     splice_from)
 
 BLKPG, BLKPG_ADD, BLKPG_DELETE = 0x1269, 1, 2
-
-
-@contextlib.contextmanager
-def _mapped(*table):
-    """A device of the device mapper over others, adopted; its name."""
-    os.environ["DM_DISABLE_UDEV"] = "1"
-    run("modprobe", "dm-mod")
-    run("dmsetup", "create", "rdax-linear", "--table", "\n".join(table))
-    try:
-        name = os.path.basename(os.path.realpath("/dev/mapper/rdax-linear"))
-        if not name.startswith("dm-"):
-            number = run("dmsetup", "info", "-c", "--noheadings", "-o", "minor", "rdax-linear")
-            name = f"dm-{number.strip()}"
-        with Item(name, adopt=True):
-            yield name
-    finally:
-        run("dmsetup", "remove", "rdax-linear")
 
 
 @case(fs=())
@@ -45,7 +29,7 @@ def mapped_device(t):
     """A device-mapper device on top of pmem is a device of its own."""
     need(DEVICE)
     with Item(DEVICE, adopt=False), \
-            _mapped(f"0 {device.size(DEVICE) >> 9} linear /dev/{DEVICE} 0") as name:
+            mapped(f"0 {device.size(DEVICE) >> 9} linear /dev/{DEVICE} 0") as name:
         with mounted_on(name) as directory:
             stats = Stats(name)
             fd = os.open(f"{directory}/file", os.O_RDWR | os.O_CREAT)
@@ -63,7 +47,7 @@ def mapped_device_is_suspended_while_its_unmount_waits(t):
     the same, whether the page is idle before it is thawed or afterwards."""
     need(DEVICE)
     table = f"0 {device.size(DEVICE) >> 9} linear /dev/{DEVICE} 0"
-    with Item(DEVICE, adopt=False), _mapped(table) as name:
+    with Item(DEVICE, adopt=False), mapped(table) as name:
         for variant, thawed in itertools.product(("xfs", "ext4"), (False, True)):
             fs, (reader, writer) = mountable(variant, name), os.pipe()
             fs.make()
@@ -96,7 +80,7 @@ def mapped_device_in_pieces(t):
     border, size = 301 * PMD // 2, 300 * PMD
     table = [f"0 {border >> 9} linear /dev/{DEVICE} {size >> 9}",
              f"{border >> 9} {(size - border) >> 9} linear /dev/{DEVICE} 0"]
-    with Item(DEVICE, adopt=False), _mapped(*table) as name:
+    with Item(DEVICE, adopt=False), mapped(*table) as name:
         with mounted_on(name, "ext4") as directory:
             fd = os.open(f"{directory}/file", os.O_RDWR | os.O_CREAT)
             os.posix_fallocate(fd, 0, 220 * PMD)
@@ -137,7 +121,7 @@ def mapped_device_loses_what_is_below(t):
     need(DEVICE)
     log, ready, pipe = Log(), os.pipe(), os.pipe()
     with Item(DEVICE, adopt=False), _driver_of(DEVICE) as let_go, \
-            _mapped(f"0 {device.size(DEVICE) >> 9} linear /dev/{DEVICE} 0") as name, \
+            mapped(f"0 {device.size(DEVICE) >> 9} linear /dev/{DEVICE} 0") as name, \
             mounted_on(name, "ext4") as directory:
 
         def user():
@@ -171,7 +155,7 @@ def mapped_device_gets_other_memory(t):
     need(DEVICE, OTHER)
     sectors = min(device.size(DEVICE), device.size(OTHER)) >> 9
     with Item(DEVICE, adopt=False), Item(OTHER, adopt=False), \
-            _mapped(f"0 {sectors} linear /dev/{DEVICE} 0") as name:
+            mapped(f"0 {sectors} linear /dev/{DEVICE} 0") as name:
         run("dmsetup", "reload", "rdax-linear", "--table", f"0 {sectors} linear /dev/{OTHER} 0")
         run("dmsetup", "resume", "rdax-linear")
         for known in (False, True):

@@ -110,18 +110,21 @@ impl BlockDevice {
         let own = self.memory_owner();
         let mut at = 0;
         core::iter::from_fn(move || {
-            let mut map: bindings::rdax_page_map = pin_init::zeroed();
-            // SAFETY: The pointer is to a local.
-            let frames = unsafe { self.look_up(at, &raw mut map) }?;
-            at += frames.pages;
-            let owner = MemoryOwner(map.owner);
-            let all = Frames {
-                first: Pfn::from_bits(map.first),
-                pages: map.pages,
+            let look_up = || {
+                let mut map: bindings::rdax_page_map = pin_init::zeroed();
+                // SAFETY: The pointer is to a local.
+                let frames = unsafe { self.look_up(at, &raw mut map) }?;
+                at += frames.pages;
+                let owner = MemoryOwner(map.owner);
+                let all = Frames {
+                    first: Pfn::from_bits(map.first),
+                    pages: map.pages,
+                };
+                let range = if owner == own { frames } else { all };
+                Some((range, owner, map.asynchronous))
             };
-            let range = if owner == own { frames } else { all };
             // SAFETY: These are frames of that page map.
-            Some(unsafe { PageMapRange::new(range, owner, map.asynchronous) })
+            unsafe { PageMapRange::find(look_up) }
         })
     }
 
@@ -263,7 +266,7 @@ impl Deref for GoingDevice<'_> {
     }
 }
 
-/// What the kernel calls a block device: `pmem0`, `pmem0p1`, `dm-3`.
+/// The kernel's name of a block device: `pmem0`, `pmem0p1`, `dm-3`.
 pub(crate) struct BlockDeviceName([u8; Self::SIZE]);
 
 impl BlockDeviceName {

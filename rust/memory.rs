@@ -6,6 +6,9 @@
 //! until there is none. A task that sleeps until a folio is idle has no entry, or one that may be removed
 //! meanwhile. It holds a [`Stay`] instead, which the device waits for as well, and is woken when the device
 //! goes.
+//!
+//! All memory that somebody knows of is in a list: when a device is said to go, whatever is left of it there is
+//! retired before the device goes on, whoever has it.
 
 use super::{
     bdev::GoingDevice,
@@ -18,10 +21,115 @@ use super::{
     once::Once,
     page::{DevFolio, Frames, PageRun, Pfn}, //
 };
+use core::ops::Range;
 use kernel::{
     prelude::*,
-    sync::atomic::{Atomic, Release},
+    sync::{
+        atomic::{Atomic, Release},
+        Arc, //
+    },
 };
+
+/// The memory of devices that there is.
+pub(super) struct Memories {
+    /// The number of the next memory: none is given twice.
+    next: u64,
+    /// With their numbers, in the order of these.
+    all: KVec<(u64, Arc<Ranges>)>,
+}
+
+kernel::sync::global_lock! {
+    // SAFETY: Made ready when the module is loaded, before there is any memory.
+    pub(super) unsafe(uninit) static MEMORIES: Mutex<Memories> =
+        Memories { next: 0, all: KVec::new() };
+}
+
+/// Whether it is told when a device goes. Changes under the lock of [`MEMORIES`].
+static WATCHED: Atomic<bool> = Atomic::new(false);
+
+/// How often a device went, or [`WATCHED`] was set. Changes under the lock of [`MEMORIES`].
+static CHANGES: Atomic<usize> = Atomic::new(0);
+
+impl Memories {
+    fn note_change(&self) {
+        // Pairs with `changes`: what is found of a device by whoever sees the change was found after it.
+        CHANGES.store(CHANGES.read_once().wrapping_add(1), Release);
+    }
+
+    /// The first memory with one of these numbers that is wanted.
+    fn first(
+        &self,
+        numbers: Range<u64>,
+        wanted: impl Fn(&Ranges) -> bool,
+    ) -> Option<(u64, Arc<Ranges>)> {
+        let mut all = self.all.iter();
+        all.find(|(number, ranges)| numbers.contains(number) && wanted(ranges))
+            .cloned()
+    }
+}
+
+/// To be read before it is asked what memory a device has.
+fn changes() -> usize {
+    CHANGES.load_acquire()
+}
+
+/// Whether it is told when a device goes: also when there is no memory yet, as some may have been found.
+///
+/// A device of DAX gives no memory before it is said to go, after a grace period. So whoever says so sees what
+/// those saw who have found memory of it.
+pub(super) fn is_watched() -> bool {
+    WATCHED.read_once()
+}
+
+/// Says whether it is told from now on when a device goes. If not, all memory is as if it had gone. Sleeps.
+///
+/// Held: as for [`DeviceMemory::retire`], if not.
+pub(super) fn set_watched(watched: bool) {
+    let memories = MEMORIES.lock();
+    WATCHED.write_once(watched);
+    memories.note_change();
+    let end = memories.next;
+    drop(memories);
+    if !watched {
+        retire_before(end, None);
+    }
+}
+
+/// Retires what is left of the memory of a device that goes, when the layer is done with it. Sleeps.
+pub(super) fn retire_rest(device: &GoingDevice<'_>) {
+    if device.memory(0).is_some() {
+        // It stays.
+        return;
+    }
+    retire_rest_of(device.memory_owner());
+}
+
+/// The same for one whose memory has this owner.
+pub(crate) fn retire_rest_of(owner: MemoryOwner) {
+    let memories = MEMORIES.lock();
+    memories.note_change();
+    let end = memories.next;
+    drop(memories);
+    retire_before(end, Some(owner));
+}
+
+/// Retires memory that has a number below `end`: that of one owner, or all. Waits for those who stay on that
+/// memory, and holds nothing meanwhile. What comes into the list later was found later ([`DeviceMemory::new`]).
+fn retire_before(end: u64, owner: Option<MemoryOwner>) {
+    let mut from = 0;
+    // Ends: each turn is for a number above the last one's, and those below `end` are given already.
+    while from < end {
+        // What is gone already is waited for as well: whoever said so may be waiting still.
+        let next = MEMORIES
+            .lock()
+            .first(from..end, |ranges| ranges.of(owner).next().is_some());
+        let Some((number, ranges)) = next else {
+            return;
+        };
+        ranges.retire(owner);
+        from = number + 1;
+    }
+}
 
 /// Whose page map pages are of: to be compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,9 +139,10 @@ pub(crate) struct MemoryOwner(pub(super) usize);
 ///
 /// # Invariants
 ///
-/// They had pages when this was made.
+/// They had pages when this was made, which was found out when [`CHANGES`] was `since`, or later.
 pub(crate) struct PageMapRange {
     frames: Frames,
+    since: usize,
     pub(crate) owner: MemoryOwner,
     /// Stores last only when the device's host has flushed them.
     pub(crate) asynchronous: bool,
@@ -41,17 +150,25 @@ pub(crate) struct PageMapRange {
 }
 
 impl PageMapRange {
+    /// A range that `look_up` gives, if any.
+    ///
     /// # Safety
     ///
-    /// The frames are of a page map of this owner.
-    pub(super) unsafe fn new(frames: Frames, owner: MemoryOwner, asynchronous: bool) -> Self {
+    /// It gives frames of a page map, which is there when it is called, the owner of that, and whether stores to
+    /// them last only when a host has flushed them.
+    pub(super) unsafe fn find(
+        look_up: impl FnOnce() -> Option<(Frames, MemoryOwner, bool)>,
+    ) -> Option<Self> {
+        let since = changes();
+        let (frames, owner, asynchronous) = look_up()?;
         // INVARIANT: By this function's safety requirements.
-        Self {
+        Some(Self {
             frames,
+            since,
             owner,
             asynchronous,
             gone: Atomic::new(false),
-        }
+        })
     }
 
     /// The first frame.
@@ -69,27 +186,75 @@ impl PageMapRange {
     }
 }
 
+/// What a device's memory is made of, and who stays on it.
+#[pin_data]
+struct Ranges {
+    all: KVec<PageMapRange>,
+    #[pin]
+    stays: Srcu,
+}
+
+impl Ranges {
+    /// The ranges of one owner, or all.
+    fn of(&self, owner: Option<MemoryOwner>) -> impl Iterator<Item = &PageMapRange> {
+        let all = self.all.iter();
+        all.filter(move |range| owner.is_none_or(|owner| range.owner == owner))
+    }
+
+    /// As [`DeviceMemory::retire`].
+    fn retire(&self, owner: Option<MemoryOwner>) {
+        for range in self.of(owner) {
+            // Pairs with `is_gone`.
+            range.gone.store(true, Release);
+        }
+        // Later callers see that it is gone.
+        self.stays.synchronize();
+    }
+}
+
 /// The memory of a device.
 ///
 /// # Invariants
 ///
 /// The pages of a range are there as long as it is not marked as gone, and those of one that is marked as long
 /// as somebody stays who has come before: its device says so, and waits, before it goes
-/// ([`DeviceMemory::retire`]).
-#[pin_data]
+/// ([`DeviceMemory::retire`], [`retire_rest`]). For that the ranges are in the list of [`MEMORIES`], with this
+/// number, for as long as this is there.
 pub(crate) struct DeviceMemory {
-    ranges: KVec<PageMapRange>,
-    #[pin]
-    stays: Srcu,
+    ranges: Arc<Ranges>,
+    number: u64,
 }
 
 impl DeviceMemory {
-    /// Memory of these ranges. Sleeps. Fails for want of memory.
-    pub(crate) fn new(ranges: KVec<PageMapRange>) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            ranges,
-            stays <- new_srcu(),
-        })
+    /// Memory of the ranges that `find` finds; it is called again if a device has gone meanwhile. Sleeps.
+    ///
+    /// Errors: those of `find`; `ENOMEM`; `ENODEV` when nobody is told that a device goes: the kernel's functions
+    /// are not redirected.
+    pub(crate) fn new(mut find: impl FnMut() -> Result<KVec<PageMapRange>>) -> Result<Self> {
+        // Ends: each turn more is for a device that has gone during the last one.
+        loop {
+            let all = find()?;
+            let ranges = Arc::pin_init(
+                try_pin_init!(Ranges {
+                    all,
+                    stays <- new_srcu(),
+                }),
+                GFP_KERNEL,
+            )?;
+            let mut memories = MEMORIES.lock();
+            if !is_watched() {
+                return Err(ENODEV);
+            }
+            if ranges.all.iter().any(|range| range.since != changes()) {
+                continue;
+            }
+            let number = memories.next;
+            memories.all.push((number, ranges.clone()), GFP_KERNEL)?;
+            memories.next += 1;
+            // INVARIANT: No device has gone since the ranges were found, and those that go from now on find them
+            // in the list.
+            return Ok(Self { ranges, number });
+        }
     }
 
     /// Keeps the `struct page`s of all folios of the memory that are found from now on, as long as the
@@ -97,36 +262,31 @@ impl DeviceMemory {
     pub(crate) fn stay(&self) -> Stay<'_> {
         Stay {
             memory: self,
-            _read: self.stays.read_lock(),
+            _read: self.ranges.stays.read_lock(),
         }
     }
 
     /// Whether the frame is going away, or is gone.
     pub(crate) fn is_gone(&self, pfn: Pfn) -> bool {
-        let mut ranges = self.ranges.iter();
+        let mut ranges = self.ranges.all.iter();
         ranges.any(|range| range.has(pfn) && range.is_gone())
     }
 
     /// Whether some of the memory is going away, or is gone.
     pub(crate) fn is_gone_in_part(&self) -> bool {
-        self.ranges.iter().any(PageMapRange::is_gone)
+        self.ranges.all.iter().any(PageMapRange::is_gone)
     }
 
     /// Whether the frame is one of the memory, and not going away.
     pub(crate) fn has(&self, pfn: Pfn) -> bool {
-        let mut ranges = self.ranges.iter();
+        let mut ranges = self.ranges.all.iter();
         ranges.any(|range| range.has(pfn) && !range.is_gone())
-    }
-
-    /// The ranges of one owner.
-    fn of(&self, owner: MemoryOwner) -> impl Iterator<Item = &PageMapRange> {
-        self.ranges.iter().filter(move |range| range.owner == owner)
     }
 
     /// Whether the owner has memory here that is not gone. Owners are told apart by numbers, and that of
     /// one that is gone may be given to another.
     pub(crate) fn is_owned_by(&self, owner: MemoryOwner) -> bool {
-        self.of(owner).any(|range| !range.is_gone())
+        self.ranges.of(Some(owner)).any(|range| !range.is_gone())
     }
 
     /// Says that the memory of one owner goes away, and waits until nobody is left who does not know
@@ -134,12 +294,7 @@ impl DeviceMemory {
     ///
     /// Held: nothing that those who stay may need to come to an end.
     pub(crate) fn retire(&self, owner: MemoryOwner) {
-        for range in self.of(owner) {
-            // Pairs with `is_gone`.
-            range.gone.store(true, Release);
-        }
-        // Later callers see that it is gone.
-        self.stays.synchronize();
+        self.ranges.retire(Some(owner));
     }
 
     /// The same for a device that goes. `None` if it has no memory here that was not gone before.
@@ -159,6 +314,18 @@ impl DeviceMemory {
     }
 }
 
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        let mut memories = MEMORIES.lock();
+        // Not the last reference to the ranges: that is here, and given up without the lock.
+        memories.all.retain(|(number, _)| *number != self.number);
+        if memories.all.is_empty() {
+            // Nothing is to be left when the module is unloaded.
+            memories.all = KVec::new();
+        }
+    }
+}
+
 /// Memory that goes away with a device. Dropping this waits for those who have a page of it that no entry has any
 /// more: who has found it in a tree whose lock he has, for which a grace period of RCU has to pass; and who evicts
 /// a file, and stays.
@@ -174,7 +341,7 @@ pub(crate) struct Retired<'a> {
 impl Retired<'_> {
     /// The pages, in contiguous pieces.
     pub(crate) fn runs(&self) -> impl Iterator<Item = PageRun<'_>> {
-        let ranges = self.memory.of(self.owner);
+        let ranges = self.memory.ranges.of(Some(self.owner));
         // SAFETY: By the type invariant. A page map has pages.
         ranges.map(|range| unsafe {
             PageRun::from_frames(range.frames.first, range.frames.pages.max(1))
@@ -184,7 +351,7 @@ impl Retired<'_> {
 
 impl Drop for Retired<'_> {
     fn drop(&mut self) {
-        self.memory.stays.synchronize();
+        self.memory.ranges.stays.synchronize();
         // SAFETY: The task may sleep: it has waited for others.
         unsafe { bindings::synchronize_rcu() };
     }
@@ -212,6 +379,7 @@ impl Stay<'_> {
         let (range, offset) = self
             .memory
             .ranges
+            .all
             .iter()
             .filter(|range| !range.is_gone())
             .find_map(|range| Some((range, range.frames.offset_of(frames.first)?)))

@@ -53,6 +53,7 @@ impl Runtime {
             bindings::rdax_ext4_init();
             bindings::rdax_zero_folio_find();
             page::GiganticLock::init();
+            memory::MEMORIES.init();
             redirect::CALLERS.init();
             redirect::SWITCH.init();
             entry_points::init();

@@ -74,21 +74,24 @@ struct Memory {
 /// The memory of a device. One that is being removed does not tell any more.
 fn memory_of(bdev: &BlockDevice) -> Result<Memory> {
     let own = bdev.memory_owner();
-    let mut ranges: KVec<PageMapRange> = KVec::new();
     let (mut borrowed, mut asynchronous) = (false, false);
-    for range in bdev.page_maps() {
-        asynchronous |= range.asynchronous;
-        if range.owner != own {
-            borrowed = true;
-            if ranges.iter().any(|known| known.has(range.first())) {
-                continue;
+    let memory = DeviceMemory::new(|| {
+        let mut ranges: KVec<PageMapRange> = KVec::new();
+        (borrowed, asynchronous) = (false, false);
+        for range in bdev.page_maps() {
+            asynchronous |= range.asynchronous;
+            if range.owner != own {
+                borrowed = true;
+                if ranges.iter().any(|known| known.has(range.first())) {
+                    continue;
+                }
             }
+            ranges.push(range, GFP_KERNEL)?;
         }
-        ranges.push(range, GFP_KERNEL)?;
-    }
-    let memory = Arc::pin_init(DeviceMemory::new(ranges), GFP_KERNEL)?;
+        Ok(ranges)
+    })?;
     Ok(Memory {
-        memory,
+        memory: Arc::new(memory, GFP_KERNEL)?,
         borrowed,
         asynchronous,
     })

@@ -23,6 +23,7 @@ use crate::{
             Mapping,
             PageIndex, //
         },
+        memory,
         order::Order,
         page::{
             DevFolio,
@@ -146,6 +147,7 @@ pub(super) unsafe extern "C" fn bdev_mark_dead(bdev: *mut bindings::block_device
     let device = unsafe { GoingDevice::new(NonNull::new_unchecked(bdev)) };
     adopt::evict_device(&device, &mut in_flight);
     in_flight.pause(|| {
+        memory::retire_rest(&device);
         // SAFETY: By this function's safety requirements.
         call_original(|| unsafe { bindings::bdev_mark_dead(bdev, surprise) });
     });

@@ -19,6 +19,7 @@ use super::{
 use crate::kern::{
     bindings,
     members::Members,
+    memory,
     once::Once,
     page::DevFolio, //
 };
@@ -201,7 +202,7 @@ impl Redirection {
     /// `regs` are the registers of a call of the function, whose first argument is a device.
     #[cold]
     unsafe fn redirect_device(&self, route: &Route, regs: *mut bindings::pt_regs) {
-        if is_calling_original() || route.key == Key::BlockDevice && self.members.is_empty() {
+        if is_calling_original() || route.key == Key::BlockDevice && !memory::is_watched() {
             return;
         }
         // SAFETY: ftrace goes on at the address that it finds here.

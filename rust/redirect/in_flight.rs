@@ -46,8 +46,8 @@ impl InFlight {
     /// module is kept by a reference.
     pub(crate) fn pause<R>(&mut self, work: impl FnOnce() -> R) -> R {
         let module = this_module().as_ptr();
-        // SAFETY: The module is live. The call was redirected for an adopted device, whose directory
-        // keeps the module; and who releases the last device waits for this value.
+        // SAFETY: The module is live: a directory keeps it while functions are redirected, and whoever gives
+        // them back has that directory, and waits for this value.
         unsafe { bindings::__module_get(module) };
         IN_FLIGHT.fetch_sub(1, Release);
         let result = work();

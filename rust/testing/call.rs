@@ -7,6 +7,7 @@ use crate::kern::{
     bindings,
     fs::Mapping,
     members::{Members, OnSuperBlock, TestSlot},
+    memory,
     order::Order,
     page::DevFolio,
     redirect::{Destination, Key, Redirection}, //
@@ -96,6 +97,22 @@ pub(crate) fn decide_without_file(redirection: &'static Redirection, number: usi
     let vma: bindings::vm_area_struct = pin_init::zeroed();
     // SAFETY: For functions with `Key::Vma`, which is the caller's to see to; a VMA without a file.
     unsafe { redirection.decide(number, &raw const vma as usize) }
+}
+
+/// Where a call is sent that says that the file's device goes, when nothing is redirected in truth, while it is
+/// told that devices go, and after that.
+pub(crate) fn decide_while_watched(
+    redirection: &'static Redirection,
+    number: usize,
+    file: &File<'_>,
+) -> (Destination, Destination) {
+    let device = file.world().bdev() as usize;
+    // SAFETY: For functions with `Key::BlockDevice`, which is the caller's to see to; this is one.
+    let decide = || unsafe { redirection.decide(number, device) };
+    memory::set_watched(true);
+    let before = decide();
+    memory::set_watched(false);
+    (before, decide())
 }
 
 /// Where the shorter way sends calls of `dax_iomap_fault` and `dax_iomap_rw` that are about a file,

@@ -26,6 +26,12 @@ use super::{
     layout,
     poison, //
 };
+#[cfg(RDAX_TEST)]
+use crate::kern::{
+    bdev::BlockDevice,
+    once::Once,
+    order::Order, //
+};
 use crate::kern::{
     bdev::{
         Claim,
@@ -45,11 +51,6 @@ use crate::kern::{
     },
     trace,
     waiting::Waiting, //
-};
-#[cfg(RDAX_TEST)]
-use crate::kern::{
-    once::Once,
-    order::Order, //
 };
 use core::ffi::CStr;
 use kernel::{
@@ -166,10 +167,14 @@ impl Registry {
             return Err(eopnotsupp());
         }
 
-        let device = AdoptedDevice::new(&claim.device(), switches)?;
         // Nobody mounts the device before `claim` is dropped, and then both are done.
         self.redirection.register().inspect_err(|e| {
             pr_err!("{name}: not adopted ({})\n", e.to_errno());
+        })?;
+        // The memory is told that its device goes from the beginning.
+        let device = AdoptedDevice::new(&claim.device(), switches).inspect_err(|e| {
+            pr_err!("{name}: not adopted ({})\n", e.to_errno());
+            self.switch_off_if_unused();
         })?;
         let member = self.devices.insert(&claim, device).inspect_err(|e| {
             pr_err!(
@@ -269,6 +274,11 @@ impl Adopted {
     /// The device, as far as it is known.
     pub(crate) fn device(&self) -> &AdoptedDevice {
         self.member.data()
+    }
+
+    /// The block device, for others who look for its memory.
+    pub(crate) fn block_device(&self) -> BlockDevice {
+        self.member.device().get()
     }
 
     /// As if all of its memory were going away.

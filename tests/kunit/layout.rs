@@ -15,8 +15,10 @@ mod tests {
             tries,
         },
         kern::{
+            bdev::BlockDevice,
             entry::Kind,
             fs::PageRange,
+            memory::{self, DeviceMemory, PageMapRange},
             order::Order,
             testing::{
                 callbacks, hold, pause, until, wait_callback, with_thread, with_threads, Checked,
@@ -450,6 +452,82 @@ mod tests {
             check!(retired?);
             world.check_clean()
         })();
+        release()?;
+        result
+    }
+
+    /// The adopted device, for others. What keeps it is held across waits: nobody who stays may take that.
+    fn adopted_device() -> Result<BlockDevice> {
+        let adopted = adopted().map_err(|_| ENOMEM)?.lock();
+        Ok(adopted.as_ref().ok_or(ENODEV)?.block_device())
+    }
+
+    /// What others find of a device's memory.
+    fn find_memory(device: &BlockDevice) -> Result<KVec<PageMapRange>> {
+        let mut ranges = KVec::new();
+        for range in device.page_maps() {
+            ranges.push(range, GFP_KERNEL)?;
+        }
+        Ok(ranges)
+    }
+
+    #[test]
+    fn memory_that_is_waited_for_keeps_nobody_else_waiting() -> Checked {
+        let result = (|| {
+            let world = world()?;
+            let first = world.page(world.take(Order::PTE)?).pfn();
+            let device = adopted_device()?;
+            let memory = DeviceMemory::new(|| find_memory(&device))?;
+            let leaves = DeviceMemory::new(|| find_memory(&device))?;
+            let stay = memory.stay();
+            let ((), seen) = with_thread(
+                || memory::retire_rest_of(device.memory_owner()),
+                |thread| {
+                    let told = until(|| stay.is_over(first));
+                    let waited = thread.waits();
+                    // Comes into the list and leaves it while the other is waited for.
+                    drop(leaves);
+                    let late = DeviceMemory::new(|| find_memory(&device)).map(drop);
+                    let still = thread.waits();
+                    drop(stay);
+                    (told, waited, late, still)
+                },
+            )?;
+            check_eq!(seen, (true, true, Ok(()), true));
+            Ok(())
+        })();
+        // For the others, as if another device had come.
+        release()?;
+        result
+    }
+
+    #[test]
+    fn memory_goes_with_its_device_whoever_has_it() -> Checked {
+        let result = (|| {
+            let world = world()?;
+            let first = world.page(world.take(Order::PTE)?).pfn();
+            // Two who have adopted nothing: one has the memory when its device goes, one has found it only.
+            let device = adopted_device()?;
+            let memory = DeviceMemory::new(|| find_memory(&device))?;
+            check!(memory.stay().folio(first).is_ok());
+            let mut turns = 0;
+            let late = DeviceMemory::new(|| {
+                turns += 1;
+                let found = find_memory(&device)?;
+                if turns == 1 {
+                    memory::retire_rest_of(device.memory_owner());
+                }
+                Ok(found)
+            })?;
+            let stay = memory.stay();
+            check!(stay.is_over(first));
+            check_eq!(stay.folio(first).err(), Some(EIO));
+            // What it has was found after that.
+            check_eq!(turns, 2);
+            check!(late.stay().folio(first).is_ok());
+            Ok(())
+        })();
+        // For the others, as if another device had come.
         release()?;
         result
     }

@@ -14,7 +14,8 @@ mod tests {
             redirect::{self, Destination, InFlight, Key},
             testing::{
                 call_break_layout, call_busy_page, call_invalidate, call_writeback, decide,
-                decide_directly, hold, pause, until, with_thread, with_threads, Checked,
+                decide_directly, decide_while_watched, hold, pause, until, with_thread,
+                with_threads, Checked,
             },
             xa::Mark,
         },
@@ -103,6 +104,20 @@ mod tests {
         })();
         adopt()?;
         result
+    }
+
+    #[test]
+    fn a_device_is_seen_to_go_before_there_is_memory() -> Checked {
+        let world = world()?;
+        let file = world.file(1)?;
+        let mut targets = adopt::redirection().targets();
+        let number = targets.position(|(_, key)| key == Key::BlockDevice);
+        // Then no memory is known, but somebody may have found some and not said so yet.
+        release()?;
+        let found = number.map(|number| decide_while_watched(adopt::redirection(), number, &file));
+        adopt()?;
+        check_eq!(found, Some((Destination::Ours, Destination::Kernel)));
+        Ok(())
     }
 
     #[test]

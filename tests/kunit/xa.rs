@@ -123,39 +123,6 @@ mod tests {
         })
     }
 
-    #[test]
-    fn finding_one_after_the_other_finds_all_once() -> Checked {
-        with_random_trees(|file, random| {
-            let tree = file.mapping().tree();
-            for _ in 0..20 {
-                let first = random.below(PAGES);
-                let last = first + random.below(PAGES - first);
-                let mut covered = 0;
-                let mut next = first;
-                let mut guard = tree.lock();
-                let mut xas = guard.xas(at(first));
-                let mut wrong = None;
-                while let Some(raw) = xas.find(at(last)) {
-                    let order = Entry::from_raw(raw).0.order();
-                    let found = order.first(xas.index()).get();
-                    if found < next && order.last(xas.index()).get() < next || found > last {
-                        wrong = Some(found);
-                        break;
-                    }
-                    next = order.last(xas.index()).get() + 1;
-                    covered += next.min(last + 1) - found.max(first);
-                }
-                drop(guard);
-                check_eq!(wrong, None, "{first} to {last}");
-                let wanted = (first..=last)
-                    .filter(|index| load(file, *index).is_some())
-                    .count();
-                check_eq!(covered, wanted, "{first} to {last}");
-            }
-            Ok(())
-        })
-    }
-
     /// What comes next from where the state is, up to `last`, with its index.
     fn next(
         xas: &mut XaState<'_, '_>,
@@ -199,29 +166,47 @@ mod tests {
         })
     }
 
-    #[test]
-    fn finding_marked_ones_finds_all_once() -> Checked {
-        with_random_trees(|file, random| {
-            let tree = file.mapping().tree();
-            for _ in 0..20 {
-                let first = random.below(PAGES);
-                let last = first + random.below(PAGES - first);
-                let mut covered = 0;
-                let mut guard = tree.lock();
-                let mut xas = guard.xas(at(first));
-                while let Some((found, _)) = next(&mut xas, last, Some(Mark::Dirty)) {
-                    let order = xas
-                        .load()
-                        .map_or(Order::PTE, |raw| Entry::from_raw(raw).0.order());
-                    covered += order.last(found).get().min(last) + 1 - found.get().max(first);
+    /// Whether all values of some ranges are found once, one after the other: those with the mark, if any.
+    fn all_are_found_once(file: &File<'_>, random: &mut Random, mark: Option<Mark>) -> Checked {
+        let tree = file.mapping().tree();
+        for _ in 0..20 {
+            let first = random.below(PAGES);
+            let last = first + random.below(PAGES - first);
+            let mut covered = 0;
+            let mut behind = first;
+            let mut guard = tree.lock();
+            let mut xas = guard.xas(at(first));
+            let mut wrong = None;
+            while let Some((found, _)) = next(&mut xas, last, mark) {
+                let order = xas
+                    .load()
+                    .map_or(Order::PTE, |raw| Entry::from_raw(raw).0.order());
+                let found = found.get();
+                let end = order.last(at(found)).get() + 1;
+                if found < behind && end <= behind || found > last {
+                    wrong = Some(found);
+                    break;
                 }
-                drop(guard);
-                let wanted = (first..=last)
-                    .filter(|index| load(file, *index).is_some_and(|(_, marked)| marked))
-                    .count();
-                check_eq!(covered, wanted, "{first} to {last}");
+                behind = end;
+                covered += end.min(last + 1) - found.max(first);
             }
-            Ok(())
+            drop(guard);
+            check_eq!(wrong, None, "{first} to {last}");
+            let wanted = (first..=last)
+                .filter(|index| {
+                    load(file, *index).is_some_and(|(_, marked)| mark.is_none() || marked)
+                })
+                .count();
+            check_eq!(covered, wanted, "{first} to {last}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn finding_one_after_the_other_finds_all_once() -> Checked {
+        with_random_trees(|file, random| {
+            all_are_found_once(file, random, None)?;
+            all_are_found_once(file, random, Some(Mark::Dirty))
         })
     }
 

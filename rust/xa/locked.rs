@@ -13,7 +13,6 @@ use super::{
     Mark, RawValue, Tree, TreeGuard, XaState, FLAGS, LOCKED,
 };
 use core::{cell::Cell, marker::PhantomData, ptr};
-use kernel::prelude::*;
 
 /// A value that was locked. When this is dropped and was not used to unlock or remove the value, that
 /// stays locked for ever.
@@ -87,26 +86,12 @@ impl<'t> LockedSlot<'t> {
         self.set_any(change(self.value()));
     }
 
-    /// Makes it the value, of the same order, that `make` makes of the file's memory.
-    ///
-    /// Errors: `EIO`, and nothing is done, when it is another file's.
+    /// Memory for the value, if it is that of the file that the tree is of.
     #[inline(always)]
-    pub(crate) fn set_memory(
-        &self,
-        block: FileBlock<'_>,
-        make: impl for<'a> FnOnce(FileBlock<'a>) -> RawValue<'a>,
-    ) -> Result {
-        if !self.takes(block) {
-            return Err(EIO);
-        }
-        self.set_any(make(block));
-        Ok(())
-    }
-
-    /// Whether it is the memory of the file that the tree is of, which [`LockedSlot::set_memory`] takes.
-    #[inline(always)]
-    pub(crate) fn takes(&self, block: FileBlock<'_>) -> bool {
-        self.tree.is_some_and(|tree| tree.is_for(block.tree()))
+    pub(crate) fn takes<'l>(&'l self, block: FileBlock<'l>) -> Option<OwnMemory<'l>> {
+        let own = self.tree.is_some_and(|tree| tree.is_for(block.tree()));
+        // INVARIANT: It was compared.
+        own.then_some(OwnMemory { slot: self, block })
     }
 
     /// As [`LockedSlot::set`], for tests: with memory of theirs, which is there for good.
@@ -316,6 +301,24 @@ impl XaState<'_, '_> {
         unsafe { self.erase_current() };
         slot.tree = None;
         true
+    }
+}
+
+/// Memory that a locked value may be given: [`LockedSlot::takes`].
+///
+/// # Invariants
+///
+/// It is memory of the file that the value's tree is of.
+pub(crate) struct OwnMemory<'l> {
+    slot: &'l LockedSlot<'l>,
+    block: FileBlock<'l>,
+}
+
+impl OwnMemory<'_> {
+    /// Makes the value the one, of the same order, that `make` makes of the memory.
+    #[inline(always)]
+    pub(crate) fn set(self, make: impl for<'a> FnOnce(FileBlock<'a>) -> RawValue<'a>) {
+        self.slot.set_any(make(self.block));
     }
 }
 

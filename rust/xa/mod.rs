@@ -27,7 +27,7 @@ mod state;
 
 use self::node::{BOUNDS, RESTART};
 pub(crate) use self::{
-    locked::{Beside, LeftLocked, LockedSlot, LockedSlots},
+    locked::{Beside, LeftLocked, LockedSlot, LockedSlots, OwnMemory},
     node::NODE_ORDER,
     range::{LockedRange, LockedValues, Release},
     state::XaState,

@@ -7,7 +7,7 @@ use super::{
         folio::{self, AssociateError},
         layout,
         stats::Counter,
-        tree::LockedEntry, //
+        tree::{self, LockedEntry}, //
     },
     lock::Target,
     resolve::{CopyOnWrite, FileMemory, New, Resolved},
@@ -133,9 +133,9 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             return Err(self.fallback_or(Counter::FallbackExtent, EIO));
         }
         // Before its pages are counted as the entry's.
-        if !locked.takes(memory.block) {
+        let Some(own) = locked.takes(memory.block) else {
             return Err(self.fallback_or(Counter::FallbackExtent, EIO));
-        }
+        };
         if memory.copy.is_some() || old.is_zero() {
             self.clear_way(locked, memory)?;
         }
@@ -153,14 +153,11 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             layout::release_backing(locked, self.device);
         }
         let write = self.write;
-        locked
-            .set_memory(memory.block, |entry| match write {
-                // Blocks of its own, written: a copy was made of those that were not.
-                true => entry.writable(),
-                false => entry,
-            })
-            // Unreachable: it takes them, as was asked above.
-            .map_err(|error| self.fallback_or(Counter::FallbackExtent, error))?;
+        tree::set_memory(own, |entry| match write {
+            // Blocks of its own, written: a copy was made of those that were not.
+            true => entry.writable(),
+            false => entry,
+        });
         if self.write && !sync {
             self.set_dirty(locked);
             if memory.copy.is_some() {

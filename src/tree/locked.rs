@@ -7,7 +7,7 @@ use crate::kern::{
     fs::{Mapping, PageIndex, PageRange},
     page::FileBlock,
     wait::{self, EntryKey, Wake},
-    xa::{LeftLocked, LockedSlot, Mark, XaState}, //
+    xa::{LeftLocked, LockedSlot, Mark, OwnMemory, XaState}, //
 };
 use core::cell::Cell;
 use kernel::prelude::*;
@@ -113,22 +113,9 @@ impl<'m> LockedEntry<'m> {
             .change(|raw| change(Entry::from_raw(raw).0).unlocked());
     }
 
-    /// Makes it an entry of the file's memory, of the same order, as `change` changes that.
-    ///
-    /// Errors: `EIO`, and nothing is done, when it is another file's memory.
+    /// Memory for the entry ([`set_memory`]), if it is that of the file.
     #[inline]
-    pub(crate) fn set_memory(
-        &self,
-        block: FileBlock<'_>,
-        change: impl for<'a> FnOnce(Entry<'a>) -> Entry<'a>,
-    ) -> Result {
-        self.slot
-            .set_memory(block, |block| change(Entry::data(block)).unlocked())
-    }
-
-    /// Whether it is the file's memory, which [`LockedEntry::set_memory`] takes.
-    #[inline]
-    pub(crate) fn takes(&self, block: FileBlock<'_>) -> bool {
+    pub(crate) fn takes<'l>(&'l self, block: FileBlock<'l>) -> Option<OwnMemory<'l>> {
         self.slot.takes(block)
     }
 
@@ -188,6 +175,16 @@ impl Drop for LockedEntry<'_> {
             wait::wake_entry_waiters(self.key(), Wake::One);
         }
     }
+}
+
+/// Makes a locked entry one of the memory that it takes ([`LockedEntry::takes`]), of the same order, as `change`
+/// changes that.
+#[inline]
+pub(crate) fn set_memory(
+    memory: OwnMemory<'_>,
+    change: impl for<'a> FnOnce(Entry<'a>) -> Entry<'a>,
+) {
+    memory.set(|block| change(Entry::data(block)).unlocked());
 }
 
 /// Unlocks an entry that was left locked, and wakes the next waiter.

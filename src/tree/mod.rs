@@ -17,7 +17,7 @@ mod walk;
 pub(crate) use self::{
     around::{lock_around, AroundAction, AroundEntries},
     create::{lock_or_create, LockError, Wanted},
-    locked::{lock_present, lock_present_killable, unlock_left, LockedEntry},
+    locked::{lock_present, lock_present_killable, set_memory, unlock_left, LockedEntry},
     prefault::{Backing, Prefault, PrefaultEntries, PrefaultLimits},
     walk::{walk, whole_entries, Disposition, EntryBatch, Filter, Visitor, WalkAction},
 };

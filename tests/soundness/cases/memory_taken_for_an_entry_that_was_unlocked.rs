@@ -1,0 +1,17 @@
+//! error: because it is borrowed
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that a locked entry takes is kept until the entry is unlocked, and put into it then.
+
+use crate::{
+    dax::tree::{self, LockedEntry},
+    kern::page::FileBlock,
+};
+
+pub(crate) fn case<'l>(own: LockedEntry<'l>, block: FileBlock<'l>) {
+    let Some(memory) = own.takes(block) else {
+        return;
+    };
+    drop(own);
+    tree::set_memory(memory, |entry| entry);
+}

@@ -62,7 +62,8 @@ int rdax_look_at_vmas(struct address_space *mapping, unsigned long first, unsign
 		look->vmas++;
 		look->address |= !IS_ALIGNED(shift, pages);
 		look->ends |= vma->vm_pgoff > first || vma->vm_pgoff + vma_pages(vma) - 1 < last;
-		look->copied |= !(vma->vm_flags & VM_SHARED) ||
+		/* The other flag is taken off shared mappings of files that are open for reading only. */
+		look->copied |= !(vma->vm_flags & VM_MAYSHARE) ||
 				(pages > PTRS_PER_PTE && rdax_vma_needs_copy(vma));
 	}
 	i_mmap_unlock_read(mapping);

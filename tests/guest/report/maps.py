@@ -59,6 +59,22 @@ def a_map_tells_sizes_and_mappings(t):
 
 
 @case()
+def a_mapping_of_who_may_only_read_is_shared(t):
+    """As long as it is not private."""
+    need(t)
+    fd = _file(t, PMD)
+    reader = os.open(os.readlink(f"/proc/self/fd/{fd}"), os.O_RDONLY)
+    with Asker() as asker:
+        for flags, private in ((posix.MAP_SHARED, 0), (posix.MAP_PRIVATE, ioctl.WHY_PRIVATE)):
+            with Map(reader, PMD, prot=posix.PROT_READ, flags=flags, skew=PAGE) as m:
+                m.touch(0, PAGE)
+                why = asker.map(fd)[0].why
+                equal(why & (ioctl.WHY_ADDRESS | ioctl.WHY_PRIVATE), ioctl.WHY_ADDRESS | private,
+                      "why no larger")
+    os.close(reader)
+
+
+@case()
 def a_map_tells_holes_and_ends(t):
     need(t)
     fd = t.open(size=PMD + 5 * PAGE)

@@ -78,6 +78,7 @@ void rdax_test_set_device(struct vfsmount *mnt, struct block_device *bdev);
 void rdax_test_unmount(struct vfsmount *mnt);
 /* A new inode with a reference, or NULL. */
 struct inode *rdax_test_inode(struct vfsmount *mnt, loff_t size, void *private);
+void rdax_test_can_read_folios(struct inode *inode);
 /* An open file of the inode, or an error pointer. */
 struct file *rdax_test_file(struct vfsmount *mnt, struct inode *inode,
 			    const struct file_operations *fops);

@@ -20,7 +20,8 @@ use crate::kern::{
         BlockLocks,
         BlocksGivenUp,
         BlocksKept,
-        Inode, //
+        Inode,
+        Mapping, //
     },
     members::{
         OnSuperBlock,
@@ -320,10 +321,15 @@ impl<'a> FileDevice<'a> {
         self.0.is_some_and(|device| device.memory.is_gone_in_part())
     }
 
-    /// The largest order that faults on the device may be served by. May change at any time.
+    /// The largest order that faults on a file of the device may be served by. May change at any time.
     #[inline]
-    pub(crate) fn max_order(self) -> Order {
-        self.switch(|switches| &switches.max_order)
+    pub(crate) fn max_order(self, mapping: &Mapping) -> Order {
+        let order = self.switch(|switches| &switches.max_order);
+        // Reclaim does not expect entries of the third level, and warns of them. Files of erofs are looked at.
+        if order > Order::PMD && mapping.is_looked_at_by_reclaim() {
+            return Order::PMD;
+        }
+        order
     }
 
     /// Log2 of the pages of the aligned block that a fault may map along with the accessed page. May

@@ -34,7 +34,7 @@
 #define RDAX_WHY_END_OF_MAPPING	(1 << 3)	/* A mapping begins or ends within. */
 #define RDAX_WHY_END_OF_FILE	(1 << 4)	/* The file ends within. */
 #define RDAX_WHY_PRIVATE	(1 << 5)	/* A mapping is private, or one that fork copies. */
-#define RDAX_WHY_MAX_ORDER	(1 << 6)	/* The device's max_order. */
+#define RDAX_WHY_MAX_ORDER	(1 << 6)	/* The device's max_order, or 1 GiB of erofs. */
 #define RDAX_WHY_SMALLER	(1 << 7)	/* None of these: smaller entries were made before. */
 #define RDAX_WHY_UNMAPPED	(1 << 8)	/* No process maps it now. */
 

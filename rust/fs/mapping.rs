@@ -65,6 +65,14 @@ impl Mapping {
         unsafe { Inode::from_raw(NonNull::new_unchecked((*self.as_ptr()).host)) }
     }
 
+    /// Whether the core looks at the page tables of its mappings when it reclaims memory (the multi-generational
+    /// LRU): it leaves out files of which it can read no folio, as it takes those for DAX.
+    #[inline]
+    pub(crate) fn is_looked_at_by_reclaim(&self) -> bool {
+        // SAFETY: The address space is alive, and so are its operations.
+        unsafe { (*read_once(&raw const (*self.as_ptr()).a_ops)).read_folio }.is_some()
+    }
+
     /// The tree of entries (`i_pages`).
     #[inline]
     pub(crate) fn tree(&self) -> &Tree {

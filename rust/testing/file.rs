@@ -109,6 +109,12 @@ impl<'w> File<'w> {
         unsafe { Inode::from_raw(self.inode) }
     }
 
+    /// Gives the core a way to read folios of the file, which nobody may have mapped yet.
+    pub(crate) fn let_read_folios(&self) {
+        // SAFETY: A reference is held, and the operations are the filesystem's own.
+        unsafe { bindings::rdax_test_can_read_folios(self.inode.as_ptr()) };
+    }
+
     /// The file's contents.
     pub(crate) fn mapping(&self) -> &Mapping {
         self.inode().mapping()

@@ -41,6 +41,18 @@ static const struct address_space_operations address_ops = {
 	.dirty_folio = noop_dirty_folio,
 };
 
+static int read_folio(struct file *file, struct folio *folio)
+{
+	folio_unlock(folio);
+	return -EIO;
+}
+
+/* As of a filesystem with the same operations for files without DAX. */
+static const struct address_space_operations reading_ops = {
+	.dirty_folio = noop_dirty_folio,
+	.read_folio = read_folio,
+};
+
 static struct file_system_type test_fs = {
 	.name = "rdax-test",
 	.owner = THIS_MODULE,
@@ -82,6 +94,11 @@ struct inode *rdax_test_inode(struct vfsmount *mnt, loff_t size, void *private)
 	inode->i_mapping->a_ops = &address_ops;
 	i_size_write(inode, size);
 	return inode;
+}
+
+void rdax_test_can_read_folios(struct inode *inode)
+{
+	inode->i_mapping->a_ops = &reading_ops;
 }
 
 struct file *rdax_test_file(struct vfsmount *mnt, struct inode *inode,

@@ -39,7 +39,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         }
         // Without KSM nobody can be asked to unmap the largest entries before a mapping is moved.
         let movable = order <= Order::PMD || cfg!(CONFIG_KSM);
-        let reason = if order > self.device.max_order() || !movable {
+        let reason = if order > self.device.max_order(self.mapping) || !movable {
             Counter::FallbackMaxOrder
         } else if self.vmf.is_write() && !self.write
             || order > Order::PMD && !self.vmf.is_not_copied_by_fork()

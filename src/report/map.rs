@@ -192,7 +192,7 @@ impl<'a, S: Sink> Walk<'a, S> {
         Self {
             mapping: inode.mapping(),
             pages: inode.size_pages(),
-            max_order: FileDevice::of(inode).max_order(),
+            max_order: FileDevice::of(inode).max_order(inode.mapping()),
             is_admin,
             records,
             pending: None,

@@ -22,7 +22,7 @@ mod tests {
         check_eq!(count(Counter::CowPages), before + 6);
         for order in [Order::PTE, Order::PMD, Order::PUD] {
             set_max_order(order)?;
-            check_eq!(FileDevice::of(file.inode()).max_order(), order);
+            check_eq!(FileDevice::of(file.inode()).max_order(file.mapping()), order);
         }
         // As they are by default, at last.
         for (around, write) in [(0, 8), (3, 0), (4, 2)] {
@@ -43,7 +43,7 @@ mod tests {
         world.set_foreign(true);
         let device = FileDevice::of(file.inode());
         device.inc(Counter::CowPages);
-        let order = device.max_order();
+        let order = device.max_order(file.mapping());
         world.set_foreign(false);
         check_eq!(count(Counter::CowPages), before);
         check_eq!(order, Order::PTE);

@@ -40,6 +40,25 @@ mod tests {
     }
 
     #[test]
+    fn falls_back_to_2m_for_files_that_reclaim_looks_at() -> Checked {
+        let world = world()?;
+        let Some((file, _)) = mapped_file(&world, Order::PUD)? else {
+            return Ok(());
+        };
+        file.let_read_folios();
+        let view = View::new(&file, 0, PUD, Share::Shared, 0)?;
+        let before = count(Counter::FallbackMaxOrder);
+        view.load(3)?;
+        check_eq!(count(Counter::FallbackMaxOrder) - before, 1);
+        check!(view
+            .mapped(3)
+            .is_some_and(|mapped| mapped.order == Order::PMD.bits()));
+        drop(view);
+        clear(&file);
+        world.check_clean()
+    }
+
+    #[test]
     fn falls_back_for_a_private_write() -> Checked {
         let world = world()?;
         let Some((file, place)) = mapped_file(&world, Order::PMD)? else {

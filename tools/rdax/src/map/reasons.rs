@@ -50,7 +50,7 @@ pub(super) const REASONS: [(u32, &str, &str, &str); 9] = [
     (
         why::MAX_ORDER,
         "max_order",
-        "the device's max_order does not allow more",
+        "the device's max_order does not allow more, or it is 1 GiB of erofs",
         "rdax adopt --max-order 1G DEV",
     ),
     (

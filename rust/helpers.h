@@ -75,9 +75,10 @@ void rdax_pagefault_enable(void);
 /*
  * The return value of a fault handler whose access is to be tried again later; the lock of the address
  * space may have been released by then, and with it the VMA. The file is kept until the task leaves the
- * kernel, where @begin and then @end is called.
+ * kernel, where @begin and then @end is called. @for_table: it waits for a table of a lower level.
  */
-vm_fault_t rdax_fault_later(struct vm_fault *vmf, void (*begin)(void), void (*end)(void));
+vm_fault_t rdax_fault_later(struct vm_fault *vmf, bool for_table, void (*begin)(void),
+			    void (*end)(void));
 
 /* Whether the fault's caller does not want it to sleep. */
 bool rdax_fault_is_nowait(const struct vm_fault *vmf);
@@ -264,7 +265,7 @@ bool rdax_pud_is_broken(pud_t *entry);
  * rdax_large_pud_end_removal(), which is called when it is. Neither sleeps.
  */
 void *rdax_large_pud_begin_removal(struct vm_area_struct *vma, pud_t *entry);
-void rdax_large_pud_end_removal(void *removal);
+void rdax_large_pud_end_removal(struct vm_area_struct *vma, void *removal);
 /* Whether somebody may still take what is in this place for such an entry that was unmapped. Does not sleep. */
 bool rdax_large_pud_was_removed(struct mm_struct *mm, pud_t *entry);
 /*
@@ -275,6 +276,12 @@ struct rdax_place {
 	struct hlist_node node;
 	const pud_t *entry;
 	u64 mm;
+	/* Of an entry that was there: the mmap lock's, when it was gone. */
+	unsigned int number;
+	/* So many are about to unmap it. */
+	unsigned int removing;
+	/* Somebody may have seen it before; a grace period is under way since, and another is wanted. */
+	bool is_seen, is_queued, again;
 	struct rcu_head rcu;
 };
 
@@ -285,6 +292,18 @@ struct rdax_place {
 int rdax_begin_table(struct mm_struct *mm, pud_t *entry, struct rdax_place *place);
 void rdax_end_table(struct rdax_place *place);
 bool rdax_is_made(struct mm_struct *mm, pud_t *entry);
+/*
+ * For a fault of 1 GiB that is to be served by less: whether it has to be tried again, without the locks that it has,
+ * before a table is made there. May sleep for a tick, killable.
+ */
+bool rdax_table_is_for_later(struct vm_fault *vmf);
+/* How many such places are remembered. Does not sleep. */
+unsigned int rdax_large_puds_removed(void);
+/*
+ * Has the mmap lock of an address space for writing, for a moment. False if somebody has it, be it the caller. Does not
+ * sleep.
+ */
+bool rdax_mmap_write_lock_once(struct mm_struct *mm);
 /* Whether that is so in the place of the fault, whose lock is held. */
 bool rdax_table_is_made(struct vm_fault *vmf);
 /*

@@ -7,9 +7,13 @@
  * file's. Who unmaps such an entry and who makes a table hold the mmap lock for reading, as it does, or that of a
  * VMA, so both can happen in between.
  *
- * So a table is made only when everybody is past this who may have seen an entry of 1 GiB in its place: a grace
- * period of RCU Tasks after it was unmapped, in which each task that was preempted in the kernel has got on. And
- * while one is about to be made, no such entry is mapped there.
+ * So a table is made only when everybody is past this who may have seen an entry of 1 GiB in its place. All of them
+ * hold the mmap lock for reading. When somebody has had it for writing since the entry was unmapped, or has it then,
+ * they are past. The lock's sequence number tells: it is odd while somebody has it for writing, and changes with
+ * that. Who wants a table takes the lock so, for a moment, if nobody has it at all. If somebody has, a fault gives
+ * up its locks and is tried again. Who cannot be tried again, and reads under the lock himself, waits for a grace
+ * period of RCU Tasks, in which each task has left the kernel or slept; others may draw that out. And while a table
+ * is about to be made, no such entry is mapped there.
  *
  * Lock order: the lock of the page table, then that of a bucket. A grace period may end in a softirq, where the
  * kernel has none of RCU Tasks and RCU's own serves.
@@ -69,7 +73,11 @@ STACK_FRAME_NON_STANDARD(rdax_original_split_huge_pud);
 ORIGINAL(rdax_original_pmd_alloc, 16);
 STACK_FRAME_NON_STANDARD(rdax_original_pmd_alloc);
 
-#define BUCKETS_BITS 6
+#ifndef CONFIG_PER_VMA_LOCK
+#error "rdax needs a kernel that locks each VMA (CONFIG_PER_VMA_LOCK)"
+#endif
+
+#define BUCKETS_BITS 10
 
 static struct bucket {
 	spinlock_t lock;
@@ -77,6 +85,8 @@ static struct bucket {
 } buckets[1 << BUCKETS_BITS] = {
 	[0 ... (1 << BUCKETS_BITS) - 1].lock = __SPIN_LOCK_UNLOCKED(bucket.lock),
 };
+
+static atomic_t removed_now = ATOMIC_INIT(0);
 
 /* Entries that are unmapped while there is no memory to tell where: so many now, and some a moment ago. */
 static struct {
@@ -93,52 +103,61 @@ static struct bucket *bucket_of(const pud_t *entry)
 	return &buckets[hash_ptr(entry, BUCKETS_BITS)];
 }
 
-static bool has(const struct mm_struct *mm, const pud_t *entry, bool made)
+/* The bucket is locked. */
+static struct rdax_place *find(struct hlist_head *head, const struct mm_struct *mm, const pud_t *entry)
 {
-	struct bucket *bucket = bucket_of(entry);
 	struct rdax_place *place;
-	bool found = false;
 
-	spin_lock_bh(&bucket->lock);
-	hlist_for_each_entry(place, made ? &bucket->made : &bucket->removed, node)
-		found |= place->entry == entry && place->mm == mm->context.ctx_id;
-	spin_unlock_bh(&bucket->lock);
-	return found;
+	hlist_for_each_entry(place, head, node) {
+		if (place->entry == entry && place->mm == mm->context.ctx_id)
+			return place;
+	}
+	return NULL;
 }
 
-static void add(struct rdax_place *place, struct mm_struct *mm, const pud_t *entry, bool made)
+/* Whether somebody has the mmap lock for writing now, or had it since the number was this one. */
+static bool was_write_locked(const struct mm_struct *mm, unsigned int number)
 {
-	struct bucket *bucket = bucket_of(entry);
+	unsigned int now = READ_ONCE(mm->mm_lock_seq.sequence);
 
-	place->entry = entry;
-	place->mm = mm->context.ctx_id;
-	spin_lock_bh(&bucket->lock);
-	hlist_add_head(&place->node, made ? &bucket->made : &bucket->removed);
-	spin_unlock_bh(&bucket->lock);
+	return now != number || now & 1;
 }
 
-static void remove(struct rdax_place *place)
+bool rdax_mmap_write_lock_once(struct mm_struct *mm)
 {
-	struct bucket *bucket = bucket_of(place->entry);
-
-	spin_lock_bh(&bucket->lock);
-	hlist_del(&place->node);
-	spin_unlock_bh(&bucket->lock);
+	if (!down_write_trylock(&mm->mmap_lock))
+		return false;
+	mm_lock_seqcount_begin(mm);
+	mmap_write_unlock(mm);
+	return true;
 }
 
 static void past(struct rcu_head *rcu)
 {
 	struct rdax_place *place = container_of(rcu, struct rdax_place, rcu);
+	struct bucket *bucket = bucket_of(place->entry);
+	bool again;
 
-	remove(place);
+	spin_lock_bh(&bucket->lock);
+	/* Those who came after this grace period had begun wait for another. */
+	again = place->again || place->removing;
+	place->again = false;
+	if (again)
+		call_rcu_tasks(rcu, past);
+	else
+		hlist_del(&place->node);
+	spin_unlock_bh(&bucket->lock);
+	if (again)
+		return;
 	kfree(place);
+	atomic_dec(&removed_now);
 	wake_up_all(&all_past);
 }
 
 static void untold_past(struct rcu_head *rcu)
 {
 	spin_lock_bh(&untold.lock);
-	/* Those who came after this grace period had begun wait for another. */
+	/* As above. */
 	WRITE_ONCE(untold.past_soon, untold.again);
 	untold.again = false;
 	if (untold.past_soon)
@@ -152,7 +171,8 @@ static struct rdax_place unseen;
 
 void *rdax_large_pud_begin_removal(struct vm_area_struct *vma, pud_t *entry)
 {
-	struct rdax_place *place;
+	struct rdax_place *place, *new;
+	struct bucket *bucket;
 
 	/*
 	 * munmap has held the mmap lock for writing since it took the VMA out of the address space, and exit has
@@ -160,25 +180,68 @@ void *rdax_large_pud_begin_removal(struct vm_area_struct *vma, pud_t *entry)
 	 */
 	if (!vma_is_attached(vma) || !atomic_read(&vma->vm_mm->mm_users))
 		return &unseen;
-	place = kmalloc_obj(*place, GFP_NOWAIT | __GFP_NOWARN);
-	if (place) {
-		add(place, vma->vm_mm, entry, false);
-		return place;
+	bucket = bucket_of(entry);
+	new = kmalloc_obj(*new, GFP_ATOMIC | __GFP_NOWARN);
+	spin_lock_bh(&bucket->lock);
+	/* One for each entry, however often it is unmapped. */
+	place = find(&bucket->removed, vma->vm_mm, entry);
+	if (!place && new) {
+		*new = (struct rdax_place) { .entry = entry, .mm = vma->vm_mm->context.ctx_id };
+		hlist_add_head(&new->node, &bucket->removed);
+		atomic_inc(&removed_now);
+		place = new;
+		new = NULL;
 	}
+	if (place)
+		place->removing++;
+	spin_unlock_bh(&bucket->lock);
+	kfree(new);
+	if (place)
+		return place;
 	spin_lock_bh(&untold.lock);
 	WRITE_ONCE(untold.now, untold.now + 1);
 	spin_unlock_bh(&untold.lock);
 	return NULL;
 }
 
-void rdax_large_pud_end_removal(void *removal)
+void rdax_large_pud_end_removal(struct vm_area_struct *vma, void *removal)
 {
 	struct rdax_place *place = removal;
+	struct bucket *bucket;
+	unsigned int number;
+	bool is_seen, is_over;
 
 	if (place == &unseen)
 		return;
 	if (place) {
-		call_rcu_tasks(&place->rcu, past);
+		bucket = bucket_of(place->entry);
+		/* The entry is gone: whoever has the lock for writing from here on excludes those who have seen it. */
+		smp_mb();
+		number = READ_ONCE(vma->vm_mm->mm_lock_seq.sequence);
+		is_seen = !(number & 1);
+		spin_lock_bh(&bucket->lock);
+		place->removing--;
+		if (is_seen) {
+			place->number = number;
+			place->is_seen = true;
+		}
+		is_over = false;
+		if (place->is_queued) {
+			place->again |= is_seen;
+		} else if (place->is_seen) {
+			place->is_queued = true;
+			call_rcu_tasks(&place->rcu, past);
+		} else if (!place->removing) {
+			/* Nobody can have seen it. */
+			hlist_del(&place->node);
+			is_over = true;
+		}
+		spin_unlock_bh(&bucket->lock);
+		if (is_over) {
+			kfree(place);
+			atomic_dec(&removed_now);
+		}
+		wake_up_all(&all_past);
 		return;
 	}
 	spin_lock_bh(&untold.lock);
@@ -201,12 +264,37 @@ static bool any_untold(void)
 
 bool rdax_large_pud_was_removed(struct mm_struct *mm, pud_t *entry)
 {
-	return has(mm, entry, false) || any_untold();
+	struct bucket *bucket = bucket_of(entry);
+	struct rdax_place *place;
+	bool seen;
+
+	/* Nobody can have seen an entry who does not hold it for reading. Of those that are untold no number is known. */
+	if (READ_ONCE(mm->mm_lock_seq.sequence) & 1)
+		return false;
+	if (any_untold())
+		return true;
+	spin_lock_bh(&bucket->lock);
+	place = find(&bucket->removed, mm, entry);
+	seen = place && (place->removing ||
+			 (place->is_seen && !was_write_locked(mm, place->number)));
+	spin_unlock_bh(&bucket->lock);
+	return seen;
+}
+
+unsigned int rdax_large_puds_removed(void)
+{
+	return atomic_read(&removed_now);
 }
 
 bool rdax_is_made(struct mm_struct *mm, pud_t *entry)
 {
-	return has(mm, entry, true);
+	struct bucket *bucket = bucket_of(entry);
+	bool made;
+
+	spin_lock_bh(&bucket->lock);
+	made = find(&bucket->made, mm, entry);
+	spin_unlock_bh(&bucket->lock);
+	return made;
 }
 
 bool rdax_table_is_made(struct vm_fault *vmf)
@@ -214,25 +302,61 @@ bool rdax_table_is_made(struct vm_fault *vmf)
 	return rdax_is_made(vmf->vma->vm_mm, vmf->pud);
 }
 
+/* Whether somebody may have seen an entry there, and is not past that. Does not sleep. */
+static bool is_seen(struct mm_struct *mm, pud_t *entry)
+{
+	return rdax_large_pud_was_removed(mm, entry) &&
+	       (!rdax_mmap_write_lock_once(mm) || rdax_large_pud_was_removed(mm, entry));
+}
+
+bool rdax_table_is_for_later(struct vm_fault *vmf)
+{
+	if (!is_seen(vmf->vma->vm_mm, vmf->pud))
+		return false;
+	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+		return true;
+	/* Who is not tried again without the lock waits for it in rdax_begin_table(). */
+	if (!(vmf->flags & (FAULT_FLAG_USER | FAULT_FLAG_VMA_LOCK | FAULT_FLAG_ALLOW_RETRY)))
+		return false;
+	/* For those who have the lock to get on; whoever has called holds the file's locks meanwhile. */
+	schedule_timeout_killable(1);
+	return true;
+}
+
 int rdax_begin_table(struct mm_struct *mm, pud_t *entry, struct rdax_place *place)
 {
+	struct bucket *bucket = bucket_of(entry);
 	spinlock_t *lock;
 	bool present;
 
-	add(place, mm, entry, true);
+	*place = (struct rdax_place) { .entry = entry, .mm = mm->context.ctx_id };
+	spin_lock_bh(&bucket->lock);
+	hlist_add_head(&place->node, &bucket->made);
+	spin_unlock_bh(&bucket->lock);
 	/* Who maps 1 GiB there looks for this under the lock, so from here on nobody does. */
 	lock = pud_lock(mm, entry);
 	present = pud_present(pudp_get(entry));
 	spin_unlock(lock);
 	if (present)
 		return 1;
-	/* Ends: after the grace periods of the entries that were there; no more can come. */
-	return wait_event_killable(all_past, !rdax_large_pud_was_removed(mm, entry)) ? -ENOMEM : 0;
+	/*
+	 * Ends: when nobody has the mmap lock at one of these looks, of which nothing tells, or after the grace periods of
+	 * the entries that were there; no more can come.
+	 */
+	while (is_seen(mm, entry)) {
+		if (wait_event_killable_timeout(all_past, !rdax_large_pud_was_removed(mm, entry), 2) < 0)
+			return -ENOMEM;
+	}
+	return 0;
 }
 
 void rdax_end_table(struct rdax_place *place)
 {
-	remove(place);
+	struct bucket *bucket = bucket_of(place->entry);
+
+	spin_lock_bh(&bucket->lock);
+	hlist_del(&place->node);
+	spin_unlock_bh(&bucket->lock);
 }
 
 int rdax_make_table(struct mm_struct *mm, pud_t *entry, unsigned long address)

@@ -99,8 +99,10 @@ static struct kept *keep(struct file *file, void (*begin)(void), void (*end)(voi
 	return kept;
 }
 
-vm_fault_t rdax_fault_later(struct vm_fault *vmf, void (*begin)(void), void (*end)(void))
+vm_fault_t rdax_fault_later(struct vm_fault *vmf, bool for_table, void (*begin)(void),
+			    void (*end)(void))
 {
+	struct mm_struct *mm = vmf->vma->vm_mm;
 	struct file *file = vmf->vma->vm_file;
 	struct kept *kept;
 
@@ -122,7 +124,10 @@ vm_fault_t rdax_fault_later(struct vm_fault *vmf, void (*begin)(void), void (*en
 		return VM_FAULT_NOPAGE;
 	}
 	if (vmf->flags & FAULT_FLAG_ALLOW_RETRY) {
-		mmap_read_unlock(vmf->vma->vm_mm);
+		mmap_read_unlock(mm);
+		/* Who comes back with the lock each time is in the way of a table himself. */
+		if (for_table)
+			rdax_mmap_write_lock_once(mm);
 		return VM_FAULT_NOPAGE | VM_FAULT_RETRY;
 	}
 	if (kept->index != vmf->pgoff || time_after(jiffies, kept->last + PAUSE)) {

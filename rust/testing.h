@@ -32,6 +32,8 @@ int rdax_test_ext4_gives(u64 first, u64 blocks, bool nofs, bool handle, bool ext
 
 /* An address space in use with this number, which the VMA, of zeroes, is of. NULL without memory. */
 struct mm_struct *rdax_test_new_mm(struct vm_area_struct *vma, u64 number);
+void rdax_test_mmap_lock(struct mm_struct *mm, bool write);
+void rdax_test_mmap_unlock(struct mm_struct *mm, bool write);
 void rdax_test_free_mm(struct mm_struct *mm);
 /* As if munmap had taken it out. */
 void rdax_test_detach(struct vm_area_struct *vma);

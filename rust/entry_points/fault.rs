@@ -11,6 +11,7 @@ use crate::{
         bindings,
         dax::DaxIdentity,
         iomap::IomapOps,
+        order::Order,
         page::Pfn,
         redirect::{
             begin_in_flight,
@@ -57,10 +58,20 @@ pub(in crate::kern) unsafe extern "C" fn dax_iomap_fault(
         // SAFETY: By this function's safety requirements.
         unsafe { errp.write(error.to_errno()) };
     }
-    if outcome.code == FaultCode::LATER {
+    // A table is to be made in the place of an entry of 1 GiB that somebody may still have seen.
+    let is_for_table = order as usize == Order::PUD.bits()
+        && outcome.code == FaultCode::FALLBACK
+        // SAFETY: By this function's safety requirements; a fault of this order has its entry.
+        && unsafe { bindings::rdax_table_is_for_later(vmf) };
+    if is_for_table || outcome.code == FaultCode::LATER {
         // SAFETY: By this function's safety requirements; nobody uses the fault any more.
         return unsafe {
-            bindings::rdax_fault_later(vmf, Some(begin_in_flight), Some(end_in_flight))
+            bindings::rdax_fault_later(
+                vmf,
+                is_for_table,
+                Some(begin_in_flight),
+                Some(end_in_flight),
+            )
         };
     }
     outcome.code.0

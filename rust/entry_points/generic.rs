@@ -269,7 +269,7 @@ pub(super) unsafe extern "C" fn zap_huge_pud(
     unsafe {
         let removal = bindings::rdax_large_pud_begin_removal(vma, entry);
         let result = bindings::rdax_original_zap_huge_pud(tlb, vma, entry, address);
-        bindings::rdax_large_pud_end_removal(removal);
+        bindings::rdax_large_pud_end_removal(vma, removal);
         result
     }
 }
@@ -288,7 +288,7 @@ pub(super) unsafe extern "C" fn split_huge_pud(
     unsafe {
         let removal = bindings::rdax_large_pud_begin_removal(vma, entry);
         bindings::rdax_original_split_huge_pud(vma, entry, address);
-        bindings::rdax_large_pud_end_removal(removal);
+        bindings::rdax_large_pud_end_removal(vma, removal);
     }
 }
 

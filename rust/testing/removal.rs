@@ -25,7 +25,7 @@ pub(crate) struct Entries {
 
 /// An entry that is being unmapped.
 #[must_use]
-pub(crate) struct Removal(*mut c_void);
+pub(crate) struct Removal(*mut bindings::vm_area_struct, *mut c_void);
 
 impl Entries {
     pub(crate) fn new() -> Result<Self> {
@@ -48,8 +48,27 @@ impl Entries {
 
     pub(crate) fn begin_removal(&mut self, number: usize) -> Removal {
         let entry = &raw mut self.entries[number & 1];
+        let vma = &raw mut *self.vma;
         // SAFETY: The entry is of the VMA's address space, as far as is looked at.
-        Removal(unsafe { bindings::rdax_large_pud_begin_removal(&raw mut *self.vma, entry) })
+        Removal(vma, unsafe {
+            bindings::rdax_large_pud_begin_removal(vma, entry)
+        })
+    }
+
+    /// Does something while the mmap lock is held, for writing or for reading.
+    pub(crate) fn with_lock<R>(&self, write: bool, work: impl FnOnce() -> R) -> R {
+        // SAFETY: The address space is this value's.
+        unsafe { bindings::rdax_test_mmap_lock(self.mm, write) };
+        let result = work();
+        // SAFETY: Locked above, by this task.
+        unsafe { bindings::rdax_test_mmap_unlock(self.mm, write) };
+        result
+    }
+
+    /// How many entries are remembered, of all address spaces.
+    pub(crate) fn remembered() -> u32 {
+        // SAFETY: Looks at a counter.
+        unsafe { bindings::rdax_large_puds_removed() }
     }
 
     /// Whether somebody may still have seen an entry.
@@ -116,6 +135,6 @@ impl Drop for Entries {
 impl Removal {
     pub(crate) fn end(self) {
         // SAFETY: It was begun, and is ended once.
-        unsafe { bindings::rdax_large_pud_end_removal(self.0) };
+        unsafe { bindings::rdax_large_pud_end_removal(self.0, self.1) };
     }
 }

@@ -214,11 +214,29 @@ struct mm_struct *rdax_test_new_mm(struct vm_area_struct *vma, u64 number)
 	atomic_set(&mm->mm_users, 1);
 	mm->context.ctx_id = number;
 	spin_lock_init(&mm->page_table_lock);
+	init_rwsem(&mm->mmap_lock);
+	mm_lock_seqcount_init(mm);
 	vma->vm_mm = mm;
 #ifdef CONFIG_PER_VMA_LOCK
 	refcount_set(&vma->vm_refcnt, 1);
 #endif
 	return mm;
+}
+
+void rdax_test_mmap_lock(struct mm_struct *mm, bool write)
+{
+	if (write)
+		mmap_write_lock(mm);
+	else
+		mmap_read_lock(mm);
+}
+
+void rdax_test_mmap_unlock(struct mm_struct *mm, bool write)
+{
+	if (write)
+		mmap_write_unlock(mm);
+	else
+		mmap_read_unlock(mm);
 }
 
 void rdax_test_free_mm(struct mm_struct *mm)

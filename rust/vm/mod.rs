@@ -348,6 +348,15 @@ pub(crate) fn in_transaction() -> bool {
     unsafe { bindings::rdax_in_transaction() }
 }
 
+/// Whether so many entries of 1 GiB were unmapped a moment ago that no more can be remembered: none is to be mapped
+/// anew (`large_puds.c`).
+pub(crate) fn large_puds_are_many() -> bool {
+    /// Some 6 MiB.
+    const MOST: u32 = 65536;
+    // SAFETY: Looks at a counter.
+    unsafe { bindings::rdax_large_puds_removed() > MOST }
+}
+
 /// Whether a fatal signal waits for this task.
 #[inline]
 pub(crate) fn fatal_signal() -> bool {

@@ -15,7 +15,7 @@ use crate::kern::{
     fs::{PageIndex, PageRange},
     iomap::IomapOps,
     order::Order,
-    vm::{FaultCode, PteBatch}, //
+    vm::{self, FaultCode, PteBatch}, //
 };
 
 /// The entry that a fault wants, and the pages beyond.
@@ -55,6 +55,9 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             Counter::FallbackVma
         } else if order.last(self.index).get() >= pages {
             Counter::FallbackEof
+        } else if order > Order::PMD && vm::large_puds_are_many() {
+            // They come and go faster than can be remembered.
+            Counter::FallbackNomem
         } else {
             return Ok(());
         };

@@ -22,7 +22,10 @@ mod tests {
         check_eq!(count(Counter::CowPages), before + 6);
         for order in [Order::PTE, Order::PMD, Order::PUD] {
             set_max_order(order)?;
-            check_eq!(FileDevice::of(file.inode()).max_order(file.mapping()), order);
+            check_eq!(
+                FileDevice::of(file.inode()).max_order(file.mapping()),
+                order
+            );
         }
         // As they are by default, at last.
         for (around, write) in [(0, 8), (3, 0), (4, 2)] {

@@ -81,6 +81,61 @@ mod tests {
     }
 
     #[test]
+    fn a_table_need_not_wait_for_a_grace_period() -> Checked {
+        let new = || Entries::new().map_err(|_| failed(file!(), line!(), fmt!("no memory")));
+        let mut entries = new()?;
+        // Nobody reads page tables under the lock: whoever wants the table sees to that.
+        entries.begin_removal(0).end();
+        check!(entries.was_removed(0));
+        check!(entries.table(0).make());
+        check!(!entries.was_removed(0));
+        // Somebody does.
+        entries.begin_removal(0).end();
+        let table = entries.table(0);
+        let made = entries.with_lock(false, || {
+            check!(entries.was_removed(0));
+            with_thread_waiting(|| table.make(), || ())
+        });
+        let (_, waited) = made?;
+        check!(waited);
+        // Somebody has had the lock for writing.
+        let mut entries = new()?;
+        entries.begin_removal(0).end();
+        entries.with_lock(true, || ());
+        check!(!entries.was_removed(0));
+        // And has it now.
+        let entry = entries.begin_removal(1);
+        check!(entries.was_removed(1));
+        entries.with_lock(true, || {
+            check!(!entries.was_removed(1));
+            entry.end();
+            Ok(())
+        })?;
+        check!(!entries.was_removed(1));
+        Ok(())
+    }
+
+    #[test]
+    fn of_each_entry_of_1g_that_is_unmapped_one_is_remembered() -> Checked {
+        check!(until(|| Entries::remembered() == 0), "those before");
+        let mut entries =
+            Entries::new().map_err(|_| failed(file!(), line!(), fmt!("no memory")))?;
+        for _ in 0..100 {
+            entries.begin_removal(0).end();
+            let (one, other) = (entries.begin_removal(1), entries.begin_removal(1));
+            one.end();
+            other.end();
+            check!(Entries::remembered() <= 2);
+        }
+        check!(until(|| Entries::remembered() == 0), "these");
+        // With the lock for writing none is.
+        let removal = entries.begin_removal(0);
+        entries.with_lock(true, || removal.end());
+        check_eq!(Entries::remembered(), 0);
+        Ok(())
+    }
+
+    #[test]
     fn no_table_is_made_where_1g_was_unmapped_a_moment_ago() -> Checked {
         let check_is_past = |entries: &Entries| -> Checked {
             check!(until(|| !entries.was_removed(0)), "the first");

@@ -77,7 +77,7 @@ pub fn adopt(system: &System, arguments: &cli::Adopt) -> Result<ExitCode> {
     // Without the module, there is nothing else to say of any device.
     module::require(system, arguments.load)?;
     Ok(each(&arguments.devices, |given| {
-        let name = device::kernel_name(system, given);
+        let name = device::named(system, given)?;
         let is_dax = Dax::find(system, &name).is_some();
         if is_dax && !arguments.switches.is_empty() {
             bail!("{name}: a device on the dax bus has no switches");
@@ -129,7 +129,7 @@ pub fn release(system: &System, arguments: &cli::Release) -> Result<ExitCode> {
         persist::all(system).wrong.iter().for_each(output::complain);
     }
     Ok(each(&arguments.devices, |given| {
-        let name = device::kernel_name(system, given);
+        let name = device::named(system, given)?;
         let (mut forgotten, mut unclear) = (false, false);
         if arguments.persist {
             let noted = persist::all(system);
@@ -259,13 +259,18 @@ fn obstacle(system: &System, block: &Block) -> Option<String> {
             mounts::how_to_adopt(&block.name, mount)
         ));
     }
-    if !block.holders.is_empty() {
-        return Some(format!(
-            "it is part of {}; adopt that instead, or take it apart first",
-            block.holders.join(", ")
-        ));
+    for name in &block.partitions {
+        let number = Block::find(system, name).map(|partition| partition.number);
+        let mounts = number.map_or_else(Vec::new, |number| mounts::of(system, &number));
+        if let Some(mount) = mounts.first() {
+            return Some(format!(
+                "its partition {name} is mounted on {}; adopt that instead: {}",
+                mount.point.display(),
+                mounts::how_to_adopt(name, mount)
+            ));
+        }
     }
-    wrong_mode(block)
+    block.is_part_of().or_else(|| wrong_mode(block))
 }
 
 /// Why a device of this mode can never be adopted.
@@ -497,7 +502,7 @@ fn release_dax(system: &System, name: &str) -> Result<Was> {
 
 /// `rdax boot`: adopts a device that has appeared, if that is wanted.
 pub fn boot(system: &System, arguments: &cli::Boot) -> Result<ExitCode> {
-    let name = device::kernel_name(system, &arguments.device);
+    let name = device::named(system, &arguments.device)?;
     let noted = persist::all(system);
     noted.wrong.iter().for_each(output::complain);
     let meant = noted.of(system, &name);

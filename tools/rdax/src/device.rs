@@ -7,6 +7,10 @@ use crate::system::{
     System,
     CONFIG, //
 };
+use anyhow::{
+    bail,
+    Result, //
+};
 use serde::Serialize;
 use std::{
     os::unix::fs::{
@@ -71,6 +75,8 @@ pub struct Block {
     pub goes: bool,
     /// Whether it was given to others, such as device mapper; their names.
     pub holders: Vec<String>,
+    /// The partitions that it is divided into.
+    pub partitions: Vec<String>,
     /// Its number, if it is a partition.
     pub partition: Option<u64>,
 }
@@ -82,6 +88,21 @@ impl Block {
             return None;
         }
         Self::at(system, &system.resolve(format!("/sys/class/block/{name}"))?)
+    }
+
+    /// What has it, and is to be adopted in its place.
+    pub fn is_part_of(&self) -> Option<String> {
+        let holders = self.holders.join(", ");
+        (!holders.is_empty())
+            .then(|| format!("it is part of {holders}; adopt that instead, or take it apart first"))
+    }
+
+    /// The same, or that it is divided.
+    pub fn others(&self) -> Option<String> {
+        let partitions = self.partitions.join(", ");
+        let divided = (!partitions.is_empty())
+            .then(|| format!("it has partitions; adopt these instead: {partitions}"));
+        self.is_part_of().or(divided)
     }
 
     /// The device of this number (`major:minor`), if it is a block device.
@@ -112,6 +133,7 @@ impl Block {
             place: None,
             goes: false,
             holders: system.names(dir.join("holders")),
+            partitions: partitions(system, dir),
             partition,
         };
         if system.is_dir(dir.join("dm")) {
@@ -379,6 +401,14 @@ fn name_of_node(system: &System, path: &Path) -> Option<String> {
         .map(|block| block.name)
 }
 
+/// The partitions of the disk that has this directory in sysfs.
+fn partitions(system: &System, disk: &Path) -> Vec<String> {
+    let mut names = system.names(disk);
+    names.retain(|name| system.exists(disk.join(name).join("partition")));
+    names.sort();
+    names
+}
+
 /// The kernel's name of the device that somebody calls `given`: a name, a path in `/dev`, a link.
 pub fn kernel_name(system: &System, given: &str) -> String {
     let path = if given.contains('/') {
@@ -397,8 +427,21 @@ pub fn kernel_name(system: &System, given: &str) -> String {
     // A link such as /dev/disk/by-uuid/… leads to the device's own name.
     match system.resolve(&path) {
         Some(real) if real.starts_with("/dev") => name_of(&real),
-        _ => name_of(Path::new(given)),
+        _ if given.starts_with("/dev/") => name_of(Path::new(given)),
+        // What has the path of something else is not meant for the device of the same name.
+        _ => given.to_owned(),
     }
+}
+
+/// As [`kernel_name`], where nothing but a device can be meant.
+///
+/// Errors: a path that does not lead to a device.
+pub fn named(system: &System, given: &str) -> Result<String> {
+    let name = kernel_name(system, given);
+    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+        bail!("{given}: there is no such device (rdax list)");
+    }
+    Ok(name)
 }
 
 #[cfg(test)]

@@ -231,7 +231,7 @@ pub fn run(system: &System, arguments: &cli::List) -> Result<ExitCode> {
     if !arguments.devices.is_empty() {
         let mut wanted = Vec::new();
         for given in &arguments.devices {
-            let name = device::kernel_name(system, given);
+            let name = device::named(system, given)?;
             if !entries.iter().any(|entry| entry.name() == name) {
                 bail!("{name}: there is no such pmem or dax device (rdax list)");
             }

@@ -6,6 +6,7 @@ use crate::{
     cli,
     device::{
         self,
+        Block,
         Dax,
         DAX_BUS, //
     },
@@ -108,13 +109,15 @@ fn sources(system: &System, devices: &[String]) -> Result<Vec<Source>> {
     }
     let mut found = Vec::new();
     for given in devices {
-        let name = device::kernel_name(system, given);
+        let name = device::named(system, given)?;
         let source = if Dax::find(system, &name).is_some_and(|dax| dax.is_adopted()) {
             dax(&name)
         } else {
             block(&name)
         };
-        if !system.exists(&source.file) {
+        let is_given_back = Block::find(system, &name).is_some()
+            && device::is_adopted(system, &name) == Some(false);
+        if is_given_back || !system.exists(&source.file) {
             module::require(system, false)?;
             bail!("{name}: not adopted; rdax adopt {name} hands it over");
         }

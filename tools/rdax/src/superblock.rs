@@ -5,7 +5,12 @@
 use crate::system::System;
 use std::{
     fs::File,
-    io::ErrorKind,
+    io::{
+        ErrorKind,
+        Read,
+        Seek,
+        SeekFrom, //
+    },
     os::unix::fs::FileExt, //
 };
 
@@ -146,6 +151,23 @@ pub fn look(system: &System, name: &str) -> Option<Option<Superblock>> {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
         _ => Some(read(system, name)),
     }
+}
+
+/// Whether a device begins and ends with zeroes, where others note what they have on it. `None` if it cannot be
+/// read.
+pub fn is_blank(system: &System, name: &str) -> Option<bool> {
+    const EDGE: u64 = 1 << 20;
+    let mut device = File::open(system.path(format!("/dev/{name}"))).ok()?;
+    let size = device.seek(SeekFrom::End(0)).ok()?;
+    for start in [0, size.saturating_sub(EDGE)] {
+        let mut bytes = Vec::new();
+        device.seek(SeekFrom::Start(start)).ok()?;
+        device.by_ref().take(EDGE).read_to_end(&mut bytes).ok()?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            return Some(false);
+        }
+    }
+    Some(true)
 }
 
 /// As [`look`], of what may be read.

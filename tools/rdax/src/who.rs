@@ -261,6 +261,13 @@ impl Target {
         let Some(block) = Block::find(system, &name) else {
             return Ok(None);
         };
+        let others = [&block.partitions[..], &block.holders[..]].concat();
+        if !others.is_empty() {
+            output::complain(format_args!(
+                "{name}: this says nothing of {0}, which have their own: rdax who {0}",
+                others.join(" ")
+            ));
+        }
         let (major, minor) =
             device::numbers(&block.number).context("the kernel's number of it is none")?;
         let wanted = Wanted::Filesystem {

@@ -115,14 +115,27 @@ pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings)
     let on_gib = block.start(system).is_some_and(|start| start % PUD == 0);
     match superblock::look(system, &block.name) {
         Some(Some(superblock)) => filesystem(block, &superblock, on_gib, found),
-        Some(None) if mounts.is_empty() => found.note_fix(
-            &block.name,
-            "there is no filesystem that rdax knows",
-            on_gib
-                .then(|| layout::mkfs(&block.name, block.size, block.partition.is_some()))
-                .flatten()
-                .unwrap_or_else(|| mkfs(block)),
-        ),
+        // Others have what is on it.
+        Some(None) if block.others().is_some() => {}
+        Some(None) if mounts.is_empty() => match superblock::is_blank(system, &block.name) {
+            Some(true) => found.note_fix(
+                &block.name,
+                "there is no filesystem on it",
+                on_gib
+                    .then(|| layout::mkfs(&block.name, block.size, block.partition.is_some()))
+                    .flatten()
+                    .unwrap_or_else(|| mkfs(block))
+                    + " (this erases what is on it)",
+            ),
+            _ => found.note(
+                &block.name,
+                format!(
+                    "there is no filesystem on it that rdax knows, but something else: blkid -p /dev/{} may \
+                     know what",
+                    block.name
+                ),
+            ),
+        },
         Some(None) => {}
         None => found.note(&block.name, "what is on it is told to root only"),
     }
@@ -286,6 +299,12 @@ fn adoption(system: &System, block: &Block, mounts: &[Mount], found: &mut Findin
                     format!("rdax adopt --max-order 1G {name}"),
                 );
             }
+        }
+        Some(false) if block.others().is_some() => {
+            found.note(
+                name,
+                format!("is not adopted: {}", block.others().unwrap_or_default()),
+            );
         }
         Some(false) => {
             if let Some(why) = persist::why_failed(system, name) {

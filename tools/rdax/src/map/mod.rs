@@ -410,6 +410,13 @@ pub fn run(system: &System, arguments: &cli::Map) -> Result<ExitCode> {
     let Some(size) = arguments.expect else {
         return Ok(ExitCode::SUCCESS);
     };
+    if answer.size == 0 {
+        output::complain(format_args!(
+            "{}: the file is empty, so nothing of it is mapped",
+            path.display()
+        ));
+        return Ok(ExitCode::FAILURE);
+    }
     match missing(&answer, size.bytes()) {
         0 => Ok(ExitCode::SUCCESS),
         bytes => {

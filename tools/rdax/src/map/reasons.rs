@@ -39,7 +39,7 @@ pub(super) const REASONS: [(u32, &str, &str, &str); 9] = [
         why::END_OF_FILE,
         "end of file",
         "the file ends within the larger piece",
-        "truncate -s %2M FILE makes it a multiple of 2 MiB, if its user does not mind",
+        "truncate -s %2M FILE (%1G for 1 GiB) makes it a multiple of that, if its user does not mind",
     ),
     (
         why::PRIVATE,

@@ -286,3 +286,53 @@ fn a_dax_device_that_is_in_use_is_left() {
     assert_eq!(system.get("sys/bus/dax/drivers/rdax/remove_id"), "dax2.0");
     assert_eq!(system.get("sys/bus/dax/drivers/device_dax/bind"), "dax2.0");
 }
+
+#[test]
+fn a_path_of_something_else_is_no_device() {
+    let system = System::with_module(&["pmem0"]);
+    system.mount("259:1", "/mnt/pmem0", "xfs", "rw");
+    system.put("etc/rdax.d/pmem0.conf", "device=pmem0\n");
+    for given in ["/mnt/pmem0", "./pmem0", "nosuch/pmem0", ".."] {
+        for command in [
+            &["adopt"][..],
+            &["adopt", "--persist"],
+            &["release", "--persist"],
+            &["list"],
+            &["stat"],
+            &["boot"],
+        ] {
+            let all = [command, &[given]].concat();
+            let did = system.run(&all);
+            assert!(
+                did.err.contains("there is no such device"),
+                "{all:?}: {}",
+                did.err
+            );
+        }
+    }
+    assert_eq!(system.get("sys/kernel/config/rdax/pmem0/adopt").trim(), "0");
+    assert_eq!(system.names("etc/rdax.d"), ["pmem0.conf"]);
+    system.run(&["adopt", "/dev/pmem0"]).succeeded();
+}
+
+#[test]
+fn a_mounted_partition_is_told_of() {
+    let system = System::with_module(&["pmem0"]);
+    let name = system.partition(1);
+    system.mount("259:17", "/mnt/a", "xfs", "rw,dax=always");
+    let did = system.run(&["adopt", "pmem0"]);
+    did.failed(
+        1,
+        &[&format!(
+            "its partition {name} is mounted on /mnt/a; adopt that instead"
+        )],
+    );
+}
+
+#[test]
+fn what_was_given_back_has_no_counters() {
+    let system = System::with_module(&["pmem0"]);
+    system.put("sys/kernel/config/rdax/pmem0/stats", "read_pte 0\n");
+    let did = system.run(&["stat", "pmem0"]);
+    did.failed(1, &["pmem0: not adopted; rdax adopt pmem0 hands it over"]);
+}

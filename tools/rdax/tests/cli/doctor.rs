@@ -253,3 +253,38 @@ fn doctor_says_what_it_does_not_know() {
         .run(&["doctor", "/root"])
         .failed(2, &["overlay", "no block device"]);
 }
+
+#[test]
+fn doctor_has_nothing_erased_that_somebody_has() {
+    let no_mkfs = |system: &System, says: &str| {
+        let (status, found) = doctor(system, &["pmem0"]);
+        let said = format!("{found:#?}");
+        assert!(!said.contains("mkfs") && said.contains(says), "{said}");
+        status
+    };
+    let system = System::with_module(&["pmem0"]);
+    fs::write(system.path("dev/pmem0"), vec![0; 4096]).unwrap();
+    let (_, found) = doctor(&system, &["pmem0"]);
+    assert!(
+        format!("{found:?}").contains("/dev/pmem0 (this erases what is on it)"),
+        "{found:#?}"
+    );
+    // Something is there, at the beginning or at the end.
+    for at in [600, (2 << 20) - 600] {
+        let mut text = vec![0; 2 << 20];
+        text[at] = 1;
+        fs::write(system.path("dev/pmem0"), text).unwrap();
+        no_mkfs(&system, "something else");
+    }
+    fs::write(system.path("dev/pmem0"), vec![0; 4096]).unwrap();
+    let name = system.partition(1);
+    assert_eq!(
+        no_mkfs(
+            &system,
+            &format!("it has partitions; adopt these instead: {name}")
+        ),
+        0
+    );
+    system.dir(&format!("{REGION}/region0/pfn0.0/block/pmem0/holders/dm-0"));
+    assert_eq!(no_mkfs(&system, "it is part of dm-0"), 0);
+}

@@ -376,5 +376,7 @@ int rdax_make_table(struct mm_struct *mm, pud_t *entry, unsigned long address)
 
 void rdax_large_puds_end(void)
 {
+	/* What is called after a grace period may want another, but nobody has it want one more then. */
+	rcu_barrier_tasks();
 	rcu_barrier_tasks();
 }

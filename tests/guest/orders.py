@@ -35,9 +35,11 @@ def aligned_stores_are_huge(t):
         m.touch(step=PMD, write=True)
         _huge(m, 4 * PMD, "stores, one in each 2 MiB")
         equal(m.smaps()["Rss"], 4 * PMD, "Rss in smaps")
-        stats.expect(write_pmd=4, write_pte=0, read_pmd=0)
+        stats.expect(write_pmd=4, write_pte=0, read_pmd=0, fallback_extent=0)
+        # Where the mapping is the first in a GiB of addresses, a fault of 1 GiB comes before, and falls back.
+        stats = t.stats()
         m.touch(write=True)
-        stats.expect(write_pmd=4, mkwrite_pmd=0, fallback_alignment=0, fallback_extent=0)
+        stats.expect(write_pmd=0, mkwrite_pmd=0, fallback_alignment=0, fallback_extent=0)
 
 
 @case()

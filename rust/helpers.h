@@ -292,20 +292,20 @@ struct rdax_place {
 int rdax_begin_table(struct mm_struct *mm, pud_t *entry, struct rdax_place *place);
 void rdax_end_table(struct rdax_place *place);
 bool rdax_is_made(struct mm_struct *mm, pud_t *entry);
+/* Whether that is so in the place of the fault, whose lock is held. */
+bool rdax_table_is_made(struct vm_fault *vmf);
 /*
  * For a fault of 1 GiB that is to be served by less: whether it has to be tried again, without the locks that it has,
  * before a table is made there. May sleep for a tick, killable.
  */
 bool rdax_table_is_for_later(struct vm_fault *vmf);
-/* How many such places are remembered. Does not sleep. */
+/* How many places of entries that were unmapped are remembered. Does not sleep. */
 unsigned int rdax_large_puds_removed(void);
 /*
  * Has the mmap lock of an address space for writing, for a moment. False if somebody has it, be it the caller. Does not
  * sleep.
  */
 bool rdax_mmap_write_lock_once(struct mm_struct *mm);
-/* Whether that is so in the place of the fault, whose lock is held. */
-bool rdax_table_is_made(struct vm_fault *vmf);
 /*
  * As the kernel's __pmd_alloc(), when nobody may take the table for an entry of 1 GiB any more. Sleeps, killable:
  * -ENOMEM.

@@ -7,13 +7,13 @@
  * file's. Who unmaps such an entry and who makes a table hold the mmap lock for reading, as it does, or that of a
  * VMA, so both can happen in between.
  *
- * So a table is made only when everybody is past this who may have seen an entry of 1 GiB in its place. All of them
- * hold the mmap lock for reading. When somebody has had it for writing since the entry was unmapped, or has it then,
- * they are past. The lock's sequence number tells: it is odd while somebody has it for writing, and changes with
- * that. Who wants a table takes the lock so, for a moment, if nobody has it at all. If somebody has, a fault gives
- * up its locks and is tried again. Who cannot be tried again, and reads under the lock himself, waits for a grace
- * period of RCU Tasks, in which each task has left the kernel or slept; others may draw that out. And while a table
- * is about to be made, no such entry is mapped there.
+ * So a table is made only when all tasks that may have seen an entry of 1 GiB in its place are past this. All of
+ * them hold the mmap lock for reading: once it was held for writing after the entry was unmapped, they are past.
+ * The lock's sequence number tells; it is odd while the lock is held for writing, and changes each time. A task that
+ * wants a table takes the lock for writing, for a moment, if it is free. If it is not, a fault gives up its locks and is
+ * tried again. A caller that cannot be tried again, and holds the lock for reading itself, waits for a grace period
+ * of RCU Tasks, in which each task has left the kernel or slept; others may draw that out. While a table is about to
+ * be made, no such entry is mapped there.
  *
  * Lock order: the lock of the page table, then that of a bucket. A grace period may end in a softirq, where the
  * kernel has none of RCU Tasks and RCU's own serves.
@@ -113,14 +113,6 @@ static struct rdax_place *find(struct hlist_head *head, const struct mm_struct *
 			return place;
 	}
 	return NULL;
-}
-
-/* Whether somebody has the mmap lock for writing now, or had it since the number was this one. */
-static bool was_write_locked(const struct mm_struct *mm, unsigned int number)
-{
-	unsigned int now = READ_ONCE(mm->mm_lock_seq.sequence);
-
-	return now != number || now & 1;
 }
 
 bool rdax_mmap_write_lock_once(struct mm_struct *mm)
@@ -268,15 +260,17 @@ bool rdax_large_pud_was_removed(struct mm_struct *mm, pud_t *entry)
 	struct rdax_place *place;
 	bool seen;
 
-	/* Nobody can have seen an entry who does not hold it for reading. Of those that are untold no number is known. */
+	/* While somebody has the mmap lock for writing, nobody reads page tables under it. */
 	if (READ_ONCE(mm->mm_lock_seq.sequence) & 1)
 		return false;
+	/* Of these no number is known. */
 	if (any_untold())
 		return true;
 	spin_lock_bh(&bucket->lock);
 	place = find(&bucket->removed, mm, entry);
-	seen = place && (place->removing ||
-			 (place->is_seen && !was_write_locked(mm, place->number)));
+	/* Read after the place was found: it changes when the lock was held for writing since. */
+	seen = place && (place->removing || (place->is_seen &&
+			 place->number == READ_ONCE(mm->mm_lock_seq.sequence)));
 	spin_unlock_bh(&bucket->lock);
 	return seen;
 }

@@ -300,22 +300,19 @@ fn adoption(system: &System, block: &Block, mounts: &[Mount], found: &mut Findin
                 );
             }
         }
-        Some(false) if block.others().is_some() => {
-            found.note(
-                name,
-                format!("is not adopted: {}", block.others().unwrap_or_default()),
-            );
-        }
-        Some(false) => {
-            if let Some(why) = persist::why_failed(system, name) {
-                found.note(name, why);
+        Some(false) => match block.others() {
+            Some(others) => found.note(name, format!("is not adopted: {others}")),
+            None => {
+                if let Some(why) = persist::why_failed(system, name) {
+                    found.note(name, why);
+                }
+                let fix = match mounts.first() {
+                    Some(mount) => mounts::how_to_adopt(name, mount),
+                    None => format!("rdax adopt {name} (--load loads the module, too)"),
+                };
+                found.problem(name, "is not adopted", fix);
             }
-            let fix = match mounts.first() {
-                Some(mount) => mounts::how_to_adopt(name, mount),
-                None => format!("rdax adopt {name} (--load loads the module, too)"),
-            };
-            found.problem(name, "is not adopted", fix);
-        }
+        },
         None => found.note(name, "whether it is adopted is told to root only"),
     }
     if block.namespace.is_some() {

@@ -13,7 +13,8 @@ use crate::{
     },
     module::{
         self,
-        Log, //
+        Log,
+        Said, //
     },
     mounts,
     output,
@@ -299,26 +300,29 @@ fn with_waits(system: &System, name: &str, error: anyhow::Error) -> anyhow::Erro
     }
 }
 
-/// An attribute could not be written: what the module said, what errno means, and what to do.
-fn failure(name: &str, deed: &str, error: &io::Error, lines: &[String]) -> anyhow::Error {
+/// An attribute could not be written: what the module said of this device, what errno means, and what to do.
+fn failure(name: &str, deed: &str, error: &io::Error, said: &Said) -> anyhow::Error {
+    let lines = said.of(name);
+    let gap = || {
+        said.gap(name)
+            .map_or(String::new(), |gap| format!("; {gap}"))
+    };
     if error.kind() == ErrorKind::NotFound && lines.is_empty() {
         return anyhow!(
             "{name}: not {deed}: what belongs to it in sysfs or configfs has gone: the device went, or somebody \
-             else releases it, or unloads the module, at the same time; rdax list shows what it is now"
+             else releases it, or unloads the module, at the same time; rdax list shows what it is now{}",
+            gap()
         );
     }
-    let denied = error.kind() == ErrorKind::PermissionDenied;
-    if denied || lines.is_empty() {
+    if error.kind() == ErrorKind::PermissionDenied {
         return anyhow!("{name}: not {deed}: {}", system::reason(error));
     }
-    let prefix = format!("{name}: ");
-    let said: Vec<&str> = lines
-        .iter()
-        .map(|line| line.strip_prefix(&prefix).unwrap_or(line))
-        .collect();
+    if lines.is_empty() {
+        return anyhow!("{name}: not {deed}: {}{}", system::reason(error), gap());
+    }
     let advice = lines.iter().find_map(|line| module::advice(line));
     let advice = advice.map_or(String::new(), |advice| format!(" ({advice})"));
-    anyhow!("{name}: not {deed}: {}{advice}", said.join("; "))
+    anyhow!("{name}: not {deed}: {}{advice}", lines.join("; "))
 }
 
 fn adopt_block(system: &System, name: &str, switches: &Switches) -> Result<Was> {
@@ -333,20 +337,20 @@ fn adopt_block(system: &System, name: &str, switches: &Switches) -> Result<Was> 
     let made = match fs::create_dir(system.path(&dir)) {
         Ok(()) => true,
         Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
-        Err(error) => return Err(failure(name, "adopted", &error, &[])),
+        Err(error) => return Err(failure(name, "adopted", &error, &Said::default())),
     };
     let mut log = Log::begin(system);
     let mut attempt = || -> Result<()> {
         for (switch, value) in switches.set() {
             system
                 .write(dir.join(switch), value)
-                .map_err(|error| failure(name, "adopted", &error, &log.lines()))
+                .map_err(|error| failure(name, "adopted", &error, &log.said()))
                 .with_context(|| format!("{switch} cannot be set to {value}"))?;
         }
         if !was {
             system
                 .write(dir.join("adopt"), "1")
-                .map_err(|error| failure(name, "adopted", &error, &log.lines()))?;
+                .map_err(|error| failure(name, "adopted", &error, &log.said()))?;
         }
         Ok(())
     };
@@ -384,7 +388,7 @@ fn release_block(system: &System, name: &str, forgotten: bool) -> Result<Was> {
         // Somebody else has released it at the same time.
         Err(error) if gone(&error) && !system.is_dir(&dir) => return Ok(Was::Already),
         Err(error) => {
-            let error = failure(name, "released", &error, &log.lines());
+            let error = failure(name, "released", &error, &log.said());
             return Err(with_waits(system, name, error));
         }
         Ok(()) => {}
@@ -454,7 +458,7 @@ fn adopt_dax(system: &System, name: &str) -> Result<Was> {
     if let Some(driver) = &dax.driver {
         system
             .write(format!("{DAX_BUS}/drivers/{driver}/unbind"), name)
-            .map_err(|error| failure(name, "adopted", &error, &log.lines()))?;
+            .map_err(|error| failure(name, "adopted", &error, &log.said()))?;
     }
     // A name that the driver was told before is refused.
     let _ = system.write(format!("{DAX_BUS}/drivers/rdax/remove_id"), name);
@@ -463,7 +467,7 @@ fn adopt_dax(system: &System, name: &str) -> Result<Was> {
     if asked.is_ok() && Dax::find(system, name).is_some_and(|dax| dax.is_adopted()) {
         return Ok(Was::Done);
     }
-    let lines = log.lines();
+    let said = log.said();
     let _ = system.write(format!("{DAX_BUS}/drivers/rdax/remove_id"), name);
     if let Some(driver) = &dax.driver {
         let _ = system.write(format!("{DAX_BUS}/drivers/{driver}/bind"), name);
@@ -471,7 +475,7 @@ fn adopt_dax(system: &System, name: &str) -> Result<Was> {
     let error = asked
         .err()
         .unwrap_or_else(|| io::Error::other("the driver did not take it; dmesg may say why"));
-    Err(failure(name, "adopted", &error, &lines))
+    Err(failure(name, "adopted", &error, &said))
 }
 
 fn release_dax(system: &System, name: &str) -> Result<Was> {
@@ -484,7 +488,7 @@ fn release_dax(system: &System, name: &str) -> Result<Was> {
     let mut log = Log::begin(system);
     system
         .write(format!("{DAX_BUS}/drivers/rdax/unbind"), name)
-        .map_err(|error| failure(name, "released", &error, &log.lines()))?;
+        .map_err(|error| failure(name, "released", &error, &log.said()))?;
     // Or it would come back by itself.
     let _ = system.write(format!("{DAX_BUS}/drivers/rdax/remove_id"), name);
     let kernels_own = format!("{DAX_BUS}/drivers/device_dax");
@@ -566,11 +570,15 @@ mod tests {
     #[test]
     fn what_the_module_says_counts_most() {
         let gone = io::Error::from(ErrorKind::NotFound);
-        let text = |lines: &[String]| failure("pmem0", "adopted", &gone, lines).to_string();
+        let text = |records: &str| {
+            failure("pmem0", "adopted", &gone, &Said::in_records(records)).to_string()
+        };
         assert_eq!(
-            text(&["pmem0: no such thing".to_owned()]),
+            text("3,1,1,-;rdax: pmem0: no such thing\n"),
             "pmem0: not adopted: no such thing"
         );
-        assert!(text(&[]).contains("at the same time"));
+        for none in ["", "3,1,1,-;rdax: pmem1: no such thing\n"] {
+            assert!(text(none).contains("at the same time"), "{none}");
+        }
     }
 }

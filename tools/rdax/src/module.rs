@@ -18,6 +18,7 @@ use std::{
         OpenOptions, //
     },
     io::{
+        self,
         ErrorKind,
         Read,
         Seek,
@@ -136,7 +137,8 @@ fn modprobe(system: &System) -> Result<()> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let said = said.trim();
-    let lines = log.lines().join("; ");
+    let lines = log.said();
+    let lines = lines.of_none().join("; ");
     let hint = if said.contains("Key was rejected") || said.contains("not permitted") {
         "; with Secure Boot a module must be signed with a key that the machine knows: dkms signs \
          with its own, which mokutil --import /var/lib/dkms/mok.pub enrols at the next boot"
@@ -173,57 +175,144 @@ fn mount_config(system: &System) -> Result<()> {
 }
 
 /// What the module says in the kernel's log from now on.
-pub struct Log(Option<File>);
+pub struct Log(io::Result<File>);
 
 impl Log {
     pub fn begin(system: &System) -> Self {
         Self(open_log(&system.path("/dev/kmsg")))
     }
 
-    /// The module's lines since then, or since they were asked for last.
-    pub fn lines(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
-        let Some(log) = &mut self.0 else {
-            return lines;
+    /// What it has said since then, or since this was asked last.
+    pub fn said(&mut self) -> Said {
+        let mut said = Said::default();
+        let log = match &mut self.0 {
+            Ok(log) => log,
+            Err(error) => {
+                said.unread = Some(format!("/dev/kmsg: {error}"));
+                return said;
+            }
         };
         let mut record = [0; 8192];
         // Ends when there is no further record, or an error.
         loop {
             match log.read(&mut record) {
-                Ok(0) => return lines,
+                Ok(0) => return said,
                 Ok(length) => {
                     let text = String::from_utf8_lossy(record.get(..length).unwrap_or_default());
-                    lines.extend(message(&text).map(str::to_owned));
+                    said.lines.extend(messages(&text).map(str::to_owned));
                 }
-                // Records were overwritten before they were read.
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                    said.unread = Some("more was said since than it has room for".to_owned());
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return lines,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return said,
+                Err(error) => {
+                    said.unread = Some(format!("/dev/kmsg: {error}"));
+                    return said;
+                }
             }
         }
     }
 }
 
-fn open_log(path: &Path) -> Option<File> {
+fn open_log(path: &Path) -> io::Result<File> {
     let mut log = OpenOptions::new()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
-        .open(path)
-        .ok()?;
-    log.seek(SeekFrom::End(0)).ok()?;
-    Some(log)
+        .open(path)?;
+    log.seek(SeekFrom::End(0))?;
+    Ok(log)
 }
 
-/// The text of a record, if it is the module's.
-fn message(record: &str) -> Option<&str> {
-    let (_, text) = record.split_once(';')?;
-    let line = text.lines().next()?;
-    line.strip_prefix("rdax: ")
+/// What is the module's of the records in a text, without its name; or the kernel's of a device of its driver's.
+fn messages(records: &str) -> impl Iterator<Item = &str> {
+    records.lines().filter_map(|line| {
+        // What belongs to the record before begins with a space.
+        let (_, text) = line.split_once(';').filter(|_| !line.starts_with(' '))?;
+        let of_driver = || {
+            text.strip_prefix("rdax ")
+                .filter(|text| device_of(text).is_some())
+        };
+        text.strip_prefix("rdax: ").or_else(of_driver)
+    })
+}
+
+/// The device that a line is about, and what is said of it.
+fn device_of(line: &str) -> Option<(&str, &str)> {
+    line.split_once(": ")
+        .filter(|(name, _)| !name.is_empty() && !name.contains(char::is_whitespace))
+}
+
+/// Whether a line tells of a task that waits. What comes first there is its name, which anybody may choose.
+fn is_of_task(line: &str) -> bool {
+    line.contains(" s for others who use a page: ")
+}
+
+/// What the module has said.
+#[derive(Default)]
+pub struct Said {
+    lines: Vec<String>,
+    /// Why this is not all, if so.
+    unread: Option<String>,
+}
+
+impl Said {
+    #[cfg(test)]
+    pub fn in_records(records: &str) -> Self {
+        Self {
+            lines: messages(records).map(str::to_owned).collect(),
+            unread: None,
+        }
+    }
+
+    /// What is about no device.
+    fn of_none(&self) -> Vec<&str> {
+        let lines = self.lines.iter().map(String::as_str);
+        lines
+            .filter(|line| !is_of_task(line) && device_of(line).is_none())
+            .collect()
+    }
+
+    /// What is about this device, or has ended an adoption of it.
+    pub fn of(&self, name: &str) -> Vec<&str> {
+        let mut found = Vec::new();
+        // What keeps all devices from being adopted is followed by that of which the adoption has ended.
+        let mut of_none = Vec::new();
+        for line in self.lines.iter().filter(|line| !is_of_task(line)) {
+            let Some((device, text)) = device_of(line) else {
+                of_none.push(line.as_str());
+                continue;
+            };
+            let has_ended = text.starts_with("not adopted (");
+            let before = match has_ended {
+                true => std::mem::take(&mut of_none),
+                false => Vec::new(),
+            };
+            if device != name {
+                continue;
+            }
+            found.extend(before);
+            // An error's number alone is no news.
+            if !has_ended || !text.ends_with(')') {
+                found.push(text);
+            }
+        }
+        found
+    }
+
+    /// That this may not be all that was said of a device, with what to do.
+    pub fn gap(&self, name: &str) -> Option<String> {
+        let why = self.unread.as_ref()?;
+        Some(format!(
+            "the kernel's log, which may say why, cannot be read ({why}): look there with \
+             dmesg | grep 'rdax: {name}: ', as root with CAP_SYSLOG"
+        ))
+    }
 }
 
 /// What to do about a line of the module's.
 pub fn advice(line: &str) -> Option<&'static str> {
-    const KNOWN: [(&str, &str); 10] = [
+    const KNOWN: [(&str, &str); 11] = [
         (
             "in use; unmount it first",
             "it is mounted (perhaps in another mount namespace), or part of a device-mapper device \
@@ -241,6 +330,10 @@ pub fn advice(line: &str) -> Option<&'static str> {
         (
             "this kernel has no function",
             "boot a kernel of a series that is supported",
+        ),
+        (
+            "is in use by somebody else",
+            "another driver has the memory: /proc/iomem says which",
         ),
         (
             "is held by somebody else",
@@ -292,12 +385,51 @@ mod tests {
 
     #[test]
     fn records_of_the_log() {
+        let records = "3,1042,15268,-;rdax: pmem0: in use; unmount it first\n SUBSYSTEM=block\n";
         assert_eq!(
-            message("3,1042,15268,-;rdax: pmem0: in use; unmount it first\n SUBSYSTEM=block\n"),
-            Some("pmem0: in use; unmount it first")
+            Said::in_records(records).of("pmem0"),
+            ["in use; unmount it first"]
         );
-        assert_eq!(message("6,1043,15269,-;xfs: mounting\n"), None);
-        assert_eq!(message(""), None);
+        for other in ["pmem", "pmem1", "pmem00", "in use", ""] {
+            assert!(Said::in_records(records).of(other).is_empty(), "{other}");
+        }
+        let driver = "4,1,1,-;rdax dax0.0: 0x140000000-0x17fffffff is in use by somebody else\n SUBSYSTEM=dax\n\
+                      3,2,2,-;rdax dax0.0: probe with driver rdax failed with error -16\n";
+        assert_eq!(
+            Said::in_records(driver).of("dax0.0"),
+            [
+                "0x140000000-0x17fffffff is in use by somebody else",
+                "probe with driver rdax failed with error -16"
+            ]
+        );
+        for none in [
+            "6,1043,15269,-;xfs: mounting\n",
+            "6,1043,15269,-;xfs: rdax: pmem0: mounting\n",
+            "6,1043,15269,-;rdaxes: pmem0: mounting\n",
+            "",
+            ";",
+            ";rdax: ",
+            " a=b;rdax: pmem0: x",
+        ] {
+            let found = Said::in_records(none);
+            assert!(found.of("pmem0").is_empty(), "{none}");
+        }
+        let loading = "5,1,1,-;rdax: module verification failed: signature missing\n\
+                       3,2,2,-;rdax: pmem0: in use\n";
+        assert_eq!(
+            Said::in_records(loading).of_none(),
+            ["module verification failed: signature missing"]
+        );
+    }
+
+    #[test]
+    fn that_there_may_be_more_is_told() {
+        assert_eq!(Said::in_records("").gap("pmem0"), None);
+        let mut denied = Log(Err(io::Error::from_raw_os_error(1)));
+        let gap = denied.said().gap("pmem0").unwrap();
+        for part in ["Operation not permitted", "CAP_SYSLOG", "dmesg"] {
+            assert!(gap.contains(part), "{gap}");
+        }
     }
 
     #[test]
@@ -313,6 +445,7 @@ mod tests {
                 "reboot",
             ),
             ("ftrace did not take the functions: -16", "broken"),
+            ("0x1-0x2 is in use by somebody else", "/proc/iomem"),
         ] {
             assert!(
                 advice(line).is_some_and(|text| text.contains(part)),

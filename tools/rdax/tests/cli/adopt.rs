@@ -4,7 +4,8 @@
 
 use crate::system::*;
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
+    io::Write,
     os::{
         fd::OwnedFd,
         unix::{
@@ -335,4 +336,101 @@ fn what_was_given_back_has_no_counters() {
     system.put("sys/kernel/config/rdax/pmem0/stats", "read_pte 0\n");
     let did = system.run(&["stat", "pmem0"]);
     did.failed(1, &["pmem0: not adopted; rdax adopt pmem0 hands it over"]);
+}
+
+/// Has the adoption of pmem0 fail, for no room, when the log has got these lines since it began.
+fn fails_with_log(system: &System, since: &str) -> Did {
+    let config = "sys/kernel/config/rdax/pmem0";
+    let pipes = ["max_order", "fault_around"].map(|name| {
+        let pipe = system.path(&format!("{config}/{name}"));
+        fs::remove_file(&pipe).unwrap();
+        let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        pipe
+    });
+    fs::remove_file(system.path(&format!("{config}/write_order"))).unwrap();
+    system.link("/dev/full", &format!("{config}/write_order"));
+    let child = Command::new(env!("CARGO_BIN_EXE_rdax"))
+        .args(["adopt", "--max-order=2M", "--fault-around=4k"])
+        .args(["--write-order=0", "pmem0"])
+        .env("RDAX_ROOT", system.0.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Open when the command has begun; it waits at the second one meanwhile.
+    let first = File::open(&pipes[0]).unwrap();
+    if !since.is_empty() {
+        let log = OpenOptions::new()
+            .append(true)
+            .open(system.path("dev/kmsg"));
+        log.unwrap().write_all(since.as_bytes()).unwrap();
+    }
+    let second = File::open(&pipes[1]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    drop((first, second));
+    Did {
+        status: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// What is said of others than pmem0 while it is adopted.
+const OF_OTHERS: &str = "\
+3,11,11,-;rdax: pmem1: in use; unmount it first
+3,12,12,-;rdax: pmem10: in use; unmount it first
+3,13,13,-;rdax: pmem0p1: in use; unmount it first
+4,14,14,-;rdax: run[335]: a truncate or the like has waited for 10 s for others who use a page: block device \
+259:1 inode 5 offset 0, 1 references, 0 of mappings; rdax who says more
+4,15,15,-;rdax: pmem0: [336]: a write has waited for 10 s for others who use a page: block device 259:1 \
+inode 5 offset 0, 1 references, 0 of mappings; rdax who says more
+3,16,16,-;rdax: dax_layout is held by somebody else, a live patch; have it let go and adopt again
+3,17,17,-;rdax: pmem1: not adopted (-16)
+6,18,18,-;pmem0: detected capacity change
+";
+
+#[test]
+fn what_the_log_says_of_other_devices_is_no_reason() {
+    let before = "3,9,9,-;rdax: pmem0: not capable of DAX; adopt a pmem device in fsdax mode\n";
+    let said = |since: &str| {
+        let system = System::with_module(&["pmem0"]);
+        system.put("dev/kmsg", before);
+        let did = fails_with_log(&system, since);
+        assert_eq!(did.status, 1, "{}", did.err);
+        did.err
+    };
+    assert_eq!(
+        said(OF_OTHERS),
+        "rdax: write_order cannot be set to 0: pmem0: not adopted: No space left on device\n"
+    );
+    let own = "3,20,20,-;rdax: pmem0: write_order is 0 to 8; it stays as it was\n SUBSYSTEM=x\n";
+    assert_eq!(
+        said(&format!("{OF_OTHERS}{own}")),
+        "rdax: write_order cannot be set to 0: pmem0: not adopted: write_order is 0 to 8; it stays as it was\n"
+    );
+    // What keeps every device from being adopted is followed by whose adoption that has ended.
+    let general = "\
+3,21,21,-;rdax: ftrace did not take the functions: -16
+3,22,22,-;rdax: pmem0: not adopted (-16)
+";
+    assert_eq!(
+        said(&format!("{OF_OTHERS}{general}")),
+        "rdax: write_order cannot be set to 0: pmem0: not adopted: ftrace did not take the functions: -16 \
+         (ftrace is broken; an earlier warning in dmesg says why)\n"
+    );
+}
+
+#[test]
+fn that_the_log_cannot_be_read_is_said() {
+    let system = System::with_module(&["pmem0"]);
+    fs::remove_file(system.path("dev/kmsg")).unwrap();
+    fails_with_log(&system, "").failed(
+        1,
+        &[
+            "No space left on device",
+            "the kernel's log, which may say why, cannot be read (/dev/kmsg: No such file or directory)",
+            "dmesg | grep 'rdax: pmem0: '",
+        ],
+    );
 }

@@ -89,7 +89,7 @@ pub struct List {
     /// Devices to list; all without any.
     pub devices: Vec<String>,
 
-    /// Print JSON, with the keys of ndctl and daxctl and sizes in bytes.
+    /// Print JSON, with the keys of ndctl and daxctl, sizes in bytes, and max_order as pte, pmd or pud.
     #[arg(short, long)]
     pub json: bool,
 }
@@ -153,7 +153,16 @@ pub enum MaxOrder {
 }
 
 impl MaxOrder {
-    /// As the file in configfs has it.
+    /// That of entries of so many bytes.
+    pub fn of(bytes: u64) -> Self {
+        match bytes {
+            size::PUD.. => Self::Pud,
+            size::PMD.. => Self::Pmd,
+            _ => Self::Pte,
+        }
+    }
+
+    /// As the file in configfs has it, and all JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pte => "pte",
@@ -235,7 +244,7 @@ pub struct Map {
     #[arg(long, value_name = "SIZE")]
     pub expect: Option<Expected>,
 
-    /// Print JSON, with sizes in bytes.
+    /// Print JSON, with sizes in bytes, and those of mappings as pte, pmd or pud.
     #[arg(short, long)]
     pub json: bool,
 }

@@ -35,6 +35,7 @@ use std::process::ExitCode;
 struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     dev: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     map: Option<&'static str>,
@@ -58,8 +59,9 @@ struct Entry {
     persistent: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     filesystem: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    mountpoints: Vec<String>,
+    /// Of a block device, where nowhere, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mountpoints: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dax: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,10 +91,12 @@ impl Entry {
                 Some(mount) => Some(mount.kind.clone()),
                 None => superblock::read(system, &block.name).map(|fs| fs.kind().to_owned()),
             },
-            mountpoints: mounts
-                .iter()
-                .map(|mount| mount.point.display().to_string())
-                .collect(),
+            mountpoints: Some(
+                mounts
+                    .iter()
+                    .map(|mount| mount.point.display().to_string())
+                    .collect(),
+            ),
             dax: mounted.map(|mount| mount.dax().unwrap_or("inode").to_owned()),
             max_order: system.read(block.config().join("max_order")).ok(),
             note: waits
@@ -167,6 +171,10 @@ impl Entry {
 
     fn row(&self) -> Vec<String> {
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let mountpoints = self
+            .mountpoints
+            .as_ref()
+            .filter(|points| !points.is_empty());
         vec![
             self.name().to_owned(),
             or_none(self.mode.clone()),
@@ -177,7 +185,7 @@ impl Entry {
             or_none(self.max_order.clone()),
             or_none(self.filesystem.clone()),
             or_none(self.dax.clone()),
-            or_none((!self.mountpoints.is_empty()).then(|| self.mountpoints.join(","))),
+            or_none(mountpoints.map(|points| points.join(","))),
         ]
     }
 }

@@ -354,6 +354,9 @@ struct Gib {
 
 #[derive(Serialize)]
 struct Report {
+    physical: Option<u64>,
+    /// The same, as it was called first.
+    #[serde(skip_serializing_if = "Option::is_none")]
     path: String,
     size: u64,
     filesystem: String,
@@ -422,6 +425,7 @@ fn report(system: &System, path: &Path, file: &File, place: &Place, json: bool) 
         })
         .collect();
     let good = notes.iter().all(|(_, is_bad)| !is_bad)
+                physical: address,
         && gibs.iter().all(|gib| gib.mappable)
         && whole * GIB >= size;
     if json {
@@ -455,7 +459,7 @@ fn report(system: &System, path: &Path, file: &File, place: &Place, json: bool) 
             None => "yes".to_owned(),
         };
         let at = gib
-            .resource
+            .physical
             .map_or(String::new(), |address| format!(" (physical {address:#x})"));
         out += &format!("GiB {number}: {answer}{at}\n");
     }

@@ -11,7 +11,7 @@ use self::{
 };
 use crate::{
     ask::{self, Answer, Module},
-    cli,
+    cli::{self, MaxOrder},
     output,
     processes::{self, Process, Unclear, Users, Wanted},
     size::{amount, PAGE, PMD, PUD},
@@ -52,6 +52,19 @@ impl Mapped {
         }
     }
 
+    const ALL: [Self; 4] = [Self::Not, Self::Pages, Self::Pmd, Self::Pud];
+
+    /// In JSON: sizes of entries have the words of `max_order`.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Not => "none",
+            Self::Pages => MaxOrder::Pte.name(),
+            Self::Pmd => MaxOrder::Pmd.name(),
+            Self::Pud => MaxOrder::Pud.name(),
+        }
+    }
+
+    /// For people.
     fn name(self) -> &'static str {
         match self {
             Self::Not => "not mapped",
@@ -281,8 +294,8 @@ struct Range {
 struct Report<'a> {
     file: String,
     size: u64,
-    max_order: u32,
-    /// Bytes by what they are mapped by.
+    max_order: &'static str,
+    /// Bytes by what they are mapped by, all of these.
     mapped: BTreeMap<&'static str, u64>,
     dirty: u64,
     shared: u64,
@@ -380,6 +393,24 @@ fn text(
     text
 }
 
+fn report<'a>(path: &Path, answer: &Answer, users: &'a Users) -> Report<'a> {
+    let sums = Sums::of(answer);
+    let bytes = |by: Mapped| (by.word(), sums.mapped.get(&by).copied().unwrap_or(0));
+    Report {
+        file: path.display().to_string(),
+        size: answer.size,
+        max_order: MaxOrder::of(bytes_of(answer.max_order)).name(),
+        mapped: Mapped::ALL.map(bytes).into(),
+        dirty: sums.dirty,
+        shared: sums.shared,
+        in_use: sums.used,
+        ranges: answer.records.iter().map(range).collect(),
+        processes: &users.processes,
+        unclear_processes: &users.unclear,
+        hidden_processes: users.hidden,
+    }
+}
+
 /// Shows how a file is held and mapped. The status is 1 if it is not as expected.
 pub fn run(system: &System, arguments: &cli::Map) -> Result<ExitCode> {
     let path = &arguments.file;
@@ -387,21 +418,7 @@ pub fn run(system: &System, arguments: &cli::Map) -> Result<ExitCode> {
     let answer = Module::open(system)?.map(&file, path)?;
     let users = processes::find(system, &Wanted::file(&file.metadata()?));
     if arguments.json {
-        let sums = Sums::of(&answer);
-        let mapped = sums.mapped.iter().map(|(by, bytes)| (by.name(), *bytes));
-        output::json(&Report {
-            file: path.display().to_string(),
-            size: answer.size,
-            max_order: answer.max_order,
-            mapped: mapped.collect(),
-            dirty: sums.dirty,
-            shared: sums.shared,
-            in_use: sums.used,
-            ranges: answer.records.iter().map(range).collect(),
-            processes: &users.processes,
-            unclear_processes: &users.unclear,
-            hidden_processes: users.hidden,
-        })?;
+        output::json(&report(path, &answer, &users))?;
     } else {
         let signs = signs(|name| env::var(name).ok());
         let picture = io::stdout().is_terminal().then_some((64, signs));
@@ -489,6 +506,27 @@ mod tests {
             sums.reasons,
             [(PMD, why::DEVICE, MIB), (PMD, why::END_OF_FILE, MIB)]
         );
+    }
+
+    #[test]
+    fn json_has_the_words_of_the_switch() {
+        let mut answer = sample();
+        let users = Users::default();
+        let json = |answer: &Answer| {
+            serde_json::to_value(report(Path::new("/mnt/f"), answer, &users)).unwrap()
+        };
+        let found = json(&answer);
+        assert_eq!(found["max_order"], "pud");
+        assert_eq!(
+            found["mapped"],
+            serde_json::json!({"none": MIB, "pte": MIB, "pmd": 4 * MIB, "pud": GIB})
+        );
+        for (order, word) in [(0, "pte"), (9, "pmd"), (18, "pud")] {
+            answer.max_order = order;
+            assert_eq!(json(&answer)["max_order"], word);
+        }
+        answer.records.clear();
+        assert_eq!(json(&answer)["mapped"]["pmd"], 0);
     }
 
     #[test]

@@ -42,6 +42,12 @@ fn list_has_the_keys_of_ndctl() {
     assert_eq!(pmem["align"], 2 << 20);
     assert_eq!(pmem["adopted"], false);
     assert_eq!(pmem["max_order"], "pud");
+    // What there is not has no key; what may be several is a list of none.
+    assert_eq!(pmem["mountpoints"], serde_json::json!([]));
+    let other = System::with_module(&["pmem7"]);
+    let list_of_other = other.json(&["list", "--json", "pmem7"]);
+    let directory = list_of_other[0].as_object().unwrap();
+    assert!(!directory.contains_key("mode"), "{directory:?}");
     let dax = &list[2];
     assert_eq!(dax["chardev"], "dax2.0");
     assert_eq!(dax["adopted"], true);

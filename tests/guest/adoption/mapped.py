@@ -2,12 +2,9 @@
 """Devices that are made of others."""
 
 import contextlib
-import ctypes
-import fcntl
 import itertools
 import os
 import signal
-import struct
 
 from lib import device, posix
 from lib.check import check, equal, same_bytes
@@ -20,8 +17,6 @@ from lib.task import Task
 
 from .common import (DEVICE, Item, MOUNT, OTHER, mapped, mountable, mounted_on, need,
                      splice_from)
-
-BLKPG, BLKPG_ADD, BLKPG_DELETE = 0x1269, 1, 2
 
 
 @case(fs=())
@@ -179,39 +174,23 @@ def mapped_device_gets_other_memory(t):
             write(f"{CONFIG}/{name}/adopt", "1")
 
 
-def _blkpg(fd, operation, number, start=0, length=0):
-    """Add or delete a partition without a table on the disk."""
-    data = ctypes.create_string_buffer(struct.pack("qqi64s64s4x", start, length, number, b"", b""))
-    fcntl.ioctl(fd, BLKPG, struct.pack("iiiiQ", operation, 0, len(data) - 1, 0,
-                                       ctypes.addressof(data)))
-
-
 @case(fs=(), quick=False)
 def partition(t):
     """A partition is named by its own name; the whole disk is another device."""
     need(DEVICE)
-    part = f"{DEVICE}p1"
-    with Item(DEVICE, adopt=False):
-        disk = os.open(f"/dev/{DEVICE}", os.O_RDWR)
-        _blkpg(disk, BLKPG_ADD, 1, 2 * PMD, device.size(DEVICE) - 4 * PMD)
+    with Item(DEVICE, adopt=False), device.partition(DEVICE) as part, Item(part, adopt=True):
+        # With reflink XFS takes whole disks only.
+        fs = mountable("xfs-noreflink", name=part)
+        fs.make()
+        fs.mount()
         try:
-            wait_for(lambda: os.path.exists(f"/dev/{part}"), part)
-            with Item(part, adopt=True):
-                # With reflink XFS takes whole disks only.
-                fs = mountable("xfs-noreflink", name=part)
-                fs.make()
-                fs.mount()
-                try:
-                    stats = Stats(part)
-                    fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
-                    posix.fallocate(fd, 0, 0, 2 * PMD)
-                    with Map(fd, 2 * PMD) as m:
-                        m.write(0, pages("p", 64))
-                        same_bytes(os.pread(fd, 64 * PAGE, 0), pages("p", 64), "the file")
-                    os.close(fd)
-                    stats.expect(write_pmd=some)
-                finally:
-                    fs.umount()
+            stats = Stats(part)
+            fd = os.open(f"{fs.mount_point}/file", os.O_RDWR | os.O_CREAT)
+            posix.fallocate(fd, 0, 0, 2 * PMD)
+            with Map(fd, 2 * PMD) as m:
+                m.write(0, pages("p", 64))
+                same_bytes(os.pread(fd, 64 * PAGE, 0), pages("p", 64), "the file")
+            os.close(fd)
+            stats.expect(write_pmd=some)
         finally:
-            _blkpg(disk, BLKPG_DELETE, 1)
-            os.close(disk)
+            fs.umount()

@@ -2,8 +2,11 @@
 """The block devices under test, adoption, and a slow disk."""
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import os
+import struct
 import subprocess
 import time
 
@@ -105,6 +108,30 @@ def data_start(name):
 
 def size(name):
     return int(read(f"/sys/block/{name}/size")) * 512
+
+
+_BLKPG, _BLKPG_ADD, _BLKPG_DELETE = 0x1269, 1, 2
+
+
+def _blkpg(fd, operation, number, start=0, length=0):
+    data = ctypes.create_string_buffer(struct.pack("qqi64s64s4x", start, length, number, b"", b""))
+    fcntl.ioctl(fd, _BLKPG, struct.pack("iiiiQ", operation, 0, len(data) - 1, 0, ctypes.addressof(data)))
+
+
+@contextlib.contextmanager
+def partition(name):
+    """A partition of a disk, without a table on it: all but 4 MiB at each end. Yields its name."""
+    part = f"{name}p1"
+    disk = os.open(f"/dev/{name}", os.O_RDWR)
+    try:
+        _blkpg(disk, _BLKPG_ADD, 1, 4 << 20, size(name) - (8 << 20))
+        try:
+            wait_for(lambda: os.path.exists(f"/dev/{part}"), part)
+            yield part
+        finally:
+            _blkpg(disk, _BLKPG_DELETE, 1)
+    finally:
+        os.close(disk)
 
 
 def is_free(name):

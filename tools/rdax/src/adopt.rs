@@ -249,7 +249,7 @@ fn find(system: &System, name: &str) -> Result<Block> {
 
 /// Why a device cannot be adopted, as far as that can be seen before.
 fn obstacle(system: &System, block: &Block) -> Option<String> {
-    if let Some(what) = Waits::now(system).unbind(block) {
+    if let Some(what) = Waits::now(system).unbind(system, block) {
         return Some(format!("it {what}"));
     }
     let mounts = mounts::of(system, &block.number);
@@ -289,12 +289,13 @@ fn wrong_mode(block: &Block) -> Option<String> {
 
 /// With a task that waits for whoever uses its pages, which may be why.
 fn with_waits(system: &System, name: &str, error: anyhow::Error) -> anyhow::Error {
-    let number = match (Dax::find(system, name), Block::find(system, name)) {
-        (Some(dax), _) => dax.number,
-        (None, Some(block)) => device::numbers(&block.number),
+    let waits = Waits::now(system);
+    let told = match (Dax::find(system, name), Block::find(system, name)) {
+        (Some(dax), _) => waits.for_device(name, dax.number),
+        (None, Some(block)) => waits.for_family(name, &block.family(system)),
         (None, None) => None,
     };
-    match Waits::now(system).for_device(name, number) {
+    match told {
         Some(text) => anyhow!("{error:#}; {text}"),
         None => error,
     }

@@ -62,7 +62,8 @@ pub enum Command {
     /// Show what waits for pages of a file or device, and which processes have them.
     ///
     /// A truncate, hole punch, write, unmount or unbind waits while somebody reads or writes a page of a
-    /// file by its memory (O_DIRECT, io_uring, a pipe). Waits of other users are shown to root only.
+    /// file by its memory (O_DIRECT, io_uring, a pipe). Waits of other users are shown to root only. A disk
+    /// answers for its partitions and for what is made of them, too.
     Who(Who),
     /// Make files that can be mapped by 1 GiB, and check whether files can.
     Layout(Layout),

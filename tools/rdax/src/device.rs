@@ -214,6 +214,23 @@ impl Block {
         Some(system.number(disk.join("queue/dax"))? == 1)
     }
 
+    /// It, its partitions, and what is made of any of these, such as by device mapper.
+    pub fn family(&self, system: &System) -> Vec<Self> {
+        let mut family = vec![self.clone()];
+        let mut number = 0;
+        // Ends: each device is there once.
+        while let Some(block) = family.get(number) {
+            let others = [&block.partitions[..], &block.holders[..]].concat();
+            for name in others {
+                if family.iter().all(|known| known.name != name) {
+                    family.extend(Self::find(system, &name));
+                }
+            }
+            number += 1;
+        }
+        family
+    }
+
     /// Its directory in configfs.
     pub fn config(&self) -> PathBuf {
         config(&self.name)

@@ -100,7 +100,7 @@ impl Entry {
             dax: mounted.map(|mount| mount.dax().unwrap_or("inode").to_owned()),
             max_order: system.read(block.config().join("max_order")).ok(),
             note: waits
-                .unbind(block)
+                .unbind(system, block)
                 .or_else(|| waits.for_device(&block.name, device::numbers(&block.number)))
                 .or_else(|| failure(system, &block.name, adopted)),
             ..Self::default()

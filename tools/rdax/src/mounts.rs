@@ -33,6 +33,14 @@ impl Mount {
         })
     }
 
+    /// The value of an option of the filesystem.
+    pub fn option(&self, name: &str) -> Option<&str> {
+        let values = self.options.iter();
+        values
+            .filter_map(|option| option.strip_prefix(name)?.strip_prefix('='))
+            .next()
+    }
+
     /// `always`, `inode`, `never`, or nothing where the option was not given.
     pub fn dax(&self) -> Option<&str> {
         self.options.iter().find_map(|option| {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Block devices and character devices are numbered apart, so that one of each may have the same number.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Block,
     Character,
@@ -45,6 +45,14 @@ pub fn is_for_unknown(wait: &WaitRecord) -> bool {
     wait.kind == wait::DEVICE && (wait.dev_major, wait.dev_minor) == (0, 0)
 }
 
+/// Whether somebody waits for one of these.
+fn has_any(family: &[Block], wait: &WaitRecord) -> bool {
+    let mut numbers = family
+        .iter()
+        .filter_map(|block| device::numbers(&block.number));
+    numbers.any(|number| Kind::Block.has(number, wait))
+}
+
 /// What is told of all waits, to be asked of for devices one by one.
 #[derive(Default)]
 pub struct Waits {
@@ -64,24 +72,23 @@ impl Waits {
     }
 
     /// What keeps the unbind of a block device from being over, if that is what happens to it.
-    pub fn unbind(&self, block: &Block) -> Option<String> {
+    pub fn unbind(&self, system: &System, block: &Block) -> Option<String> {
         if !block.goes {
             return None;
         }
-        let number = device::numbers(&block.number);
-        let told = self.for_device(&block.name, number);
+        let told = self.for_family(&block.name, &block.family(system));
         let may_be = || self.sentence(&block.name, is_for_unknown);
         match told.or_else(may_be) {
             Some(text) => Some(format!("{}: {text}", device::GOES)),
-            None => self.unbind_without_wait(block),
+            None => self.unbind_without_wait(system, block),
         }
     }
 
     /// The same, if nobody is seen to wait for a page of it.
-    pub fn unbind_without_wait(&self, block: &Block) -> Option<String> {
-        let number = device::numbers(&block.number)?;
+    pub fn unbind_without_wait(&self, system: &System, block: &Block) -> Option<String> {
+        let family = block.family(system);
         let is_for_it = |wait: &WaitRecord| {
-            wait.kind == wait::DEVICE && Kind::Block.has(number, wait) || is_for_unknown(wait)
+            wait.kind == wait::DEVICE && has_any(&family, wait) || is_for_unknown(wait)
         };
         if !block.goes || self.records.iter().any(is_for_it) {
             return None;
@@ -106,11 +113,17 @@ impl Waits {
         self.sentence(name, |wait| Kind::of(name).has(number, wait))
     }
 
+    /// The same of any of these block devices.
+    pub fn for_family(&self, name: &str, family: &[Block]) -> Option<String> {
+        self.sentence(name, |wait| has_any(family, wait))
+    }
+
     fn sentence(&self, name: &str, is_meant: impl Fn(&WaitRecord) -> bool) -> Option<String> {
         let found: Vec<&WaitRecord> = self.records.iter().filter(|wait| is_meant(wait)).collect();
         let longest = found.iter().max_by_key(|wait| wait.waited)?;
         let others = match found.len() {
             1 => String::new(),
+            2 => " and another".to_owned(),
             more => format!(" and {} others", more - 1),
         };
         Some(format!(
@@ -126,7 +139,7 @@ impl Waits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::who::{tests::record, waits_text};
+    use crate::who::{tests::record, waits_text, Wait};
 
     #[test]
     fn waits_of_a_device_are_pointed_to() {
@@ -139,7 +152,11 @@ mod tests {
             all: true,
         };
         let text = waits.for_device("pmem0", Some((259, 1))).unwrap();
-        for part in ["truncate (42) and 1 others", "12.5 s", "rdax who pmem0"] {
+        for part in [
+            "truncate (42) and another has waited",
+            "12.5 s",
+            "rdax who pmem0",
+        ] {
             assert!(text.contains(part), "no '{part}' in: {text}");
         }
         assert_eq!(waits.for_device("pmem1", Some((259, 2))), None);
@@ -161,7 +178,7 @@ mod tests {
         assert!(block.goes);
         let told = |waits: &[WaitRecord], all: bool| {
             let records = waits.to_vec();
-            Waits { records, all }.unbind(&block).unwrap()
+            Waits { records, all }.unbind(&system, &block).unwrap()
         };
         let unbind = WaitRecord {
             kind: wait::DEVICE,
@@ -187,6 +204,25 @@ mod tests {
             assert!(told(waits, true).contains("filesystem is busy with that"));
             assert!(told(waits, false).contains("as root"));
         }
+        // Its partition's filesystem has the page.
+        let part = dir.path().join("sys/devices/pmem1/pmem1p1");
+        std::fs::create_dir_all(&part).unwrap();
+        for (name, text) in [
+            ("dev", "259:2"),
+            ("size", "8"),
+            ("start", "8"),
+            ("partition", "1"),
+        ] {
+            std::fs::write(part.join(name), text).unwrap();
+        }
+        let link = dir.path().join("sys/class/block/pmem1p1");
+        std::os::unix::fs::symlink(part, link).unwrap();
+        let block = Block::find(&system, "pmem1").unwrap();
+        let records = vec![other];
+        let text = Waits { records, all: true }
+            .unbind(&system, &block)
+            .unwrap();
+        assert!(text.contains("has waited for 12.5 s (unbind)"), "{text}");
     }
 
     /// Which of two devices with the same number a wait is told of: the block device, the character device.
@@ -215,7 +251,7 @@ mod tests {
             dev_type: dev::CHARACTER,
             ..record()
         };
-        let text = waits_text(&[record], true);
+        let text = waits_text(&[Wait::of(&record, None)], true);
         assert!(text.contains("char 259:1"), "{text}");
     }
 }

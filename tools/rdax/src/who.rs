@@ -6,6 +6,7 @@ use crate::{
     ask::{self, Module},
     cli,
     device::{self, Block, Dax},
+    mounts,
     output,
     processes::{self, Process, Unclear, Users, Wanted},
     size::{amount, nanoseconds, PAGE},
@@ -54,7 +55,7 @@ pub fn comm(record: &WaitRecord) -> String {
 }
 
 #[derive(Serialize)]
-struct Wait {
+pub struct Wait {
     pid: i32,
     tid: i32,
     name: String,
@@ -65,7 +66,10 @@ struct Wait {
     /// Of what kind of device that is the number.
     #[serde(skip_serializing_if = "Option::is_none")]
     device_type: Option<&'static str>,
-    inode: u64,
+    #[serde(flatten)]
+    called: Option<Called>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inode: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,8 +79,8 @@ struct Wait {
     mappings: u32,
 }
 
-impl From<&WaitRecord> for Wait {
-    fn from(record: &WaitRecord) -> Self {
+impl Wait {
+    pub fn of(record: &WaitRecord, called: Option<Called>) -> Self {
         Self {
             pid: record.pid,
             tid: record.tid,
@@ -89,7 +93,8 @@ impl From<&WaitRecord> for Wait {
                 dev::CHARACTER => Some(CHARACTER),
                 _ => None,
             },
-            inode: record.inode,
+            called,
+            inode: Some(record.inode).filter(|&inode| inode != 0),
             offset: Some(record.offset).filter(|&offset| offset != NOWHERE),
             physical: Some(record.physical).filter(|&address| address != 0),
             folio: PAGE.checked_shl(record.order).unwrap_or(u64::MAX),
@@ -99,21 +104,64 @@ impl From<&WaitRecord> for Wait {
     }
 }
 
+/// What the kernel calls a device, by the keys of the other commands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Called {
+    Blockdev(String),
+    Chardev(String),
+}
+
+impl Called {
+    fn name(&self) -> &str {
+        match self {
+            Self::Blockdev(name) | Self::Chardev(name) => name,
+        }
+    }
+
+    /// Of the device that somebody waits for, if that can be said.
+    fn of(system: &System, record: &WaitRecord) -> Option<Self> {
+        let number = (record.dev_major, record.dev_minor);
+        match record.dev_type {
+            dev::BLOCK => Block::by_number(system, &format!("{}:{}", number.0, number.1))
+                .map(|block| Self::Blockdev(block.name)),
+            dev::CHARACTER => device::dax_devices(system)
+                .into_iter()
+                .find(|dax| dax.number == Some(number))
+                .map(|dax| Self::Chardev(dax.name)),
+            _ => None,
+        }
+    }
+}
+
+/// A process that has something of what is asked about.
+#[derive(Serialize)]
+struct User<'a> {
+    #[serde(flatten)]
+    process: &'a Process,
+    /// Of which device, where one is asked about.
+    #[serde(flatten)]
+    called: Option<&'a Called>,
+}
+
 #[derive(Serialize)]
 struct Report<'a> {
+    /// What is asked about, if it is a device: it, its partitions, and what is made of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    devices: Vec<&'a Called>,
     waits: Vec<Wait>,
     /// Those of other users are told to root only.
     all_waits: bool,
     /// Devices that are asked about and whose drivers let go of them.
     unbinding: Vec<&'a str>,
-    processes: &'a [Process],
+    processes: Vec<User<'a>>,
     /// Those of which it cannot be seen whether an io_uring has it.
-    unclear_processes: &'a [Unclear],
+    unclear_processes: Vec<&'a Unclear>,
     hidden_processes: usize,
 }
 
 /// `all`: whether those of other users are told, too.
-pub fn waits_text(waits: &[WaitRecord], all: bool) -> String {
+pub fn waits_text(waits: &[Wait], all: bool) -> String {
     const NOT_ALL: &str = "(waits of other users are told to root only)\n";
     if waits.is_empty() {
         return match all {
@@ -121,21 +169,18 @@ pub fn waits_text(waits: &[WaitRecord], all: bool) -> String {
             false => format!("none of your own tasks waits\n{NOT_ALL}"),
         };
     }
-    let rows = waits.iter().map(Wait::from).map(|wait| {
+    let rows = waits.iter().map(|wait| {
         vec![
             wait.pid.to_string(),
-            wait.name,
+            wait.name.clone(),
             wait.what.to_owned(),
             nanoseconds(wait.waited_ns),
-            match wait.device_type {
-                Some(CHARACTER) => format!("char {}", wait.device),
-                _ => wait.device,
+            match (&wait.called, wait.device_type) {
+                (Some(called), _) => called.name().to_owned(),
+                (None, Some(CHARACTER)) => format!("char {}", wait.device),
+                (None, _) => wait.device.clone(),
             },
-            if wait.inode == 0 {
-                "-".to_owned()
-            } else {
-                wait.inode.to_string()
-            },
+            wait.inode.map_or("-".to_owned(), |inode| inode.to_string()),
             match (wait.offset, wait.physical) {
                 (Some(offset), _) => format!("{offset:#x}"),
                 // No file has it any more, or several have.
@@ -166,70 +211,179 @@ pub fn waits_text(waits: &[WaitRecord], all: bool) -> String {
     text
 }
 
-/// `waited`: somebody waits, so that somebody has a page.
-fn users_text(users: &Users, waited: bool) -> String {
-    let mut rows = Vec::new();
-    for process in &users.processes {
-        let mapped: u64 = process.mappings.iter().map(|vma| vma.length).sum();
-        let list = |fds: &[u32]| {
-            let fds: Vec<String> = fds.iter().map(u32::to_string).collect();
-            if fds.is_empty() {
-                "-".to_owned()
-            } else {
-                fds.join(",")
-            }
+/// Who has something of what is asked about: of each of its devices, or of the file.
+#[derive(Default)]
+struct Found {
+    by_device: Vec<(Option<Called>, Users)>,
+}
+
+impl Found {
+    fn of(system: &System, target: &Target) -> Option<Self> {
+        let by_device = match target {
+            Target::Everything => return None,
+            Target::File(_, wanted) => vec![(None, processes::find(system, wanted))],
+            Target::Devices(devices) => devices
+                .iter()
+                .map(|device| {
+                    let users = processes::find(system, &device.wanted);
+                    (Some(device.called.clone()), users)
+                })
+                .collect(),
         };
-        rows.push(vec![
-            process.pid.to_string(),
-            process.name.clone(),
-            if mapped == 0 {
-                "-".to_owned()
-            } else {
-                amount(mapped)
-            },
-            list(&process.open),
-            list(&process.io_uring),
-        ]);
+        Some(Self { by_device })
     }
-    let mut text = if rows.is_empty() {
-        let mut text = "no process has it mapped, open, or in an io_uring\n".to_owned();
-        text += Unclear::UNSEEN;
-        if waited && users.hidden == 0 {
-            text += "(whoever has a page of it has unmapped and closed it since: it lies in a pipe, for \
-                     vmsplice, or a transfer is not over, of which /proc does not tell)\n";
+
+    fn users(&self) -> Vec<User<'_>> {
+        let each = self.by_device.iter().flat_map(|(called, users)| {
+            users.processes.iter().map(|process| User {
+                process,
+                called: called.as_ref(),
+            })
+        });
+        each.collect()
+    }
+
+    /// Each once, though it was looked at for every device.
+    fn unclear(&self) -> Vec<&Unclear> {
+        let mut unclear: Vec<&Unclear> = Vec::new();
+        for one in self.by_device.iter().flat_map(|(_, users)| &users.unclear) {
+            if unclear.iter().all(|known| known.pid != one.pid) {
+                unclear.push(one);
+            }
+        }
+        unclear
+    }
+
+    fn hidden(&self) -> usize {
+        let each = self.by_device.iter().map(|(_, users)| users.hidden);
+        each.max().unwrap_or(0)
+    }
+
+    /// `waited`: somebody waits, so that somebody has a page.
+    fn text(&self, waited: bool) -> String {
+        let several = self.by_device.len() > 1;
+        let mut rows = Vec::new();
+        for User { process, called } in self.users() {
+            let mapped: u64 = process.mappings.iter().map(|vma| vma.length).sum();
+            let list = |fds: &[u32]| {
+                let fds: Vec<String> = fds.iter().map(u32::to_string).collect();
+                if fds.is_empty() {
+                    "-".to_owned()
+                } else {
+                    fds.join(",")
+                }
+            };
+            let mut row = vec![
+                process.pid.to_string(),
+                process.name.clone(),
+                if mapped == 0 {
+                    "-".to_owned()
+                } else {
+                    amount(mapped)
+                },
+                list(&process.open),
+                list(&process.io_uring),
+            ];
+            if several {
+                row.insert(2, called.map_or("-", Called::name).to_owned());
+            }
+            rows.push(row);
+        }
+        let mut text = if rows.is_empty() {
+            let called = self
+                .by_device
+                .iter()
+                .filter_map(|(called, _)| called.as_ref());
+            let names: Vec<&str> = called.map(Called::name).collect();
+            let what = match several {
+                true => format!("any of {}", names.join(", ")),
+                false => "it".to_owned(),
+            };
+            let mut text = format!("no process has {what} mapped, open, or in an io_uring\n");
+            text += Unclear::UNSEEN;
+            if waited && self.hidden() == 0 {
+                text += "(whoever has a page of it has unmapped and closed it since: it lies in a pipe, for \
+                         vmsplice, or a transfer is not over, of which /proc does not tell)\n";
+            }
+            text
+        } else {
+            let mut header = vec!["PID", "NAME", "MAPPED", "OPEN AS", "IO_URING"];
+            if several {
+                header.insert(2, "DEVICE");
+            }
+            table::plain(&header, &[0], rows)
+        };
+        text.extend(self.unclear().into_iter().map(Unclear::text));
+        let hidden = self.hidden();
+        if hidden != 0 {
+            text += &format!("({hidden} processes may not be looked at)\n");
         }
         text
-    } else {
-        table::plain(
-            &["PID", "NAME", "MAPPED", "OPEN AS", "IO_URING"],
-            &[0],
-            rows,
-        )
-    };
-    text.extend(users.unclear.iter().map(Unclear::text));
-    if users.hidden != 0 {
-        text += &format!("({} processes may not be looked at)\n", users.hidden);
     }
-    text
+}
+
+/// A device that is asked about.
+struct Device {
+    called: Called,
+    kind: Kind,
+    number: (u32, u32),
+    /// Whether its driver lets go of it.
+    goes: bool,
+    /// What its users are looked for by.
+    wanted: Wanted,
+}
+
+impl Device {
+    fn of_dax(system: &System, dax: &Dax) -> Result<Self> {
+        let (major, minor) = dax.number.with_context(|| {
+            format!(
+                "{}: the kernel does not tell its number; rdax list {0}",
+                dax.name
+            )
+        })?;
+        Ok(Self {
+            called: Called::Chardev(dax.name.clone()),
+            kind: Kind::Character,
+            number: (major, minor),
+            goes: dax.driver.is_none(),
+            wanted: Wanted::character(system, &dax.name, rustix::fs::makedev(major, minor)),
+        })
+    }
+
+    fn of_block(block: &Block) -> Option<Self> {
+        let (major, minor) = device::numbers(&block.number)?;
+        Some(Self {
+            called: Called::Blockdev(block.name.clone()),
+            kind: Kind::Block,
+            number: (major, minor),
+            goes: block.goes,
+            wanted: Wanted::Filesystem {
+                device: rustix::fs::makedev(major, minor),
+            },
+        })
+    }
+
+    fn has(&self, wait: &WaitRecord) -> bool {
+        self.kind.has(self.number, wait) || self.goes && is_for_unknown(wait)
+    }
 }
 
 /// What is asked about.
 enum Target {
-    File(File),
-    /// By its number, and whether its driver lets go of it.
-    Device(Kind, (u32, u32), bool),
+    File(File, Wanted),
+    /// One, its partitions, and what is made of them.
+    Devices(Vec<Device>),
     Everything,
 }
 
 impl Target {
-    /// And what its users are to be looked for by.
-    fn of(system: &System, given: Option<&str>) -> Result<(Self, Option<Wanted>)> {
+    fn of(system: &System, given: Option<&str>) -> Result<Self> {
         let Some(given) = given else {
-            return Ok((Self::Everything, None));
+            return Ok(Self::Everything);
         };
         // `pmem0` is the device wherever this is called, as for the other commands; `./pmem0` is not.
         if !given.contains('/') {
-            if let Some(found) = Self::device(system, given)? {
+            if let Some(found) = Self::devices(system, given)? {
                 return Ok(found);
             }
         }
@@ -238,43 +392,43 @@ impl Target {
             let kind = status.file_type();
             if kind.is_file() {
                 let file = ask::open(path)?;
-                return Ok((Self::File(file), Some(Wanted::file(&status))));
+                return Ok(Self::File(file, Wanted::file(&status)));
             }
             if !kind.is_block_device() && !kind.is_char_device() {
                 bail!("{given}: is neither a file nor a device");
             }
         }
-        Self::device(system, given)?
+        Self::devices(system, given)?
             .with_context(|| format!("{given}: there is no such file or device"))
     }
 
-    /// The device that somebody calls `given`, if there is one.
-    fn device(system: &System, given: &str) -> Result<Option<(Self, Option<Wanted>)>> {
+    /// The device that somebody calls `given`, if there is one, and what belongs to it.
+    fn devices(system: &System, given: &str) -> Result<Option<Self>> {
         let name = device::kernel_name(system, given);
         if let Some(dax) = Dax::find(system, &name) {
-            let (major, minor) = dax.number.context("the kernel does not tell its number")?;
-            let wanted = Wanted::character(system, &name, rustix::fs::makedev(major, minor));
-            let goes = dax.driver.is_none();
-            let device = Self::Device(Kind::Character, (major, minor), goes);
-            return Ok(Some((device, Some(wanted))));
+            return Ok(Some(Self::Devices(vec![Device::of_dax(system, &dax)?])));
         }
         let Some(block) = Block::find(system, &name) else {
             return Ok(None);
         };
-        let others = [&block.partitions[..], &block.holders[..]].concat();
-        if !others.is_empty() {
-            output::complain(format_args!(
-                "{name}: this says nothing of {0}, which have their own: rdax who {0}",
-                others.join(" ")
-            ));
+        let mut family = block.family(system);
+        // The files of an XFS are on its own device by their numbers, wherever their blocks are.
+        for mount in mounts::all(system) {
+            let is_named = |path: &str| {
+                let name = device::kernel_name(system, path);
+                family.iter().any(|block| block.name == name)
+            };
+            if mount.option("rtdev").is_some_and(is_named)
+                && family.iter().all(|block| block.number != mount.device)
+            {
+                family.extend(Block::by_number(system, &mount.device));
+            }
         }
-        let (major, minor) =
-            device::numbers(&block.number).context("the kernel's number of it is none")?;
-        let wanted = Wanted::Filesystem {
-            device: rustix::fs::makedev(major, minor),
-        };
-        let device = Self::Device(Kind::Block, (major, minor), block.goes);
-        Ok(Some((device, Some(wanted))))
+        let devices: Vec<Device> = family.iter().filter_map(Device::of_block).collect();
+        if devices.is_empty() {
+            bail!("{name}: the kernel does not tell its number");
+        }
+        Ok(Some(Self::Devices(devices)))
     }
 
     /// The block devices that it is about and whose driver lets go of them.
@@ -283,9 +437,12 @@ impl Target {
             |number: (u32, u32)| Block::by_number(system, &format!("{}:{}", number.0, number.1));
         let mut found: Vec<Block> = match self {
             Self::Everything => device::blocks(system).0,
-            Self::Device(Kind::Block, number, _) => of_number(*number).into_iter().collect(),
-            Self::Device(Kind::Character, ..) => Vec::new(),
-            Self::File(file) => {
+            Self::Devices(devices) => devices
+                .iter()
+                .filter(|device| device.kind == Kind::Block)
+                .filter_map(|device| of_number(device.number))
+                .collect(),
+            Self::File(file, _) => {
                 let number = file.metadata()?.dev();
                 let number = (rustix::fs::major(number), rustix::fs::minor(number));
                 of_number(number).into_iter().collect()
@@ -297,11 +454,11 @@ impl Target {
 
     fn waits(&self, module: &Module) -> Result<Vec<WaitRecord>> {
         match self {
-            Self::File(file) => module.waits(Some(file)),
+            Self::File(file, _) => module.waits(Some(file)),
             Self::Everything => module.waits(None),
-            Self::Device(kind, number, goes) => {
+            Self::Devices(devices) => {
                 let mut waits = module.waits(None)?;
-                waits.retain(|wait| kind.has(*number, wait) || *goes && is_for_unknown(wait));
+                waits.retain(|wait| devices.iter().any(|device| device.has(wait)));
                 Ok(waits)
             }
         }
@@ -323,40 +480,42 @@ fn waits(target: &Target, module: &Module) -> Result<Vec<WaitRecord>> {
 
 /// Shows who waits, and who has the pages.
 pub fn run(system: &System, arguments: &cli::Who) -> Result<ExitCode> {
-    let (target, wanted) = Target::of(system, arguments.target.as_deref())?;
+    let target = Target::of(system, arguments.target.as_deref())?;
     let module = Module::open(system)?;
-    let found = waits(&target, &module)?;
+    let records = waits(&target, &module)?;
+    let found: Vec<Wait> = records
+        .iter()
+        .map(|record| Wait::of(record, Called::of(system, record)))
+        .collect();
     let all = system.has_admin();
     let going = target.going(system)?;
-    let users = wanted
-        .as_ref()
-        .map(|wanted| processes::find(system, wanted));
+    let users = Found::of(system, &target);
     if arguments.json {
-        let none = Users::default();
-        let users = users.as_ref().unwrap_or(&none);
+        let users = users.unwrap_or_default();
         output::json(&Report {
-            waits: found.iter().map(Wait::from).collect(),
+            devices: match &target {
+                Target::Devices(devices) => devices.iter().map(|device| &device.called).collect(),
+                _ => Vec::new(),
+            },
+            waits: found,
             all_waits: all,
             unbinding: going.iter().map(|block| block.name.as_str()).collect(),
-            processes: &users.processes,
-            unclear_processes: &users.unclear,
-            hidden_processes: users.hidden,
+            processes: users.users(),
+            unclear_processes: users.unclear(),
+            hidden_processes: users.hidden(),
         })?;
     } else {
         let mut text = waits_text(&found, all);
         // Those of which the table has no wait.
-        let waits = Waits {
-            records: found,
-            all,
-        };
+        let waits = Waits { records, all };
         for block in &going {
-            if let Some(what) = waits.unbind_without_wait(block) {
+            if let Some(what) = waits.unbind_without_wait(system, block) {
                 text += &format!("{}: {what}\n", block.name);
             }
         }
         if let Some(users) = &users {
             text += "\n";
-            text += &users_text(users, !waits.records.is_empty());
+            text += &users.text(!waits.records.is_empty());
         }
         output::print(&text)?;
     }
@@ -387,7 +546,7 @@ pub mod tests {
 
     #[test]
     fn waits_are_told() {
-        let text = waits_text(&[record()], true);
+        let text = waits_text(&[Wait::of(&record(), None)], true);
         for part in [
             "42",
             "truncate or the like",
@@ -404,20 +563,21 @@ pub mod tests {
             physical: 0x1_0140_0000,
             ..record()
         };
+        let nowhere = Wait::of(&nowhere, None);
+        assert_eq!(nowhere.offset, None);
         let text = waits_text(&[nowhere], true);
         assert!(text.contains("physical 0x101400000"), "{text}");
-        assert_eq!(Wait::from(&nowhere).offset, None);
         assert_eq!(waits_text(&[], true), "nobody waits\n");
-        for waits in [&[][..], &[record()]] {
+        for waits in [&[][..], &[Wait::of(&record(), None)]] {
             let text = waits_text(waits, false);
             assert!(text.contains("told to root only"), "{text}");
             assert!(!text.contains("nobody"), "{text}");
         }
     }
 
-    #[test]
-    fn users_are_told() {
-        let users = Users {
+    /// One process, and one that is not clear.
+    fn users() -> Users {
+        Users {
             processes: vec![Process {
                 pid: 7,
                 name: "reader".to_owned(),
@@ -429,13 +589,138 @@ pub mod tests {
                 name: "ring".to_owned(),
             }],
             hidden: 2,
+        }
+    }
+
+    #[test]
+    fn users_are_told() {
+        let of = |users| Found {
+            by_device: vec![(None, users)],
         };
-        let text = users_text(&users, true);
+        let text = of(users()).text(true);
         assert!(text.contains("reader") && text.contains("3,4"), "{text}");
         assert!(text.contains("io_uring of ring (8)"), "{text}");
-        let nobody = Users::default();
-        assert!(users_text(&nobody, true).contains("pipe"));
-        assert!(!users_text(&nobody, false).contains("pipe"));
         assert!(text.contains("2 processes may not be looked at"), "{text}");
+        assert!(of(Users::default()).text(true).contains("pipe"));
+        assert!(!of(Users::default()).text(false).contains("pipe"));
+    }
+
+    /// A disk with a partition that device mapper has made something of, and another disk.
+    fn disks() -> (tempfile::TempDir, System) {
+        let dir = tempfile::tempdir().unwrap();
+        let class = dir.path().join("sys/class/block");
+        let numbers = dir.path().join("sys/dev/block");
+        for dir in [&class, &numbers] {
+            std::fs::create_dir_all(dir).unwrap();
+        }
+        for (path, number) in [
+            ("pmem1", "259:1"),
+            ("pmem1/pmem1p1", "259:2"),
+            ("pmem1/pmem1p2", "259:3"),
+            ("dm-0", "252:0"),
+            ("pmem10", "259:10"),
+            ("pmem2", "259:20"),
+        ] {
+            let at = dir.path().join("sys/devices").join(path);
+            std::fs::create_dir_all(at.join("holders")).unwrap();
+            let put = |name: &str, text: &str| std::fs::write(at.join(name), text).unwrap();
+            put("dev", number);
+            put("size", "8");
+            if path.contains('/') {
+                put("partition", "1");
+                put("start", "8");
+            }
+            let name = path.rsplit('/').next().unwrap();
+            std::os::unix::fs::symlink(&at, class.join(name)).unwrap();
+            std::os::unix::fs::symlink(&at, numbers.join(number)).unwrap();
+        }
+        std::fs::create_dir_all(dir.path().join("proc/self")).unwrap();
+        std::fs::write(
+            dir.path().join("proc/self/mountinfo"),
+            "40 22 259:10 / /mnt rw - xfs /dev/pmem10 rw,rtdev=/dev/pmem2\n",
+        )
+        .unwrap();
+        let holder = "sys/devices/pmem1/pmem1p2/holders/dm-0";
+        std::fs::create_dir(dir.path().join(holder)).unwrap();
+        let system = System::new(dir.path());
+        (dir, system)
+    }
+
+    #[test]
+    fn a_disk_answers_for_its_partitions() {
+        let (_dir, system) = disks();
+        let wait = |major: u32, minor: u32| WaitRecord {
+            dev_type: dev::BLOCK,
+            dev_major: major,
+            dev_minor: minor,
+            ..record()
+        };
+        let all = [
+            (wait(259, 1), "pmem1"),
+            (wait(259, 2), "pmem1p1"),
+            (wait(259, 3), "pmem1p2"),
+            (wait(252, 0), "dm-0"),
+            (wait(259, 10), "pmem10"),
+        ];
+        for (target, expected) in [
+            ("pmem1", &["pmem1", "pmem1p1", "pmem1p2", "dm-0"][..]),
+            ("pmem1p1", &["pmem1p1"]),
+            ("pmem1p2", &["pmem1p2", "dm-0"]),
+            ("pmem10", &["pmem10"]),
+            // The realtime device of what is on another one.
+            ("pmem2", &["pmem2", "pmem10"]),
+        ] {
+            let Target::Devices(devices) = Target::of(&system, Some(target)).unwrap() else {
+                panic!("{target} is no device");
+            };
+            let names: Vec<&str> = devices.iter().map(|device| device.called.name()).collect();
+            assert_eq!(names, expected);
+            for (wait, name) in &all {
+                let is_meant = devices.iter().any(|device| device.has(wait));
+                assert_eq!(is_meant, expected.contains(name), "{target}: {name}");
+            }
+        }
+        // Each is named.
+        let waits = all.map(|(wait, _)| Wait::of(&wait, Called::of(&system, &wait)));
+        let text = waits_text(&waits, true);
+        for name in ["pmem1p1", "pmem1p2", "dm-0", "pmem10"] {
+            assert!(text.contains(&format!(" {name} ")), "{text}");
+        }
+        let json = serde_json::to_value(&waits[1]).unwrap();
+        assert_eq!(
+            (&json["blockdev"], &json["device"]),
+            (&"pmem1p1".into(), &"259:2".into())
+        );
+        let gone = wait(259, 77);
+        let gone = Wait::of(&gone, Called::of(&system, &gone));
+        assert!(waits_text(&[gone], true).contains("259:77"));
+    }
+
+    #[test]
+    fn who_has_which_of_several_devices_is_told() {
+        let called = |name: &str| Some(Called::Blockdev(name.to_owned()));
+        let found = Found {
+            by_device: vec![
+                (called("pmem1"), Users::default()),
+                (called("pmem1p1"), users()),
+                (called("pmem1p2"), users()),
+            ],
+        };
+        let text = found.text(false);
+        for part in ["DEVICE", "pmem1p1 ", "pmem1p2 ", "2 processes may"] {
+            assert!(text.contains(part), "no '{part}' in:\n{text}");
+        }
+        assert_eq!(text.matches("io_uring of ring (8)").count(), 1, "{text}");
+        let json = serde_json::to_value(found.users()).unwrap();
+        assert_eq!(json[1]["blockdev"], "pmem1p2");
+        assert_eq!(json[1]["pid"], 7);
+        let nobody = Found {
+            by_device: vec![
+                (called("pmem1"), Users::default()),
+                (called("pmem1p1"), Users::default()),
+            ],
+        };
+        let text = nobody.text(false);
+        assert!(text.contains("has any of pmem1, pmem1p1 mapped"), "{text}");
     }
 }

@@ -94,7 +94,7 @@ fn at_boot(system: &System, name: &str, uuid: Option<&str>, found: &mut Findings
 
 /// A block device, the filesystem on it, and its mounts.
 pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings) {
-    if let Some(what) = Waits::now(system).unbind(block) {
+    if let Some(what) = Waits::now(system).unbind(system, block) {
         found.problem(
             &block.name,
             what,

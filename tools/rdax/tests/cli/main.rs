@@ -9,6 +9,7 @@ mod list;
 mod persist;
 mod system;
 
+mod who;
 use std::{
     fs,
     os::{

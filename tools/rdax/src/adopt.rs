@@ -330,6 +330,7 @@ fn adopt_block(system: &System, name: &str, switches: &Switches) -> Result<Was> 
     let block = find(system, name)?;
     let dir = block.config();
     let was = device::is_adopted(system, name).unwrap_or(false);
+    let deed = if was { "changed" } else { "adopted" };
     if !was {
         if let Some(why) = obstacle(system, &block) {
             bail!("{name}: not adopted: {why}");
@@ -345,7 +346,7 @@ fn adopt_block(system: &System, name: &str, switches: &Switches) -> Result<Was> 
         for (switch, value) in switches.set() {
             system
                 .write(dir.join(switch), value)
-                .map_err(|error| failure(name, "adopted", &error, &log.said()))
+                .map_err(|error| failure(name, deed, &error, &log.said()))
                 .with_context(|| format!("{switch} cannot be set to {value}"))?;
         }
         if !was {

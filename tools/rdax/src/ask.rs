@@ -25,6 +25,11 @@ const VERSION: u32 = opcode::read::<u32>(uapi::TYPE as u8, uapi::NR_VERSION as u
 const MAP: u32 = opcode::read_write::<Map>(uapi::TYPE as u8, uapi::NR_MAP as u8);
 const WAITS: u32 = opcode::read_write::<Waits>(uapi::TYPE as u8, uapi::NR_WAITS as u8);
 
+/// How the module that is installed takes the place of the one that is loaded.
+const RELOAD: &str =
+    "a module that was installed since is loaded when all devices are released: rmmod rdax, then \
+                      modprobe rdax";
+
 /// Records that are asked for at a time.
 const ROOM: usize = 512;
 
@@ -47,21 +52,29 @@ impl Module {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 if module::is_loaded(system) {
-                    bail!("there is no /dev/rdax: the module that is loaded is older than this command");
+                    bail!(
+                        "there is no /dev/rdax: the module that is loaded is older than this command ({RELOAD}), or \
+                         this /dev does not have it, as in a container"
+                    );
                 }
                 bail!(
                     "the module rdax is not loaded; {}",
                     module::how_to_load(system)
                 );
             }
-            Err(error) => return Err(error).context("/dev/rdax cannot be opened"),
+            Err(error) => {
+                return Err(error).context(
+                    "/dev/rdax cannot be opened, though everybody may (mode 0666): ls -l /dev/rdax shows its mode",
+                )
+            }
         };
         // SAFETY: The operation writes a number.
         let version = unsafe { ioctl(&file, Getter::<VERSION, u32>::new()) }
             .context("/dev/rdax is not that of the module")?;
         if version != uapi::VERSION {
             bail!(
-                "the module speaks version {version} of its interface, this command version {}",
+                "the module speaks version {version} of its interface, this command version {}: install both \
+                 of the same version ({RELOAD})",
                 uapi::VERSION
             );
         }

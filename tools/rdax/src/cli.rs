@@ -23,6 +23,9 @@ const VERSION: &str = match option_env!("RDAX_VERSION") {
 ///
 /// rdax serves the DAX files (and device DAX) of adopted pmem devices: faults by 4 KiB, 2 MiB or
 /// 1 GiB, write-back, truncate, memory errors. A device is adopted before its filesystem is mounted.
+///
+/// The exit status is 0, or 1 if not all could be done as asked, 2 for a command line that is wrong. map, layout and
+/// doctor have 1 for an answer, and 2 for errors.
 #[derive(Debug, Parser)]
 #[command(name = "rdax", version = VERSION, max_term_width = 100)]
 pub struct Cli {

@@ -132,8 +132,36 @@ fn read(system: &System, source: &Source) -> Result<Counters> {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             bail!("{}: permission denied; run rdax as root", source.name)
         }
-        Err(error) => Err(error).with_context(|| format!("{}: the counters are gone", source.name)),
+        Err(error) => Err(error).with_context(|| {
+            format!(
+                "{}: the counters are gone, as it was released or has gone; rdax list shows what is adopted",
+                source.name
+            )
+        }),
     }
+}
+
+/// What is counted now for the devices that are named, or for all that are adopted now.
+fn sample(system: &System, devices: &[String]) -> Result<Vec<(Source, Counters)>> {
+    let mut samples = Vec::new();
+    for source in sources(system, devices)? {
+        match read(system, &source) {
+            Ok(counters) => samples.push((source, counters)),
+            // Released since it was found.
+            Err(_) if devices.is_empty() && !system.exists(&source.file) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(samples)
+}
+
+/// What was counted before for each of these; nothing for one that was not adopted then.
+fn before(samples: &[(Source, Counters)], sources: &[Source]) -> Vec<Counters> {
+    let of = |source: &Source| {
+        let found = samples.iter().find(|(known, _)| known == source);
+        found.map_or_else(Vec::new, |(_, counters)| counters.clone())
+    };
+    sources.iter().map(of).collect()
 }
 
 /// What was counted in a second, from two values; a device that was adopted anew begins at 0.
@@ -246,15 +274,13 @@ fn report(sources: &[Source], now: &[Counters], since: Option<&Interval<'_>>) ->
 
 /// Shows counters, once or again and again.
 pub fn run(system: &System, arguments: &cli::Stat) -> Result<ExitCode> {
-    let sources = sources(system, &arguments.devices)?;
-    let sample =
-        || -> Result<Vec<Counters>> { sources.iter().map(|source| read(system, source)).collect() };
-    let mut before = sample()?;
+    let mut last = sample(system, &arguments.devices)?;
     let Some(interval) = arguments.interval else {
+        let (sources, now): (Vec<Source>, Vec<Counters>) = last.into_iter().unzip();
         if arguments.json {
-            output::json(&report(&sources, &before, None))?;
+            output::json(&report(&sources, &now, None))?;
         } else {
-            output::print(&table(&sources, &before, None, arguments.all))?;
+            output::print(&table(&sources, &now, None, arguments.all))?;
         }
         return Ok(ExitCode::SUCCESS);
     };
@@ -263,9 +289,10 @@ pub fn run(system: &System, arguments: &cli::Stat) -> Result<ExitCode> {
     // Ends after as many intervals as were asked for, or when the user or the reader ends it.
     while left != Some(0) {
         thread::sleep(Duration::from_secs(interval));
-        let now = sample()?;
+        let samples = sample(system, &arguments.devices)?;
+        let (sources, now): (Vec<Source>, Vec<Counters>) = samples.iter().cloned().unzip();
         let since = Interval {
-            before: &before,
+            before: &before(&last, &sources),
             seconds: at.elapsed().as_secs_f64(),
         };
         at = Instant::now();
@@ -281,7 +308,7 @@ pub fn run(system: &System, arguments: &cli::Stat) -> Result<ExitCode> {
         if !output::as_it_is(&text)? {
             break;
         }
-        before = now;
+        last = samples;
         left = left.map(|left| left - 1);
     }
     Ok(ExitCode::SUCCESS)

@@ -197,7 +197,8 @@ fn print(found: &Findings, problems: usize) -> Result<()> {
 fn device_of(system: &System, mount: &Mount) -> Result<Block> {
     Block::by_number(system, &mount.device).ok_or_else(|| {
         anyhow!(
-            "{} is {} on {}, which is no block device",
+            "{} is {} on {}, which is no block device: rdax is for filesystems on pmem devices, which rdax list \
+             shows",
             mount.point.display(),
             mount.kind,
             mount.source

@@ -97,7 +97,9 @@ impl Place {
             rustix::fs::minor(number)
         );
         let block = Block::by_number(system, &number)
-            .ok_or_else(|| anyhow!("the file is on no block device"))?;
+            .ok_or_else(|| {
+                anyhow!("the file is on no block device: this is for ext4 and XFS on a pmem device (rdax list)")
+            })?;
         let mounts = mounts::of(system, &number);
         let kind = mounts
             .first()
@@ -282,7 +284,10 @@ fn refuse_realtime(file: &File) -> Result<()> {
 /// A file without a name in the directory where it is to have this one.
 fn unnamed(path: &Path) -> Result<File> {
     if path.symlink_metadata().is_ok() {
-        bail!("{}: File exists", path.display());
+        bail!(
+            "{}: File exists; remove it first, or give another name",
+            path.display()
+        );
     }
     let dir = match path.parent() {
         Some(dir) if dir != Path::new("") => dir,
@@ -349,14 +354,14 @@ struct Gib {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    physical: Option<u64>,
+    /// The same, as it was called first.
+    #[serde(skip_serializing_if = "Option::is_none")]
     resource: Option<u64>,
 }
 
 #[derive(Serialize)]
 struct Report {
-    physical: Option<u64>,
-    /// The same, as it was called first.
-    #[serde(skip_serializing_if = "Option::is_none")]
     path: String,
     size: u64,
     filesystem: String,
@@ -420,12 +425,12 @@ fn report(system: &System, path: &Path, file: &File, place: &Place, json: bool) 
                 offset: number * GIB,
                 mappable: result.is_ok(),
                 reason: result.err().map(|obstacle| obstacle.to_string()),
+                physical: address,
                 resource: address,
             }
         })
         .collect();
     let good = notes.iter().all(|(_, is_bad)| !is_bad)
-                physical: address,
         && gibs.iter().all(|gib| gib.mappable)
         && whole * GIB >= size;
     if json {

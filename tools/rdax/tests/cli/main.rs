@@ -4,20 +4,22 @@
 
 mod adopt;
 mod boot;
+mod docs;
 mod doctor;
 mod list;
 mod persist;
 mod system;
-
 mod who;
+
 use std::{
     fs,
+    io::{BufRead, BufReader},
     os::{
         fd::OwnedFd,
         unix::{fs::MetadataExt, net::UnixStream}, //
     },
     path::Path,
-    process::Command, //
+    process::{Command, Stdio}, //
 };
 use system::*;
 
@@ -64,6 +66,39 @@ fn stat_shows_what_was_counted() {
         let json: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(json["devices"][0]["per_second"]["read_pmd"], 0.0);
     }
+}
+
+/// Of all that are adopted, whichever those are.
+#[test]
+fn stat_goes_on_without_a_device_that_is_released() {
+    let system = System::with_module(&["pmem0", "pmem1"]);
+    for name in ["pmem0", "pmem1"] {
+        system.put(&format!("sys/kernel/config/rdax/{name}/adopt"), "1\n");
+    }
+    let mut child = Command::new(env!("CARGO_BIN_EXE_rdax"))
+        .args(["stat", "--json", "-i", "1"])
+        .env("RDAX_ROOT", system.0.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // Ends with the output, or when what is waited for is said.
+    let mut wait_for = |count: usize| loop {
+        let line = lines.next().expect("it has ended").unwrap();
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let devices = json["devices"].as_array().unwrap();
+        if devices.len() == count {
+            break devices.clone();
+        }
+    };
+    wait_for(2);
+    fs::remove_dir_all(system.path("sys/kernel/config/rdax/pmem0")).unwrap();
+    assert_eq!(wait_for(1)[0]["blockdev"], "pmem1");
+    system.put("sys/kernel/config/rdax/pmem0/stats", "read_pte 3\n");
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "1\n");
+    assert_eq!(wait_for(2)[0]["counters"]["read_pte"], 3);
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

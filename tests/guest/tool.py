@@ -2,12 +2,15 @@
 """The command rdax: what it does, what it says, and what it says to do."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
+import termios
 import threading
 
 from lib import device, gib, posix
@@ -475,9 +478,10 @@ def a_map_says_what_a_test_wants_to_know(t):
     _fails("map", "/nowhere", says=["/nowhere: there is no such file"], status=2)
 
 
-def _on_a_terminal(*arguments, locale):
-    """What the command prints on one."""
+def _on_a_terminal(*arguments, locale, columns=0):
+    """What the command prints on one of so many columns; 0: it does not tell."""
     ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 0, columns, 0, 0))
     variables = {name: value for name, value in os.environ.items()
                  if name != "LANG" and not name.startswith("LC_")}
     try:
@@ -505,6 +509,10 @@ def a_picture_is_what_the_terminal_has(t):
                 check(out.isascii() and "= 2 MiB" in out, f"with {locale}: {out}")
             out = _on_a_terminal("map", path, locale={"LANG": "C.UTF-8"})
             check("\u2593 2 MiB" in out, f"with UTF-8: {out}")
+            for columns in (0, 200, 40):
+                out = _on_a_terminal("map", path, locale={}, columns=columns)
+                widths = [len(line) for line in out.splitlines() if line and set(line) <= set("#=-o_.")]
+                equal(max(widths), min(columns or 64, 64), f"width of the picture: {out}")
         check("2 MiB each" not in _succeeds("map", path), "a picture for a program")
 
 

@@ -6,6 +6,10 @@ use anyhow::{
     Context,
     Result, //
 };
+use rustix::ioctl::{
+    ioctl,
+    Getter, //
+};
 use serde::Serialize;
 use std::{
     fmt::Display,
@@ -32,6 +36,15 @@ pub fn harmless(text: &str, keep: &[char]) -> String {
         }
     }
     harmless
+}
+
+/// How wide the terminal is that the standard output is; `None` if it is none, or does not tell.
+pub fn columns() -> Option<usize> {
+    const TIOCGWINSZ: u32 = 0x5413;
+    // SAFETY: The operation writes a `struct winsize`, which is four numbers of 16 bits.
+    let size = unsafe { ioctl(io::stdout(), Getter::<TIOCGWINSZ, [u16; 4]>::new()) };
+    let [_, columns, ..] = size.ok()?;
+    Some(usize::from(columns)).filter(|&columns| columns != 0)
 }
 
 /// Prints a text for people; whether there is somebody who reads on. That nobody does is no error.

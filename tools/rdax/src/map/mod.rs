@@ -421,7 +421,8 @@ pub fn run(system: &System, arguments: &cli::Map) -> Result<ExitCode> {
         output::json(&report(path, &answer, &users))?;
     } else {
         let signs = signs(|name| env::var(name).ok());
-        let picture = io::stdout().is_terminal().then_some((64, signs));
+        let width = picture::width(output::columns());
+        let picture = io::stdout().is_terminal().then_some((width, signs));
         output::print(&text(path, &answer, &users, arguments.verbose, picture))?;
     }
     let Some(size) = arguments.expect else {

@@ -39,6 +39,12 @@ pub(super) fn signs(variable: impl Fn(&str) -> Option<String>) -> &'static Signs
     }
 }
 
+/// How wide a picture is on a terminal of so many columns.
+pub(super) fn width(columns: Option<usize>) -> usize {
+    const MOST: usize = 64;
+    columns.unwrap_or(MOST).clamp(8, MOST)
+}
+
 fn sign(record: &MapRecord, signs: &Signs) -> char {
     let [pud, pmd, pages, held, hole, untouched] = *signs;
     match (record.kind, Mapped::of(record)) {
@@ -133,6 +139,12 @@ mod tests {
             "====\n-o..\n1 MiB each; = 2 MiB, - 4 KiB, o held, not mapped, . not touched\n"
         );
         assert_eq!(picture(&Answer::default(), 4, 8, &BLOCKS), "");
+    }
+
+    #[test]
+    fn a_picture_is_not_wider_than_the_terminal() {
+        let columns = [None, Some(200), Some(40), Some(1)];
+        assert_eq!(columns.map(width), [64, 64, 40, 8]);
     }
 
     #[test]

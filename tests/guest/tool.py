@@ -572,6 +572,36 @@ def a_truncate_that_is_blocked_is_found(t):
     _fails("who", "/tmp", says=["neither a file nor a device"])
 
 
+@case(fs=(), timeout=240)
+def a_disk_answers_for_its_partitions(t):
+    """Who waits for a page of a filesystem on one, and who has it, is asked of either; each is named."""
+    reader, writer = os.pipe()
+    with _device(False), device.partition(DEVICE) as part, _device(True, part), \
+            _mounted(*VARIANTS["ext4"].mkfs, name=part) as mount, _opened(f"{mount}/file") as fd:
+        os.pwrite(fd, pages("w", PMD // PAGE), 0)
+        with Map(fd, PMD) as m:
+            m.touch(write=True)
+            equal(posix.vmsplice(writer, m.address + PAGE, PAGE), PAGE, "bytes in the pipe")
+        out = _succeeds("who", DEVICE)
+        check("nobody waits" in out and part in out, f"rdax who: {out}")
+        task = Task(os.ftruncate, fd, 0)
+        try:
+            task.blocked_in("ftruncate")
+            for target in (DEVICE, part):
+                found = _json("who", target)
+                (wait,) = found["waits"]
+                equal((wait["pid"], wait["blockdev"]), (task.pid, part), f"the wait of {target}")
+                check((os.getpid(), part) in [(user["pid"], user["blockdev"]) for user in found["processes"]],
+                      f"the process that has the file is not found: {found}")
+                out = _succeeds("who", target)
+                check(f" {part} " in out and "truncate or the like" in out, f"rdax who: {out}")
+            equal(_json("who", DEVICE)["devices"], [{"blockdev": DEVICE}, {"blockdev": part}], "devices")
+            equal(_json("who", OTHER)["waits"], [], "waits of another device")
+        finally:
+            os.read(reader, PAGE)
+            task.result()
+
+
 def _splice(mount, pipe, **place):
     """Put a page of a new file into a pipe; the file is mapped and open no more. Returns its address in
     memory."""

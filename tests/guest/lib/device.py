@@ -98,7 +98,7 @@ def set_switch(name, switch, value):
 
 
 def exists(name):
-    return os.path.exists(f"/sys/block/{name}")
+    return os.path.exists(f"/sys/class/block/{name}")
 
 
 def data_start(name):

@@ -17,7 +17,10 @@ use crate::{
         Said, //
     },
     mounts,
-    output,
+    output::{
+        self,
+        harmless, //
+    },
     persist::{
         self,
         Adoption,
@@ -379,8 +382,8 @@ fn release_block(system: &System, name: &str, forgotten: bool) -> Result<Was> {
     if was {
         if let Some(block) = Block::find(system, name) {
             if let Some(mount) = mounts::of(system, &block.number).first() {
-                let point = mount.point.display();
-                bail!("{name}: not released: it is mounted on {point}; umount {point} first");
+                let (point, as_word) = (mount.point.display(), output::word(&mount.point));
+                bail!("{name}: not released: it is mounted on {point}; umount {as_word} first");
             }
         }
     }
@@ -416,7 +419,7 @@ fn refuse_used(system: &System, dax: &Dax, deed: &str) -> Result<()> {
         let names: Vec<String> = users
             .processes
             .iter()
-            .map(|process| format!("{} ({})", process.name, process.pid))
+            .map(|process| format!("{} ({})", harmless(&process.name, &[]), process.pid))
             .collect();
         bail!(
             "{name}: not {deed}: it is in use by {}; end them first",

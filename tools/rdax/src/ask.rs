@@ -4,6 +4,7 @@
 
 use crate::{
     module,
+    output::word,
     system::System,
     uapi::{self, Map, MapRecord, WaitRecord, Waits},
 };
@@ -165,13 +166,14 @@ pub fn open(path: &Path) -> Result<File> {
 
 /// Why the module says nothing of a file.
 fn explain(error: Errno, path: &Path) -> anyhow::Error {
+    let as_word = word(path);
     let path = path.display();
     match error {
         Errno::NODEV => anyhow::anyhow!(
             "{path}: is no file on a device that is adopted; rdax list shows which are"
         ),
         Errno::OPNOTSUPP => anyhow::anyhow!(
-            "{path}: is no DAX file, so it is not mapped from the device; rdax doctor {path} says why"
+            "{path}: is no DAX file, so it is not mapped from the device; rdax doctor {as_word} says why"
         ),
         error => anyhow::Error::new(error).context(format!("{path}: the module does not tell")),
     }

@@ -2,7 +2,7 @@
 
 //! What is mounted.
 
-use crate::system::System;
+use crate::{output::word, system::System};
 use std::path::{Path, PathBuf};
 
 /// A mount, from a line of `mountinfo`.
@@ -99,7 +99,7 @@ pub fn how_to_adopt(name: &str, mount: &Mount) -> String {
             "rdax adopt --persist {name} notes it for the boot; update-initramfs -u, and reboot"
         );
     }
-    let point = mount.point.display();
+    let point = word(&mount.point);
     format!("umount {point}, rdax adopt {name}, and mount it again")
 }
 

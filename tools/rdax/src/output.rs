@@ -18,6 +18,7 @@ use std::{
         ErrorKind,
         Write, //
     },
+    path::Path,
     sync::OnceLock,
 };
 
@@ -36,6 +37,16 @@ pub fn harmless(text: &str, keep: &[char]) -> String {
         }
     }
     harmless
+}
+
+/// A path as a word of a command that somebody may paste into a shell.
+pub fn word(path: &Path) -> String {
+    let text = harmless(&path.to_string_lossy(), &[]);
+    let is_plain = |sign: char| sign.is_alphanumeric() || "/._-+=:@%,".contains(sign);
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// How wide the terminal is that the standard output is; `None` if it is none, or does not tell.
@@ -128,6 +139,22 @@ mod tests {
             without_numbers("f: No such file (os error 2); g: (os error x) a (os error 13)b"),
             "f: No such file; g: (os error x) ab"
         );
+    }
+
+    #[test]
+    fn paths_are_words_of_a_command() {
+        for (path, as_word) in [
+            ("/mnt/db-1.a", "/mnt/db-1.a"),
+            ("/mnt/Zoë", "/mnt/Zoë"),
+            ("/mnt/a b", "'/mnt/a b'"),
+            ("/mnt/$(id)", "'/mnt/$(id)'"),
+            ("/mnt/it's", "'/mnt/it'\\''s'"),
+            ("/mnt/a\nb", "'/mnt/a\\nb'"),
+            ("-f", "'-f'"),
+            ("", "''"),
+        ] {
+            assert_eq!(word(Path::new(path)), as_word);
+        }
     }
 
     #[test]

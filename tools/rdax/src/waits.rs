@@ -5,6 +5,7 @@
 use crate::{
     ask::Module,
     device::{self, Block},
+    output::harmless,
     size::nanoseconds,
     system::System,
     uapi::{dev, wait, WaitRecord},
@@ -128,7 +129,7 @@ impl Waits {
         };
         Some(format!(
             "{} ({}){others} has waited for {} ({}) for somebody who uses its pages: rdax who {name}",
-            comm(longest),
+            harmless(&comm(longest), &[]),
             longest.pid,
             nanoseconds(longest.waited),
             waiter(longest.kind),
@@ -160,6 +161,11 @@ mod tests {
             assert!(text.contains(part), "no '{part}' in: {text}");
         }
         assert_eq!(waits.for_device("pmem1", Some((259, 2))), None);
+        let mut named = record();
+        named.comm[..3].copy_from_slice(b"a\nb");
+        let records = vec![named];
+        let text = Waits { records, all: true }.for_device("pmem0", Some((259, 1)));
+        assert!(!text.unwrap().contains('\n'));
         assert_eq!(waits.for_device("dax1.0", None), None);
     }
 

@@ -7,6 +7,7 @@ use crate::{
     device::Block,
     layout,
     mounts::Mount,
+    output::word,
     size::{amount, GIB, PAGE, PMD},
     superblock::Superblock,
 };
@@ -117,8 +118,8 @@ pub(super) fn filesystem(
 }
 
 pub(super) fn mounted(block: &Block, mount: &Mount, found: &mut Findings) {
-    let point = mount.point.display();
-    let subject = point.to_string();
+    let point = word(&mount.point);
+    let subject = mount.point.display().to_string();
     match mount.dax() {
         Some("always") => found.ok(&subject, "mounted with dax=always"),
         Some("never") => found.problem(

@@ -14,6 +14,7 @@ use self::{
     view::{Own, View}, //
 };
 use crate::{
+    output::harmless,
     size::{PMD, PUD},
     system::System, //
 };
@@ -179,7 +180,7 @@ pub struct Unclear {
 impl Unclear {
     /// A line for people.
     pub fn text(&self) -> String {
-        let Self { pid, name } = self;
+        let (pid, name) = (self.pid, harmless(&self.name, &[]));
         format!(
             "(whether an io_uring of {name} ({pid}) has it cannot be seen: it is busy, closed but mapped, or \
              has what was deleted, unmapped or mounted over since, or is elsewhere in its mounts)\n"
@@ -341,6 +342,15 @@ mod tests {
             device: rustix::fs::makedev(259, 1),
             inode: 131,
         }
+    }
+
+    #[test]
+    fn a_name_begins_no_line() {
+        let unclear = Unclear {
+            pid: 8,
+            name: "a\nok: b".to_owned(),
+        };
+        assert_eq!(unclear.text().lines().count(), 1);
     }
 
     #[test]

@@ -338,6 +338,19 @@ fn what_was_given_back_has_no_counters() {
     did.failed(1, &["pmem0: not adopted; rdax adopt pmem0 hands it over"]);
 }
 
+#[test]
+fn advice_can_be_pasted() {
+    let system = System::with_module(&["pmem0"]);
+    system.mount("259:0", "/mnt/a\\040$(b)", "xfs", "rw,dax=never");
+    let umount = "umount '/mnt/a $(b)'";
+    system.run(&["adopt", "pmem0"]).failed(1, &[umount]);
+    let said = system.run(&["doctor", "pmem0"]).out;
+    let mount = format!("{umount}, mount -o dax=always /dev/pmem0 '/mnt/a $(b)'");
+    assert!(said.contains(&mount), "{said}");
+    system.put("sys/kernel/config/rdax/pmem0/adopt", "1\n");
+    system.run(&["release", "pmem0"]).failed(1, &[umount]);
+}
+
 /// Has the adoption of pmem0 fail, for no room, when the log has got these lines since it began.
 fn fails_with_log(system: &System, since: &str) -> Did {
     let config = "sys/kernel/config/rdax/pmem0";

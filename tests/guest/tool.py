@@ -473,7 +473,7 @@ def a_map_says_what_a_test_wants_to_know(t):
             equal((process["pid"], process["open"]), (os.getpid(), [fd]), "process, descriptors")
             equal(process["mappings"][0]["address"], m.address, "address of the mapping")
             _fails("map", path, "--expect=1G", says=["are not mapped by 1 GiB"])
-        _fails("map", MOUNT, says=["no file on a device that is adopted"], status=2)
+        _fails("map", MOUNT, says=["is no regular file"], status=2)
     _fails("map", "/proc/self/status", says=["no file on a device that is adopted"], status=2)
     _fails("map", "/nowhere", says=["/nowhere: there is no such file"], status=2)
 

@@ -17,7 +17,7 @@ use rustix::{
 };
 use std::{
     fs::File,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     os::unix::fs::OpenOptionsExt,
     path::Path, //
 };
@@ -148,20 +148,35 @@ impl Module {
     }
 }
 
-/// A file that is to be asked about; if it is a pipe, nobody is waited for.
+/// A regular file that is to be asked about. Nothing else is opened, whatever a link leads to at this moment: to open a
+/// device may start what it stands for, such as a watchdog, and to open a pipe lets its writer go on.
 pub fn open(path: &Path) -> Result<File> {
-    let mut options = File::options();
-    options
-        .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits() as i32);
-    options.open(path).map_err(|error| {
-        let why = match error.kind() {
+    let open = |path: &Path, flags: OFlags| {
+        let mut options = File::options();
+        options.read(true).custom_flags(flags.bits() as i32);
+        options.open(path)
+    };
+    let opened = || -> io::Result<Option<File>> {
+        let place = open(path, OFlags::PATH)?;
+        if !place.metadata()?.is_file() {
+            return Ok(None);
+        }
+        let again = format!("/proc/self/fd/{}", place.as_raw_fd());
+        open(Path::new(&again), OFlags::NONBLOCK).map(Some)
+    };
+    let why = match opened() {
+        Ok(Some(file)) => return Ok(file),
+        Ok(None) => bail!("{} is no regular file", path.display()),
+        Err(error) => match error.kind() {
             ErrorKind::NotFound => "there is no such file".to_owned(),
             ErrorKind::PermissionDenied => "it cannot be opened: you may not read it".to_owned(),
+            ErrorKind::WouldBlock => "it cannot be opened: a process has a lease on it, and is asked to give that up: \
+                                      try again; /proc/sys/fs/lease-break-time has the seconds until it is taken away"
+                .to_owned(),
             _ => format!("it cannot be opened: {error}"),
-        };
-        anyhow::anyhow!("{}: {why}", path.display())
-    })
+        },
+    };
+    bail!("{}: {why}", path.display())
 }
 
 /// Why the module says nothing of a file.
@@ -192,12 +207,20 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_is_not_waited_for() {
+    fn nothing_but_a_regular_file_is_opened() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pipe");
-        let made = Command::new("mkfifo").arg(&path).status().unwrap();
+        let (pipe, link, file) = ["pipe", "link", "file"]
+            .map(|name| dir.path().join(name))
+            .into();
+        let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
         assert!(made.success());
-        assert!(open(&path).is_ok());
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        std::fs::write(&file, "").unwrap();
+        for other in [&*pipe, &*link, dir.path()] {
+            let error = open(other).unwrap_err().to_string();
+            assert!(error.contains("is no regular file"), "{error}");
+        }
+        assert!(open(&file).is_ok());
     }
 
     #[test]

@@ -392,7 +392,9 @@ impl Target {
             let kind = status.file_type();
             if kind.is_file() {
                 let file = ask::open(path)?;
-                return Ok(Self::File(file, Wanted::file(&status)));
+                // What was opened, whatever has the path now.
+                let wanted = Wanted::file(&file.metadata()?);
+                return Ok(Self::File(file, wanted));
             }
             if !kind.is_block_device() && !kind.is_char_device() {
                 bail!("{given}: is neither a file nor a device");

@@ -21,8 +21,8 @@ use crate::{
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, Metadata},
-    io,
+    fs::{self, File, Metadata},
+    io::{self, BufRead, BufReader},
     os::unix::fs::{FileTypeExt, MetadataExt},
 };
 
@@ -232,6 +232,50 @@ pub fn find(system: &System, wanted: &Wanted) -> Users {
     users
 }
 
+/// What an io_uring is called, open or mapped.
+const RING: &str = "anon_inode:[io_uring]";
+
+/// What is mapped, without the text of it: a process may have many mappings, each of a file with a path of some KiB.
+#[derive(Default)]
+struct Maps {
+    /// Those of what is wanted.
+    mappings: Vec<Vma>,
+    /// Starts and ends of all, in order.
+    ranges: Vec<(u64, u64)>,
+    /// Each ring has its parts mapped at offsets which tell what they are: how many of each.
+    rings: BTreeMap<u64, usize>,
+}
+
+impl Maps {
+    fn of(system: &System, thread: &str, wanted: &Wanted) -> io::Result<Self> {
+        let mut file = BufReader::new(File::open(system.path(format!("{thread}/maps")))?);
+        let (mut maps, mut line) = (Self::default(), Vec::new());
+        // Ends with the file: each turn takes a line of it, and there are no more than a process may have mappings.
+        while file.read_until(b'\n', &mut line)? != 0 {
+            maps.add(
+                system,
+                thread,
+                String::from_utf8_lossy(&line).trim_end_matches('\n'),
+                wanted,
+            );
+            line.clear();
+        }
+        Ok(maps)
+    }
+
+    fn add(&mut self, system: &System, thread: &str, line: &str, wanted: &Wanted) {
+        self.ranges.extend(ring::addresses(line));
+        if line.ends_with(RING) {
+            let offset = line.split_ascii_whitespace().nth(2).unwrap_or_default();
+            let offset = u64::from_str_radix(offset, 16).unwrap_or_default();
+            *self.rings.entry(offset).or_default() += 1;
+        }
+        let vma =
+            Vma::parse(line, wanted).or_else(|| Vma::of_other_node(system, thread, line, wanted));
+        self.mappings.extend(vma);
+    }
+}
+
 /// Also whether all of its io_urings could be seen. `None` if it may not be looked at. One that has ended has
 /// nothing.
 fn look_at(
@@ -241,7 +285,6 @@ fn look_at(
     own: &Own,
     have_same: HaveSame,
 ) -> Option<(Process, bool)> {
-    const RING: &str = "anon_inode:[io_uring]";
     let dir = format!("/proc/{pid}");
     let mut process = Process {
         pid,
@@ -256,31 +299,19 @@ fn look_at(
         }
     }
     // All threads that live have the same.
-    let mut maps = String::new();
-    let mut lives = dir.as_str();
+    let mut maps = Maps::default();
     for thread in &threads {
-        match system.read(format!("{thread}/maps")) {
-            Ok(text) => (maps, lives) = (text, thread),
+        match Maps::of(system, thread, wanted) {
+            Ok(read) => maps = read,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
             Err(_) => (),
         }
-        if !maps.is_empty() {
+        if !maps.ranges.is_empty() {
             break;
         }
     }
-    process.mappings = maps
-        .lines()
-        .filter_map(|line| {
-            Vma::parse(line, wanted).or_else(|| Vma::of_other_node(system, lives, line, wanted))
-        })
-        .collect();
-    // Each has its parts mapped at offsets which tell what they are.
-    let mut mapped: BTreeMap<&str, usize> = BTreeMap::new();
-    for line in maps.lines().filter(|line| line.ends_with(RING)) {
-        let offset = line.split_ascii_whitespace().nth(2).unwrap_or_default();
-        *mapped.entry(offset).or_default() += 1;
-    }
-    let mapped = mapped.into_values().max().unwrap_or(0);
+    process.mappings = maps.mappings;
+    let mapped = maps.rings.into_values().max().unwrap_or(0);
     let mut rings = BTreeSet::new();
     let mut is_clear = true;
     // Each may have a table of files, and mounts, of its own.
@@ -304,7 +335,7 @@ fn look_at(
                     .read(format!("{thread}/fdinfo/{name}"))
                     .unwrap_or_default();
                 let view = view.get_or_insert_with(|| View::of(system, thread, own));
-                match Ring::parse(&info).has(wanted, &process.mappings, &maps, view) {
+                match Ring::parse(&info).has(wanted, &process.mappings, &maps.ranges, view) {
                     Some(true) => process.io_uring.push(fd),
                     Some(false) => (),
                     None => is_clear = false,

@@ -45,12 +45,12 @@ impl Ring {
     }
 
     /// Whether what is wanted is among its files, or mapped where it has buffers; `None` if that cannot be said.
-    /// `maps` are all mappings of the process.
+    /// `ranges` are starts and ends of all mappings of the process, in order.
     pub(super) fn has(
         &self,
         wanted: &Wanted,
         mappings: &[Vma],
-        maps: &str,
+        ranges: &[(u64, u64)],
         view: &View,
     ) -> Option<bool> {
         let mut is_clear = self.is_known;
@@ -75,10 +75,9 @@ impl Ring {
                     return Some(true);
                 }
                 // What it was made of is not mapped any more.
-                is_clear &= maps
-                    .lines()
-                    .filter_map(addresses)
-                    .any(|(start, end)| start <= first && last < end);
+                let below = ranges.partition_point(|&(start, _)| start <= first);
+                let range = below.checked_sub(1).and_then(|at| ranges.get(at));
+                is_clear &= range.is_some_and(|&(_, end)| last < end);
             }
         }
         is_clear.then_some(false)
@@ -86,7 +85,7 @@ impl Ring {
 }
 
 /// Start and end of a line of `/proc/PID/maps`.
-fn addresses(line: &str) -> Option<(u64, u64)> {
+pub(super) fn addresses(line: &str) -> Option<(u64, u64)> {
     let (start, end) = line.split_ascii_whitespace().next()?.split_once('-')?;
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
     Some((hex(start)?, hex(end)?))
@@ -165,7 +164,8 @@ mod tests {
                 files: Vec::new(),
                 buffers: vec![(first, last)],
             };
-            ring.has(&wanted, &mappings, maps, &View::default())
+            let ranges: Vec<_> = maps.lines().filter_map(addresses).collect();
+            ring.has(&wanted, &mappings, &ranges, &View::default())
         };
         assert_eq!(has(0x2000, 0x2fff), Some(true));
         assert_eq!(has(0x0800, 0x1000), Some(true));
@@ -173,5 +173,27 @@ mod tests {
         // Nothing is mapped there any more.
         assert_eq!(has(0x5000, 0x5fff), None);
         assert_eq!(has(0x3000, 0x3fff), None);
+    }
+
+    /// Anybody may have so many of both, which are not to be compared each with each.
+    #[test]
+    fn many_buffers_and_mappings_are_looked_at_in_time() {
+        const MAPPINGS: u64 = 65_530;
+        let laid = Laid::new();
+        let maps: Vec<String> = (1..=MAPPINGS)
+            .map(|number| format!("{number:x}0000-{number:x}1000 rw-p 00000000 00:00 0\n"))
+            .collect();
+        laid.ring("77", "", "mnt:[1]", "socket:[5]");
+        laid.thread("77", &maps.concat());
+        let buffers: Vec<String> = (0..16384)
+            .map(|number| format!("    {number}: 0x{MAPPINGS:x}0000/4096\n"))
+            .collect();
+        let info = format!("UserFiles:\t0\nUserBufs:\t16384\n{}", buffers.concat());
+        laid.put("proc/77/fdinfo/5", &info);
+        let wanted = Wanted::Character {
+            number: rustix::fs::makedev(252, 0),
+            node: (5, 7),
+        };
+        assert_eq!(laid.has(&wanted), Some(false));
     }
 }

@@ -211,6 +211,18 @@ pub fn waits_text(waits: &[Wait], all: bool) -> String {
     text
 }
 
+/// Descriptors for people: the first ones, and how many they are if these are not all. All rows of a table are as wide as
+/// its widest, and anybody may have a million.
+fn descriptors(fds: &[u32]) -> String {
+    const MOST: usize = 8;
+    let first: Vec<String> = fds.iter().take(MOST).map(u32::to_string).collect();
+    match fds.len() {
+        0 => "-".to_owned(),
+        all if all > MOST => format!("{},... ({all})", first.join(",")),
+        _ => first.join(","),
+    }
+}
+
 /// Who has something of what is asked about: of each of its devices, or of the file.
 #[derive(Default)]
 struct Found {
@@ -265,14 +277,6 @@ impl Found {
         let mut rows = Vec::new();
         for User { process, called } in self.users() {
             let mapped: u64 = process.mappings.iter().map(|vma| vma.length).sum();
-            let list = |fds: &[u32]| {
-                let fds: Vec<String> = fds.iter().map(u32::to_string).collect();
-                if fds.is_empty() {
-                    "-".to_owned()
-                } else {
-                    fds.join(",")
-                }
-            };
             let mut row = vec![
                 process.pid.to_string(),
                 process.name.clone(),
@@ -281,8 +285,8 @@ impl Found {
                 } else {
                     amount(mapped)
                 },
-                list(&process.open),
-                list(&process.io_uring),
+                descriptors(&process.open),
+                descriptors(&process.io_uring),
             ];
             if several {
                 row.insert(2, called.map_or("-", Called::name).to_owned());
@@ -605,6 +609,14 @@ pub mod tests {
         assert!(text.contains("2 processes may not be looked at"), "{text}");
         assert!(of(Users::default()).text(true).contains("pipe"));
         assert!(!of(Users::default()).text(false).contains("pipe"));
+    }
+
+    #[test]
+    fn descriptors_are_no_wider_than_a_table() {
+        assert_eq!(descriptors(&[]), "-");
+        assert_eq!(descriptors(&[1, 2, 3, 4, 5, 6, 7, 8]), "1,2,3,4,5,6,7,8");
+        let all: Vec<u32> = (1..=500_000).collect();
+        assert_eq!(descriptors(&all), "1,2,3,4,5,6,7,8,... (500000)");
     }
 
     /// A disk with a partition that device mapper has made something of, and another disk.

@@ -86,10 +86,20 @@ pub fn unsaid() -> Option<&'static str> {
     UNSAID.get().map(String::as_str)
 }
 
+/// A path in a text for people. No line begins within it.
+pub fn shown(path: &Path) -> String {
+    harmless(&path.to_string_lossy(), &[])
+}
+
 /// Says what went wrong, on the standard error output.
 pub fn complain(what: impl Display) {
-    let what = without_numbers(&what.to_string());
-    progress(&format!("rdax: {}\n", harmless(&what, &['\n'])));
+    progress(&complaint(&what.to_string()));
+}
+
+/// Lines of which the first alone begins as all complaints do: others may be within a name.
+fn complaint(what: &str) -> String {
+    let what = harmless(&without_numbers(what), &['\n']);
+    format!("rdax: {}\n", what.replace('\n', "\n  "))
 }
 
 /// Shows a text on the standard error output as it is.
@@ -155,6 +165,15 @@ mod tests {
         ] {
             assert_eq!(word(Path::new(path)), as_word);
         }
+    }
+
+    #[test]
+    fn a_name_begins_no_complaint() {
+        assert_eq!(
+            complaint("a\nrdax: pmem0: adopted: no such file (os error 2)"),
+            "rdax: a\n  rdax: pmem0: adopted: no such file\n"
+        );
+        assert_eq!(shown(Path::new("/mnt/a\nb")), "/mnt/a\\nb");
     }
 
     #[test]

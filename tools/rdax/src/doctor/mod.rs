@@ -180,8 +180,11 @@ fn print(found: &Findings, problems: usize) -> Result<()> {
             Status::Note => "note",
             Status::Problem => "PROBLEM",
         };
-        out += &format!("{status:<8} {}: {}\n", finding.subject, finding.text);
-        if let Some(fix) = &finding.fix {
+        // No line begins within the name of a file.
+        let line = |text: &str| output::harmless(text, &[]);
+        let (subject, text) = (line(&finding.subject), line(&finding.text));
+        out += &format!("{status:<8} {subject}: {text}\n");
+        if let Some(fix) = finding.fix.as_deref().map(line) {
             out += &format!("{:<8}   {fix}\n", "");
         }
     }

@@ -449,7 +449,7 @@ fn report(system: &System, path: &Path, file: &File, place: &Place, json: bool) 
     }
     let mut out = format!(
         "{}: {}, {} on {}, whose first byte is at physical {:#x}\n",
-        path.display(),
+        output::shown(path),
         amount(size),
         place.kind,
         place.block.name,

@@ -343,7 +343,7 @@ fn text(
     let sums = Sums::of(answer);
     let mut text = format!(
         "{}: {}, max_order {}\n",
-        path.display(),
+        output::shown(path),
         amount(answer.size),
         amount(bytes_of(answer.max_order))
     );

@@ -2,7 +2,7 @@
 
 //! What is mounted.
 
-use crate::{output::word, system::System};
+use crate::{device, output::word, system::System};
 use std::path::{Path, PathBuf};
 
 /// A mount, from a line of `mountinfo`.
@@ -90,6 +90,19 @@ pub fn of(system: &System, device: &str) -> Vec<Mount> {
     let mut mounts = all(system);
     mounts.retain(|mount| mount.device == device);
     mounts
+}
+
+/// What a block device of this name is for a filesystem that is mounted and is on another one, and where that is.
+pub fn with_part(system: &System, name: &str) -> Option<(&'static str, Mount)> {
+    const PARTS: [(&str, &str); 2] = [("rtdev", "realtime device"), ("logdev", "log")];
+    all(system).into_iter().find_map(|mount| {
+        let is_named = |option: &str| {
+            let path = mount.option(option);
+            path.is_some_and(|path| device::kernel_name(system, path) == name)
+        };
+        let part = PARTS.iter().find(|(option, _)| is_named(option));
+        part.map(|(_, what)| *what).map(|what| (what, mount))
+    })
 }
 
 /// What to do, so that a device which is mounted is adopted.

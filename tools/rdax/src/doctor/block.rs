@@ -110,7 +110,20 @@ pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings)
         return;
     }
     waits(system, &block.name, device::numbers(&block.number), found);
-    adoption(system, block, &mounts, found);
+    let user = mounts::with_part(system, &block.name);
+    let first = mounts.first().or(user.as_ref().map(|(_, mount)| mount));
+    adoption(system, block, first, found);
+    if let Some((part, mount)) = &user {
+        found.note(
+            &block.name,
+            format!(
+                "is the {part} of the {} that is mounted on {}",
+                mount.kind,
+                mount.point.display()
+            ),
+        );
+        return;
+    }
     // Where files can be mapped by 1 GiB, they should be.
     let on_gib = block.start(system).is_some_and(|start| start % PUD == 0);
     match superblock::look(system, &block.name) {
@@ -281,7 +294,7 @@ fn alignment(system: &System, block: &Block, namespace: &str, found: &mut Findin
     }
 }
 
-fn adoption(system: &System, block: &Block, mounts: &[Mount], found: &mut Findings) {
+fn adoption(system: &System, block: &Block, mount: Option<&Mount>, found: &mut Findings) {
     let name = &block.name;
     match device::is_adopted(system, name) {
         Some(true) => {
@@ -306,7 +319,7 @@ fn adoption(system: &System, block: &Block, mounts: &[Mount], found: &mut Findin
                 if let Some(why) = persist::why_failed(system, name) {
                     found.note(name, why);
                 }
-                let fix = match mounts.first() {
+                let fix = match mount {
                     Some(mount) => mounts::how_to_adopt(name, mount),
                     None => format!("rdax adopt {name} (--load loads the module, too)"),
                 };

@@ -17,6 +17,7 @@ use crate::{
 use anyhow::{anyhow, Result};
 use serde::Serialize;
 use std::{
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -115,11 +116,20 @@ impl Target {
         let real = system.resolve(&path).ok_or_else(|| {
             anyhow!("{given}: there is no such device, directory or file (rdax list names devices)")
         })?;
+        // What was mounted above a mount since hides it, so the device counts first, where mounts tell that of files.
+        let number = system.path(&real).metadata().map(|status| status.dev());
+        let number = number.map(|dev| {
+            let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
+            format!("{major}:{minor}")
+        });
         let mount = mounts::all(system)
             .into_iter()
             .filter(|mount| real.starts_with(&mount.point))
             // The one that was mounted last, where several are.
-            .max_by_key(|mount| mount.point.components().count())
+            .max_by_key(|mount| {
+                let is_its = number.as_ref().is_ok_and(|number| *number == mount.device);
+                (is_its, mount.point.components().count())
+            })
             .ok_or_else(|| anyhow!("{given}: is on no filesystem that is mounted here"))?;
         if system.is_dir(&real) {
             Ok(Self::Mount(mount))

@@ -6,6 +6,7 @@ use crate::system::*;
 use std::{
     fs,
     io::Read,
+    os::unix::fs::MetadataExt,
     process::Command, //
 };
 
@@ -287,4 +288,61 @@ fn doctor_has_nothing_erased_that_somebody_has() {
     );
     system.dir(&format!("{REGION}/region0/pfn0.0/block/pmem0/holders/dm-0"));
     assert_eq!(no_mkfs(&system, "it is part of dm-0"), 0);
+}
+
+#[test]
+fn doctor_knows_what_is_part_of_a_filesystem_elsewhere() {
+    for (option, says) in [
+        (
+            "rtdev",
+            "is the realtime device of the xfs that is mounted on /mnt/a",
+        ),
+        ("logdev", "is the log of the xfs that is mounted on /mnt/a"),
+    ] {
+        let system = System::with_module(&["pmem0"]);
+        fs::write(system.path("dev/pmem0"), vec![0; 4096]).unwrap();
+        system.mount("259:9", "/mnt/a", "xfs", &format!("rw,{option}=/dev/pmem0"));
+        let (_, found) = doctor(&system, &["pmem0"]);
+        let said = format!("{found:#?}");
+        for part in [says, "umount /mnt/a, rdax adopt pmem0"] {
+            assert!(said.contains(part), "no '{part}' in: {said}");
+        }
+        assert!(!said.contains("mkfs"), "{said}");
+    }
+}
+
+#[test]
+fn doctor_goes_by_the_device_that_a_file_is_on() {
+    let system = System::with_module(&["pmem0"]);
+    system.put("mnt/a/f", "");
+    let device = fs::metadata(system.path("mnt/a/f")).unwrap().dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let number = format!("{major}:{minor}");
+    let disk = REGION.strip_prefix("sys/").unwrap().to_owned() + "/region0/pfn0.0/block/pmem0";
+    system.link(&format!("../../{disk}"), &format!("sys/dev/block/{number}"));
+    // The first is hidden by the second.
+    system.mount("259:1", "/mnt/a", "xfs", "rw");
+    system.mount(&number, "/mnt", "xfs", "rw");
+    let (_, found) = doctor(&system, &["/mnt/a/f"]);
+    let said = format!("{found:#?}");
+    assert!(
+        said.contains("pmem0 |") && !said.contains("pmem1 |"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_name_begins_no_line_of_doctors() {
+    let system = System::with_module(&["pmem0"]);
+    system.mount("259:0", "/mnt", "xfs", "rw");
+    const LINE: &str = "ok       all: is well";
+    let name = format!("mnt/f\n{LINE}\n");
+    system.put(&name, "");
+    let did = system.run(&["doctor", &format!("/{name}")]);
+    assert!(did.out.contains("all: is well"), "{}{}", did.out, did.err);
+    assert!(
+        !did.out.lines().any(|line| line.starts_with(LINE)),
+        "{}",
+        did.out
+    );
 }

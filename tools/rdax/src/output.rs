@@ -46,6 +46,18 @@ pub fn word(path: &Path) -> String {
     if !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain) {
         return text;
     }
+    // What is not shown as it is has escapes, which a shell understands in these quotes only.
+    if text != path.to_string_lossy() || path.to_str().is_none() {
+        let mut quoted = String::new();
+        for &byte in path.as_os_str().as_encoded_bytes() {
+            match byte {
+                b'\'' | b'\\' => quoted += &format!("\\{}", char::from(byte)),
+                b' '..=b'~' => quoted.push(char::from(byte)),
+                _ => quoted += &format!("\\{byte:03o}"),
+            }
+        }
+        return format!("$'{quoted}'");
+    }
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
@@ -159,7 +171,8 @@ mod tests {
             ("/mnt/a b", "'/mnt/a b'"),
             ("/mnt/$(id)", "'/mnt/$(id)'"),
             ("/mnt/it's", "'/mnt/it'\\''s'"),
-            ("/mnt/a\nb", "'/mnt/a\\nb'"),
+            ("/mnt/a\nb", "$'/mnt/a\\012b'"),
+            ("/mnt/it's\u{9b}", "$'/mnt/it\\'s\\302\\233'"),
             ("-f", "'-f'"),
             ("", "''"),
         ] {

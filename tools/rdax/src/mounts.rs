@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 pub struct Mount {
     /// `major:minor` of what the filesystem is on.
     pub device: String,
+    /// What of the filesystem is mounted: `/` for all, a directory of it for a bind mount of that.
+    pub root: PathBuf,
     pub point: PathBuf,
     pub kind: String,
     pub source: String,
@@ -22,10 +24,12 @@ impl Mount {
         let (mount, filesystem) = line.split_once(" - ")?;
         let mut words = mount.split(' ');
         let device = words.nth(2)?.to_owned();
-        let point = unescape(words.nth(1)?);
+        let root = unescape(words.next()?);
+        let point = unescape(words.next()?);
         let mut words = filesystem.split(' ');
         Some(Self {
             device,
+            root: PathBuf::from(root),
             point: PathBuf::from(point),
             kind: words.next()?.to_owned(),
             source: unescape(words.next()?),
@@ -126,6 +130,7 @@ mod tests {
                     rw,attr2,dax=always,inode64";
         let mount = Mount::parse(line).unwrap();
         assert_eq!(mount.device, "259:0");
+        assert_eq!(mount.root, PathBuf::from("/"));
         assert_eq!(mount.point, PathBuf::from("/mnt/a b"));
         assert_eq!(mount.kind, "xfs");
         assert_eq!(mount.source, "/dev/pmem0");

@@ -11,6 +11,7 @@ use crate::{
     size::{amount, GIB, PAGE, PMD},
     superblock::Superblock,
 };
+use std::path::Path;
 
 /// `on_gib`: whether the device begins on 1 GiB.
 pub(super) fn filesystem(
@@ -120,24 +121,31 @@ pub(super) fn filesystem(
 pub(super) fn mounted(block: &Block, mount: &Mount, found: &mut Findings) {
     let point = word(&mount.point);
     let subject = mount.point.display().to_string();
+    let again = if mount.root == Path::new("/") {
+        format!(
+            "umount {point}, mount -o dax=always /dev/{} {point}",
+            block.name
+        )
+    } else {
+        // What is mounted there must not become all of the filesystem.
+        format!(
+            "this is {} of /dev/{}: unmount all that is mounted of that, mount it with dax=always added to its \
+             options, and bind this again",
+            mount.root.display(),
+            block.name
+        )
+    };
     match mount.dax() {
         Some("always") => found.ok(&subject, "mounted with dax=always"),
         Some("never") => found.problem(
             &subject,
             "mounted with dax=never: no file is mapped directly",
-            format!(
-                "umount {point}, mount -o dax=always /dev/{} {point}",
-                block.name
-            ),
+            again,
         ),
         _ => found.note_fix(
             &subject,
             "mounted without dax=always: only files that have the attribute are DAX files",
-            format!(
-                "umount {point}, mount -o dax=always /dev/{} {point}; or for files that are made \
-                 from now on: xfs_io -c 'chattr +x' DIR",
-                block.name
-            ),
+            format!("{again}; or for files that are made from now on: xfs_io -c 'chattr +x' DIR"),
         ),
     }
 }

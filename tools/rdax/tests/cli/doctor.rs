@@ -346,3 +346,21 @@ fn a_name_begins_no_line_of_doctors() {
         did.out
     );
 }
+
+#[test]
+fn doctor_mounts_no_more_than_was_bound() {
+    let system = System::with_module(&["pmem0"]);
+    system.put(
+        "proc/self/mountinfo",
+        "40 22 259:0 /app /srv rw - xfs /dev/pmem0 rw,dax=never\n\
+         41 22 259:0 / /mnt rw - xfs /dev/pmem0 rw,dax=never\n",
+    );
+    let (_, found) = doctor(&system, &["pmem0"]);
+    let said = format!("{found:#?}");
+    assert!(!said.contains("/dev/pmem0 /srv"), "{said}");
+    assert!(said.contains("this is /app of /dev/pmem0"), "{said}");
+    assert!(
+        said.contains("mount -o dax=always /dev/pmem0 /mnt"),
+        "{said}"
+    );
+}

@@ -82,19 +82,13 @@ STACK_FRAME_NON_STANDARD(rdax_original_pmd_alloc);
 static struct bucket {
 	spinlock_t lock;
 	struct hlist_head removed, made;
+	/* All entries of this bucket that were unmapped when there was no memory to tell where. */
+	struct rdax_place rest;
 } buckets[1 << BUCKETS_BITS] = {
 	[0 ... (1 << BUCKETS_BITS) - 1].lock = __SPIN_LOCK_UNLOCKED(bucket.lock),
 };
 
 static atomic_t removed_now = ATOMIC_INIT(0);
-
-/* Entries that are unmapped while there is no memory to tell where: so many now, and some a moment ago. */
-static struct {
-	spinlock_t lock;
-	unsigned int now;
-	bool past_soon, again;
-	struct rcu_head rcu;
-} untold = { .lock = __SPIN_LOCK_UNLOCKED(untold.lock) };
 
 static DECLARE_WAIT_QUEUE_HEAD(all_past);
 
@@ -113,6 +107,18 @@ static struct rdax_place *find(struct hlist_head *head, const struct mm_struct *
 			return place;
 	}
 	return NULL;
+}
+
+/* The bucket is locked. Nobody is past unmapping this place or waits for a grace period of it. */
+static void forget(struct bucket *bucket, struct rdax_place *place)
+{
+	if (place == &bucket->rest) {
+		place->is_seen = place->is_queued = false;
+		return;
+	}
+	hlist_del(&place->node);
+	kfree(place);
+	atomic_dec(&removed_now);
 }
 
 bool rdax_mmap_write_lock_once(struct mm_struct *mm)
@@ -137,25 +143,10 @@ static void past(struct rcu_head *rcu)
 	if (again)
 		call_rcu_tasks(rcu, past);
 	else
-		hlist_del(&place->node);
+		forget(bucket, place);
 	spin_unlock_bh(&bucket->lock);
-	if (again)
-		return;
-	kfree(place);
-	atomic_dec(&removed_now);
-	wake_up_all(&all_past);
-}
-
-static void untold_past(struct rcu_head *rcu)
-{
-	spin_lock_bh(&untold.lock);
-	/* As above. */
-	WRITE_ONCE(untold.past_soon, untold.again);
-	untold.again = false;
-	if (untold.past_soon)
-		call_rcu_tasks(rcu, untold_past);
-	spin_unlock_bh(&untold.lock);
-	wake_up_all(&all_past);
+	if (!again)
+		wake_up_all(&all_past);
 }
 
 /* Of an entry that nobody can have seen who does not hold it. */
@@ -184,16 +175,14 @@ void *rdax_large_pud_begin_removal(struct vm_area_struct *vma, pud_t *entry)
 		place = new;
 		new = NULL;
 	}
-	if (place)
-		place->removing++;
+	if (!place) {
+		place = &bucket->rest;
+		place->entry = entry;
+	}
+	place->removing++;
 	spin_unlock_bh(&bucket->lock);
 	kfree(new);
-	if (place)
-		return place;
-	spin_lock_bh(&untold.lock);
-	WRITE_ONCE(untold.now, untold.now + 1);
-	spin_unlock_bh(&untold.lock);
-	return NULL;
+	return place;
 }
 
 void rdax_large_pud_end_removal(struct vm_area_struct *vma, void *removal)
@@ -201,57 +190,32 @@ void rdax_large_pud_end_removal(struct vm_area_struct *vma, void *removal)
 	struct rdax_place *place = removal;
 	struct bucket *bucket;
 	unsigned int number;
-	bool is_seen, is_over;
+	bool is_seen;
 
 	if (place == &unseen)
 		return;
-	if (place) {
-		bucket = bucket_of(place->entry);
-		/* The entry is gone: whoever has the lock for writing from here on excludes those who have seen it. */
-		smp_mb();
-		number = READ_ONCE(vma->vm_mm->mm_lock_seq.sequence);
-		is_seen = !(number & 1);
-		spin_lock_bh(&bucket->lock);
-		place->removing--;
-		if (is_seen) {
-			place->number = number;
-			place->is_seen = true;
-		}
-		is_over = false;
-		if (place->is_queued) {
-			place->again |= is_seen;
-		} else if (place->is_seen) {
-			place->is_queued = true;
-			call_rcu_tasks(&place->rcu, past);
-		} else if (!place->removing) {
-			/* Nobody can have seen it. */
-			hlist_del(&place->node);
-			is_over = true;
-		}
-		spin_unlock_bh(&bucket->lock);
-		if (is_over) {
-			kfree(place);
-			atomic_dec(&removed_now);
-		}
-		wake_up_all(&all_past);
-		return;
+	bucket = bucket_of(place->entry);
+	/* The entry is gone: whoever has the lock for writing from here on excludes those who have seen it. */
+	smp_mb();
+	number = READ_ONCE(vma->vm_mm->mm_lock_seq.sequence);
+	is_seen = !(number & 1);
+	spin_lock_bh(&bucket->lock);
+	place->removing--;
+	if (is_seen) {
+		place->number = number;
+		place->is_seen = true;
 	}
-	spin_lock_bh(&untold.lock);
-	if (untold.past_soon) {
-		untold.again = true;
-	} else {
-		WRITE_ONCE(untold.past_soon, true);
-		call_rcu_tasks(&untold.rcu, untold_past);
+	if (place->is_queued) {
+		place->again |= is_seen;
+	} else if (place->is_seen) {
+		place->is_queued = true;
+		call_rcu_tasks(&place->rcu, past);
+	} else if (!place->removing) {
+		/* Nobody can have seen it. */
+		forget(bucket, place);
 	}
-	/* Pairs with the acquire in any_untold(): who does not find this entry in one finds it in the other. */
-	smp_store_release(&untold.now, untold.now - 1);
-	spin_unlock_bh(&untold.lock);
-}
-
-static bool any_untold(void)
-{
-	/* Pairs with the release in rdax_large_pud_end_removal(). */
-	return smp_load_acquire(&untold.now) || READ_ONCE(untold.past_soon);
+	spin_unlock_bh(&bucket->lock);
+	wake_up_all(&all_past);
 }
 
 bool rdax_large_pud_was_removed(struct mm_struct *mm, pud_t *entry)
@@ -263,14 +227,13 @@ bool rdax_large_pud_was_removed(struct mm_struct *mm, pud_t *entry)
 	/* While somebody has the mmap lock for writing, nobody reads page tables under it. */
 	if (READ_ONCE(mm->mm_lock_seq.sequence) & 1)
 		return false;
-	/* Of these no number is known. */
-	if (any_untold())
-		return true;
 	spin_lock_bh(&bucket->lock);
 	place = find(&bucket->removed, mm, entry);
 	/* Read after the place was found: it changes when the lock was held for writing since. */
 	seen = place && (place->removing || (place->is_seen &&
 			 place->number == READ_ONCE(mm->mm_lock_seq.sequence)));
+	/* They are of many address spaces, so a number would not tell. */
+	seen |= bucket->rest.removing || bucket->rest.is_queued;
 	spin_unlock_bh(&bucket->lock);
 	return seen;
 }
@@ -335,7 +298,7 @@ int rdax_begin_table(struct mm_struct *mm, pud_t *entry, struct rdax_place *plac
 		return 1;
 	/*
 	 * Ends: when nobody has the mmap lock at one of these looks, of which nothing tells, or after the grace periods of
-	 * the entries that were there; no more can come.
+	 * the entries that were there; no more can come. Where memory had run out, those of its bucket are waited for.
 	 */
 	while (is_seen(mm, entry)) {
 		if (wait_event_killable_timeout(all_past, !rdax_large_pud_was_removed(mm, entry), 2) < 0)

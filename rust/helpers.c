@@ -10,6 +10,7 @@
 #include <linux/percpu.h>
 #include <linux/sched/signal.h>
 #include <linux/set_memory.h>
+#include <linux/srcu.h>
 #include <linux/timer.h>
 #include <linux/userfaultfd_k.h>
 #include <linux/vmstat.h>
@@ -46,6 +47,23 @@
 
 MODULE_VERSION(RDAX_VERSION);
 MODULE_SOFTDEP("pre: configfs");
+
+DEFINE_STATIC_SRCU(rdax_calls);
+
+int rdax_calls_enter(void)
+{
+	return srcu_read_lock(&rdax_calls);
+}
+
+void rdax_calls_leave(int index)
+{
+	srcu_read_unlock(&rdax_calls, index);
+}
+
+void rdax_calls_synchronize(void)
+{
+	synchronize_srcu(&rdax_calls);
+}
 
 void rdax_mapping_set_error(struct address_space *mapping, int error)
 {

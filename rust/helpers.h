@@ -321,6 +321,14 @@ int rdax_original_pmd_alloc(struct mm_struct *mm, pud_t *entry, unsigned long ad
 /* Waits until nothing of this is called any more, when nobody calls it. Sleeps, not interruptible. */
 void rdax_large_puds_end(void);
 
+/*
+ * Sections of readers of what adopted devices have, by an index. They may sleep; whoever synchronizes waits for those that
+ * were begun before, and must be in none.
+ */
+int rdax_calls_enter(void);
+void rdax_calls_leave(int index);
+void rdax_calls_synchronize(void);
+
 /* Without it, nobody may access what an entry of a page table maps. */
 static const unsigned long RDAX_CONST_PAGE_PRESENT = _PAGE_PRESENT;
 

@@ -389,7 +389,7 @@ impl<D: Send + Sync + 'static> Writer<D> {
         }
 
         // Nobody has a superblock of the device that is mounted; what is left are calls that hold
-        // neither.
+        // neither. Those that come later do not find the device any more.
         redirect::quiesce();
         // SAFETY: There was data here by the type invariant of `Member`, and no reference to it is
         // left: those that `Set::get` and `Set::get_for` gave out lasted no longer than the mount or

@@ -11,7 +11,7 @@ use super::{
     memory::Stay,
     once::Once,
     page::DevFolio,
-    redirect::{begin_in_flight, end_in_flight},
+    redirect::{begin_in_module, end_in_module},
     vm,
     waiting,
     xa::{Tree, TreeGuard, XaState}, //
@@ -452,8 +452,8 @@ pub(crate) fn restart_after(stay: &Stay<'_>, folio: DevFolio<'_>, at_most: u32) 
         bindings::rdax_restart_after(
             folio.as_ptr(),
             at_most,
-            Some(begin_in_flight),
-            Some(end_in_flight),
+            Some(begin_in_module),
+            Some(end_in_module),
         )
     };
     // From here on the last reference is told of.

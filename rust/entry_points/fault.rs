@@ -14,9 +14,9 @@ use crate::{
         order::Order,
         page::Pfn,
         redirect::{
-            begin_in_flight,
+            begin_in_module,
             call_original,
-            end_in_flight,
+            end_in_module,
             InFlight, //
         },
         vm::{
@@ -69,8 +69,8 @@ pub(in crate::kern) unsafe extern "C" fn dax_iomap_fault(
             bindings::rdax_fault_later(
                 vmf,
                 is_for_table,
-                Some(begin_in_flight),
-                Some(end_in_flight),
+                Some(begin_in_module),
+                Some(end_in_module),
             )
         };
     }

@@ -14,9 +14,9 @@ use crate::{
         },
         order::Order,
         redirect::{
-            begin_in_flight,
-            end_in_flight,
-            InFlight, //
+            begin_in_module,
+            end_in_module,
+            InModule, //
         },
         vm::LockedVma,
     }, //
@@ -228,8 +228,8 @@ pub(super) unsafe extern "C" fn uprobe_munmap(
         }
         bindings::rdax_update_times_later(
             (*vma).vm_file,
-            Some(begin_in_flight),
-            Some(end_in_flight),
+            Some(begin_in_module),
+            Some(end_in_module),
         );
     }
 }
@@ -303,7 +303,7 @@ pub(super) unsafe extern "C" fn pmd_alloc(
     entry: *mut bindings::pud_t,
     address: c_ulong,
 ) -> c_int {
-    let _in_flight = InFlight::enter();
+    let _in_module = InModule::enter();
     // SAFETY: By this function's safety requirements.
     unsafe { bindings::rdax_make_table(mm, entry, address) }
 }

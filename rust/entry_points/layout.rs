@@ -19,9 +19,9 @@ use crate::{
             PageRange, //
         },
         redirect::{
-            begin_in_flight,
+            begin_in_module,
             call_original,
-            end_in_flight,
+            end_in_module,
             end_original,
             InFlight, //
         },
@@ -211,8 +211,8 @@ unsafe fn deactivate_later(sb: *mut bindings::super_block, locked: bool) -> bool
             sb,
             locked,
             Some(when_idle),
-            Some(begin_in_flight),
-            Some(end_in_flight),
+            Some(begin_in_module),
+            Some(end_in_module),
         )
     }
 }

@@ -7,6 +7,7 @@ use crate::kern::{
     compat::this_module, //
 };
 use kernel::{
+    ffi::c_int,
     sync::atomic::{Acquire, Atomic, Relaxed, Release},
     time::{
         delay::fsleep,
@@ -14,32 +15,27 @@ use kernel::{
     }, //
 };
 
-/// Calls of replaced functions that may go on although nothing of the file is held: neither the
-/// inode nor the mount.
-static IN_FLIGHT: Atomic<usize> = Atomic::new(0);
+/// Calls that are in the module's code and about no device.
+static IN_MODULE: Atomic<usize> = Atomic::new(0);
 
-/// A call that nothing but this value keeps the module waiting for. The replacements of functions
-/// with [`Key::Folio`](super::Key::Folio) hold one from their first statement to their last.
+/// A call of a replaced function that may look at what adopted devices have although nothing of a file is held: neither
+/// the inode nor the mount. The replacements of functions with [`Key::Folio`](super::Key::Folio) hold one from their
+/// first statement to their last.
+///
+/// # Invariants
+///
+/// A section of readers of `rdax_calls` (SRCU) is open, with this index.
 #[must_use]
-pub(crate) struct InFlight(());
+pub(crate) struct InFlight(c_int);
 
 impl InFlight {
-    // Each end of a call pairs with the look in `quiesce`: whoever sees that no call is left may change
-    // and free what calls look at. That a call which begins later sees what was changed before comes
-    // from the grace period there, so its count needs no order.
+    // SRCU orders it: a call is over for those who wait in `quiesce`, with all that it has looked at, or it sees what they
+    // have changed before.
     #[inline]
     pub(crate) fn enter() -> Self {
-        IN_FLIGHT.add(1, Relaxed);
-        Self(())
-    }
-
-    /// A call that a value was made for and forgotten.
-    ///
-    /// # Safety
-    ///
-    /// There is such a value, and this is its end.
-    pub(crate) unsafe fn resume() -> Self {
-        Self(())
+        // INVARIANT: It is begun here.
+        // SAFETY: There are no requirements; it is ended once, by `pause` or when this is dropped.
+        Self(unsafe { bindings::rdax_calls_enter() })
     }
 
     /// Does what may take as long as others like. Meanwhile this value keeps nobody waiting, and the
@@ -49,10 +45,14 @@ impl InFlight {
         // SAFETY: The module is live: a directory keeps it while functions are redirected, and whoever gives
         // them back has that directory, and waits for this value.
         unsafe { bindings::__module_get(module) };
-        IN_FLIGHT.fetch_sub(1, Release);
+        // SAFETY: By the type invariant; `work` has no borrow of this.
+        unsafe { bindings::rdax_calls_leave(self.0) };
         let result = work();
         // The module ends in `settle`, which waits for this value again.
-        IN_FLIGHT.add(1, Relaxed);
+        //
+        // INVARIANT: It is begun anew.
+        // SAFETY: As in `enter`.
+        self.0 = unsafe { bindings::rdax_calls_enter() };
         // SAFETY: The reference is the one from above.
         unsafe { bindings::module_put(module) };
         result
@@ -62,7 +62,29 @@ impl InFlight {
 impl Drop for InFlight {
     #[inline]
     fn drop(&mut self) {
-        IN_FLIGHT.fetch_sub(1, Release);
+        // SAFETY: By the type invariant; this is the end.
+        unsafe { bindings::rdax_calls_leave(self.0) };
+    }
+}
+
+/// A call that nothing but this value keeps the module waiting for, which looks at nothing that adopted devices have:
+/// releasing one of several does not wait for it.
+#[must_use]
+pub(crate) struct InModule(());
+
+impl InModule {
+    // Its end pairs with the look in `settle`.
+    #[inline]
+    pub(crate) fn enter() -> Self {
+        IN_MODULE.add(1, Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for InModule {
+    #[inline]
+    fn drop(&mut self) {
+        IN_MODULE.fetch_sub(1, Release);
     }
 }
 
@@ -70,9 +92,9 @@ impl Drop for InFlight {
 ///
 /// # Safety
 ///
-/// [`end_in_flight`] is called afterwards.
-pub(in crate::kern) unsafe extern "C" fn begin_in_flight() {
-    core::mem::forget(InFlight::enter());
+/// [`end_in_module`] is called afterwards.
+pub(in crate::kern) unsafe extern "C" fn begin_in_module() {
+    core::mem::forget(InModule::enter());
 }
 
 /// The same: it ends.
@@ -80,33 +102,35 @@ pub(in crate::kern) unsafe extern "C" fn begin_in_flight() {
 /// # Safety
 ///
 /// A value was forgotten for the call that ends here.
-pub(in crate::kern) unsafe extern "C" fn end_in_flight() {
-    // SAFETY: By this function's safety requirements.
-    drop(unsafe { InFlight::resume() });
+pub(in crate::kern) unsafe extern "C" fn end_in_module() {
+    drop(InModule(()));
 }
 
-/// Waits until every call that was redirected before, and that is not about a mounted filesystem,
-/// has left the module's code but for its last instructions. Sleeps, not interruptible.
+/// Waits until every call that is in flight now, and that is not about a mounted filesystem, is over or paused. Sleeps,
+/// not interruptible.
 ///
-/// Calls about a mounted filesystem are over when it is not mounted any more, which is for the
-/// caller to see to.
+/// Calls about a mounted filesystem are over when it is not mounted any more, which is for the caller to see to. A task
+/// that is redirected now, and in flight only later, is not waited for: it sees what the caller has changed before. Nor
+/// are those that come meanwhile, so this ends, whatever others do: no call waits for others while it is in flight.
 pub(crate) fn quiesce() {
-    // A task that was preempted between the decision to redirect it and the replacement's first
-    // instruction gets on, and into `IN_FLIGHT` if it sleeps.
-    // SAFETY: Called where sleeping is allowed.
-    unsafe { bindings::synchronize_rcu_tasks() };
-    // Pairs with the end of each call (`InFlight`).
-    //
-    // Ends: no call comes any more, and none waits for others while it is counted.
-    while IN_FLIGHT.load(Acquire) != 0 {
-        fsleep(Delta::from_millis(10));
-    }
+    // SAFETY: Called where sleeping is allowed, by nobody who is in flight.
+    unsafe { bindings::rdax_calls_synchronize() };
 }
 
 /// Waits until no task is in the module's code on behalf of a redirected function, when no more come.
 /// Sleeps, not interruptible.
 pub(crate) fn settle() {
+    // A task that was preempted between the decision to redirect it and the replacement's first
+    // instruction gets on, and into `IN_MODULE` or in flight if it sleeps.
+    // SAFETY: Called where sleeping is allowed.
+    unsafe { bindings::synchronize_rcu_tasks() };
     quiesce();
+    // Pairs with the end of each call (`InModule`).
+    //
+    // Ends: no call comes any more, and none waits for others but for a grace period, as this does.
+    while IN_MODULE.load(Acquire) != 0 {
+        fsleep(Delta::from_millis(10));
+    }
     // SAFETY: Called where sleeping is allowed, when no filesystem is mounted that has files which are
     // not evicted yet.
     unsafe { bindings::rdax_parking_end() };

@@ -28,8 +28,8 @@ pub(crate) use callback::Destination;
 pub(crate) use eviction::sees_evictions;
 pub(crate) use handle::Handle;
 use handle::SwitchState;
-pub(super) use in_flight::{begin_in_flight, end_in_flight};
-pub(crate) use in_flight::{quiesce, settle, InFlight};
+pub(super) use in_flight::{begin_in_module, end_in_module};
+pub(crate) use in_flight::{quiesce, settle, InFlight, InModule};
 pub(crate) use original::{call_original, call_original_for, end_original, is_sought, CALLERS};
 
 use super::{

@@ -11,7 +11,7 @@ mod tests {
         kern::{
             members::{Members, TestSlot},
             order::Order,
-            redirect::{self, Destination, InFlight, Key},
+            redirect::{self, Destination, InFlight, InModule, Key},
             testing::{
                 call_break_layout, call_busy_page, call_invalidate, call_writeback, decide,
                 decide_directly, decide_while_watched, hold, pause, until, with_thread,
@@ -23,7 +23,7 @@ mod tests {
     };
     use kernel::{
         prelude::*,
-        sync::atomic::{Acquire, Atomic, Full, Relaxed},
+        sync::atomic::{Acquire, Atomic, Full, Relaxed, Release},
     };
 
     #[test]
@@ -139,6 +139,40 @@ mod tests {
             released.map(|()| waits)
         })?;
         check!(released?);
+        Ok(())
+    }
+
+    #[test]
+    fn calls_without_an_end_keep_no_device_from_being_released() -> Checked {
+        adopt()?;
+        let (begun, over) = (Atomic::new(false), Atomic::new(false));
+        let quiesced = Atomic::new(false);
+        let work = |number| {
+            if number == 0 {
+                until(|| begun.load(Acquire));
+                redirect::quiesce();
+                quiesced.store(true, Release);
+                return;
+            }
+            // One that looks at no device, and others of which there always is one. They do not sleep.
+            let _in_module = InModule::enter();
+            let mut in_flight = InFlight::enter();
+            begun.store(true, Release);
+            while !over.load(Relaxed) {
+                in_flight = InFlight::enter();
+                core::hint::spin_loop();
+            }
+            drop(in_flight);
+        };
+        let (_, released) = with_threads(2, work, |_| {
+            let released = until(|| quiesced.load(Acquire));
+            over.store(true, Relaxed);
+            released
+        })?;
+        check!(
+            released,
+            "who releases a device waits for calls that came later"
+        );
         Ok(())
     }
 

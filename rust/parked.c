@@ -60,7 +60,7 @@ void rdax_revive(struct inode *inode)
 bool rdax_park(struct inode *inode, bool (*held)(struct inode *inode))
 {
 	WRITE_ONCE(is_held, held);
-	if (xa_err(xa_store(&parked, place_of(inode), inode, GFP_NOFS)))
+	if (xa_err(xa_store(&parked, place_of(inode), inode, GFP_NOFS | __GFP_NOFAIL)))
 		return false;
 	/* As iput() does, but that this is not the inode's end. */
 	atomic_dec(&inode->i_count);
@@ -208,7 +208,7 @@ bool rdax_deactivate_later(struct super_block *sb, bool locked,
 			   void (*fn)(struct super_block *sb), void (*begin)(void),
 			   void (*end)(void))
 {
-	struct deactivation *this = kmalloc_obj(*this, GFP_NOFS | __GFP_NOWARN);
+	struct deactivation *this = kmalloc_obj(*this, GFP_NOFS | __GFP_NOFAIL);
 
 	if (!this)
 		return false;

@@ -392,6 +392,11 @@ bool rdax_large_folio_is_held(struct folio *folio)
 	return held;
 }
 
+int rdax_folio_entire_mapcount(const struct folio *folio)
+{
+	return folio_entire_mapcount(folio);
+}
+
 unsigned long rdax_folio_map_whole(struct folio *folio, struct vm_area_struct *vma, bool *first)
 {
 #ifdef CONFIG_NO_PAGE_MAPCOUNT

@@ -103,6 +103,8 @@ unsigned long rdax_folio_map_whole(struct folio *folio, struct vm_area_struct *v
  * large meanwhile.
  */
 bool rdax_large_folio_is_held(struct folio *folio);
+/* How many entries map all of a large folio. */
+int rdax_folio_entire_mapcount(const struct folio *folio);
 
 /* Count @added pages for the process, and those that became mapped for the folio's node. */
 void rdax_count_mapped(struct mm_struct *mm, struct folio *folio, unsigned long added,

@@ -135,6 +135,16 @@ impl<'a> DevFolio<'a> {
         count + 1
     }
 
+    /// How many page-table entries map all of it by themselves; 0 for a page. Does not sleep.
+    pub(crate) fn entire_mapcount(self) -> u32 {
+        if !self.is_large() {
+            return 0;
+        }
+        // SAFETY: By the type invariant it is a folio, and was seen to be large, so that it has the words that are read,
+        // which are within its first pages.
+        unsafe { bindings::rdax_folio_entire_mapcount(self.as_ptr()) }.max(0) as u32
+    }
+
     /// Whether somebody has a reference that is not that of a page-table entry. May say so of a folio that is
     /// being mapped or unmapped: an entry's reference is taken before it is counted as a mapping, and given
     /// up afterwards.

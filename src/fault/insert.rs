@@ -22,6 +22,10 @@ use crate::kern::{
     vm::{self, FaultCode}, //
 };
 
+/// The most entries of 1 GiB for the same memory, if not many come at the same time: all go at once when the file is
+/// truncated, and each of their places is remembered for a while.
+const MOST_PUDS: u32 = 4096;
+
 impl<'a, const ORDER: usize> Fault<'a, ORDER> {
     /// Maps the installed page, and the pages around it; or says that the metadata has to be durable
     /// first.
@@ -87,6 +91,9 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             Order::PTE => self.vmf.insert_page(page, write),
             order if locked.entry().order() != order => Insertion::Unfit,
             Order::PMD => self.vmf.insert_pmd(folio, write),
+            Order::PUD if !present && folio.entire_mapcount() >= MOST_PUDS => {
+                return Err(Failure::Fallback(Counter::FallbackNomem));
+            }
             _ => self.vmf.insert_pud(folio, write),
         };
         if inserted == Insertion::Unfit {

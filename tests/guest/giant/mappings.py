@@ -124,6 +124,32 @@ def tables_wait_for_no_calls_of_others(t):
 
 
 @case(**GIANT)
+def mapped_very_often(t):
+    """The entries of 1 GiB of the same memory are limited: where one goes is remembered, and all go at once."""
+    fd = gib.borrow(t)
+    first = gib.frame(t, fd)
+    entries, more = 4096, 4
+    with Map(-1, (entries + more) * GIB, prot=posix.PROT_NONE, align=GIB,
+             flags=posix.MAP_PRIVATE | posix.MAP_ANONYMOUS | posix.MAP_NORESERVE) as room:
+        for number in range(entries + more):
+            posix.mmap(room.address + number * GIB, GIB, posix.PROT_RW,
+                       posix.MAP_SHARED | posix.MAP_FIXED, fd)
+        for _ in range(2):
+            stats = t.stats()
+            for number in range(entries + more):
+                room.read(number * GIB + 5 * PAGE, 1)
+            if stats.known:
+                moved = stats.since()
+                equal(moved["read_pud"], entries, "loads that map 1 GiB")
+                equal(moved["fallback_nomem"], more, "loads that are above the limit")
+            # The core cannot write-protect them: they are unmapped.
+            room.write(17 * GIB + 5 * PAGE, b"x")
+            os.fsync(fd)
+        equal(room.read((entries + 1) * GIB + 5 * PAGE, 1), b"x", "what was stored by another mapping")
+    check_folio_idle(first, "after munmap of all")
+
+
+@case(**GIANT)
 def divided_without_rights(t):
     """What nobody may access is divided in its middle, and the halves are moved, unmapped and given rights."""
     fd = gib.borrow(t)

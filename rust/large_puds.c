@@ -78,6 +78,8 @@ STACK_FRAME_NON_STANDARD(rdax_original_pmd_alloc);
 #endif
 
 #define BUCKETS_BITS 10
+/* How long a table is waited for by who keeps the mmap lock. */
+#define PATIENCE (10 * HZ)
 
 static struct bucket {
 	spinlock_t lock;
@@ -259,6 +261,18 @@ bool rdax_table_is_made(struct vm_fault *vmf)
 	return rdax_is_made(vmf->vma->vm_mm, vmf->pud);
 }
 
+/* Whether the place of such an entry is remembered by itself. */
+static bool is_told(struct mm_struct *mm, pud_t *entry)
+{
+	struct bucket *bucket = bucket_of(entry);
+	bool told;
+
+	spin_lock_bh(&bucket->lock);
+	told = find(&bucket->removed, mm, entry);
+	spin_unlock_bh(&bucket->lock);
+	return told;
+}
+
 /* Whether somebody may have seen an entry there, and is not past that. Does not sleep. */
 static bool is_seen(struct mm_struct *mm, pud_t *entry)
 {
@@ -283,6 +297,7 @@ bool rdax_table_is_for_later(struct vm_fault *vmf)
 int rdax_begin_table(struct mm_struct *mm, pud_t *entry, struct rdax_place *place)
 {
 	struct bucket *bucket = bucket_of(entry);
+	unsigned long end = jiffies + PATIENCE;
 	spinlock_t *lock;
 	bool present;
 
@@ -298,9 +313,12 @@ int rdax_begin_table(struct mm_struct *mm, pud_t *entry, struct rdax_place *plac
 		return 1;
 	/*
 	 * Ends: when nobody has the mmap lock at one of these looks, of which nothing tells, or after the grace periods of
-	 * the entries that were there; no more can come. Where memory had run out, those of its bucket are waited for.
+	 * the entries that were there; no more can come. Others may draw these out while the caller keeps the lock, for which
+	 * others wait in turn, so this has an end. Where memory had run out, all entries of the bucket are waited for.
 	 */
 	while (is_seen(mm, entry)) {
+		if (time_after(jiffies, end) && is_told(mm, entry))
+			return -ENOMEM;
 		if (wait_event_killable_timeout(all_past, !rdax_large_pud_was_removed(mm, entry), 2) < 0)
 			return -ENOMEM;
 	}

@@ -171,7 +171,10 @@ mod tests {
         check!(until(|| !entries.was_removed(0)), "without memory");
         check!(entries.was_removed(1));
         next.end();
-        check!(until(|| !entries.was_removed(1)), "without memory, the second");
+        check!(
+            until(|| !entries.was_removed(1)),
+            "without memory, the second"
+        );
         // After munmap nobody can have seen it.
         entries.detach();
         let removal = entries.begin_removal(0);

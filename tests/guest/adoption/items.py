@@ -13,9 +13,10 @@ from lib.mapping import Map
 from lib.pattern import page, pages
 from lib.posix import PAGE, PMD
 from lib.runner import Log, case
-from lib.task import Task
+from lib.task import LongCalls, Task
 
-from .common import DEVICE, EBUSY, EINVAL, ENODEV, EOPNOTSUPP, Item, Watched, mountable, need
+from .common import (DEVICE, EBUSY, EINVAL, ENODEV, EOPNOTSUPP, Item, OTHER, Watched, mountable,
+                     need)
 
 COUNTERS = """read_pte read_pmd read_pud write_pte write_pmd write_pud mkwrite_pte mkwrite_pmd
     mkwrite_pud zero_pte zero_pmd private_pte sync_faults cow_pages fallback_alignment fallback_vma
@@ -360,6 +361,21 @@ def twenty_times(t):
                 os.close(fd)
             finally:
                 fs.umount()
+
+
+@case(fs=())
+def released_beside_long_calls_of_others(t):
+    """Who releases one of two devices waits for nobody who has nothing to do with them."""
+    del t
+    need(DEVICE, OTHER)
+
+    def change():
+        item.set(False)
+        item.set(True)
+
+    with Item(OTHER, adopt=True), Item(DEVICE, adopt=True) as item, LongCalls() as somebody:
+        check(Task(somebody.stays_in_one_while, change).result(timeout=300),
+              "the release of a device waits until the call of somebody else ends")
 
 
 @case(fs=())

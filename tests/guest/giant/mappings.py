@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """What is done to a mapping: cut, protected, moved."""
 
-import contextlib
 import os
 
 from lib import gib, posix
-from lib.check import Failure, equal, same_bytes
+from lib.check import check, equal, same_bytes
 from lib.gib import GibMap, PAGES
 from lib.mapping import Map, SIGSEGV
 from lib.posix import GIB, PAGE, PMD
 from lib.runner import case
-from lib.task import Task
+from lib.task import LongCalls, Task
 
 from .common import GIANT, HALF, LAST, MIDDLE, check_folio_idle, moved_only, survives
 
@@ -75,23 +74,10 @@ def mapped_again_while_it_is_unmapped(t):
         check_folio_idle(first, "after munmap")
 
 
-def _stay_in_the_kernel(ready, ended):
-    """Calls that take long and do not sleep, by somebody without rights."""
-    posix.become_nobody()
-    buffer = bytearray(2 << 20)
-    with open("/dev/urandom", "rb", buffering=0) as source:
-        os.write(ready, b"x")
-        while True:
-            os.readv(source.fileno(), [buffer] * 1000)
-            os.write(ended, b"x")
-
-
 @case(**GIANT)
 def tables_wait_for_no_calls_of_others(t):
     """Where 1 GiB was mapped a table is made, however long somebody else is in a system call."""
     fd = gib.borrow(t)
-    ready, ended = os.pipe(), os.pipe()
-    os.set_blocking(ended[0], False)
     ways = {
         "protection": lambda m: m.protect(posix.PROT_READ, 7 * PMD, PAGE),
         "a page that is dropped": lambda m: m.advise(posix.MADV_DONTNEED, 7 * PMD, PAGE),
@@ -100,27 +86,17 @@ def tables_wait_for_no_calls_of_others(t):
             m.advise(posix.MADV_DONTNEED, 7 * PMD, PAGE),
             m.advise(posix.MADV_POPULATE_READ, 7 * PMD, PAGE)),
     }
-    somebody = Task(_stay_in_the_kernel, ready[1], ended[1])
-    os.read(ready[0], 1)
-    for name, divide in ways.items():
-        # His call may come to its end by chance: once is enough, and where it is waited for it never happens.
-        for _ in range(5):
-            with contextlib.suppress(BlockingIOError):
-                os.read(ended[0], 4096)
-            with GibMap(fd) as m:
-                gib.store(m, 1, 5, 1)
-                divide(m)
-                gib.expect(m, 1, 5, 1)
-            try:
-                os.read(ended[0], 4096)
-            except BlockingIOError:
-                break
-        else:
-            raise Failure(f"{name}: the table waits until the call of somebody else ends")
-    somebody.kill()
-    somebody.signalled()
-    for end in ready + ended:
-        os.close(end)
+
+    def use(divide):
+        with GibMap(fd) as m:
+            gib.store(m, 1, 5, 1)
+            divide(m)
+            gib.expect(m, 1, 5, 1)
+
+    with LongCalls() as somebody:
+        for name, divide in ways.items():
+            check(somebody.stays_in_one_while(lambda divide=divide: use(divide)),
+                  f"{name}: the table waits until the call of somebody else ends")
 
 
 @case(**GIANT)
@@ -134,14 +110,15 @@ def mapped_very_often(t):
         for number in range(entries + more):
             posix.mmap(room.address + number * GIB, GIB, posix.PROT_RW,
                        posix.MAP_SHARED | posix.MAP_FIXED, fd)
-        for _ in range(2):
+        # In the second round the last ones have their small pages.
+        for refused in (more, 0):
             stats = t.stats()
             for number in range(entries + more):
                 room.read(number * GIB + 5 * PAGE, 1)
             if stats.known:
                 moved = stats.since()
                 equal(moved["read_pud"], entries, "loads that map 1 GiB")
-                equal(moved["fallback_nomem"], more, "loads that are above the limit")
+                equal(moved["fallback_nomem"], refused, "loads that are above the limit")
             # The core cannot write-protect them: they are unmapped.
             room.write(17 * GIB + 5 * PAGE, b"x")
             os.fsync(fd)

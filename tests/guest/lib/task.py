@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 
+from . import posix
 from .check import Failure, Skip, check
 
 # Numbers of the system calls that tasks are watched in.
@@ -280,3 +281,49 @@ def session_of(pid):
             if len(fields) > 3 and fields[3] == str(pid) and fields[0] != "Z":
                 found.append(int(entry))
     return found
+
+
+class LongCalls:
+    """Somebody without rights, whose calls take long and do not sleep. A context manager."""
+
+    def __enter__(self):
+        self._ready, self._ended = os.pipe(), os.pipe()
+        os.set_blocking(self._ended[0], False)
+        self._task = Task(self._go)
+        os.read(self._ready[0], 1)
+        return self
+
+    def __exit__(self, *_):
+        self._task.kill()
+        self._task.signalled()
+        for end in self._ready + self._ended:
+            os.close(end)
+
+    def _go(self):
+        posix.become_nobody()
+        buffer = bytearray(2 << 20)
+        with open("/dev/urandom", "rb", buffering=0) as source:
+            os.write(self._ready[1], b"x")
+            while True:
+                os.readv(source.fileno(), [buffer] * 1000)
+                os.write(self._ended[1], b"x")
+
+    def has_ended_one(self):
+        """Whether one of the calls has come to its end since this was asked last."""
+        try:
+            os.read(self._ended[0], 4096)
+        except BlockingIOError:
+            return False
+        return True
+
+    def stays_in_one_while(self, work):
+        """Whether one of the calls lasts from the beginning of the work to its end.
+
+        One may come to its end by chance: once is enough, and where the work waits for that it never
+        happens."""
+        for _ in range(5):
+            self.has_ended_one()
+            work()
+            if not self.has_ended_one():
+                return True
+        return False

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 /// A mount, from a line of `mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// What `fdinfo` calls it.
+    pub id: u64,
     /// `major:minor` of what the filesystem is on.
     pub device: String,
     /// What of the filesystem is mounted: `/` for all, a directory of it for a bind mount of that.
@@ -23,11 +25,13 @@ impl Mount {
     fn parse(line: &str) -> Option<Self> {
         let (mount, filesystem) = line.split_once(" - ")?;
         let mut words = mount.split(' ');
-        let device = words.nth(2)?.to_owned();
+        let id = words.next()?.parse().ok()?;
+        let device = words.nth(1)?.to_owned();
         let root = unescape(words.next()?);
         let point = unescape(words.next()?);
         let mut words = filesystem.split(' ');
         Some(Self {
+            id,
             device,
             root: PathBuf::from(root),
             point: PathBuf::from(point),
@@ -35,6 +39,15 @@ impl Mount {
             source: unescape(words.next()?),
             options: words.next()?.split(',').map(str::to_owned).collect(),
         })
+    }
+
+    /// Whether what it has is somebody's who may not answer: a server's, or a process's.
+    pub fn is_remote(&self) -> bool {
+        const KINDS: [&str; 7] = ["9p", "afs", "ceph", "cifs", "lustre", "ocfs2", "smb3"];
+        // `nfs4`, `fuseblk`, `fuse.sshfs`.
+        let starts = ["nfs", "fuse"];
+        KINDS.contains(&self.kind.as_str())
+            || starts.iter().any(|start| self.kind.starts_with(start))
     }
 
     /// The value of an option of the filesystem.

@@ -14,6 +14,7 @@ use self::{
     view::{Own, View}, //
 };
 use crate::{
+    mounts::{self, Mount},
     output::harmless,
     size::{PMD, PUD},
     system::System, //
@@ -24,6 +25,7 @@ use std::{
     fs::{self, File, Metadata},
     io::{self, BufRead, BufReader},
     os::unix::fs::{FileTypeExt, MetadataExt},
+    path::PathBuf, //
 };
 
 /// What is looked for.
@@ -52,6 +54,12 @@ impl Wanted {
             number,
             node: node.map_or((0, 0), |node| (node.dev(), node.ino())),
         }
+    }
+
+    /// Whether it is on a filesystem of this machine's, whose device is a block device. The node of a character device
+    /// may be anywhere.
+    fn is_on_block_device(&self) -> bool {
+        !matches!(self, Self::Character { .. })
     }
 
     /// Whether it is what is open.
@@ -205,6 +213,7 @@ pub struct Users {
 pub fn find(system: &System, wanted: &Wanted) -> Users {
     let own = Own::of(system);
     let have_same = tables::compare(system);
+    let mut remote = Remote::default();
     let mut users = Users::default();
     for name in system.names("/proc") {
         let Ok(pid) = name.parse::<u32>() else {
@@ -214,7 +223,8 @@ pub fn find(system: &System, wanted: &Wanted) -> Users {
         if pid == std::process::id() {
             continue;
         }
-        let Some((process, is_clear)) = look_at(system, pid, wanted, &own, have_same) else {
+        let Some((process, is_clear)) = look_at(system, pid, wanted, &own, have_same, &mut remote)
+        else {
             users.hidden += 1;
             continue;
         };
@@ -276,6 +286,45 @@ impl Maps {
     }
 }
 
+/// Descriptors that are not asked what they stand for, as nobody may answer.
+#[derive(Default)]
+struct Remote {
+    /// The mounts of each namespace that are somebody else's.
+    mounts: BTreeMap<PathBuf, BTreeSet<u64>>,
+}
+
+impl Remote {
+    /// Those of a thread's namespace, as far as they can be seen; none if it does not matter for what is wanted.
+    fn of(&mut self, system: &System, thread: &str, wanted: &Wanted) -> &BTreeSet<u64> {
+        let namespace = match wanted.is_on_block_device() {
+            true => fs::read_link(system.path(format!("{thread}/ns/mnt"))).unwrap_or_default(),
+            false => PathBuf::new(),
+        };
+        self.mounts
+            .entry(namespace)
+            .or_insert_with_key(|namespace| {
+                if namespace.as_os_str().is_empty() {
+                    return BTreeSet::new();
+                }
+                let mounts = mounts::in_file(system, &format!("{thread}/mountinfo"));
+                let mounts = mounts.into_iter().filter(Mount::is_remote);
+                mounts.map(|mount| mount.id).collect()
+            })
+    }
+
+    /// Whether a descriptor is on one of these mounts.
+    fn have(mounts: &BTreeSet<u64>, system: &System, thread: &str, fd: &str) -> bool {
+        if mounts.is_empty() {
+            return false;
+        }
+        let info = system.read(format!("{thread}/fdinfo/{fd}"));
+        let info = info.unwrap_or_default();
+        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+        id.and_then(|id| id.trim().parse().ok())
+            .is_some_and(|id| mounts.contains(&id))
+    }
+}
+
 /// Also whether all of its io_urings could be seen. `None` if it may not be looked at. One that has ended has
 /// nothing.
 fn look_at(
@@ -284,6 +333,7 @@ fn look_at(
     wanted: &Wanted,
     own: &Own,
     have_same: HaveSame,
+    remote: &mut Remote,
 ) -> Option<(Process, bool)> {
     let dir = format!("/proc/{pid}");
     let mut process = Process {
@@ -322,6 +372,7 @@ fn look_at(
             continue;
         }
         let mut view = None;
+        let remote = remote.of(system, thread, wanted);
         let fds = format!("{thread}/fd");
         for name in system.names(&fds) {
             let Ok(fd) = name.parse::<u32>() else {
@@ -340,7 +391,9 @@ fn look_at(
                     Some(false) => (),
                     None => is_clear = false,
                 }
-            } else if fs::metadata(&path).is_ok_and(|status| wanted.is(&status)) {
+            } else if !(target.is_absolute() && Remote::have(remote, system, thread, &name))
+                && fs::metadata(&path).is_ok_and(|status| wanted.is(&status))
+            {
                 process.open.push(fd);
             }
         }
@@ -373,6 +426,35 @@ mod tests {
             device: rustix::fs::makedev(259, 1),
             inode: 131,
         }
+    }
+
+    #[test]
+    fn nobody_who_may_not_answer_is_asked() {
+        let laid = Laid::new();
+        let file = laid.put("file", "");
+        laid.thread("7", "");
+        laid.link("mnt:[1]", "proc/7/ns/mnt");
+        laid.put(
+            "proc/7/mountinfo",
+            "40 22 259:0 / / rw - xfs /dev/pmem0 rw\n\
+             77 40 0:50 / /mnt/nfs rw shared:1 - nfs4 server:/ rw\n\
+             78 40 0:51 / /mnt/ssh rw - fuse.sshfs server: rw\n",
+        );
+        for (fd, mount) in [(3, 77), (4, 40), (5, 78), (6, 79)] {
+            laid.link(&file, &format!("proc/7/fd/{fd}"));
+            let info = format!("pos:\t0\nflags:\t0100002\nmnt_id:\t{mount}\nino:\t131\n");
+            laid.put(&format!("proc/7/fdinfo/{fd}"), &info);
+        }
+        let users = laid.users(&of(&file));
+        assert_eq!(users.processes[0].open, [4, 6]);
+        // The node of a character device may be anywhere.
+        let null = Wanted::Character {
+            number: fs::metadata("/dev/null").unwrap().rdev(),
+            node: (0, 0),
+        };
+        laid.link("/dev/null", "proc/7/fd/9");
+        laid.put("proc/7/fdinfo/9", "mnt_id:\t77\n");
+        assert_eq!(laid.users(&null).processes[0].open, [9]);
     }
 
     #[test]

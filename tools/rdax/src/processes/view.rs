@@ -85,6 +85,11 @@ impl View {
             // Sockets and the like have no path.
             return Some(false);
         };
+        let seen = above(&self.mounts, path).max_by_key(|mount| mount.point.as_os_str().len());
+        if wanted.is_on_block_device() && seen.is_some_and(Mount::is_remote) {
+            // Nobody may answer.
+            return (!self.may_hide(path, wanted, 0)).then_some(false);
+        }
         let is_wanted = |root: &Path| {
             let status = fs::metadata(root.join(below)).ok()?;
             Some((wanted.is(&status), status.dev()))
@@ -238,6 +243,27 @@ mod tests {
         laid.ring("77", "inner", "mnt:[1]", "/mnt/f");
         assert_eq!(laid.has(&of(&outer)), Some(true));
         assert_eq!(laid.has(&of(&inner)), None);
+    }
+
+    #[test]
+    fn nobody_who_may_not_answer_is_asked_for_a_path() {
+        let laid = Laid::new();
+        let file = laid.put("mnt/nfs/f", "");
+        laid.ring("77", "", "mnt:[1]", "/mnt/nfs/f");
+        assert_eq!(laid.has(&of(&file)), Some(true));
+        laid.put(
+            "proc/self/mountinfo",
+            "40 22 259:7 / / rw - xfs /dev/pmem0 rw\n\
+             77 40 0:50 / /mnt/nfs rw - nfs4 server:/ rw\n",
+        );
+        // It is not looked for there.
+        assert_eq!(laid.has(&of(&file)), Some(false));
+        // It may be below the mount.
+        let below = Wanted::File {
+            device: rustix::fs::makedev(259, 7),
+            inode: 131,
+        };
+        assert_eq!(laid.has(&below), None);
     }
 
     #[test]

@@ -57,10 +57,16 @@ void rdax_revive(struct inode *inode)
 	spin_unlock(&inode->i_lock);
 }
 
+/* The core warns of an allocation that must not fail by a task that reclaims memory; only there it may fail. */
+static gfp_t flags_for_nofail(void)
+{
+	return GFP_NOFS | (current->flags & PF_MEMALLOC ? __GFP_NOWARN : __GFP_NOFAIL);
+}
+
 bool rdax_park(struct inode *inode, bool (*held)(struct inode *inode))
 {
 	WRITE_ONCE(is_held, held);
-	if (xa_err(xa_store(&parked, place_of(inode), inode, GFP_NOFS | __GFP_NOFAIL)))
+	if (xa_err(xa_store(&parked, place_of(inode), inode, flags_for_nofail())))
 		return false;
 	/* As iput() does, but that this is not the inode's end. */
 	atomic_dec(&inode->i_count);
@@ -208,7 +214,7 @@ bool rdax_deactivate_later(struct super_block *sb, bool locked,
 			   void (*fn)(struct super_block *sb), void (*begin)(void),
 			   void (*end)(void))
 {
-	struct deactivation *this = kmalloc_obj(*this, GFP_NOFS | __GFP_NOFAIL);
+	struct deactivation *this = kmalloc_obj(*this, flags_for_nofail());
 
 	if (!this)
 		return false;

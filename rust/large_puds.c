@@ -245,32 +245,26 @@ unsigned int rdax_large_puds_removed(void)
 	return atomic_read(&removed_now);
 }
 
-bool rdax_is_made(struct mm_struct *mm, pud_t *entry)
+/* Whether the place is remembered by itself: where a table is being made, or where an entry was. */
+static bool is_remembered(struct mm_struct *mm, pud_t *entry, bool made)
 {
 	struct bucket *bucket = bucket_of(entry);
-	bool made;
+	bool found;
 
 	spin_lock_bh(&bucket->lock);
-	made = find(&bucket->made, mm, entry);
+	found = find(made ? &bucket->made : &bucket->removed, mm, entry);
 	spin_unlock_bh(&bucket->lock);
-	return made;
+	return found;
+}
+
+bool rdax_is_made(struct mm_struct *mm, pud_t *entry)
+{
+	return is_remembered(mm, entry, true);
 }
 
 bool rdax_table_is_made(struct vm_fault *vmf)
 {
 	return rdax_is_made(vmf->vma->vm_mm, vmf->pud);
-}
-
-/* Whether the place of such an entry is remembered by itself. */
-static bool is_told(struct mm_struct *mm, pud_t *entry)
-{
-	struct bucket *bucket = bucket_of(entry);
-	bool told;
-
-	spin_lock_bh(&bucket->lock);
-	told = find(&bucket->removed, mm, entry);
-	spin_unlock_bh(&bucket->lock);
-	return told;
 }
 
 /* Whether somebody may have seen an entry there, and is not past that. Does not sleep. */
@@ -317,7 +311,7 @@ int rdax_begin_table(struct mm_struct *mm, pud_t *entry, struct rdax_place *plac
 	 * others wait in turn, so this has an end. Where memory had run out, all entries of the bucket are waited for.
 	 */
 	while (is_seen(mm, entry)) {
-		if (time_after(jiffies, end) && is_told(mm, entry))
+		if (time_after(jiffies, end) && is_remembered(mm, entry, false))
 			return -ENOMEM;
 		if (wait_event_killable_timeout(all_past, !rdax_large_pud_was_removed(mm, entry), 2) < 0)
 			return -ENOMEM;

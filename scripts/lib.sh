@@ -48,7 +48,7 @@ kernel_dir() { # stock|debug
 	local parts=("$scripts/packages" "$scripts/kernels" "$scripts/make-root")
 	case $1 in
 	stock) parts+=("$scripts/prepare-kernel") ;;
-	debug) parts+=("$scripts/make-debug-kernel" "$scripts/debug.config") ;;
+	debug) parts+=("$scripts/make-debug-kernel" "$scripts"/debug*.config) ;;
 	esac
 	printf '%s/%s-%s-%s' "$cache" "$1" "$kernel_label" "$(key_of "${parts[@]}")"
 }

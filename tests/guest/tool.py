@@ -809,6 +809,64 @@ def files_of_a_ring_below_a_mount_are_not_taken_for_others(t):
             equal((rings, unclear), ([], True) if is_hidden else ([[ring]], False), "rings, what is unclear")
 
 
+@contextlib.contextmanager
+def _overlaid(lower, upper, work):
+    """Where these are mounted as an overlay."""
+    merged = f"{MOUNT}-merged"
+    for directory in (lower, upper, work, merged):
+        os.makedirs(directory, exist_ok=True)
+    run("mount", "-t", "overlay", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", "overlay", merged)
+    try:
+        yield merged
+    finally:
+        posix.umount(merged)
+
+
+def _users(asked):
+    """Of this process: what it has mapped, its descriptors, and which overlays are unclear."""
+    found, own = _json("who", asked), os.getpid()
+    processes = [process for process in found["processes"] if process["pid"] == own]
+    unclear = [process.get("overlay") for process in found["unclear_processes"] if process["pid"] == own]
+    return ([vma["address"] for process in processes for vma in process["mappings"]],
+            [fd for process in processes for fd in process["open"]], unclear)
+
+
+@case(fs=())
+def users_through_an_overlay_are_found(t):
+    """By the path there, in the layers: /proc tells the overlay's device and inode."""
+    with _device(True), _mounted(*XFS) as mount:
+        lower, upper = f"{mount}/lower", f"{mount}/upper"
+        os.makedirs(lower)
+        for name in ("file", "other"):
+            with _opened(f"{lower}/{name}") as fd:
+                os.ftruncate(fd, PMD)
+        with _overlaid(lower, upper, f"{mount}/work") as merged:
+            fd = os.open(f"{merged}/file", os.O_RDONLY)
+            try:
+                with Map(fd, PMD, prot=posix.PROT_READ) as m:
+                    m.touch()
+                    mine = ([m.address], [fd], [])
+                    for asked in (f"{lower}/file", DEVICE):
+                        equal(_users(asked), mine, f"users of {asked}")
+                    equal(_users(f"{lower}/other"), ([], [], []), "users of another file")
+                    (process,) = _json("map", f"{lower}/file")["processes"]
+                    equal(process["mappings"][0]["address"], m.address, "address that rdax map tells")
+                    # What was written since is in another file; which of them is mapped is not seen.
+                    with _opened(f"{merged}/file") as written:
+                        os.pwrite(written, b"x", 0)
+                    for asked in (f"{lower}/file", f"{upper}/file"):
+                        equal(_users(asked), ([], [], [merged]), f"users of {asked}, which was copied up")
+                        check(f"the overlay on {merged}" in _succeeds("who", asked), "nothing is said of it")
+            finally:
+                os.close(fd)
+            # One that was made there.
+            with _opened(f"{merged}/new") as fd:
+                os.ftruncate(fd, PMD)
+                with Map(fd, PMD) as m:
+                    m.touch(write=True)
+                    equal(_users(f"{upper}/new"), ([m.address], [fd], []), "users of a new file")
+
+
 @case(fs=())
 def mapped_holes_are_mapped(t):
     """Zeroes are mapped, too, and by which size."""

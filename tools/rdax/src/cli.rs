@@ -66,7 +66,8 @@ pub enum Command {
     ///
     /// A truncate, hole punch, write, unmount or unbind waits while somebody reads or writes a page of a
     /// file by its memory (O_DIRECT, io_uring, a pipe). Waits of other users are shown to root only. A disk
-    /// answers for its partitions and for what is made of them, too.
+    /// answers for its partitions and for what is made of them, too. Where it cannot be seen whether a process
+    /// has it, by an io_uring or through overlayfs, it says so.
     Who(Who),
     /// Make files that can be mapped by 1 GiB, and check whether files can.
     Layout(Layout),
@@ -240,7 +241,7 @@ pub struct Map {
     #[arg(value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
 
-    /// Show each range of the file.
+    /// Show each range of the file, and each mapping of a process that has many.
     #[arg(short, long)]
     pub verbose: bool,
 

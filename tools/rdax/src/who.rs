@@ -259,7 +259,7 @@ impl Found {
     fn unclear(&self) -> Vec<&Unclear> {
         let mut unclear: Vec<&Unclear> = Vec::new();
         for one in self.by_device.iter().flat_map(|(_, users)| &users.unclear) {
-            if unclear.iter().all(|known| known.pid != one.pid) {
+            if unclear.iter().all(|known| *known != one) {
                 unclear.push(one);
             }
         }
@@ -593,6 +593,7 @@ pub mod tests {
             unclear: vec![Unclear {
                 pid: 8,
                 name: "ring".to_owned(),
+                overlay: None,
             }],
             hidden: 2,
         }

@@ -560,6 +560,7 @@ mod tests {
                 unclear: vec![Unclear {
                     pid: 8,
                     name: "ring".to_owned(),
+                    overlay: None,
                 }],
                 ..Users::default()
             },

@@ -4,18 +4,20 @@
 
 #[cfg(test)]
 mod laid;
+mod overlay;
 mod ring;
 mod tables;
 mod view;
 
 use self::{
+    overlay::{Answer, Known, Overlays},
     ring::Ring,
     tables::{HaveSame, Tables},
     view::{Own, View}, //
 };
 use crate::{
-    mounts::{self, Mount},
-    output::harmless,
+    mounts,
+    output::{harmless, shown},
     size::{PMD, PUD},
     system::System, //
 };
@@ -25,7 +27,7 @@ use std::{
     fs::{self, File, Metadata},
     io::{self, BufRead, BufReader},
     os::unix::fs::{FileTypeExt, MetadataExt},
-    path::PathBuf, //
+    path::{Path, PathBuf}, //
 };
 
 /// What is looked for.
@@ -178,17 +180,28 @@ pub struct Process {
     pub io_uring: Vec<u32>,
 }
 
-/// A process of which it cannot be seen whether an io_uring of it has the file.
+/// A process of which it cannot be seen whether an io_uring of it has the file; or, of what it has through an overlay,
+/// whether that is the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Unclear {
     pub pid: u32,
     pub name: String,
+    /// Where the overlay is mounted, as the process sees it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<String>,
 }
 
 impl Unclear {
     /// A line for people.
     pub fn text(&self) -> String {
         let (pid, name) = (self.pid, harmless(&self.name, &[]));
+        if let Some(point) = &self.overlay {
+            return format!(
+                "(whether {name} ({pid}) has it through the overlay on {} cannot be seen: what it has there was copied \
+                 up, renamed or removed, or where the layers are is not seen here)\n",
+                harmless(point, &[])
+            );
+        }
         format!(
             "(whether an io_uring of {name} ({pid}) has it cannot be seen: it is busy, closed but mapped, or \
              has what was deleted, unmapped or mounted over since, or is elsewhere in its mounts)\n"
@@ -213,7 +226,7 @@ pub struct Users {
 pub fn find(system: &System, wanted: &Wanted) -> Users {
     let own = Own::of(system);
     let have_same = tables::compare(system);
-    let mut remote = Remote::default();
+    let mut namespaces = Namespaces::default();
     let mut users = Users::default();
     for name in system.names("/proc") {
         let Ok(pid) = name.parse::<u32>() else {
@@ -223,17 +236,13 @@ pub fn find(system: &System, wanted: &Wanted) -> Users {
         if pid == std::process::id() {
             continue;
         }
-        let Some((process, is_clear)) = look_at(system, pid, wanted, &own, have_same, &mut remote)
+        let Some((process, unclear)) =
+            look_at(system, pid, wanted, &own, have_same, &mut namespaces)
         else {
             users.hidden += 1;
             continue;
         };
-        if !is_clear {
-            users.unclear.push(Unclear {
-                pid,
-                name: process.name.clone(),
-            });
-        }
+        users.unclear.extend(unclear);
         if !process.mappings.is_empty() || !process.open.is_empty() || !process.io_uring.is_empty()
         {
             users.processes.push(process);
@@ -254,23 +263,49 @@ struct Maps {
     ranges: Vec<(u64, u64)>,
     /// Each ring has its parts mapped at offsets which tell what they are: how many of each.
     rings: BTreeMap<u64, usize>,
+    /// Where what is mapped may be what is wanted.
+    unclear: BTreeSet<PathBuf>,
 }
 
 impl Maps {
-    fn of(system: &System, thread: &str, wanted: &Wanted) -> io::Result<Self> {
+    fn of(
+        system: &System,
+        thread: &str,
+        wanted: &Wanted,
+        overlays: &Overlays,
+        known: &mut Known,
+    ) -> io::Result<Self> {
         let mut file = BufReader::new(File::open(system.path(format!("{thread}/maps")))?);
         let (mut maps, mut line) = (Self::default(), Vec::new());
         // Ends with the file: each turn takes a line of it, and there are no more than a process may have mappings.
         while file.read_until(b'\n', &mut line)? != 0 {
-            maps.add(
-                system,
-                thread,
-                String::from_utf8_lossy(&line).trim_end_matches('\n'),
-                wanted,
-            );
+            let text = String::from_utf8_lossy(&line);
+            let text = text.trim_end_matches('\n');
+            maps.add(system, thread, text, wanted);
+            maps.add_overlaid(text, wanted, overlays, known);
             line.clear();
         }
         Ok(maps)
+    }
+
+    fn add_overlaid(
+        &mut self,
+        line: &str,
+        wanted: &Wanted,
+        overlays: &Overlays,
+        known: &mut Known,
+    ) {
+        if overlays.is_empty() {
+            return;
+        }
+        let Some((vma, device, inode)) = Vma::of_file(line) else {
+            return;
+        };
+        match overlays.have_mapped(device, inode, &vma.path, wanted, known) {
+            Answer::Yes => self.mappings.push(vma),
+            Answer::Unclear(point) => drop(self.unclear.insert(point.to_owned())),
+            Answer::No | Answer::Elsewhere => (),
+        }
     }
 
     fn add(&mut self, system: &System, thread: &str, line: &str, wanted: &Wanted) {
@@ -286,55 +321,79 @@ impl Maps {
     }
 }
 
-/// Descriptors that are not asked what they stand for, as nobody may answer.
+/// The mounts of one namespace on which a descriptor is not just asked what it stands for.
 #[derive(Default)]
-struct Remote {
-    /// The mounts of each namespace that are somebody else's.
-    mounts: BTreeMap<PathBuf, BTreeSet<u64>>,
+struct Namespace {
+    /// Those that are somebody else's, who may not answer.
+    remote: BTreeSet<u64>,
+    overlays: Overlays,
 }
 
-impl Remote {
-    /// Those of a thread's namespace, as far as they can be seen; none if it does not matter for what is wanted.
-    fn of(&mut self, system: &System, thread: &str, wanted: &Wanted) -> &BTreeSet<u64> {
+/// Those that were looked at.
+#[derive(Default)]
+struct Namespaces(BTreeMap<PathBuf, Namespace>);
+
+impl Namespaces {
+    /// That of a thread, as far as it can be seen; nothing if it does not matter for what is wanted.
+    fn of(&mut self, system: &System, thread: &str, wanted: &Wanted, own: &Own) -> &Namespace {
         let namespace = match wanted.is_on_block_device() {
             true => fs::read_link(system.path(format!("{thread}/ns/mnt"))).unwrap_or_default(),
             false => PathBuf::new(),
         };
-        self.mounts
-            .entry(namespace)
-            .or_insert_with_key(|namespace| {
-                if namespace.as_os_str().is_empty() {
-                    return BTreeSet::new();
-                }
-                let mounts = mounts::in_file(system, &format!("{thread}/mountinfo"));
-                let mounts = mounts.into_iter().filter(Mount::is_remote);
-                mounts.map(|mount| mount.id).collect()
-            })
-    }
-
-    /// Whether a descriptor is on one of these mounts.
-    fn have(mounts: &BTreeSet<u64>, system: &System, thread: &str, fd: &str) -> bool {
-        if mounts.is_empty() {
-            return false;
-        }
-        let info = system.read(format!("{thread}/fdinfo/{fd}"));
-        let info = info.unwrap_or_default();
-        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
-        id.and_then(|id| id.trim().parse().ok())
-            .is_some_and(|id| mounts.contains(&id))
+        self.0.entry(namespace).or_insert_with_key(|namespace| {
+            if namespace.as_os_str().is_empty() {
+                return Namespace::default();
+            }
+            let mounts = mounts::in_file(system, &format!("{thread}/mountinfo"));
+            let remote = mounts.iter().filter(|mount| mount.is_remote());
+            Namespace {
+                remote: remote.map(|mount| mount.id).collect(),
+                overlays: Overlays::of(system, &mounts, own, wanted),
+            }
+        })
     }
 }
 
-/// Also whether all of its io_urings could be seen. `None` if it may not be looked at. One that has ended has
-/// nothing.
+impl Namespace {
+    /// Whether a descriptor is on one of these mounts and what is wanted; nothing if it is to be asked itself.
+    fn answer(
+        &self,
+        system: &System,
+        thread: &str,
+        fd: &str,
+        path: &Path,
+        wanted: &Wanted,
+        known: &mut Known,
+    ) -> Answer<'_> {
+        if self.remote.is_empty() && self.overlays.is_empty() || !path.is_absolute() {
+            return Answer::Elsewhere;
+        }
+        let info = system.read(format!("{thread}/fdinfo/{fd}"));
+        let info = info.unwrap_or_default();
+        let number = |name: &str| -> Option<u64> {
+            let value = info.lines().find_map(|line| line.strip_prefix(name));
+            value.and_then(|value| value.trim().parse().ok())
+        };
+        match (number("mnt_id:"), number("ino:")) {
+            (Some(mount), _) if self.remote.contains(&mount) => Answer::No,
+            (Some(mount), Some(inode)) => {
+                let path = path.to_string_lossy();
+                self.overlays.have_open(mount, inode, &path, wanted, known)
+            }
+            _ => Answer::Elsewhere,
+        }
+    }
+}
+
+/// Also what of it could not be seen. `None` if it may not be looked at. One that has ended has nothing.
 fn look_at(
     system: &System,
     pid: u32,
     wanted: &Wanted,
     own: &Own,
     have_same: HaveSame,
-    remote: &mut Remote,
-) -> Option<(Process, bool)> {
+    namespaces: &mut Namespaces,
+) -> Option<(Process, Vec<Unclear>)> {
     let dir = format!("/proc/{pid}");
     let mut process = Process {
         pid,
@@ -350,8 +409,10 @@ fn look_at(
     }
     // All threads that live have the same.
     let mut maps = Maps::default();
+    let mut known = Known::new();
     for thread in &threads {
-        match Maps::of(system, thread, wanted) {
+        let overlays = &namespaces.of(system, thread, wanted, own).overlays;
+        match Maps::of(system, thread, wanted, overlays, &mut known) {
             Ok(read) => maps = read,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
             Err(_) => (),
@@ -364,6 +425,7 @@ fn look_at(
     let mapped = maps.rings.into_values().max().unwrap_or(0);
     let mut rings = BTreeSet::new();
     let mut is_clear = true;
+    let mut overlays = maps.unclear;
     // Each may have a table of files, and mounts, of its own.
     let mut tables = Tables::new(have_same);
     for thread in &threads {
@@ -372,7 +434,7 @@ fn look_at(
             continue;
         }
         let mut view = None;
-        let remote = remote.of(system, thread, wanted);
+        let namespace = namespaces.of(system, thread, wanted, own);
         let fds = format!("{thread}/fd");
         for name in system.names(&fds) {
             let Ok(fd) = name.parse::<u32>() else {
@@ -385,16 +447,24 @@ fn look_at(
                 let info = system
                     .read(format!("{thread}/fdinfo/{name}"))
                     .unwrap_or_default();
-                let view = view.get_or_insert_with(|| View::of(system, thread, own));
+                let view =
+                    view.get_or_insert_with(|| View::of(system, thread, own, &namespace.overlays));
                 match Ring::parse(&info).has(wanted, &process.mappings, &maps.ranges, view) {
                     Some(true) => process.io_uring.push(fd),
                     Some(false) => (),
                     None => is_clear = false,
                 }
-            } else if !(target.is_absolute() && Remote::have(remote, system, thread, &name))
-                && fs::metadata(&path).is_ok_and(|status| wanted.is(&status))
-            {
-                process.open.push(fd);
+                continue;
+            }
+            match namespace.answer(system, thread, &name, &target, wanted, &mut known) {
+                Answer::Yes => process.open.push(fd),
+                Answer::No => (),
+                Answer::Unclear(point) => drop(overlays.insert(point.to_owned())),
+                Answer::Elsewhere => {
+                    if fs::metadata(&path).is_ok_and(|status| wanted.is(&status)) {
+                        process.open.push(fd);
+                    }
+                }
             }
         }
     }
@@ -411,7 +481,18 @@ fn look_at(
         })
     };
     is_clear &= mapped <= rings.len() && (!rings.is_empty() || !works());
-    Some((process, is_clear))
+    let of_ring = (!is_clear).then_some(None);
+    let of_overlays = overlays.into_iter().map(|point| Some(shown(&point)));
+    let unclear = of_ring
+        .into_iter()
+        .chain(of_overlays)
+        .map(|overlay| Unclear {
+            pid,
+            name: process.name.clone(),
+            overlay,
+        });
+    let unclear = unclear.collect();
+    Some((process, unclear))
 }
 
 #[cfg(test)]
@@ -462,6 +543,7 @@ mod tests {
         let unclear = Unclear {
             pid: 8,
             name: "a\nok: b".to_owned(),
+            overlay: None,
         };
         assert_eq!(unclear.text().lines().count(), 1);
     }

@@ -51,9 +51,12 @@ impl Ring {
         wanted: &Wanted,
         mappings: &[Vma],
         ranges: &[(u64, u64)],
-        view: &View,
+        view: &View<'_>,
     ) -> Option<bool> {
+        // What cannot be said of so many files will not be of others: each may take long.
+        const MOST: usize = 64;
         let mut is_clear = self.is_known;
+        let mut unclear = 0;
         for file in &self.files {
             // By which of its links a file was opened, and so removed, does not matter. A name may end in this, too.
             if let Some(path) = file.strip_suffix(" (deleted)") {
@@ -63,7 +66,11 @@ impl Ring {
             match view.leads_to(file, wanted) {
                 Some(true) => return Some(true),
                 Some(false) => (),
-                None => is_clear = false,
+                None if unclear >= MOST => return None,
+                None => {
+                    is_clear = false;
+                    unclear += 1;
+                }
             }
         }
         // Of the pages of files the kernel lets nobody make buffers.

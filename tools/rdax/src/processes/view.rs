@@ -2,7 +2,10 @@
 
 //! Where the paths lead that are told of the files of a process.
 
-use super::Wanted;
+use super::{
+    overlay::{Answer, Known, Overlays},
+    Wanted,
+};
 use crate::{
     mounts::{self, Mount},
     system::System, //
@@ -12,25 +15,128 @@ use rustix::{
     mount::{open_tree, OpenTreeFlags}, //
 };
 use std::{
+    collections::HashMap,
+    ffi::OsString,
     fs,
     os::unix::fs::MetadataExt,
-    path::{Path, PathBuf}, //
+    path::{Component, Path, PathBuf},
+    rc::Rc, //
 };
+
+/// Mounts, by where they are: anybody may have a hundred thousand, and as many files in a ring.
+#[derive(Default)]
+pub(super) struct Mounts {
+    list: Vec<Mount>,
+    /// The first is the root directory.
+    nodes: Vec<Node>,
+    /// How many there are of each device.
+    devices: HashMap<String, usize>,
+}
+
+/// A directory that something is mounted on, or below.
+#[derive(Default)]
+struct Node {
+    below: HashMap<OsString, usize>,
+    /// What is mounted on it, the first one first: places in the list.
+    mounts: Vec<usize>,
+    /// The same by devices: how many.
+    devices: HashMap<String, usize>,
+}
+
+impl Mounts {
+    pub(super) fn new(list: Vec<Mount>) -> Self {
+        let mut nodes = vec![Node::default()];
+        let mut devices = HashMap::new();
+        for (place, mount) in list.iter().enumerate() {
+            let mut at = 0;
+            for name in names(&mount.point) {
+                let new = nodes.len();
+                let Some(node) = nodes.get_mut(at) else {
+                    break;
+                };
+                at = *node.below.entry(name).or_insert(new);
+                if at == new {
+                    nodes.push(Node::default());
+                }
+            }
+            if let Some(node) = nodes.get_mut(at) {
+                node.mounts.push(place);
+                *node.devices.entry(mount.device.clone()).or_default() += 1;
+            }
+            *devices.entry(mount.device.clone()).or_default() += 1;
+        }
+        Self {
+            list,
+            nodes,
+            devices,
+        }
+    }
+
+    pub(super) fn list(&self) -> &[Mount] {
+        &self.list
+    }
+
+    /// The directories that a path goes through.
+    fn through(&self, path: &str) -> Vec<&Node> {
+        let mut through: Vec<&Node> = self.nodes.first().into_iter().collect();
+        for name in names(Path::new(path)) {
+            let next = through.last().and_then(|node| node.below.get(&name));
+            let Some(node) = next.and_then(|at| self.nodes.get(*at)) else {
+                break;
+            };
+            through.push(node);
+        }
+        through
+    }
+
+    /// Those that may have what is at this path, be they seen or below others; the last one is what is seen.
+    fn above(&self, path: &str) -> impl DoubleEndedIterator<Item = &Mount> {
+        let through = self.through(path).into_iter();
+        let places = through.flat_map(|node| node.mounts.iter());
+        places.filter_map(|place| self.list.get(*place))
+    }
+
+    /// The one that has what is seen at this path.
+    pub(super) fn seen(&self, path: &str) -> Option<&Mount> {
+        self.above(path).next_back()
+    }
+
+    /// How many of them are of this device.
+    fn count(&self, path: &str, device: &str) -> usize {
+        let through = self.through(path).into_iter();
+        through.filter_map(|node| node.devices.get(device)).sum()
+    }
+
+    fn has(&self, device: &str) -> bool {
+        self.devices.contains_key(device)
+    }
+}
+
+fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
+    path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        _ => None,
+    })
+}
 
 /// What this command sees.
 pub(super) struct Own {
     /// Which mounts these are.
     namespace: Option<PathBuf>,
-    mounts: Vec<Mount>,
+    pub(super) mounts: Rc<Mounts>,
     root: PathBuf,
+    /// What the root is on: `st_dev`.
+    pub(super) device: Option<u64>,
 }
 
 impl Own {
     pub(super) fn of(system: &System) -> Self {
+        let root = system.path("/");
         Self {
             namespace: fs::read_link(system.path("/proc/self/ns/mnt")).ok(),
-            mounts: mounts::all(system),
-            root: system.path("/"),
+            mounts: Rc::new(Mounts::new(mounts::all(system))),
+            device: fs::metadata(&root).ok().map(|status| status.dev()),
+            root,
         }
     }
 }
@@ -38,21 +144,23 @@ impl Own {
 /// What may be at the paths that are told of a thread's files: such a path begins at this command's root where the
 /// file's mount is below that, and else at the root of the namespace that the mount is in.
 #[derive(Default)]
-pub(super) struct View {
+pub(super) struct View<'a> {
     /// Where the path leads as a rule.
     first: PathBuf,
     /// Where else it may lead.
     other: Option<PathBuf>,
     /// Those of the first.
-    mounts: Vec<Mount>,
+    mounts: Rc<Mounts>,
     /// Those of the other, unless they are the same.
-    other_mounts: Vec<Mount>,
+    other_mounts: Rc<Mounts>,
+    /// Those among the first that may have what is wanted.
+    overlays: Option<&'a Overlays>,
     /// Whether the first are this command's own, which it may look below.
     are_own: bool,
 }
 
-impl View {
-    pub(super) fn of(system: &System, thread: &str, own: &Own) -> Self {
+impl<'a> View<'a> {
+    pub(super) fn of(system: &System, thread: &str, own: &Own, overlays: &'a Overlays) -> Self {
         let root = system.path(format!("{thread}/root"));
         let namespace = fs::read_link(system.path(format!("{thread}/ns/mnt"))).ok();
         let has_same_mounts = namespace.is_some() && namespace == own.namespace;
@@ -61,12 +169,14 @@ impl View {
             Some((status.dev(), status.ino()))
         };
         let has_same_root = identity(&root).is_some() && identity(&root) == identity(&own.root);
-        let own_mounts = own.mounts.clone();
+        let own_mounts = Rc::clone(&own.mounts);
+        let none = Rc::default();
         let (first, other, mounts, other_mounts) = match (has_same_mounts, has_same_root) {
-            (true, true) => (own.root.clone(), None, own_mounts, Vec::new()),
-            (true, false) => (own.root.clone(), Some(root), own_mounts, Vec::new()),
+            (true, true) => (own.root.clone(), None, own_mounts, none),
+            (true, false) => (own.root.clone(), Some(root), own_mounts, none),
             (false, _) => {
                 let mounts = mounts::in_file(system, &format!("{thread}/mountinfo"));
+                let mounts = Rc::new(Mounts::new(mounts));
                 (root, Some(own.root.clone()), mounts, own_mounts)
             }
         };
@@ -75,6 +185,7 @@ impl View {
             other,
             mounts,
             other_mounts,
+            overlays: Some(overlays),
             are_own: has_same_mounts && system.is_real(),
         }
     }
@@ -85,10 +196,20 @@ impl View {
             // Sockets and the like have no path.
             return Some(false);
         };
-        let seen = above(&self.mounts, path).max_by_key(|mount| mount.point.as_os_str().len());
+        let seen = self.mounts.seen(path);
         if wanted.is_on_block_device() && seen.is_some_and(Mount::is_remote) {
             // Nobody may answer.
             return (!self.may_hide(path, wanted, 0)).then_some(false);
+        }
+        if let Some((overlays, mount)) = self.overlays.filter(|all| !all.is_empty()).zip(seen) {
+            let inode = || Some(fs::metadata(self.first.join(below)).ok()?.ino());
+            let inode = inode().unwrap_or(0);
+            match overlays.have_open(mount.id, inode, path, wanted, &mut Known::new()) {
+                Answer::Elsewhere => (),
+                Answer::Yes => return Some(true),
+                Answer::No => return Some(false),
+                Answer::Unclear(_) => return None,
+            }
         }
         let is_wanted = |root: &Path| {
             let status = fs::metadata(root.join(below)).ok()?;
@@ -113,8 +234,7 @@ impl View {
     /// said of any mount.
     fn may_hide_another(&self, path: &str, wanted: &Wanted) -> bool {
         let number = number(wanted.device());
-        let points = above(&self.mounts, path).map(|mount| &mount.point);
-        let last = points.max_by_key(|point| point.as_os_str().len());
+        let last = self.mounts.seen(path).map(|mount| &mount.point);
         let counts = |mount: &&Mount| {
             let is_last = Some(&mount.point) == last;
             let is_root = mount.point == Path::new("/");
@@ -122,7 +242,7 @@ impl View {
                 || !is_root && (is_last || !mount.device.starts_with("0:"))
                 || self.are_own && is_there(mount, path)
         };
-        let mut over = above(&self.mounts, path).filter(counts);
+        let mut over = self.mounts.above(path).filter(counts);
         match wanted {
             Wanted::Filesystem { .. } => over.any(|mount| mount.device != number),
             // One of them has what is seen.
@@ -137,33 +257,21 @@ impl View {
         let seen = usize::from(device == wanted.device());
         [&self.mounts, &self.other_mounts]
             .into_iter()
-            .any(|mounts| {
-                let mounts = above(mounts, path);
-                mounts.filter(|mount| mount.device == number).count() > seen
-            })
+            .any(|mounts| mounts.count(path, &number) > seen)
     }
 
     /// Whether what is wanted may have had this path before that was removed.
     pub(super) fn may_have_been(&self, path: &str, wanted: &Wanted) -> bool {
-        let points = self.points(wanted);
-        // What is unmounted, but not closed, has no path that tells anything.
-        points.is_empty()
-            || points
-                .iter()
-                .any(|point| Path::new(path).starts_with(point))
-    }
-
-    /// Where that is mounted which has what is wanted.
-    fn points(&self, wanted: &Wanted) -> Vec<&Path> {
         let number = number(wanted.device());
-        let mounts = self.mounts.iter().chain(&self.other_mounts);
-        let mounts = mounts.filter(|mount| mount.device == number);
-        mounts.map(|mount| mount.point.as_path()).collect()
+        let mounts = [&self.mounts, &self.other_mounts];
+        // What is unmounted, but not closed, has no path that tells anything.
+        mounts.iter().all(|mounts| !mounts.has(&number))
+            || mounts.iter().any(|mounts| mounts.count(path, &number) != 0)
     }
 }
 
 /// `major:minor`
-fn number(device: u64) -> String {
+pub(super) fn number(device: u64) -> String {
     format!(
         "{}:{}",
         rustix::fs::major(device),
@@ -184,13 +292,6 @@ fn is_there(mount: &Mount, path: &str) -> bool {
         Some(())
     };
     look().is_some()
-}
-
-/// The mounts that may have what is at this path, be they seen or below others.
-fn above<'a>(mounts: &'a [Mount], path: &'a str) -> impl Iterator<Item = &'a Mount> {
-    mounts
-        .iter()
-        .filter(move |mount| Path::new(path).starts_with(&mount.point))
 }
 
 #[cfg(test)]
@@ -264,6 +365,22 @@ mod tests {
             inode: 131,
         };
         assert_eq!(laid.has(&below), None);
+    }
+
+    /// Anybody may have so many of both in a user namespace of their own, which are not to be compared each with each.
+    #[test]
+    fn many_mounts_and_files_are_looked_at_in_time() {
+        let laid = Laid::new();
+        let file = laid.put("mnt/f", "");
+        laid.put("mnt/g", "");
+        laid.ring("77", "", "mnt:[2]", "/mnt/g");
+        let other = "41 22 0:77 / /mnt rw - tmpfs tmpfs rw\n".repeat(100_000);
+        laid.put("proc/77/mountinfo", &other);
+        for (path, expected) in [("/mnt/g", Some(false)), ("/mnt/g (deleted)", None)] {
+            let files = format!("    0: {path}\n").repeat(32_768);
+            laid.put("proc/77/fdinfo/5", &format!("UserFiles:\t32768\n{files}"));
+            assert_eq!(laid.has(&of(&file)), expected, "{path}");
+        }
     }
 
     #[test]

@@ -3,7 +3,12 @@
 //! What is mounted.
 
 use crate::{device, output::word, system::System};
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf}, //
+};
 
 /// A mount, from a line of `mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,22 +27,25 @@ pub struct Mount {
 }
 
 impl Mount {
-    fn parse(line: &str) -> Option<Self> {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut words = mount.split(' ');
-        let id = words.next()?.parse().ok()?;
-        let device = words.nth(1)?.to_owned();
-        let root = unescape(words.next()?);
-        let point = unescape(words.next()?);
-        let mut words = filesystem.split(' ');
+    /// Of names nothing is lost, whatever bytes they are of.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
+        let path = |word: &[u8]| PathBuf::from(OsString::from_vec(unescaped(word)));
+        let mut words = line.split(|&byte| byte == b' ');
+        let id = text(words.next()?).parse().ok()?;
+        let device = text(words.nth(1)?);
+        let root = path(words.next()?);
+        let point = path(words.next()?);
+        // Options of the mount, and what there may be more.
+        words.find(|&word| word == b"-")?;
         Some(Self {
             id,
             device,
-            root: PathBuf::from(root),
-            point: PathBuf::from(point),
-            kind: words.next()?.to_owned(),
-            source: unescape(words.next()?),
-            options: words.next()?.split(',').map(str::to_owned).collect(),
+            root,
+            point,
+            kind: text(words.next()?),
+            source: String::from_utf8_lossy(&unescaped(words.next()?)).into_owned(),
+            options: text(words.next()?).split(',').map(str::to_owned).collect(),
         })
     }
 
@@ -72,11 +80,15 @@ impl Mount {
 
 /// Spaces and the like are written as octal numbers.
 pub fn unescape(text: &str) -> String {
+    String::from_utf8_lossy(&unescaped(text.as_bytes())).into_owned()
+}
+
+fn unescaped(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    let bytes = text.as_bytes();
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
-        let digits = text.get(at + 1..at + 4).filter(|_| byte == b'\\');
+        let digits = bytes.get(at + 1..at + 4).filter(|_| byte == b'\\');
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
         match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(number) => {
                 out.push(number);
@@ -88,7 +100,7 @@ pub fn unescape(text: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&out).into_owned()
+    out
 }
 
 /// All mounts that this process sees.
@@ -98,8 +110,9 @@ pub fn all(system: &System) -> Vec<Mount> {
 
 /// The mounts that a file of `/proc` tells.
 pub fn in_file(system: &System, path: &str) -> Vec<Mount> {
-    let text = system.read(path).unwrap_or_default();
-    text.lines().filter_map(Mount::parse).collect()
+    let text = fs::read(system.path(path)).unwrap_or_default();
+    let lines = text.split(|&byte| byte == b'\n');
+    lines.filter_map(Mount::parse).collect()
 }
 
 /// Where the filesystem on a block device (`major:minor`) is mounted.
@@ -141,7 +154,7 @@ mod tests {
     fn a_line() {
         let line = "36 25 259:0 / /mnt/a\\040b rw,relatime shared:1 master:2 - xfs /dev/pmem0 \
                     rw,attr2,dax=always,inode64";
-        let mount = Mount::parse(line).unwrap();
+        let mount = Mount::parse(line.as_bytes()).unwrap();
         assert_eq!(mount.device, "259:0");
         assert_eq!(mount.root, PathBuf::from("/"));
         assert_eq!(mount.point, PathBuf::from("/mnt/a b"));
@@ -151,9 +164,20 @@ mod tests {
     }
 
     #[test]
+    fn a_point_is_quoted_as_it_is() {
+        let mut line = b"36 25 259:0 / /mnt/a\\012b\xff".to_vec();
+        line.extend(b" rw - xfs /dev/pmem0 rw");
+        let mount = Mount::parse(&line).unwrap();
+        assert_eq!(
+            how_to_adopt("pmem0", &mount),
+            "umount $'/mnt/a\\012b\\377', rdax adopt pmem0, and mount it again"
+        );
+    }
+
+    #[test]
     fn kinds_of_the_option() {
         let with = |options: &str| {
-            Mount::parse(&format!("1 1 259:0 / /mnt rw - ext4 /dev/pmem0 {options}"))
+            Mount::parse(format!("1 1 259:0 / /mnt rw - ext4 /dev/pmem0 {options}").as_bytes())
                 .unwrap()
                 .dax()
                 .map(str::to_owned)
@@ -166,7 +190,7 @@ mod tests {
 
     #[test]
     fn lines_that_are_none() {
-        assert_eq!(Mount::parse(""), None);
-        assert_eq!(Mount::parse("36 25 259:0 / /mnt - xfs"), None);
+        assert_eq!(Mount::parse(b""), None);
+        assert_eq!(Mount::parse(b"36 25 259:0 / /mnt - xfs"), None);
     }
 }

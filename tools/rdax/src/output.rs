@@ -25,12 +25,21 @@ use std::{
 /// Why the standard output took no more of what a command said while it worked.
 static UNSAID: OnceLock<String> = OnceLock::new();
 
+/// Whether a terminal, or what shows a text, would take it for a command: also those that turn the direction of what
+/// comes after them, or end a line.
+fn commands(sign: char) -> bool {
+    const TURNS: [char; 3] = ['\u{61c}', '\u{200e}', '\u{200f}'];
+    sign.is_control()
+        || TURNS.contains(&sign)
+        || matches!(sign, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// A text with signs in place of what a terminal would take for a command. Names of files, and of processes,
 /// may be anything, and be made by anybody.
 pub fn harmless(text: &str, keep: &[char]) -> String {
     let mut harmless = String::with_capacity(text.len());
     for sign in text.chars() {
-        if sign.is_control() && !keep.contains(&sign) {
+        if commands(sign) && !keep.contains(&sign) {
             harmless.extend(sign.escape_default());
         } else {
             harmless.push(sign);
@@ -138,11 +147,11 @@ pub fn json(value: &impl Serialize) -> Result<bool> {
     as_it_is(&(harmless_json(&serde_json::to_string_pretty(value)?) + "\n"))
 }
 
-/// JSON with escapes for the control characters that it may have as they are, which are in strings only.
+/// JSON with escapes for the characters of this kind that it may have as they are, which are in strings only.
 fn harmless_json(text: &str) -> String {
     let mut harmless = String::with_capacity(text.len());
     for sign in text.chars() {
-        if sign.is_control() && sign != '\n' {
+        if commands(sign) && sign != '\n' {
             harmless += &format!("\\u{:04x}", u32::from(sign));
         } else {
             harmless.push(sign);
@@ -173,6 +182,7 @@ mod tests {
             ("/mnt/it's", "'/mnt/it'\\''s'"),
             ("/mnt/a\nb", "$'/mnt/a\\012b'"),
             ("/mnt/it's\u{9b}", "$'/mnt/it\\'s\\302\\233'"),
+            ("/mnt/\u{202e}b", "$'/mnt/\\342\\200\\256b'"),
             ("-f", "'-f'"),
             ("", "''"),
         ] {
@@ -197,10 +207,14 @@ mod tests {
         );
         assert_eq!(harmless("a\nb", &[]), "a\\nb");
         assert_eq!(harmless("Zoë's file █", &[]), "Zoë's file █");
-        let name = "a\u{9b}2J\u{7f}\u{1b}\nb";
+        assert_eq!(
+            harmless("a\u{202e}b\u{2028}c\u{2069}\u{200f}", &['\n']),
+            "a\\u{202e}b\\u{2028}c\\u{2069}\\u{200f}"
+        );
+        let name = "a\u{9b}2J\u{7f}\u{1b}\nb\u{202e}\u{2029}";
         let json = harmless_json(&serde_json::to_string_pretty(&[name]).unwrap());
         assert!(
-            json.chars().all(|sign| sign == '\n' || !sign.is_control()),
+            json.chars().all(|sign| sign == '\n' || !commands(sign)),
             "{json:?}"
         );
         assert_eq!(serde_json::from_str::<[String; 1]>(&json).unwrap(), [name]);

@@ -243,9 +243,12 @@ fn details(records: &[MapRecord]) -> String {
     table::plain(&header, &[1, 4], rows.collect())
 }
 
-/// A line for each mapping of each process.
-fn mappings(users: &Users) -> String {
-    let mut rows = Vec::new();
+/// A line for each mapping of each process. Anybody may have tens of thousands: of a process all are shown with
+/// `verbose` alone.
+fn mappings(users: &Users, verbose: bool) -> String {
+    const MOST: usize = 16;
+    let most = if verbose { usize::MAX } else { MOST };
+    let (mut rows, mut more) = (Vec::new(), String::new());
     for Process {
         pid,
         name,
@@ -253,7 +256,7 @@ fn mappings(users: &Users) -> String {
         ..
     } in &users.processes
     {
-        for vma in mappings {
+        for vma in mappings.iter().take(most) {
             rows.push(vec![
                 pid.to_string(),
                 name.clone(),
@@ -264,12 +267,21 @@ fn mappings(users: &Users) -> String {
                 amount(vma.largest()),
             ]);
         }
+        if let Some(rest) = mappings.get(most..).filter(|rest| !rest.is_empty()) {
+            let bytes = rest.iter().map(|vma| vma.length).sum();
+            more += &format!(
+                "({} more mappings of {} ({pid}), of {}: -v shows them)\n",
+                rest.len(),
+                output::harmless(name, &[]),
+                amount(bytes)
+            );
+        }
     }
     if rows.is_empty() {
         return String::new();
     }
     let header = ["PID", "NAME", "ADDRESS", "SIZE", "OFFSET", "KIND", "UP TO"];
-    table::plain(&header, &[0, 3], rows)
+    table::plain(&header, &[0, 3], rows) + &more
 }
 
 #[derive(Serialize)]
@@ -381,7 +393,7 @@ fn text(
         text += "\n";
         text += &details(&answer.records);
     }
-    let mappings = mappings(users);
+    let mappings = mappings(users, verbose);
     if !mappings.is_empty() {
         text += "\n";
         text += &mappings;
@@ -549,6 +561,33 @@ mod tests {
         // The end of a file that is no multiple.
         answer.size = GIB + 1;
         assert_eq!(missing(&answer, PMD), PAGE);
+    }
+
+    #[test]
+    fn mappings_are_no_more_than_somebody_reads() {
+        let vma = |number| processes::Vma {
+            address: number * PMD,
+            length: PAGE,
+            offset: 0,
+            private: false,
+            path: "/mnt/f".to_owned(),
+        };
+        let process = |pid, count| Process {
+            pid,
+            name: "a\nb".to_owned(),
+            mappings: (1..=count).map(vma).collect(),
+            ..Process::default()
+        };
+        let users = Users {
+            processes: vec![process(7, 65_530), process(8, 16)],
+            ..Users::default()
+        };
+        let text = mappings(&users, false);
+        assert_eq!(text.lines().count(), 1 + 16 + 16 + 1, "{text}");
+        let more = "(65514 more mappings of a\\nb (7), of 255.914 MiB: -v shows them)\n";
+        assert!(text.ends_with(more), "{text}");
+        let all = mappings(&users, true);
+        assert_eq!(all.lines().count(), 1 + 65_530 + 16);
     }
 
     #[test]

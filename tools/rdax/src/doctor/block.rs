@@ -92,6 +92,9 @@ fn at_boot(system: &System, name: &str, uuid: Option<&str>, found: &mut Findings
     }
 }
 
+/// Nothing on such a device says so.
+const UNLESS_PART: &str = "unless it is the realtime or log device of an XFS that is not mounted";
+
 /// A block device, the filesystem on it, and its mounts.
 pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings) {
     if let Some(what) = Waits::now(system).unbind(system, block) {
@@ -133,7 +136,7 @@ pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings)
         Some(None) if mounts.is_empty() => match superblock::is_blank(system, &block.name) {
             Some(true) => found.note_fix(
                 &block.name,
-                "there is no filesystem on it",
+                format!("there is no filesystem on it, {UNLESS_PART}"),
                 on_gib
                     .then(|| layout::mkfs(&block.name, block.size, block.partition.is_some()))
                     .flatten()
@@ -144,7 +147,7 @@ pub(super) fn whole_device(system: &System, block: &Block, found: &mut Findings)
                 &block.name,
                 format!(
                     "there is no filesystem on it that rdax knows, but something else: blkid -p /dev/{} may \
-                     know what",
+                     know what, {UNLESS_PART}",
                     block.name
                 ),
             ),

@@ -55,10 +55,13 @@ fn the_module(system: &System, found: &mut Findings) {
         }
         return;
     }
-    if module::is_installed(system) {
+    let release = system.release();
+    if !module::is_supported(&release) {
+        // That is the problem, and told already: there is nothing to install.
+        found.note("module", format!("there is none for {release}"));
+    } else if module::is_installed(system) {
         found.problem("module", "rdax is not loaded", "modprobe rdax");
     } else {
-        let release = system.release();
         found.problem(
             "module",
             format!("rdax is not installed for {release}"),

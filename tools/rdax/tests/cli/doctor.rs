@@ -62,7 +62,7 @@ fn doctor_has_a_fix_for_each_problem() {
     assert_eq!(status, 1);
     for (status, parts) in [
         ("problem", "kernel | 6.12.48"),
-        ("problem", "module | rdax is not installed"),
+        ("note", "module | there is none for 6.12.48"),
         ("note", "signature | the kernel is locked down"),
         (
             "problem",
@@ -89,6 +89,12 @@ fn doctor_has_a_fix_for_each_problem() {
             "no fix: {what}"
         );
     }
+    system.put("proc/sys/kernel/osrelease", "7.3.4+deb13-amd64\n");
+    let (_, found) = doctor(&system, &[]);
+    let missing = |(status, what): &(String, String)| {
+        status == "problem" && what.contains("module | rdax is not installed for 7.3.4")
+    };
+    assert!(found.iter().any(missing), "{found:#?}");
 }
 
 #[test]

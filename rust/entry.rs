@@ -60,6 +60,8 @@ impl<'a> Entry<'a> {
         // The bits that the core reads lie between the lock and our own.
         const { assert!(NODE_BITS & (VALUE | LOCKED) == 0 && NODE_BITS >> ORDER_SHIFT == 0) };
         const { assert!(xa::FLAGS == WRITABLE | FRESH | AHEAD) };
+        // What a value without memory is told by, and made of one with it.
+        const { assert!(DATA << KIND_SHIFT == xa::MEMORY && (EMPTY | ZERO) & DATA == 0 && EMPTY == 0) };
         Self {
             bits: VALUE | (order.bits() << ORDER_SHIFT) | (kind << KIND_SHIFT) | (pfn << PFN_SHIFT),
             _kept: PhantomData,

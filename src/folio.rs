@@ -6,11 +6,10 @@
 //! counts and sizes change under the lock of the folio's region, which nests inside the tree's.
 
 use crate::kern::{
-    fs::{Mapping, PageIndex},
-    once::Once,
     order::Order,
     page::{
-        DevFolio, DevPage, GiganticLock, PageBlock, PageRun, Region, RegionFolio, Released, Tails,
+        self, Added, Association, DevFolio, DevPage, EntryMemory, GiganticLock, PageBlock, PageRun,
+        Region, RegionFolio, Released, Tails,
     },
     vm,
     waiting::{self, Waiting}, //
@@ -18,33 +17,7 @@ use crate::kern::{
 use kernel::{
     pr_err_once,
     prelude::*, //
-    sync::atomic::{Atomic, Release},
 };
-
-/// Whether there ever was a folio that was shared, or held when its last entry went. Up to then,
-/// pages that no file owns are free, which is less to look at when a folio is made of many.
-static SEEN_WITHOUT_OWNER: Atomic<bool> = Atomic::new(false);
-
-/// To be called before a folio is given up by its owner but not free, under its region's lock.
-#[inline]
-fn note_without_owner() {
-    // Pairs with `owned_or_free`. Under one region's lock nothing more is needed; and what was given up
-    // under another's is looked at under that.
-    SEEN_WITHOUT_OWNER.store(true, Release);
-}
-
-/// As if no such folio had been seen yet, or one had. For tests, which hold none.
-#[cfg(RDAX_TEST)]
-pub(crate) fn set_without_owner(seen: bool) {
-    SEEN_WITHOUT_OWNER.store(seen, Release);
-}
-
-/// Whether pages that no file owns are free. Under the lock of their region this stays so.
-#[inline]
-fn owned_or_free() -> bool {
-    // Pairs with `note_without_owner`.
-    !SEEN_WITHOUT_OWNER.load_acquire()
-}
 
 /// Why an entry could not be associated with its pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,7 +37,7 @@ pub(crate) enum AssociateError<'p> {
 /// The result of one try to associate pages.
 enum Attempt<'p> {
     /// Associated now.
-    Done,
+    Done(Association<'p>),
     /// A folio that lost its last entry while somebody held it is in the way.
     Busy(DevFolio<'p>),
     /// A folio that is larger than a region is in the way; nobody uses it.
@@ -77,26 +50,24 @@ enum Attempt<'p> {
     Kept,
 }
 
-/// Associates pages with an entry at `index` of `mapping` (spec, section 2).
+/// Associates memory with the entry that is to have it (spec, section 2).
 ///
 /// `shared` is what the filesystem says of the extent. The caller has the entry locked, so nobody is
 /// waited for here who holds pages; the lock for folios larger than a region is, whose holders do not
 /// wait either. Sleeps.
 pub(crate) fn associate<'p>(
-    block: PageBlock<'p>,
-    mapping: &Mapping,
-    index: PageIndex,
+    memory: EntryMemory<'p>,
     shared: bool,
-) -> Result<(), AssociateError<'p>> {
+) -> Result<Association<'p>, AssociateError<'p>> {
     // Each turn takes apart what is in the way and idle, or finds that somebody else has changed it.
     loop {
-        match try_associate(block, mapping, index, shared)? {
-            Attempt::Done => return Ok(()),
+        match try_associate(memory, shared)? {
+            Attempt::Done(association) => return Ok(association),
             Attempt::Busy(folio) => return Err(AssociateError::Held(folio)),
             Attempt::Stale(folio) => dissolve_gigantic(folio),
             Attempt::Form => {
-                if form_gigantic(block, mapping, index)? {
-                    return Ok(());
+                if let Some(association) = form_gigantic(memory)? {
+                    return Ok(association);
                 }
             }
             Attempt::Forming => drop(GiganticLock::lock()),
@@ -112,26 +83,25 @@ pub(crate) fn associate<'p>(
 }
 
 fn try_associate<'p>(
-    block: PageBlock<'p>,
-    mapping: &Mapping,
-    index: PageIndex,
+    memory: EntryMemory<'p>,
     shared: bool,
 ) -> Result<Attempt<'p>, AssociateError<'p>> {
-    let (page, order) = (block.first(), block.order());
+    let (page, order) = (memory.block().first(), memory.block().order());
     let mut region = Region::lock(page.folio().head());
     let Some(folio) = region.folio(page) else {
         return Ok(Attempt::Forming);
     };
-    if folio.is_associated() {
-        return share(&folio, block, mapping, shared);
-    }
-    let size = folio.order();
-    if size == order && folio.head() == page {
+    let folio = match folio.free() {
+        Ok(folio) => folio,
+        Err(folio) => return share(&folio, memory, shared),
+    };
+    let folio = match folio.set_owner(memory) {
         // Pages of order 0 that are free; or what is left of a folio that lost its last entry, and
         // comes in handy as it is. Whoever still holds it keeps its reference.
-        folio.set_owner(mapping, index);
-        return Ok(Attempt::Done);
-    }
+        Ok(association) => return Ok(Attempt::Done(association)),
+        Err(folio) => folio,
+    };
+    let size = folio.order();
     if size == Order::PTE && folio.head() != page {
         return Ok(Attempt::Forming);
     }
@@ -145,58 +115,52 @@ fn try_associate<'p>(
         }
         folio.dissolve();
         if order == Order::PTE {
-            let Some(folio) = region.folio(page) else {
-                return Ok(Attempt::Forming);
-            };
-            folio.set_owner(mapping, index);
-            return Ok(Attempt::Done);
+            let associated = associate_page(&mut region, memory);
+            return Ok(associated.map_or(Attempt::Forming, Attempt::Done));
         }
     }
     if order > Region::ORDER {
         return Ok(Attempt::Form);
     }
-    form(&mut region, block, mapping, index)
+    form(&mut region, memory)
+}
+
+/// Associates a single page that nobody uses. `None`, and nothing is changed, when that is not so.
+#[inline(always)]
+fn associate_page<'p>(region: &mut Region, memory: EntryMemory<'p>) -> Option<Association<'p>> {
+    let folio = region.folio(memory.block().first())?.free().ok()?;
+    folio.set_owner(memory).ok()
 }
 
 /// Adds an entry to a folio that has one.
 fn share<'p>(
     folio: &RegionFolio<'_, 'p>,
-    block: PageBlock<'p>,
-    mapping: &Mapping,
+    memory: EntryMemory<'p>,
     shared: bool,
 ) -> Result<Attempt<'p>, AssociateError<'p>> {
-    if !shared && folio.owner() == mapping.key() {
+    if !shared && folio.owner() == memory.mapping().key() {
         pr_err_once!("a page is associated with a second entry of its file, which is not shared\n");
         return Err(AssociateError::Owned);
     }
-    let (order, size) = (block.order(), folio.order());
-    if order > size || (order == size && folio.head() != block.first()) {
-        return Err(AssociateError::Smaller);
+    match folio.add_entry(memory) {
+        Added::Done(association) => Ok(Attempt::Done(association)),
+        Added::Kept => Ok(Attempt::Kept),
+        Added::Smaller => Err(AssociateError::Smaller),
     }
-    if folio.owner() != 0 && folio.keeps_owner() {
-        return Ok(Attempt::Kept);
-    }
-    note_without_owner();
-    let entries = if folio.owner() != 0 { 1 } else { folio.share() };
-    folio.set_share(entries + 1);
-    Ok(Attempt::Done)
 }
 
 /// Makes one folio, not larger than a region, of pages that are not associated with anything, if
 /// they are idle.
 fn form<'p>(
     region: &mut Region,
-    block: PageBlock<'p>,
-    mapping: &Mapping,
-    index: PageIndex,
+    memory: EntryMemory<'p>,
 ) -> Result<Attempt<'p>, AssociateError<'p>> {
     // Ends: under the region's lock nothing new comes, and each round takes something apart.
     loop {
-        if let Some(folio) = region.form(block, owned_or_free()) {
-            folio.set_owner(mapping, index);
-            return Ok(Attempt::Done);
+        if let Some(association) = region.form(memory) {
+            return Ok(Attempt::Done(association));
         }
-        match obstacle(region, block)? {
+        match obstacle(region, memory.block())? {
             Obstacle::Busy(folio) => return Ok(Attempt::Busy(folio)),
             Obstacle::Gone => (),
         }
@@ -213,7 +177,10 @@ enum Obstacle<'p> {
 
 /// Finds out why the pages of one region cannot be made a folio, and takes apart what lost its
 /// last entry and is idle.
-fn obstacle<'p>(region: &Region, block: PageBlock<'p>) -> Result<Obstacle<'p>, AssociateError<'p>> {
+fn obstacle<'p>(
+    region: &mut Region,
+    block: PageBlock<'p>,
+) -> Result<Obstacle<'p>, AssociateError<'p>> {
     let mut changed = false;
     let mut at = 0;
     while at < block.order().pages() {
@@ -240,36 +207,31 @@ fn obstacle<'p>(region: &Region, block: PageBlock<'p>) -> Result<Obstacle<'p>, A
 }
 
 /// Makes one folio larger than a region, one region after the other, so that no lock is held for
-/// more pages than a region has (spec, R8). False when the pages have to be looked at anew.
+/// more pages than a region has (spec, R8). `None` when the pages have to be looked at anew.
 fn form_gigantic<'p>(
-    block: PageBlock<'p>,
-    mapping: &Mapping,
-    index: PageIndex,
-) -> Result<bool, AssociateError<'p>> {
+    memory: EntryMemory<'p>,
+) -> Result<Option<Association<'p>>, AssociateError<'p>> {
     let mut gigantic = GiganticLock::lock();
-    let Some(mut tails) = gigantic.begin(block) else {
-        return Ok(false);
+    let Some(mut tails) = gigantic.begin(memory.block()) else {
+        return Ok(None);
     };
     while let Some(part) = tails.next() {
         let mut region = Region::lock(part.first());
-        if !tails.claim(&mut region, owned_or_free()) {
-            let why = obstacle(&region, part);
+        if !tails.claim(&mut region) {
+            let why = obstacle(&mut region, part);
             return give_up(region, tails, why);
         }
         drop(region);
         vm::cond_resched();
     }
-    let first = block.first();
+    let first = memory.block().first();
     let mut region = Region::lock(first);
-    let tails = match tails.finish(&mut region) {
-        Ok(folio) => {
-            folio.set_owner(mapping, index);
-            return Ok(true);
-        }
+    let tails = match tails.finish(&mut region, memory) {
+        Ok(association) => return Ok(Some(association)),
         Err(tails) => tails,
     };
     // The first page by itself: it was not to be a tail.
-    let why = obstacle(&region, first.block());
+    let why = obstacle(&mut region, first.block());
     give_up(region, tails, why)
 }
 
@@ -278,7 +240,7 @@ fn give_up<'p>(
     region: Region,
     tails: Tails<'_, 'p>,
     why: Result<Obstacle<'p>, AssociateError<'p>>,
-) -> Result<bool, AssociateError<'p>> {
+) -> Result<Option<Association<'p>>, AssociateError<'p>> {
     // The tails take the locks of their regions.
     drop(region);
     drop(tails);
@@ -287,10 +249,10 @@ fn give_up<'p>(
 
 /// Says that the pages have to be looked at anew, when what was in the way of a folio larger than a
 /// region is not any more.
-fn look_anew(obstacle: Obstacle<'_>) -> Result<bool, AssociateError<'_>> {
+fn look_anew(obstacle: Obstacle<'_>) -> Result<Option<Association<'_>>, AssociateError<'_>> {
     match obstacle {
         Obstacle::Busy(folio) => Err(AssociateError::Held(folio)),
-        Obstacle::Gone => Ok(false),
+        Obstacle::Gone => Ok(None),
     }
 }
 
@@ -298,7 +260,7 @@ fn look_anew(obstacle: Obstacle<'_>) -> Result<bool, AssociateError<'_>> {
 fn dissolve_gigantic(folio: DevFolio<'_>) {
     let mut gigantic = GiganticLock::lock();
     let page = folio.head();
-    let region = Region::lock(page);
+    let mut region = Region::lock(page);
     let tails = region
         .folio(page)
         .filter(|found| found.get_unlocked() == folio)
@@ -317,8 +279,8 @@ pub(crate) fn is_small(page: DevPage<'_>) -> bool {
 /// Takes an entry off its pages: one of several that share a folio, or the last, after which the
 /// folio is pages again; it stays whole while somebody holds a reference (spec, section 2). Sleeps
 /// if the folio is not small ([`is_small`]).
-pub(crate) fn disassociate(page: DevPage<'_>) {
-    FolioReleaseBatch::new().add(page);
+pub(crate) fn disassociate(association: Association<'_>) {
+    FolioReleaseBatch::new().add(association);
 }
 
 /// Takes entries off their pages, as [`disassociate`], one after the other; the region's lock is
@@ -335,67 +297,52 @@ impl FolioReleaseBatch {
 
     /// The next one.
     #[inline]
-    pub(crate) fn add(&mut self, page: DevPage<'_>) {
-        self.lock(page);
-        let gigantic = match self.region.as_ref().and_then(|region| region.folio(page)) {
-            Some(folio) => Self::release(folio),
-            None => self.release_around(page),
+    pub(crate) fn add(&mut self, association: Association<'_>) {
+        let page = association.block().first();
+        let released = match self.lock(page).remove_entry(association) {
+            Ok(released) => released,
+            Err(association) => match self.remove_around(association) {
+                Some(released) => released,
+                None => return,
+            },
         };
-        if let Some(folio) = gigantic {
-            self.region = None;
-            dissolve_gigantic(folio);
+        match released {
+            Released::Unused => pr_err_once!("an entry's page is associated with nothing\n"),
+            Released::Shared | Released::Dissolved => (),
+            Released::Held => {
+                #[cfg(RDAX_CHECK)]
+                super::check::left_whole();
+            }
+            Released::Gigantic(folio) => {
+                self.region = None;
+                dissolve_gigantic(folio);
+            }
         }
     }
 
-    /// As [`FolioReleaseBatch::release`], for the folio of a page that begins in another region.
+    /// As [`Region::remove_entry`], for the folio of a page that begins in another region.
     #[cold]
     #[inline(never)]
-    fn release_around<'p>(&mut self, page: DevPage<'p>) -> Option<DevFolio<'p>> {
-        // The entry keeps the folio as it is.
-        self.lock(page.folio().head());
-        let folio = self.region.as_ref()?.folio(page)?;
-        Self::release(folio)
+    fn remove_around<'p>(&mut self, association: Association<'p>) -> Option<Released<'p>> {
+        // The association keeps the folio as it is.
+        let head = association.block().first().folio().head();
+        let released = self.lock(head).remove_entry(association);
+        if released.is_err() {
+            // Unreachable. Dropping it takes the region's lock.
+            self.region = None;
+        }
+        released.ok()
     }
 
     /// Locks the region of a page.
     #[inline(always)]
-    fn lock(&mut self, page: DevPage<'_>) {
+    fn lock(&mut self, page: DevPage<'_>) -> &mut Region {
         let region = self.region.as_ref();
         if !region.is_some_and(|region| region.covers(page)) {
             // The one is unlocked before the other is locked.
             self.region = None;
-            self.region = Some(Region::lock(page));
         }
-    }
-
-    /// Takes one entry off a folio. Returns one to be dissolved that is larger than a region.
-    #[inline(always)]
-    fn release<'p>(folio: RegionFolio<'_, 'p>) -> Option<DevFolio<'p>> {
-        if folio.owner() == 0 {
-            match folio.share() {
-                0 => {
-                    pr_err_once!("an entry's page is associated with nothing\n");
-                    return None;
-                }
-                1 => (),
-                entries => {
-                    folio.set_share(entries - 1);
-                    return None;
-                }
-            }
-        }
-        if folio.refcount() != 0 {
-            note_without_owner();
-        }
-        match folio.release() {
-            Released::Dissolved => None,
-            Released::Held => {
-                #[cfg(RDAX_CHECK)]
-                super::check::left_whole();
-                None
-            }
-            Released::Gigantic(folio) => Some(folio),
-        }
+        self.region.get_or_insert_with(|| Region::lock(page))
     }
 }
 
@@ -405,7 +352,7 @@ impl FolioReleaseBatch {
 ///
 /// Errors: `EBUSY` when somebody still holds one.
 pub(crate) fn dissolve_range(run: PageRun<'_>) -> Result {
-    if owned_or_free() {
+    if page::owned_or_free() {
         return Ok(());
     }
     let mut at = 0;
@@ -422,7 +369,7 @@ pub(crate) fn dissolve_range(run: PageRun<'_>) -> Result {
                 return Err(EBUSY);
             }
         } else if order != Order::PTE {
-            let region = Region::lock(folio.head());
+            let mut region = Region::lock(folio.head());
             if region.folio(page).is_some_and(|folio| !folio.dissolve()) {
                 return Err(EBUSY);
             }
@@ -453,7 +400,7 @@ fn look_over(run: PageRun<'_>, mut at: usize) -> Look<'_> {
     let Some(first) = run.nth(at) else {
         return Look::Unused(at);
     };
-    let region = Region::lock(first);
+    let mut region = Region::lock(first);
     while let Some(page) = run.nth(at).filter(|page| region.covers(*page)) {
         let Some(folio) = region.folio(page) else {
             let folio = page.folio();
@@ -511,32 +458,4 @@ pub(crate) fn wait_until_unused(memory: &[PageRun<'_>]) {
             }
         }
     }
-}
-
-/// Associates pages that nobody uses with an entry at `index` of `mapping` that is not shared.
-/// False, and nothing is changed, when that is not so simple, or when they are not of the region.
-/// Does not sleep.
-#[inline]
-pub(crate) fn associate_free(
-    region: &mut Region,
-    block: PageBlock<'_>,
-    mapping: &Mapping,
-    index: PageIndex,
-) -> bool {
-    let page = block.first();
-    if !region.covers(page) {
-        return false;
-    }
-    let folio = if block.order() == Order::PTE {
-        region.folio(page).filter(|folio| {
-            folio.head() == page && !folio.is_associated() && folio.order() == Order::PTE
-        })
-    } else {
-        region.form(block, owned_or_free())
-    };
-    match folio {
-        Some(folio) => folio.set_owner(mapping, index),
-        None => return false,
-    }
-    true
 }

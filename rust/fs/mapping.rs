@@ -21,9 +21,12 @@ use crate::kern::{
         TreeGuard, //
     }, //
 };
-use core::ptr::{
-    self,
-    NonNull, //
+use core::{
+    mem::offset_of,
+    ptr::{
+        self,
+        NonNull, //
+    },
 };
 use kernel::{
     error::{
@@ -71,6 +74,18 @@ impl Mapping {
     pub(crate) fn is_looked_at_by_reclaim(&self) -> bool {
         // SAFETY: The address space is alive, and so are its operations.
         unsafe { (*read_once(&raw const (*self.as_ptr()).a_ops)).read_folio }.is_some()
+    }
+
+    /// The file that a tree is of.
+    #[inline(always)]
+    pub(in crate::kern) fn of(tree: &Tree) -> &Self {
+        let offset = offset_of!(bindings::address_space, i_pages);
+        // SAFETY: By the type invariant of the tree it is this field of an address space that lives as long.
+        unsafe {
+            Self::from_raw(NonNull::new_unchecked(
+                tree.as_ptr().byte_sub(offset).cast(),
+            ))
+        }
     }
 
     /// The tree of entries (`i_pages`).

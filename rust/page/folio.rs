@@ -213,8 +213,8 @@ impl<'a> DevFolio<'a> {
         (self.owner() == ptr::from_ref(mapping) as usize).then(|| self.index())
     }
 
-    /// Has [`RegionFolio::keeps_owner`](super::RegionFolio::keeps_owner) say yes for as long as the result
-    /// is there, for whoever has locked the owner's entry and knows the folio only.
+    /// Has [`RegionFolio::add_entry`](super::RegionFolio::add_entry) leave the owner for as long as the result is
+    /// there, for whoever has locked the owner's entry and knows the folio only.
     ///
     /// Errors: `ENOENT` if the file does not own the folio, `EBUSY` if as many as there can be are kept.
     pub(crate) fn keep_owner(self, mapping: &Mapping) -> Result<KeptOwner> {
@@ -301,7 +301,7 @@ impl HolderLook {
         }
         match self
             .region
-            .as_ref()
+            .as_mut()
             .and_then(|region| region.folio(folio.0))
         {
             // SAFETY: The folio is large, which changes only under its region's lock.

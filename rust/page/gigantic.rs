@@ -3,13 +3,14 @@
 //! Folios larger than a region: formed of the tails of one region after the other.
 
 use super::{
-    DevFolio,
+    region_folio,
+    Association,
+    EntryMemory,
     PageBlock,
     Region,
     RegionFolio, //
 };
 use crate::kern::vm;
-use core::marker::PhantomData;
 use kernel::prelude::*;
 
 kernel::sync::global_lock! {
@@ -99,12 +100,12 @@ impl<'p> Tails<'_, 'p> {
     }
 
     /// Claims what [`Tails::next`] said. False, and nothing is changed, if one of the pages is in use,
-    /// or the region is that of others. `owners_only`: as in [`Region::form`].
-    pub(crate) fn claim(&mut self, region: &mut Region, owners_only: bool) -> bool {
+    /// or the region is that of others.
+    pub(crate) fn claim(&mut self, region: &mut Region) -> bool {
         let Some(next) = self.next() else {
             return false;
         };
-        if !region.covers(next.first()) || !region.claim_tails(self.block, owners_only) {
+        if !region.covers(next.first()) || !region.claim_tails(self.block) {
             return false;
         }
         // INVARIANT: Those in the next region are tails, too, now.
@@ -112,22 +113,23 @@ impl<'p> Tails<'_, 'p> {
         true
     }
 
-    /// Gives the tails their head, when all were claimed, under the lock of the first page's region.
+    /// Gives the tails their head, when all were claimed, under the lock of the first page's region, and the folio
+    /// to the entry whose memory it is.
     ///
-    /// Errors: the tails, if not all were claimed, or the first page is in use.
-    pub(crate) fn finish(mut self, region: &mut Region) -> Result<RegionFolio<'_, 'p>, Self> {
-        if self.next().is_some() || !region.make_head(self.block) {
+    /// Errors: the tails, if not all were claimed, they are not that memory, or the first page is in use.
+    pub(crate) fn finish(
+        mut self,
+        region: &mut Region,
+        memory: EntryMemory<'p>,
+    ) -> Result<Association<'p>, Self> {
+        if self.next().is_some() || memory.block() != self.block || !region.make_head(self.block) {
             return Err(self);
         }
         // INVARIANT: They have a head now.
         self.regions = 0;
-        // SAFETY: It was made the first page of a folio.
-        let folio = unsafe { DevFolio::from_head(self.block.first()) };
-        // INVARIANT: `make_head` has seen that the first page is of the region.
-        Ok(RegionFolio {
-            folio,
-            _region: PhantomData,
-        })
+        // SAFETY: `make_head` has seen that the first page is of the region, which is locked, and that nobody owns or
+        // shares it.
+        Ok(unsafe { region_folio::set_owner(memory) })
     }
 }
 

@@ -16,13 +16,19 @@
 mod folio;
 mod gigantic;
 mod region;
+mod region_folio;
 mod run;
 
 #[cfg(RDAX_TEST)]
 pub(crate) use folio::FolioRef;
 pub(crate) use folio::{DevFolio, HolderLook, KeptOwner};
 pub(crate) use gigantic::{GiganticLock, Tails};
-pub(crate) use region::{Region, RegionFolio, Released};
+pub(crate) use region::Region;
+#[cfg(RDAX_TEST)]
+pub(crate) use region_folio::set_without_owner;
+pub(crate) use region_folio::{
+    owned_or_free, Added, Association, EntryMemory, RegionFolio, Released,
+};
 pub(crate) use run::{FileBlock, FilePages, Frames, PageBlock, PageRun};
 
 use super::{

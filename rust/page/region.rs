@@ -9,7 +9,7 @@
 //! knows that it is in use.
 
 use super::{
-    folio::{self, DevFolio},
+    region_folio::{self, owned_or_free, Association, EntryMemory, RegionFolio},
     tails_hold_mask,
     DevPage,
     PageBlock,
@@ -18,21 +18,16 @@ use super::{
     INFO,
     MAPPING,
     ORDER_MASK,
-    PRIVATE,
-    REFCOUNT,
-    SECOND, //
+    REFCOUNT, //
 };
 use crate::kern::{
     bindings,
-    fs::{Mapping, PageIndex},
     once::{write_barrier, Bits, Once},
     order::Order, //
 };
 use core::{
     marker::PhantomData,
-    mem::size_of,
-    ops::Deref,
-    ptr, //
+    mem::size_of, //
 };
 use kernel::types::NotThreadSafe;
 
@@ -77,7 +72,7 @@ impl Region {
     /// The folio that a page is part of, if it begins in the region. `None` also when it is being
     /// formed or dissolved: such a one is larger than a region.
     #[inline]
-    pub(crate) fn folio<'p>(&self, page: DevPage<'p>) -> Option<RegionFolio<'_, 'p>> {
+    pub(crate) fn folio<'p>(&mut self, page: DevPage<'p>) -> Option<RegionFolio<'_, 'p>> {
         let folio = page.folio();
         let head = folio.head();
         // The way from the page to the head may be outdated, and the head part of another folio.
@@ -89,32 +84,24 @@ impl Region {
         })
     }
 
-    /// Makes one folio, not larger than the region, of these pages. It has no owner, and nobody has a
-    /// reference to it.
+    /// Makes one folio, not larger than the region, of these pages, and gives it to the entry whose memory they
+    /// are. Nobody has a reference to it.
     ///
-    /// `None`, and nothing is changed, when they are not of the region, or one of them is in use: it has
-    /// an owner, a share count or a reference, or is part of a large folio. With `owners_only`, share
-    /// counts and references are not looked at: nobody has any but of owned folios.
+    /// `None`, and nothing is changed, when they are a single page, or not of the region, or one of them is in use:
+    /// it has an owner, a share count or a reference, or is part of a large folio.
     #[inline]
-    pub(crate) fn form<'p>(
-        &mut self,
-        block: PageBlock<'p>,
-        owners_only: bool,
-    ) -> Option<RegionFolio<'_, 'p>> {
-        if block.order() > Self::ORDER || !self.claim_tails(block, owners_only) {
+    pub(crate) fn form<'p>(&mut self, memory: EntryMemory<'p>) -> Option<Association<'p>> {
+        let block = memory.block();
+        if block.order() > Self::ORDER || !self.claim_tails(block) {
             return None;
         }
         if !self.make_head(block) {
             self.release_tails(block);
             return None;
         }
-        // SAFETY: It was made the first page of a folio.
-        let folio = unsafe { DevFolio::from_head(block.first()) };
-        // INVARIANT: `claim_tails` has seen that the pages are of the region.
-        Some(RegionFolio {
-            folio,
-            _region: PhantomData,
-        })
+        // SAFETY: `claim_tails` and `make_head` have seen that the pages are of the region, which is locked, and that
+        // nobody owns or shares any.
+        Some(unsafe { region_folio::set_owner(memory) })
     }
 
     /// The pages of `block` that are in the region: the first of them, and how many. `None` if there are
@@ -133,8 +120,10 @@ impl Region {
     /// Makes those pages of the block that are in the region tails of the folio that will be formed of
     /// it, but for the head itself.
     ///
-    /// False, and nothing is changed, when one of them is in use, or none is in the region.
-    pub(super) fn claim_tails(&mut self, block: PageBlock<'_>, owners_only: bool) -> bool {
+    /// False, and nothing is changed, when one of them is in use, none is in the region, or there is one only.
+    pub(super) fn claim_tails(&mut self, block: PageBlock<'_>) -> bool {
+        // Then share counts and references need not be looked at: nobody has any but of owned folios.
+        let owners_only = owned_or_free();
         let Some((first, pages)) = self.part_of(block) else {
             return false;
         };
@@ -159,6 +148,7 @@ impl Region {
             if first == head {
                 let next = head.next(1);
                 let claimed = match pages {
+                    1 => return false,
                     2 => claim_group::<1>(next, pgmap, info, owners_only),
                     4 => claim_group::<3>(next, pgmap, info, owners_only),
                     8 => claim_group::<7>(next, pgmap, info, owners_only),
@@ -219,151 +209,6 @@ impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the lock is held.
         unsafe { bindings::rdax_region_unlock(self.number, self.flags) };
-    }
-}
-
-/// A folio whose region is locked.
-///
-/// # Invariants
-///
-/// The folio's first page is in the region that `'r` is a borrow of, and is no tail. That stays so, as
-/// tails are made by those only who have the region for themselves.
-pub(crate) struct RegionFolio<'r, 'p> {
-    pub(super) folio: DevFolio<'p>,
-    pub(super) _region: PhantomData<&'r Region>,
-}
-
-/// The result of releasing a folio's last entry: [`RegionFolio::release`].
-pub(crate) enum Released<'p> {
-    /// Pages of their own.
-    Dissolved,
-    /// It stays whole, as somebody has a reference.
-    Held,
-    /// It is larger than a region, and has to be dissolved by parts.
-    Gigantic(DevFolio<'p>),
-}
-
-impl<'p> Deref for RegionFolio<'_, 'p> {
-    type Target = DevFolio<'p>;
-
-    #[inline]
-    fn deref(&self) -> &DevFolio<'p> {
-        &self.folio
-    }
-}
-
-impl<'p> RegionFolio<'_, 'p> {
-    /// The folio, of which nothing is known when the region is unlocked.
-    #[inline]
-    pub(crate) fn get_unlocked(&self) -> DevFolio<'p> {
-        self.folio
-    }
-
-    /// Whether at least one entry points to the folio.
-    #[inline]
-    pub(crate) fn is_associated(&self) -> bool {
-        self.owner() != 0 || self.share() != 0
-    }
-
-    /// Whether the folio's owner has to stay for now.
-    #[inline]
-    pub(crate) fn keeps_owner(&self) -> bool {
-        folio::keeps_owner(self.folio)
-    }
-
-    /// Gives the folio to one file.
-    #[inline]
-    pub(crate) fn set_owner(&self, mapping: &Mapping, index: PageIndex) {
-        let head = self.head();
-        head.word(INDEX).write_once(index.get());
-        // Pairs with `owner`.
-        head.word(MAPPING)
-            .store_release(ptr::from_ref(mapping) as usize);
-    }
-
-    /// Makes the folio one that `share` entries point to and no file owns; with 0, one that nobody
-    /// uses.
-    #[inline]
-    pub(crate) fn set_share(&self, share: usize) {
-        let head = self.head();
-        head.word(MAPPING).write_once(0);
-        head.word(INDEX).write_once(share);
-    }
-
-    /// Takes the owner off a folio, or the last entry that is counted, and makes pages of their own of it
-    /// if nobody has a reference.
-    #[inline]
-    pub(crate) fn release(self) -> Released<'p> {
-        self.set_share(0);
-        if self.refcount() != 0 {
-            return Released::Held;
-        }
-        let order = self.order();
-        if order > Region::ORDER {
-            return Released::Gigantic(self.folio);
-        }
-        // Idle: that was seen, but for the share count, which was set.
-        self.dissolve_idle(order);
-        Released::Dissolved
-    }
-
-    /// Makes pages of their own of a folio that is not larger than a region. False, and nothing is
-    /// changed, if it is larger, or in use.
-    #[inline]
-    pub(crate) fn dissolve(self) -> bool {
-        let order = self.order();
-        if order == Order::PTE {
-            return true;
-        }
-        if order > Region::ORDER || !self.is_idle() {
-            return false;
-        }
-        self.dissolve_idle(order);
-        true
-    }
-
-    /// The same for one of an order that is idle and not larger than a region.
-    #[inline(always)]
-    fn dissolve_idle(self, order: Order) {
-        if order == Order::PTE {
-            return;
-        }
-        self.unmake_head(order);
-        let head = self.head();
-        let pgmap = head.word(INFO).read_once();
-        // SAFETY: These were the folio's tails, which is in one region, and by the type invariant that
-        // is locked.
-        unsafe { unclaim(head, 1, order.pages(), pgmap) };
-    }
-
-    /// Whether nobody uses the folio, and no entry points to it.
-    #[inline]
-    pub(super) fn is_idle(&self) -> bool {
-        self.refcount() == 0 && !self.is_associated()
-    }
-
-    /// Takes what makes it a large folio off one that is idle and owned by nobody.
-    #[inline]
-    pub(super) fn unmake_head(&self, order: Order) {
-        let head = self.head();
-        head.flags().clear_bits(FLAG_HEAD);
-        // The second and third page held more than a tail's words.
-        for at in 1..order.pages().min(3) {
-            // SAFETY: The folio has so many pages.
-            let page = unsafe { head.next(at) };
-            if at == 1 {
-                let flags = page.flags().read_once();
-                page.flags().write_once(flags & !ORDER_MASK);
-            }
-            page.word(SECOND).write_once(0);
-            page.word(INDEX).write_once(0);
-            page.word(PRIVATE).write_once(0);
-        }
-        #[cfg(any(CONFIG_MEMCG, CONFIG_SLAB_OBJ_EXT))]
-        // SAFETY: The field lies in the second page of a folio that nobody uses.
-        unsafe {
-            (&raw mut (*self.as_ptr()).__bindgen_anon_2.__bindgen_anon_1._nr_pages).write(0);
-        }
     }
 }
 
@@ -474,7 +319,7 @@ unsafe fn claim_pages<const N: usize, const OWNERS_ONLY: bool>(
 ///
 /// They are tails that have no head, or whose folio nobody uses, and their region is locked.
 #[inline(always)]
-unsafe fn unclaim(first: DevPage<'_>, begin: usize, end: usize, pgmap: usize) {
+pub(super) unsafe fn unclaim(first: DevPage<'_>, begin: usize, end: usize, pgmap: usize) {
     /// As `GROUP`: there is less to do for each page.
     const RELEASED: usize = 2 * GROUP;
 

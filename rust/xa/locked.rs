@@ -7,7 +7,7 @@
 //! only, which is checked.
 
 use super::{
-    super::{fs::PageIndex, order::Order, page::FileBlock},
+    super::{fs::PageIndex, order::Order},
     bindings,
     node::{as_sibling, as_value, marks_of, overwrite_slot, slot_of, NODE_ORDER},
     Mark, RawValue, Tree, TreeGuard, XaState, FLAGS, LOCKED,
@@ -22,7 +22,8 @@ use core::{cell::Cell, marker::PhantomData, ptr};
 /// Unless `tree` is `None`, the value at `first` of the tree is locked, has the order that `place` says,
 /// and no other token stands for it. If the node is not NULL, the value is in the slot of it that `place`
 /// says: the node stays as long as there is a value in it, and no value is moved but the one at index 0.
-/// `word` is what the value will be when it is unlocked.
+/// `word` is what the value will be when it is unlocked, of the same order. If it has memory, it stands for an entry
+/// that is counted ([`Association`]).
 ///
 /// A device that goes away takes the entries of the files that are on it one by one, and waits for those that
 /// are locked; of a file that is evicted meanwhile, for whoever does that. So as long as a value of a file's
@@ -49,7 +50,7 @@ impl Place {
     }
 
     #[inline(always)]
-    const fn order(self) -> Order {
+    pub(super) const fn order(self) -> Order {
         // SAFETY: `new` was given one.
         unsafe { Order::from_bits_unchecked(self.0 >> u8::BITS) }
     }
@@ -77,32 +78,26 @@ impl<'t> LockedSlot<'t> {
     /// Makes it another value of the same order, which the tree has when it is unlocked: one without memory.
     #[inline(always)]
     pub(crate) fn set(&self, value: RawValue<'static>) {
-        self.set_any(value);
+        let now = self.value();
+        debug_assert!(value.has_order_of(now));
+        if value.has_order_of(now) {
+            self.drop_memory();
+            // INVARIANT: It has the order, and no memory.
+            self.word.set(value.unlocked().0);
+        }
     }
 
     /// Makes it what `change` makes of it: a value of the same order and memory.
     #[inline(always)]
     pub(crate) fn change(&self, change: impl for<'a> FnOnce(RawValue<'a>) -> RawValue<'a>) {
-        self.set_any(change(self.value()));
+        let now = self.value();
+        // INVARIANT: The order and the memory stay.
+        self.word.set(change(now).or_as(now).unlocked().0);
     }
 
-    /// Memory for the value, if it is that of the file that the tree is of.
-    #[inline(always)]
-    pub(crate) fn takes<'l>(&'l self, block: FileBlock<'l>) -> Option<OwnMemory<'l>> {
-        let own = self.tree.is_some_and(|tree| tree.is_for(block.tree()));
-        // INVARIANT: It was compared.
-        own.then_some(OwnMemory { slot: self, block })
-    }
-
-    /// As [`LockedSlot::set`], for tests: with memory of theirs, which is there for good.
+    /// As [`LockedSlot::set`], for tests: with memory of theirs, which is there for good, and counted or not.
     #[cfg(RDAX_TEST)]
     pub(crate) fn set_of_test(&self, value: RawValue<'_>) {
-        self.set_any(value);
-    }
-
-    /// The value has no memory, that of this one, or the file's.
-    #[inline(always)]
-    fn set_any(&self, value: RawValue<'_>) {
         debug_assert!(value.order() == self.place.order());
         self.word.set(value.unlocked().0);
     }
@@ -149,13 +144,13 @@ impl<'t> LockedSlot<'t> {
         }
         self.tree = None;
         let value = self.value();
-        if self.node.is_null() || value.order() != self.place.order() {
+        if self.node.is_null() {
             // SAFETY: By the type invariant this is the token's value, and of the order; it is a token
             // for nothing any more.
-            unsafe { unlock_slowly(XaState::new(guard, self.first), self.place.order(), value) };
+            unsafe { unlock_slowly(XaState::new(guard, self.first), value) };
         } else {
-            // SAFETY: By the type invariant the node is in the tree, which is locked, and the value
-            // there was this token's and has the order.
+            // SAFETY: By the type invariant the node is in the tree, which is locked, the value there was this
+            // token's, and this one has its order.
             unsafe { overwrite_slot(self.node, self.place.offset().into(), value) };
         }
         true
@@ -260,29 +255,23 @@ impl<'t> LockedSlot<'t> {
     }
 }
 
-/// Unlocks the value at the state's index: what is at index 0 has to be walked to. A value of another
-/// order is not stored; the one there is unlocked.
+/// Unlocks the value at the state's index, as `value`: what is at index 0 has to be walked to.
 ///
 /// # Safety
 ///
-/// The value there is of the order, and nobody else's to change.
+/// The value there has the order of this one, and is nobody else's to change.
 #[cold]
 #[inline(never)]
-unsafe fn unlock_slowly(mut xas: XaState<'_, '_>, order: Order, value: RawValue<'_>) {
-    if let Some(now) = xas.load() {
-        debug_assert!(value.order() == order);
-        let value = match value.order() == order {
-            true => value,
-            false => now.unlocked(),
-        };
+unsafe fn unlock_slowly(mut xas: XaState<'_, '_>, value: RawValue<'_>) {
+    if xas.load().is_some() {
         // SAFETY: By this function's requirements.
         unsafe { xas.overwrite(value) };
     }
 }
 
 impl XaState<'_, '_> {
-    /// Removes a locked value, where the state is moved to. False, and nothing is done, when it is of
-    /// another tree, or was unlocked or removed already.
+    /// Removes a locked value, where the state is moved to; its memory, if it has any, is taken off its folio. False,
+    /// and nothing is done, when it is of another tree, or was unlocked or removed already.
     #[inline(always)]
     pub(crate) fn erase_locked(&mut self, slot: &mut LockedSlot<'_>) -> bool {
         if !slot.is_of(self.guard) {
@@ -297,28 +286,11 @@ impl XaState<'_, '_> {
             self.xas.xa_node = slot.node;
             self.xas.xa_offset = slot.place.offset();
         }
+        slot.drop_memory();
         // SAFETY: By the slot's invariant the value is that token's.
         unsafe { self.erase_current() };
         slot.tree = None;
         true
-    }
-}
-
-/// Memory that a locked value may be given: [`LockedSlot::takes`].
-///
-/// # Invariants
-///
-/// It is memory of the file that the value's tree is of.
-pub(crate) struct OwnMemory<'l> {
-    slot: &'l LockedSlot<'l>,
-    block: FileBlock<'l>,
-}
-
-impl OwnMemory<'_> {
-    /// Makes the value the one, of the same order, that `make` makes of the memory.
-    #[inline(always)]
-    pub(crate) fn set(self, make: impl for<'a> FnOnce(FileBlock<'a>) -> RawValue<'a>) {
-        self.slot.set_any(make(self.block));
     }
 }
 

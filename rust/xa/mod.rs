@@ -4,7 +4,7 @@
 //!
 //! [`XaState`] walks it. A state borrows the guard of the tree's lock, so there is none without the
 //! lock, and one at a time can change the tree. Values have a lock bit. One that is locked is changed
-//! and removed only by the token that locking it gave ([`LockedSlot`], [`LockedRange`],
+//! and removed only by the token that locking it gave ([`LockedSlot`], [`LockedValues`], [`NewValues`],
 //! [`LockedSlots`]), which may be kept while the tree's lock is dropped: the value stays where it is.
 //!
 //! C header: [`include/linux/xarray.h`](srctree/include/linux/xarray.h)
@@ -20,16 +20,21 @@ use core::{
 };
 use kernel::types::{NotThreadSafe, Opaque};
 
+mod erase;
 mod locked;
+mod memory;
+mod new_values;
 mod node;
 mod range;
 mod state;
 
 use self::node::{BOUNDS, RESTART};
 pub(crate) use self::{
-    locked::{Beside, LeftLocked, LockedSlot, LockedSlots, OwnMemory},
+    locked::{Beside, LeftLocked, LockedSlot, LockedSlots},
+    memory::OwnMemory,
+    new_values::NewValues,
     node::NODE_ORDER,
-    range::{LockedRange, LockedValues, Release},
+    range::{LockedValues, Release},
     state::XaState,
 };
 
@@ -46,8 +51,10 @@ pub(crate) enum Mark {
 ///
 /// # Invariants
 ///
-/// A reference to one is to an array that is alive for as long. Its lock is taken with interrupts off, and
-/// it holds no other entries than such as [`RawValue`] says.
+/// A reference to one is to the `i_pages` of an address space that is alive for as long. Its lock is taken with
+/// interrupts off, and it holds no other entries than such as [`RawValue`] says. Each that has memory stands for an
+/// entry that the folio of its pages counts ([`Association`](super::page::Association)), unless it is locked and a
+/// token says otherwise.
 #[repr(transparent)]
 pub(crate) struct Tree(Opaque<bindings::xarray>);
 
@@ -80,12 +87,17 @@ impl Tree {
 
     /// # Safety
     ///
-    /// The array stays alive for `'a`, is one whose lock is taken with interrupts off, and holds
-    /// no other entries than such as [`RawValue`] says.
+    /// The array is the `i_pages` of an address space that stays alive for `'a`, and holds no other entries than such as
+    /// [`RawValue`] says.
     #[inline]
     pub(crate) unsafe fn from_raw<'a>(tree: NonNull<bindings::xarray>) -> &'a Self {
         // SAFETY: The type is transparent; the caller vouches for the lifetime.
         unsafe { tree.cast::<Self>().as_ref() }
+    }
+
+    #[inline(always)]
+    pub(super) fn as_ptr(&self) -> *mut bindings::xarray {
+        self.0.get()
     }
 
     /// Takes the tree's lock (`xa_lock_irq`). Does not sleep. Not with interrupts off.
@@ -225,6 +237,9 @@ pub(crate) const LOCKED: usize = 1 << 1;
 /// Where a value has its order.
 pub(crate) const ORDER_SHIFT: usize = 12;
 pub(crate) const ORDER_BITS: usize = 0x1f;
+
+/// The bit of a value that says that it has memory.
+pub(crate) const MEMORY: usize = 1 << 18;
 
 /// The bits of a value that [`LockedSlot::lock_beside`] may set.
 pub(crate) const FLAGS: usize = 7 << 19;

@@ -3,10 +3,11 @@
 //! Locked values one behind the other.
 
 use super::{
-    super::{fs::PageIndex, order::Order, page::FilePages},
+    super::{fs::PageIndex, order::Order, page::Association},
     node::{NODE_MASK, NODE_ORDER},
     Mark, RawValue, Tree, TreeGuard, XaState,
 };
+use core::cell::Cell;
 
 /// The way a value of a range is released: [`LockedRange::release`].
 pub(crate) enum Release<'a> {
@@ -23,7 +24,7 @@ pub(crate) enum Release<'a> {
 ///
 /// The indices from `first` on, `pages` of them, are those of locked values, and no other token stands
 /// for these.
-pub(crate) struct LockedRange<'t> {
+pub(super) struct LockedRange<'t> {
     tree: &'t Tree,
     first: PageIndex,
     pages: usize,
@@ -32,7 +33,7 @@ pub(crate) struct LockedRange<'t> {
 impl<'t> LockedRange<'t> {
     /// No values yet.
     #[inline(always)]
-    pub(crate) fn new(tree: &'t Tree) -> Self {
+    pub(super) fn new(tree: &'t Tree) -> Self {
         Self {
             tree,
             first: PageIndex::new(0),
@@ -40,21 +41,46 @@ impl<'t> LockedRange<'t> {
         }
     }
 
+    /// The tree.
+    #[inline(always)]
+    pub(super) fn tree(&self) -> &'t Tree {
+        self.tree
+    }
+
     /// The indices that are left.
     #[inline(always)]
-    pub(crate) fn pages(&self) -> usize {
+    pub(super) fn pages(&self) -> usize {
         self.pages
     }
 
     /// The first index.
     #[inline(always)]
-    pub(crate) fn first(&self) -> PageIndex {
+    fn first(&self) -> PageIndex {
         self.first
+    }
+
+    /// Sets the first index, unless there are values.
+    #[inline(always)]
+    pub(super) fn begin(&mut self, first: PageIndex) {
+        if self.pages == 0 {
+            self.first = first;
+        }
+    }
+
+    /// Adds a value for `pages` indices behind the others.
+    ///
+    /// # Safety
+    ///
+    /// It is there, right behind the others, and was locked for this token.
+    #[inline(always)]
+    pub(super) unsafe fn add(&mut self, pages: usize) {
+        // INVARIANT: By this function's safety requirements.
+        self.pages += pages;
     }
 
     /// Whether a value that begins at `index` can be added under the guard.
     #[inline(always)]
-    fn takes(&self, guard: &TreeGuard<'_>, index: PageIndex) -> bool {
+    pub(super) fn takes(&self, guard: &TreeGuard<'_>, index: PageIndex) -> bool {
         guard.is_of(self.tree)
             && (self.pages == 0 || index.get() == self.first.get().wrapping_add(self.pages))
     }
@@ -78,74 +104,13 @@ impl<'t> LockedRange<'t> {
         Some(value)
     }
 
-    /// Stores new values, locked, from `index` on and right behind the others, as long as there is
-    /// nothing, there is memory without waiting for it, and `next` gives one for an index, a multiple of
-    /// its order. With `mark` they are marked.
+    /// Unlocks or removes all values, one after the other, as `each` says, which is told their indices and what the
+    /// tree has there. It says so of values of the same order, and sees to what they stand for.
     #[inline(always)]
-    pub(crate) fn insert(
+    pub(super) fn release_each<'g, 'a>(
         &mut self,
-        xas: &mut XaState<'_, '_>,
-        index: PageIndex,
-        mark: Option<Mark>,
-        mut next: impl FnMut(PageIndex) -> Option<RawValue<'static>>,
-    ) {
-        if !self.takes(xas.guard, index) {
-            return;
-        }
-        if self.pages == 0 {
-            self.first = index;
-        }
-        let mut index = index;
-        // Ends: each round is for the indices behind the last one's, and runs into something, or into an
-        // index that `next` gives nothing for.
-        while let Some(value) = next(index) {
-            let pages = value.pages();
-            if index.get() & (pages - 1) != 0 || xas.at(index).is_some() {
-                return;
-            }
-            match xas.insert_in_node(value) {
-                Some(Ok(())) => (),
-                Some(Err(_)) => return,
-                None => {
-                    if pages != 1 && xas.reserve_order(value.order()).is_err() {
-                        return;
-                    }
-                    // SAFETY: Nothing is there.
-                    if !unsafe { xas.store_locked(value) } {
-                        return;
-                    }
-                }
-            }
-            if let Some(mark) = mark {
-                xas.set_mark(mark);
-            }
-            // INVARIANT: The value was stored as a locked one, right behind the others.
-            self.pages += pages;
-            index = PageIndex::new(index.get().wrapping_add(pages));
-        }
-    }
-
-    /// Unlocks or removes all values, one after the other, as `each` says, which is told their indices, and the
-    /// memory to make values of. Nothing is done under the lock of another tree, or with another file's memory.
-    #[inline(always)]
-    pub(crate) fn release(
-        &mut self,
-        xas: &mut XaState<'_, '_>,
-        memory: Option<FilePages<'_>>,
-        mut each: impl for<'a> FnMut(PageIndex, Option<FilePages<'a>>) -> Release<'a>,
-    ) {
-        if memory.is_none_or(|memory| self.tree.is_for(memory.tree())) {
-            self.release_each(xas, |index| each(index, memory));
-        }
-    }
-
-    /// Unlocks or removes all values, one after the other, as `each` says: as what they were, or as values of the
-    /// file's memory.
-    #[inline(always)]
-    fn release_each<'a>(
-        &mut self,
-        xas: &mut XaState<'_, '_>,
-        mut each: impl FnMut(PageIndex) -> Release<'a>,
+        xas: &mut XaState<'g, '_>,
+        mut each: impl FnMut(PageIndex, RawValue<'g>) -> Release<'a>,
     ) {
         if !xas.guard.is_of(self.tree) {
             return;
@@ -160,19 +125,14 @@ impl<'t> LockedRange<'t> {
                 // Unreachable: the values are locked.
                 return;
             };
-            match each(index) {
+            match each(index, now) {
                 Release::Unlock(value, clean) => {
                     if clean {
                         xas.clear_mark(Mark::Dirty);
                         xas.clear_mark(Mark::ToWrite);
                     }
                     debug_assert!(value.has_order_of(now));
-                    let value: RawValue<'_> = match value.has_order_of(now) {
-                        true => value,
-                        false => now,
-                    };
-                    // SAFETY: By the type invariant the value there was the range's, and this one has the
-                    // order.
+                    // SAFETY: By the type invariant the value there was the range's, and this one has the order.
                     unsafe { xas.overwrite(value.unlocked()) };
                 }
                 // SAFETY: By the type invariant the value was the range's.
@@ -185,7 +145,7 @@ impl<'t> LockedRange<'t> {
     /// Removes all values in one step, if they are those of a whole node of the lowest level. False,
     /// and nothing is done, if not.
     #[inline]
-    pub(crate) fn erase_node(&mut self, xas: &mut XaState<'_, '_>) -> bool {
+    fn erase_node(&mut self, xas: &mut XaState<'_, '_>) -> bool {
         if self.pages != NODE_ORDER.pages()
             || self.first.get() & NODE_MASK != 0
             || !xas.guard.is_of(self.tree)
@@ -204,12 +164,14 @@ impl<'t> LockedRange<'t> {
 /// # Invariants
 ///
 /// `words` begins with the values of the range, `len` of them, as they were when they were locked. They are
-/// locked still, so the pages of their device are there (see [`LockedSlot`]). Unless there are any, `released`
-/// words are what the last values of the range were.
+/// locked still, so the pages of their device are there (see [`LockedSlot`](super::LockedSlot)). Unless there are
+/// any, `released` words are what the last values of the range were. With `detached`, none of them stands for an entry
+/// that is counted any more.
 pub(crate) struct LockedValues<'t> {
     range: LockedRange<'t>,
     len: usize,
     released: usize,
+    detached: Cell<bool>,
     words: [usize; NODE_ORDER.pages()],
 }
 
@@ -221,6 +183,7 @@ impl<'t> LockedValues<'t> {
             range: LockedRange::new(tree),
             len: 0,
             released: 0,
+            detached: Cell::new(false),
             words: [0; NODE_ORDER.pages()],
         }
     }
@@ -243,10 +206,14 @@ impl<'t> LockedValues<'t> {
         self.range.first()
     }
 
-    /// Locks the value that the state was walked to, as the first or right behind the others. False, and
-    /// nothing is done, when it is not there, there is none that is unlocked, or there are too many.
+    /// Locks the value that the state was walked to, as the first or right behind the others. False, and nothing is
+    /// done, when it is not there, there is none that is unlocked, there are too many, or the others have lost their
+    /// memory.
     #[inline(always)]
     pub(crate) fn lock(&mut self, xas: &mut XaState<'_, '_>) -> bool {
+        if self.detached.get() {
+            return false;
+        }
         let Some(place) = self.words.get_mut(self.len) else {
             return false;
         };
@@ -268,23 +235,62 @@ impl<'t> LockedValues<'t> {
         words.map(|word| unsafe { RawValue::from_word(*word) })
     }
 
-    /// Unlocks or removes all values, one after the other, as `each` says, which is told what they are.
-    /// Nothing is done under the lock of another tree.
+    /// The values lose their memory, which is to be taken off its folios: they are values without when they are
+    /// unlocked. `each` is called for every value, with its memory if it has any. Once.
+    #[inline(always)]
+    pub(crate) fn detach<'a>(&'a self, mut each: impl FnMut(Option<Association<'a>>)) {
+        if self.detached.replace(true) {
+            return;
+        }
+        for value in self.iter() {
+            // SAFETY: By the type invariant it is a value of the tree, and this is the only token for it.
+            each(unsafe { value.association() });
+        }
+    }
+
+    /// Unlocks or removes all values, one after the other, as `each` says, which is told what they are: values of the
+    /// same memory, or that memory is taken off its folio. Nothing is done under the lock of another tree.
     #[inline(always)]
     pub(crate) fn release(
         &mut self,
         xas: &mut XaState<'_, '_>,
         mut each: impl for<'a> FnMut(RawValue<'a>) -> Release<'a>,
     ) {
+        if !xas.guard.is_of(self.range.tree) {
+            return;
+        }
+        let detached = self.detached.get();
         let mut words = self.words.iter();
-        self.range.release_each(xas, |_| match words.next() {
+        self.range.release_each(xas, |_, _| {
+            let Some(word) = words.next() else {
+                // Unreachable: there are as many.
+                return Release::Erase;
+            };
             // SAFETY: By the type invariant it is a value; it is locked up to now.
-            Some(word) => each(unsafe { RawValue::from_word(*word) }),
-            // Unreachable: there are as many.
-            None => Release::Erase,
+            let value = unsafe { RawValue::from_word(*word) };
+            match each(value) {
+                Release::Unlock(_, clean) if detached => {
+                    Release::Unlock(value.without_memory(), clean)
+                }
+                Release::Unlock(made, clean) => Release::Unlock(made.or_as(value), clean),
+                Release::Erase => {
+                    if !detached && value.has_memory() {
+                        // SAFETY: As in `detach`.
+                        drop(unsafe { value.association() });
+                    }
+                    Release::Erase
+                }
+            }
         });
-        // INVARIANT: They are locked no longer.
+        self.end();
+    }
+
+    /// Notes that the values are locked no longer.
+    #[inline(always)]
+    fn end(&mut self) {
+        // INVARIANT: There are none.
         self.released = core::mem::replace(&mut self.len, 0);
+        self.detached.set(false);
     }
 
     /// Removes all values in one step, if they are those of a whole node of the lowest level. False,
@@ -294,8 +300,11 @@ impl<'t> LockedValues<'t> {
         if !self.range.erase_node(xas) {
             return false;
         }
-        // INVARIANT: As above.
-        self.released = core::mem::replace(&mut self.len, 0);
+        if !self.detached.get() {
+            // The tree's lock keeps the pages, as the values did.
+            self.detach(drop);
+        }
+        self.end();
         true
     }
 

@@ -8,7 +8,7 @@ use super::{
     new_state,
     node::{
         as_node, as_sibling, as_value, fill_slots, is_free, is_node, mark_another, marks_of,
-        overwrite_slot, shift_of, slot_of, unmark_one, BOUNDS, NODE_MASK, NODE_ORDER, RESTART,
+        overwrite_slot, shift_of, slot_of, unmark_one, BOUNDS, NODE_MASK, RESTART,
     },
     InsertError, LockedSlot, Mark, Paused, RawValue, Reserve, TreeGuard,
 };
@@ -450,7 +450,7 @@ impl<'g, 't> XaState<'g, 't> {
 
     #[cold]
     #[inline(never)]
-    fn give_order(&mut self, first: PageIndex, order: Order) {
+    pub(super) fn give_order(&mut self, first: PageIndex, order: Order) {
         let sibs = order.bits() % bindings::XA_CHUNK_SHIFT as usize;
         self.xas.xa_index = first.get();
         self.xas.xa_shift = (order.bits() - sibs) as u8;
@@ -459,97 +459,9 @@ impl<'g, 't> XaState<'g, 't> {
     }
 
     #[inline(always)]
-    fn drop_order(&mut self) {
+    pub(super) fn drop_order(&mut self) {
         self.xas.xa_shift = 0;
         self.xas.xa_sibs = 0;
-    }
-
-    /// Removes the value that the state was walked to, with its marks. False, and nothing is removed,
-    /// when there is none, or it is locked.
-    #[inline]
-    pub(crate) fn erase(&mut self) -> bool {
-        if self.current_value().is_none_or(RawValue::is_locked) {
-            return false;
-        }
-        // SAFETY: The value is not locked.
-        unsafe { self.erase_current() };
-        true
-    }
-
-    /// Removes the value that the state stands at.
-    ///
-    /// # Safety
-    ///
-    /// It is not another's to remove.
-    #[inline(always)]
-    pub(super) unsafe fn erase_current(&mut self) {
-        // SAFETY: The tree is alive and locked. Removing needs no memory.
-        unsafe { bindings::xas_store(&mut self.xas, ptr::null_mut()) };
-    }
-
-    /// Removes every value of the node of the lowest level that begins at `first`, with the marks, in
-    /// one step. The state is at `first` then.
-    ///
-    /// # Safety
-    ///
-    /// None of them is another's to remove, and none extends beyond the node.
-    pub(super) unsafe fn erase_node(&mut self, first: PageIndex) {
-        self.give_order(first, NODE_ORDER);
-        // SAFETY: By this function's requirements.
-        unsafe { self.erase_current() };
-        self.drop_order();
-        self.set(first);
-    }
-
-    /// Removes the values of the node that the state stands in, if it is one of the lowest level and
-    /// the state at its first index: one after the other, as long as they are not locked and `goes`
-    /// says so, which is told the index, the value, and whether it has a mark. Where nothing was
-    /// removed the state stays; otherwise it goes on behind what was. Returns whether anything was.
-    #[inline]
-    pub(crate) fn erase_in_node(
-        &mut self,
-        mark: Mark,
-        mut goes: impl FnMut(PageIndex, RawValue<'_>, bool) -> bool,
-    ) -> bool {
-        let first = self.index();
-        if first.get() & NODE_MASK != 0 || self.slot_of_page(0).is_none() {
-            return false;
-        }
-        // SAFETY: `slot_of_page` says that there is a node; by the type invariant it is in the tree.
-        let mut marks = unsafe { marks_of(self.xas.xa_node, mark) };
-        let mut end = None;
-        let mut all = true;
-        for offset in 0..=NODE_MASK {
-            let value = self
-                .slot_of_page(offset)
-                // SAFETY: A slot of the tree, which is locked for `'g`.
-                .and_then(|slot| unsafe { as_value::<'g>(slot) });
-            if let Some(value) = value {
-                let index = PageIndex::new(first.get() + offset);
-                if value.is_locked() || !goes(index, value, marks & 1 != 0) {
-                    all = false;
-                    break;
-                }
-                end = Some(value.order().last(index));
-            }
-            marks >>= 1;
-        }
-        let Some(mut end) = end else {
-            return false;
-        };
-        if all {
-            // SAFETY: All values of the node were looked at, and none is locked.
-            unsafe { self.erase_node(first) };
-            end = NODE_ORDER.last(first);
-        } else {
-            self.set(first);
-            while self.find(end).is_some() {
-                // SAFETY: The value is one of those that were looked at.
-                unsafe { self.erase_current() };
-            }
-        }
-        self.set(PageIndex::new(end.get().wrapping_add(1)));
-        true
     }
 
     #[inline]

@@ -139,21 +139,20 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         if memory.copy.is_some() || old.is_zero() {
             self.clear_way(locked, memory)?;
         }
-        folio::associate(block, self.mapping, locked.first(), memory.shared).map_err(|error| {
-            match error {
-                AssociateError::Smaller => self.fallback_or(Counter::FallbackConflict, EIO),
-                AssociateError::Owned => self.fallback_or(Counter::FallbackConflict, EIO),
-                AssociateError::Held(folio) => self.held_up(block.order(), folio),
-                // The task is about to die; but an access in the kernel is repeated until it is told of
-                // an error.
-                AssociateError::Interrupted => self.fallback_or(Counter::FallbackConflict, EINTR),
-            }
+        let associated = folio::associate(own.memory(), memory.shared);
+        let association = associated.map_err(|error| match error {
+            AssociateError::Smaller => self.fallback_or(Counter::FallbackConflict, EIO),
+            AssociateError::Owned => self.fallback_or(Counter::FallbackConflict, EIO),
+            AssociateError::Held(folio) => self.held_up(block.order(), folio),
+            // The task is about to die; but an access in the kernel is repeated until it is told of
+            // an error.
+            AssociateError::Interrupted => self.fallback_or(Counter::FallbackConflict, EINTR),
         })?;
         if old.is_data() {
             layout::release_backing(locked, self.device);
         }
         let write = self.write;
-        tree::set_memory(own, |entry| match write {
+        tree::set_memory(own, association, |entry| match write {
             // Blocks of its own, written: a copy was made of those that were not.
             true => entry.writable(),
             false => entry,

@@ -49,7 +49,9 @@ pub(crate) fn release_backing(locked: &LockedEntry<'_>, device: FileDevice<'_>) 
         flush(block.run());
         device.inc(Counter::EntriesFlushedOnRemoval);
     }
-    folio::disassociate(block.first());
+    if let Some(association) = locked.detach() {
+        folio::disassociate(association);
+    }
 }
 
 /// The same for the entries of a batch, which are to be removed.
@@ -57,12 +59,10 @@ pub(super) fn release_batch(batch: &EntryBatch<'_>, device: FileDevice<'_>) {
     batch.pieces(true, |_, pages| flush(pages));
     let mut released = FolioReleaseBatch::new();
     let mut flushed = 0;
-    for (_, entry, dirty) in batch.iter() {
-        if let Some(page) = entry.page() {
-            flushed += u64::from(dirty);
-            released.add(page);
-        }
-    }
+    batch.detach(|association, dirty| {
+        flushed += u64::from(dirty);
+        released.add(association);
+    });
     drop(released);
     device.add(Counter::EntriesFlushedOnRemoval, flushed);
     if flushed != 0 && trace::wants_removals() {

@@ -70,11 +70,7 @@ impl Visitor for Remove<'_> {
         }
         if self.forget {
             let mut released = FolioReleaseBatch::new();
-            for (_, entry, _) in batch.iter() {
-                if let Some(page) = entry.page() {
-                    released.add(page);
-                }
-            }
+            batch.detach(|association, _| released.add(association));
         } else {
             release_batch(batch, self.device);
         }

@@ -5,7 +5,7 @@
 use crate::kern::{
     entry::Entry,
     fs::{Mapping, PageIndex, PageRange},
-    page::FileBlock,
+    page::{Association, FileBlock},
     wait::{self, EntryKey, Wake},
     xa::{LeftLocked, LockedSlot, Mark, OwnMemory, XaState}, //
 };
@@ -119,6 +119,12 @@ impl<'m> LockedEntry<'m> {
         self.slot.takes(block)
     }
 
+    /// The entry loses its memory, which is to be taken off its folio, and is empty from now on. `None` if it has none.
+    #[inline]
+    pub(crate) fn detach(&self) -> Option<Association<'_>> {
+        self.slot.detach()
+    }
+
     /// Marks the entry.
     pub(crate) fn mark(&self, mark: Mark) {
         let mut guard = self.mapping.tree().lock();
@@ -137,7 +143,8 @@ impl<'m> LockedEntry<'m> {
         self.dirty.set(1);
     }
 
-    /// Removes the entry from the tree and wakes all its waiters. The caller has released its backing.
+    /// Removes the entry from the tree and wakes all its waiters. The caller has released its backing, writing back
+    /// what is dirty.
     pub(crate) fn remove(mut self) {
         let mut guard = self.mapping.tree().lock();
         let mut xas = guard.xas(self.first());
@@ -177,14 +184,15 @@ impl Drop for LockedEntry<'_> {
     }
 }
 
-/// Makes a locked entry one of the memory that it takes ([`LockedEntry::takes`]), of the same order, as `change`
-/// changes that.
+/// Makes a locked entry one of the memory that it takes ([`LockedEntry::takes`]) and that is associated with it, as
+/// `change` changes that.
 #[inline]
 pub(crate) fn set_memory(
     memory: OwnMemory<'_>,
+    association: Association<'_>,
     change: impl for<'a> FnOnce(Entry<'a>) -> Entry<'a>,
 ) {
-    memory.set(|block| change(Entry::data(block)).unlocked());
+    memory.set(association, |raw| change(Entry::from_raw(raw).0).unlocked());
 }
 
 /// Unlocks an entry that was left locked, and wakes the next waiter.

@@ -2,15 +2,15 @@
 
 //! Entries behind a new one, for the pages that a fault prepares along with its own.
 
-use super::{super::folio, LockedEntry};
+use super::LockedEntry;
 use crate::kern::{
     entry::Entry,
     fs::{Mapping, PageIndex, PageRange},
     order::Order,
-    page::{FilePages, Region},
+    page::FilePages,
     vm::PteBatch,
     wait::{self, EntryKey, Wake},
-    xa::{LockedRange, Mark, Release, XaState}, //
+    xa::{Mark, NewValues, Release, XaState}, //
 };
 
 /// How far a fault of a page may go beyond the page that was accessed.
@@ -122,18 +122,17 @@ const LARGEST: Order = Order::from_bits(4);
 #[must_use = "the entries are removed at once"]
 pub(crate) struct PrefaultEntries<'l, 'm> {
     mapping: &'m Mapping,
-    /// The pages for which entries were wanted; the entries' orders follow from that.
-    range: PageRange,
-    largest: Order,
+    /// The first of the pages for which entries were wanted.
+    first: PageIndex,
     /// Those that have one, from the first on.
-    locked: LockedRange<'m>,
+    locked: NewValues<'l, 'm>,
     /// The pages whose entries are filled.
     filled: usize,
     backing: Backing<'l>,
     writable: bool,
 }
 
-impl<'l, 'm> PrefaultEntries<'l, 'm> {
+impl<'l, 'm: 'l> PrefaultEntries<'l, 'm> {
     /// Puts entries behind a new one, for as many of the pages to prefault as have none, from the first
     /// on. `None` when there are no such pages.
     #[inline(always)]
@@ -153,9 +152,8 @@ impl<'l, 'm> PrefaultEntries<'l, 'm> {
         let largest = largest.min(LARGEST);
         let mut entries = Self {
             mapping,
-            range,
-            largest,
-            locked: LockedRange::new(mapping.tree()),
+            first: range.first,
+            locked: NewValues::new(mapping.tree(), range, largest),
             filled: 0,
             backing: Backing::Hole,
             writable: false,
@@ -163,30 +161,9 @@ impl<'l, 'm> PrefaultEntries<'l, 'm> {
         let mark = locked.is_dirty().then_some(Mark::Dirty);
         let mut guard = mapping.tree().lock();
         let mut xas = locked.slot().xas(&mut guard)?;
-        entries.locked.insert(&mut xas, range.first, mark, |index| {
-            (index <= range.last).then(|| Entry::empty(order_at(range, largest, index)).unlocked())
-        });
+        entries.locked.insert(&mut xas, mark);
         mapping.add_pages(xas.guard(), entries.pages());
         Some(entries)
-    }
-
-    /// The filled entry at `offset` pages behind the first, of this memory if there is any.
-    #[inline]
-    fn entry_at<'a>(
-        memory: Option<FilePages<'a>>,
-        writable: bool,
-        offset: usize,
-        order: Order,
-    ) -> Entry<'a> {
-        match memory {
-            None => Entry::zero(order),
-            Some(run) => match run.block(offset, order) {
-                Some(block) if writable => Entry::data(block).writable().ahead(),
-                Some(block) => Entry::data(block),
-                // Unreachable: `fill` has had the block.
-                None => Entry::empty(order),
-            },
-        }
     }
 
     /// The pages that the entries cover.
@@ -198,7 +175,7 @@ impl<'l, 'm> PrefaultEntries<'l, 'm> {
     /// The first page, the pages that were filled, and with what.
     #[inline]
     pub(crate) fn filled(&self) -> (PageIndex, usize, Backing<'l>) {
-        (self.range.first, self.filled, self.backing)
+        (self.first, self.filled, self.backing)
     }
 
     /// Fills the entries of the first `pages` pages with what the filesystem says that is there, up to
@@ -212,26 +189,13 @@ impl<'l, 'm> PrefaultEntries<'l, 'm> {
             self.filled = pages;
             return;
         };
-        if pages == 0 {
-            return;
-        }
-        let mut region = Region::lock(run.first());
-        while self.filled < pages {
-            let index = PageIndex::new(self.range.first.get() + self.filled);
-            let order = order_at(self.range, self.largest, index);
-            let block = run.block(self.filled, order);
-            let Some(block) = block.filter(|_| self.filled + order.pages() <= pages) else {
-                break;
-            };
-            if !folio::associate_free(&mut region, block.pages(), self.mapping, index) {
-                break;
-            }
-            self.filled += order.pages();
+        if pages != 0 {
+            self.filled = self.locked.fill(run, pages);
         }
     }
 }
 
-impl Drop for PrefaultEntries<'_, '_> {
+impl<'l, 'm: 'l> Drop for PrefaultEntries<'l, 'm> {
     fn drop(&mut self) {
         let pages = self.pages();
         if pages == 0 {
@@ -239,36 +203,25 @@ impl Drop for PrefaultEntries<'_, '_> {
         }
         let mapping = self.mapping;
         let mut guard = mapping.tree().lock();
-        let mut xas = guard.xas(self.range.first);
+        let mut xas = guard.xas(self.first);
         let waiters = wait::anybody_waits();
-        let mut locked = core::mem::replace(&mut self.locked, LockedRange::new(mapping.tree()));
-        let memory = match self.backing {
-            Backing::Hole => None,
-            Backing::Memory(run) => Some(run),
-        };
-        locked.release(&mut xas, memory, |index, memory| {
-            let offset = index.get() - self.range.first.get();
-            let (wake, release) = if offset < self.filled {
-                let order = order_at(self.range, self.largest, index);
-                let value = Self::entry_at(memory, self.writable, offset, order).unlocked();
-                (Wake::One, Release::Unlock(value, false))
-            } else {
-                (Wake::All, Release::Erase)
+        let (first, filled, writable) = (self.first, self.filled, self.writable);
+        self.locked.release(&mut xas, |index, order, raw| {
+            let entry = match raw.map(|raw| Entry::from_raw(raw).0) {
+                Some(entry) if writable => Some(entry.writable().ahead()),
+                Some(entry) => Some(entry),
+                None if index.get() - first.get() < filled => Some(Entry::zero(order)),
+                None => None,
+            };
+            let (wake, release) = match entry {
+                Some(entry) => (Wake::One, Release::Unlock(entry.unlocked(), false)),
+                None => (Wake::All, Release::Erase),
             };
             if waiters {
                 wait::wake_entry_waiters(EntryKey::new(mapping, index), wake);
             }
             release
         });
-        mapping.sub_pages(xas.guard(), pages - self.filled);
+        mapping.sub_pages(xas.guard(), pages - filled);
     }
-}
-
-/// The order of the entry that begins at `index` of a range to prefault.
-#[inline(always)]
-fn order_at(range: PageRange, largest: Order, index: PageIndex) -> Order {
-    if largest == Order::PTE {
-        return largest;
-    }
-    largest.fitting(index.get(), range.last.get() - index.get() + 1)
 }

@@ -7,7 +7,7 @@ use crate::kern::{
     entry::Entry,
     fs::{Mapping, PageIndex, PageRange},
     order::Order,
-    page::{PageBlock, PageRun},
+    page::{Association, PageBlock, PageRun},
     vm::cond_resched,
     wait::{self, EntryKey, Wake},
     xa::{LockedValues, Mark, RawValue, Release, XaState, NODE_ORDER}, //
@@ -96,6 +96,19 @@ impl<'m> EntryBatch<'m> {
     #[inline]
     pub(crate) fn has_ahead(&self) -> bool {
         self.iter().any(|(_, entry, _)| entry.is_ahead())
+    }
+
+    /// The entries lose their memory, which is to be taken off its folios, and are empty from now on. `each` is told
+    /// of whose memory it is whether that is dirty. Once.
+    #[inline]
+    pub(crate) fn detach<'a>(&'a self, mut each: impl FnMut(Association<'a>, bool)) {
+        let mut dirty = self.dirty;
+        self.locked.detach(|association| {
+            if let Some(association) = association {
+                each(association, dirty & 1 != 0);
+            }
+            dirty >>= 1;
+        });
     }
 
     /// The memory of the data entries in pieces: those that follow each other there as they do in
@@ -239,19 +252,20 @@ fn remove_in_node<V: Visitor>(
     let mut removed = 0;
     let mut pages = 0;
     let mut released = FolioReleaseBatch::new();
-    xas.erase_in_node(Mark::Dirty, |index, raw, dirty| {
-        let (entry, _) = Entry::from_raw(raw);
-        if visitor.look(entry, dirty) != WalkAction::Remove {
-            return false;
-        }
-        if let Some(page) = entry.page() {
-            released.add(page);
-        }
-        wait::wake_entry_waiters(EntryKey::new(mapping, index), Wake::All);
-        removed += 1;
-        pages += entry.order().pages();
-        true
-    });
+    xas.erase_in_node(
+        Mark::Dirty,
+        |index, raw, dirty| {
+            let (entry, _) = Entry::from_raw(raw);
+            if visitor.look(entry, dirty) != WalkAction::Remove {
+                return false;
+            }
+            wait::wake_entry_waiters(EntryKey::new(mapping, index), Wake::All);
+            removed += 1;
+            pages += entry.order().pages();
+            true
+        },
+        |association| released.add(association),
+    );
     drop(released);
     if removed != 0 {
         mapping.sub_pages(xas.guard(), pages);
@@ -341,10 +355,7 @@ pub(crate) fn walk<V: Visitor>(
                 removed += together;
                 budget = budget.saturating_sub(4 * together);
                 if together == 0 {
-                    if let Some(page) = entry.page() {
-                        folio::disassociate(page);
-                    }
-                    xas.erase();
+                    xas.erase(folio::disassociate);
                     mapping.sub_pages(xas.guard(), entry.order().pages());
                     wait::wake_entry_waiters(key, Wake::All);
                     removed += 1;

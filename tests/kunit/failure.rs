@@ -8,7 +8,7 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
-            folio, layout,
+            layout,
             poison::{self, Cookie},
             stats::Counter,
             tree,
@@ -184,9 +184,9 @@ mod tests {
             || call_notify_failure(&world, place + 1, 1, false),
             |thread| -> Checked<bool> {
                 let waited = thread.waits();
-                folio::disassociate(world.page(place));
+                disassociate(world.page(place));
                 let pages = world.page(another);
-                let associated = folio::associate(
+                let associated = associate_block(
                     old.world().block_of(pages, FOUR),
                     old.mapping(),
                     at(0),

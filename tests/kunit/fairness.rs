@@ -9,7 +9,6 @@ mod tests {
     use crate::{
         dax::{
             devdax::DevDax,
-            folio,
             io::{self, Side},
             layout,
         },
@@ -139,7 +138,7 @@ mod tests {
         check!(count >= Order::PUD.pages() / PMD, "made: {count} times");
         let page = world.page(place);
         let locked = lock(&file, 0, Order::PUD)?;
-        let ((), count) = yields(|| folio::disassociate(page))?;
+        let ((), count) = yields(|| disassociate(page))?;
         check!(count >= Order::PUD.pages() / PMD, "unmade: {count} times");
         locked.remove();
         world.check_clean()

@@ -7,15 +7,16 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_folio)]
 mod tests {
     use crate::{
-        dax::folio::{self, AssociateError},
+        dax::folio::AssociateError,
         kern::{
             fs::PageIndex,
             order::Order,
-            page::{DevFolio, DevPage, Region},
+            page::{DevFolio, DevPage, EntryMemory, Region},
             testing::{hold, page_bits, skip, with_threads, Checked, CoreFolio, Random},
         },
         tests::helpers::{folios::*, *},
     };
+    use core::mem;
     use kernel::prelude::*;
 
     #[test]
@@ -28,7 +29,7 @@ mod tests {
             let folio = page.folio();
             check_eq!(folio.owner(), place.a.mapping().key());
             check_eq!(folio.index(), PageIndex::new(0));
-            folio::disassociate(page);
+            disassociate(page);
             check_free(page, order)
         })
     }
@@ -39,7 +40,7 @@ mod tests {
             let (page, order) = (place.page(0), place.order);
             // Once, for what the pages never were used for.
             associate(page, order, &place.a, 0)?;
-            folio::disassociate(page);
+            disassociate(page);
             let mut before = KVVec::new();
             for offset in 0..order.pages() {
                 let bits = page_bits(place.page(offset));
@@ -48,7 +49,7 @@ mod tests {
                 before.push(bits, GFP_KERNEL)?;
             }
             associate(page, order, &place.a, 0)?;
-            folio::disassociate(page);
+            disassociate(page);
             for (offset, before) in before.iter().enumerate() {
                 let after = page_bits(place.page(offset));
                 check_eq!(after, *before, "page {offset} of order {order:?}");
@@ -112,7 +113,7 @@ mod tests {
                 }
                 check_eq!(our[FLAGS] & HEAD, 0);
             }
-            folio::disassociate(ours);
+            disassociate(ours);
             Ok(())
         })
     }
@@ -138,7 +139,7 @@ mod tests {
                 }
             }
             for left in (0..FILES).rev() {
-                folio::disassociate(page);
+                disassociate(page);
                 if left > 0 {
                     check_whole(page, order)?;
                     check_eq!(page.folio().owner(), 0);
@@ -154,7 +155,7 @@ mod tests {
         for_each_order(|place| {
             let (page, order, file) = (place.page(0), place.order, &place.a);
             associate(page, order, file, 0)?;
-            let again = folio::associate(
+            let again = associate_block(
                 file.world().block_of(page, order),
                 file.mapping(),
                 at(order.pages()),
@@ -164,7 +165,7 @@ mod tests {
             check_whole(page, order)?;
             check_eq!(page.folio().owner(), file.mapping().key());
             check_eq!(page.folio().index(), at(0));
-            folio::disassociate(page);
+            disassociate(page);
             Ok(())
         })
     }
@@ -180,10 +181,10 @@ mod tests {
             check_eq!(page.folio().owner(), 0);
             check_eq!(page.folio().share(), 2);
             // The larger one goes first, the folio stays for the smaller.
-            folio::disassociate(page);
+            disassociate(page);
             check_whole(page, order)?;
             check_eq!(page.folio().share(), 1);
-            folio::disassociate(inside);
+            disassociate(inside);
             check_free(page, order)
         })
     }
@@ -196,11 +197,11 @@ mod tests {
                 let small = place.page(offset);
                 associate_as(small, Order::PTE, a, offset, true)?;
                 let large =
-                    folio::associate(b.world().block_of(page, order), b.mapping(), at(0), true);
+                    associate_block(b.world().block_of(page, order), b.mapping(), at(0), true);
                 check_eq!(large, Err(AssociateError::Smaller), "offset {offset}");
                 check_whole(small, Order::PTE)?;
                 check_eq!(small.folio().owner(), a.mapping().key());
-                folio::disassociate(small);
+                disassociate(small);
                 check_free(page, order)?;
             }
             Ok(())
@@ -218,13 +219,13 @@ mod tests {
             // Left whole by the one who had it, and idle.
             associate(page, Order::PMD, &a, 0)?;
             let held = hold(page.folio());
-            folio::disassociate(page);
+            disassociate(page);
             drop(held);
             check_eq!(other.folio().order(), Order::PMD);
             let (associated, dissolved) = contend(
                 || Region::lock(page),
                 || {
-                    folio::associate(
+                    associate_block(
                         b.world().block_of(other, Order::PTE),
                         b.mapping(),
                         at(1),
@@ -238,7 +239,7 @@ mod tests {
             check!(other.folio().head() == other);
             check_eq!(other.folio().owner(), b.mapping().key());
             check_eq!(page.folio().owner(), 0);
-            folio::disassociate(other);
+            disassociate(other);
             check_free(page, Order::PMD)?;
         }
         world.check_clean()
@@ -252,12 +253,10 @@ mod tests {
             let (page, pages) = (world.page(place), order.pages());
             let (a, b) = (world.file(pages)?, world.file(pages)?);
             let take = || {
-                folio::associate_free(
-                    &mut Region::lock(page),
-                    world.block(place, order).pages(),
-                    b.mapping(),
-                    at(0),
-                )
+                let block = world.block(place, order).pages();
+                let memory = EntryMemory::of_test(block, b.mapping(), at(0));
+                let association = Region::lock(page).associate_free(memory);
+                association.map(mem::forget).is_some()
             };
             associate(page, order, &a, 0)?;
             check!(!take(), "{order:?} of another file");
@@ -265,11 +264,11 @@ mod tests {
             associate_as(page, order, &b, 0, true)?;
             check!(!take(), "{order:?} that is shared");
             check_eq!(page.folio().share(), 2);
-            folio::disassociate(page);
-            folio::disassociate(page);
+            disassociate(page);
+            disassociate(page);
             check!(take(), "{order:?} that is free");
             check_eq!(page.folio().owner(), b.mapping().key());
-            folio::disassociate(page);
+            disassociate(page);
             check_free(page, order)?;
             world.check_clean()?;
         }
@@ -281,15 +280,15 @@ mod tests {
         for_the_first_time(|[page, small], [a, b]| {
             associate(small, Order::PTE, a, 0)?;
             associate_as(small, Order::PTE, b, 0, true)?;
-            let result = folio::associate(
+            let result = associate_block(
                 b.world().block_of(page, Order::PMD),
                 b.mapping(),
                 at(0),
                 false,
             );
             check_eq!(result, Err(AssociateError::Smaller));
-            folio::disassociate(small);
-            folio::disassociate(small);
+            disassociate(small);
+            disassociate(small);
             Ok(())
         })
     }
@@ -299,7 +298,7 @@ mod tests {
         let world = world()?;
         let place = world.take(Order::PTE)?;
         let before = page_bits(world.page(place));
-        folio::disassociate(world.page(place));
+        disassociate(world.page(place));
         check_eq!(page_bits(world.page(place)), before);
         Ok(())
     }
@@ -328,7 +327,7 @@ mod tests {
                 };
                 let index = random.below(Order::PMD.pages()) & !(order.pages() - 1);
                 let page = world.page(place + index);
-                match folio::associate(
+                match associate_block(
                     file.world().block_of(page, order),
                     file.mapping(),
                     at(index),
@@ -341,7 +340,7 @@ mod tests {
                             crate::kern::vm::cond_resched();
                         }
                         check!(page.folio().order() >= order);
-                        folio::disassociate(page);
+                        disassociate(page);
                         drop(held);
                     }
                     Err(AssociateError::Smaller | AssociateError::Held(_)) => (),
@@ -359,7 +358,7 @@ mod tests {
         // A folio that was held when its last entry went was left whole.
         let page = world.page(place);
         associate(page, Order::PMD, &files[0], 0)?;
-        folio::disassociate(page);
+        disassociate(page);
         check_free(page, Order::PMD)?;
         world.check_clean()
     }

@@ -28,7 +28,7 @@ mod tests {
     ) -> Checked {
         let folio = held.folio();
         let whole = folio.order();
-        let result = folio::associate(
+        let result = associate_block(
             file.world().block_of(page, order),
             file.mapping(),
             at(index),
@@ -58,7 +58,7 @@ mod tests {
             check_eq!(folio.refcount(), 1);
             drop(held);
             check_whole(page, order)?;
-            folio::disassociate(page);
+            disassociate(page);
             check_free(page, order)
         })
     }
@@ -71,7 +71,7 @@ mod tests {
             let inside = place.page(place.last());
             associate(inside, Order::PTE, &place.b, place.last())?;
             check_whole(inside, Order::PTE)?;
-            folio::disassociate(inside);
+            disassociate(inside);
             check_free(place.page(0), place.order)
         })
     }
@@ -97,7 +97,7 @@ mod tests {
         for_each_larger_order(|place| {
             let held = place.left_whole()?;
             associate_held(place.page(1), Order::PTE, &place.b, 1, held)?;
-            folio::disassociate(place.page(1));
+            disassociate(place.page(1));
             check_free(place.page(0), place.order)
         })
     }
@@ -109,9 +109,9 @@ mod tests {
                 let small = place.page(which);
                 associate(small, Order::PTE, &place.a, which)?;
                 let held = hold(small.folio());
-                folio::disassociate(small);
+                disassociate(small);
                 associate_held(place.page(0), place.order, &place.b, 0, held)?;
-                folio::disassociate(place.page(0));
+                disassociate(place.page(0));
             }
             Ok(())
         })
@@ -128,7 +128,7 @@ mod tests {
         associate(page, order, &file, 0)?;
         let gigantic = GiganticLock::lock();
         let ((), (waited, held)) = with_thread(
-            || folio::disassociate(page),
+            || disassociate(page),
             |thread| {
                 // It has seen that nobody holds the folio, and waits to take it apart.
                 let waited = thread.waits();
@@ -142,7 +142,7 @@ mod tests {
         check_eq!(page.folio().refcount(), 1);
         drop(held);
         associate(page, order, &file, 0)?;
-        folio::disassociate(page);
+        disassociate(page);
         check_free(page, order)?;
         world.check_clean()
     }
@@ -152,9 +152,9 @@ mod tests {
         for_the_first_time(|[page, small], [a, b]| {
             associate(small, Order::PTE, a, 0)?;
             let held = hold(small.folio());
-            folio::disassociate(small);
+            disassociate(small);
             associate_held(page, Order::PMD, b, 0, held)?;
-            folio::disassociate(page);
+            disassociate(page);
             Ok(())
         })
     }

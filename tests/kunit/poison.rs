@@ -8,7 +8,7 @@ use kernel::prelude::*;
 mod tests {
     use crate::{
         dax::{
-            folio, layout,
+            layout,
             poison::{self, Cookie},
             stats::Counter,
             tree,
@@ -329,17 +329,17 @@ mod tests {
 
     /// Has a thread lock a page's folio which it finds in a file, and `change` what it is of while the
     /// thread waits for the tree's lock; if it does, which the caller repeats this for.
-    fn lock_while_it_moves<'p>(
-        page: DevPage<'p>,
+    fn lock_while_it_moves(
+        page: DevPage<'_>,
         file: &File<'_>,
-        change: impl FnOnce() -> Result<(), folio::AssociateError<'p>>,
+        change: impl FnOnce() -> bool,
     ) -> Checked<Cookie> {
         let (cookie, changed) = contend(
             || file.mapping().tree().lock(),
             || poison::lock_folio(page.folio(), &mut InFlight::enter()),
             |_| change(),
         )?;
-        check_eq!(changed, Ok(()));
+        check!(changed);
         Ok(cookie)
     }
 
@@ -352,13 +352,14 @@ mod tests {
         let page = world.page(place);
         let (old, new) = (world.file(1)?, world.file(1)?);
         let to = |file: &File<'_>| {
-            folio::disassociate(page);
-            folio::associate(
+            disassociate(page);
+            associate_block(
                 world.block_of(page, Order::PTE),
                 file.mapping(),
                 at(0),
                 false,
             )
+            .is_ok()
         };
         put(&old, 0, Order::PTE, place, false)?;
         for _ in 0..ROUNDS {
@@ -366,7 +367,7 @@ mod tests {
             // The new file has no entry for it yet.
             check!(cookie == Cookie::Failed);
             check!(!is_locked(&old, 0));
-            check_eq!(to(&old), Ok(()));
+            check!(to(&old));
         }
         clear(&old);
         world.check_clean()
@@ -379,15 +380,15 @@ mod tests {
         let (page, other) = (world.page(place), world.page(place + 1));
         let file = world.file(2)?;
         let move_to = |index: usize| {
-            folio::disassociate(page);
-            folio::disassociate(other);
-            folio::associate(
+            disassociate(page);
+            disassociate(other);
+            associate_block(
                 world.block_of(other, Order::PTE),
                 file.mapping(),
                 at(1 - index),
                 false,
             )?;
-            folio::associate(
+            associate_block(
                 world.block_of(page, Order::PTE),
                 file.mapping(),
                 at(index),
@@ -398,7 +399,7 @@ mod tests {
         put(&file, 1, Order::PTE, place + 1, false)?;
         let mut moved = 0;
         for _ in 0..ROUNDS {
-            let cookie = lock_while_it_moves(page, &file, || move_to(1))?;
+            let cookie = lock_while_it_moves(page, &file, || move_to(1).is_ok())?;
             // A look in the middle of the move sees that nobody has the folio.
             if cookie != Cookie::Failed {
                 moved += 1;
@@ -438,12 +439,12 @@ mod tests {
         let place = world.take(Order::PTE)?;
         let file = world.file(1)?;
         put(&file, 0, Order::PTE, place, false)?;
-        folio::disassociate(world.page(place));
+        disassociate(world.page(place));
         check!(
             poison::lock_folio(world.page(place).folio(), &mut InFlight::enter()) == Cookie::Failed
         );
         // The entry is made whole again for those who remove it.
-        let again = folio::associate(
+        let again = associate_block(
             file.world().block_of(world.page(place), Order::PTE),
             file.mapping(),
             at(0),

@@ -14,7 +14,7 @@ mod tests {
             fs::PageIndex,
             order::Order,
             testing::{Checked, File, Random},
-            xa::{InsertError, Mark, Reserve, XaState, NODE_ORDER},
+            xa::{InsertError, Mark, RawValue, Reserve, XaState, NODE_ORDER},
         },
         tests::helpers::*,
     };
@@ -249,14 +249,15 @@ mod tests {
                 let mut guard = tree.lock();
                 let mut xas = guard.xas(at(node));
                 xas.load();
-                let any = xas.erase_in_node(Mark::Dirty, |first, raw, dirty| {
+                let goes_noted = |first: PageIndex, raw: RawValue<'_>, dirty: bool| {
                     let (entry, _) = Entry::from_raw(raw);
                     if dirty && goes(first, entry) {
                         let last = entry.order().last(first).get();
                         marked |= bits(first.get() - node, last - node);
                     }
                     goes(first, entry)
-                });
+                };
+                let any = xas.erase_in_node(Mark::Dirty, goes_noted, drop);
                 let index = xas.index();
                 file.mapping()
                     .sub_pages(&guard, wanted.count_ones() as usize);
@@ -327,7 +328,7 @@ mod tests {
                 continue;
             };
             let locked_twice = xas.lock().is_some();
-            let erased = xas.erase();
+            let erased = xas.erase(drop);
             drop(guard);
             check!(!locked_twice && !erased);
             // Under the lock of another tree it is nothing.
@@ -344,7 +345,7 @@ mod tests {
             let again = slot.unlock(&guard);
             let mut xas = guard.xas(at(index));
             let removed = xas.erase_locked(&mut slot);
-            let erased = xas.load().is_some() && xas.erase();
+            let erased = xas.load().is_some() && xas.erase(drop);
             drop(guard);
             check!(unlocked && !again && !removed && erased);
             check!(look(&file, index).is_none());

@@ -3,10 +3,9 @@
 //! Folios of every order, and two files that they may be in.
 
 use crate::{
-    dax::folio,
     kern::{
         order::Order,
-        page::{DevPage, FolioRef},
+        page::{self, DevPage, FolioRef},
         testing::{hold, is_free, page_behind, Checked, File, World},
     },
     tests::helpers::*,
@@ -38,7 +37,7 @@ impl Fixture<'_> {
     pub(crate) fn left_whole(&self) -> Checked<FolioRef> {
         associate(self.page(0), self.order, &self.a, 0)?;
         let held = hold(self.page(0).folio());
-        folio::disassociate(self.page(0));
+        disassociate(self.page(0));
         Ok(held)
     }
 }
@@ -82,7 +81,7 @@ pub(crate) fn associate_as(
     index: usize,
     shared: bool,
 ) -> Checked {
-    folio::associate(
+    associate_block(
         file.world().block_of(page, order),
         file.mapping(),
         at(index),
@@ -124,11 +123,11 @@ pub(crate) fn for_the_first_time(
     let (a, b) = (world.file(order.pages())?, world.file(order.pages())?);
     // Nothing is left of others.
     associate(world.page(place), order, &a, 0)?;
-    folio::disassociate(world.page(place));
-    folio::set_without_owner(false);
+    disassociate(world.page(place));
+    page::set_without_owner(false);
     let result = work([place, place + 100].map(|at| world.page(at)), [&a, &b]);
     // Elsewhere there may be some.
-    folio::set_without_owner(true);
+    page::set_without_owner(true);
     result?;
     world.check_clean()
 }

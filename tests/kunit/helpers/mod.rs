@@ -11,7 +11,7 @@ pub(crate) mod transfers;
 use crate::{
     dax::{
         adopt::Adopted,
-        folio,
+        folio::{self, AssociateError},
         layout,
         poison,
         stats::Counter,
@@ -22,11 +22,12 @@ use crate::{
         entry::Entry,
         fs::{Mapping, PageIndex, PageRange},
         order::Order,
+        page::{Association, DevPage, EntryMemory, PageBlock},
         testing::{self, failed, Checked, File, TestExtent, View, World},
         vm::FaultCode, //
     },
 };
-use core::ffi::CStr;
+use core::{ffi::CStr, mem};
 use kernel::{
     new_mutex,
     prelude::*,
@@ -227,6 +228,21 @@ pub(crate) fn lock_with_prefault<'f>(
     })
 }
 
+/// Associates pages with an entry that there is not, which counts until [`disassociate`].
+pub(crate) fn associate_block<'p>(
+    block: PageBlock<'p>,
+    mapping: &'p Mapping,
+    index: PageIndex,
+    shared: bool,
+) -> Result<(), AssociateError<'p>> {
+    folio::associate(EntryMemory::of_test(block, mapping, index), shared).map(mem::forget)
+}
+
+/// Takes an entry with this page off its folio.
+pub(crate) fn disassociate(page: DevPage<'_>) {
+    folio::disassociate(Association::of_test(page));
+}
+
 /// Makes a data entry, as a fault does.
 pub(crate) fn put(
     file: &File<'_>,
@@ -249,11 +265,12 @@ pub(crate) fn put_shared(
 ) -> Checked {
     let locked = lock_entry(file.mapping(), at(index), order, dirty)
         .map_err(|error| failed(file!(), line!(), fmt!("lock_or_create: {error:?}")))?;
-    let world = file.world();
-    let block = world.block(place, order);
-    folio::associate(block.pages(), file.mapping(), locked.first(), shared)
+    let own = locked
+        .takes(file.world().block(place, order))
+        .ok_or_else(|| failed(file!(), line!(), fmt!("memory of another order")))?;
+    let association = folio::associate(own.memory(), shared)
         .map_err(|error| failed(file!(), line!(), fmt!("associate: {error:?}")))?;
-    locked.set_of_test(Entry::data(block));
+    tree::set_memory(own, association, |entry| entry);
     Ok(())
 }
 
@@ -276,7 +293,7 @@ pub(crate) fn set_shared(file: &File<'_>, pages: usize, old: usize, new: usize) 
 pub(crate) fn contend<G, T: Send, R>(
     lock: impl FnOnce() -> G,
     work: impl Fn() -> T + Sync,
-    change: impl FnOnce(&G) -> R,
+    change: impl FnOnce(&mut G) -> R,
 ) -> Checked<(T, R)> {
     let (beats, begin) = (Atomic::new(0), Atomic::new(false));
     testing::with_thread(
@@ -299,12 +316,12 @@ pub(crate) fn contend<G, T: Send, R>(
                 spin(Delta::from_micros(200));
                 beats.load(Relaxed) != before
             });
-            let guard = lock();
+            let mut guard = lock();
             begin.store(true, Release);
             if runs {
                 spin(Delta::from_millis(25));
             }
-            let changed = change(&guard);
+            let changed = change(&mut guard);
             drop(guard);
             changed
         },

@@ -3,12 +3,13 @@
 
 //! A folio that was found under its region's lock is changed when that is gone.
 
-use crate::kern::page::{DevPage, Region};
+use crate::kern::page::{EntryMemory, Region};
 
-pub(crate) fn case(page: DevPage) {
-    let region = Region::lock(page);
+pub(crate) fn case(memory: EntryMemory<'_>) {
+    let page = memory.block().first();
+    let mut region = Region::lock(page);
     if let Some(folio) = region.folio(page) {
         drop(region);
-        folio.set_share(0);
+        folio.add_entry(memory);
     }
 }

@@ -6,7 +6,7 @@
 use crate::kern::page::{DevPage, Region};
 
 pub(crate) fn case(page: DevPage) {
-    let region = Region::lock(page);
+    let mut region = Region::lock(page);
     if let Some(folio) = region.folio(page) {
         folio.dissolve();
         folio.dissolve();

@@ -10,5 +10,5 @@ pub(crate) fn case(folio: DevFolio<'_>) {
         folio,
         _region: core::marker::PhantomData,
     };
-    taken.set_share(0);
+    taken.dissolve();
 }

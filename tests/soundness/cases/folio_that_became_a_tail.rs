@@ -1,14 +1,14 @@
-//! error: E0502
+//! error: E0499
 // SPDX-License-Identifier: GPL-2.0
 
 //! A page that was a folio is changed as one when it has become the middle of another.
 
-use crate::kern::page::{PageBlock, Region};
+use crate::kern::page::{EntryMemory, Region};
 
-pub(crate) fn case(block: PageBlock) {
-    let mut region = Region::lock(block.first());
-    if let Some(folio) = region.folio(block.nth(1)) {
-        let _ = region.form(block, false);
-        folio.set_share(1);
+pub(crate) fn case(memory: EntryMemory<'_>) {
+    let mut region = Region::lock(memory.block().first());
+    if let Some(folio) = region.folio(memory.block().nth(1)) {
+        let _ = region.form(memory);
+        folio.add_entry(memory);
     }
 }

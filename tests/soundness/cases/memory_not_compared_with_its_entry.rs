@@ -3,8 +3,11 @@
 
 //! An entry is given memory that was not compared with its file.
 
-use crate::{dax::tree, kern::page::FileBlock};
+use crate::{
+    dax::tree,
+    kern::page::{Association, FileBlock},
+};
 
-pub(crate) fn case(block: FileBlock<'_>) {
-    tree::set_memory(block, |entry| entry);
+pub(crate) fn case(block: FileBlock<'_>, association: Association<'_>) {
+    tree::set_memory(block, association, |entry| entry);
 }

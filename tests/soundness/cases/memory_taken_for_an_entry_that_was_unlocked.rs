@@ -5,13 +5,13 @@
 
 use crate::{
     dax::tree::{self, LockedEntry},
-    kern::page::FileBlock,
+    kern::page::{Association, FileBlock},
 };
 
-pub(crate) fn case<'l>(own: LockedEntry<'l>, block: FileBlock<'l>) {
+pub(crate) fn case<'l>(own: LockedEntry<'l>, block: FileBlock<'l>, association: Association<'l>) {
     let Some(memory) = own.takes(block) else {
         return;
     };
     drop(own);
-    tree::set_memory(memory, |entry| entry);
+    tree::set_memory(memory, association, |entry| entry);
 }

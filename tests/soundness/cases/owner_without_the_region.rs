@@ -3,11 +3,8 @@
 
 //! A folio gets an owner, and no lock is held.
 
-use crate::kern::{
-    fs::{Mapping, PageIndex},
-    page::DevFolio,
-};
+use crate::kern::page::{DevFolio, EntryMemory};
 
-pub(crate) fn case(folio: DevFolio, mapping: &Mapping) {
-    folio.set_owner(mapping, PageIndex::new(0));
+pub(crate) fn case(folio: DevFolio<'_>, memory: EntryMemory<'_>) {
+    let _ = folio.set_owner(memory);
 }

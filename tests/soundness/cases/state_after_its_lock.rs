@@ -10,5 +10,5 @@ pub(crate) fn case(mapping: &Mapping) -> bool {
     let mut xas = guard.xas(PageIndex::new(0));
     drop(guard);
     let _guard = mapping.tree().lock();
-    xas.erase()
+    xas.erase(drop)
 }

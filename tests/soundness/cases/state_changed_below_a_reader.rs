@@ -9,6 +9,6 @@ pub(crate) fn case(mapping: &Mapping) -> bool {
     let mut guard = mapping.tree().lock();
     let mut xas = guard.xas(PageIndex::new(0));
     let mut reader = xas.reader(PageIndex::new(0));
-    xas.erase();
+    xas.erase(drop);
     reader.at(PageIndex::new(1)).is_some()
 }

@@ -10,5 +10,5 @@ pub(crate) fn case(mapping: &Mapping) -> bool {
     let mut xas = guard.xas(PageIndex::new(0));
     let paused = xas.pause();
     drop(paused);
-    xas.erase()
+    xas.erase(drop)
 }

@@ -9,5 +9,5 @@ pub(crate) fn case(mapping: &Mapping) -> bool {
     let mut guard = mapping.tree().lock();
     let mut first = guard.xas(PageIndex::new(0));
     let mut second = guard.xas(PageIndex::new(0));
-    first.erase() && second.erase()
+    first.erase(drop) && second.erase(drop)
 }

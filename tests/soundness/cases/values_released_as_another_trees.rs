@@ -5,13 +5,13 @@
 
 use crate::{
     dax::tree::LockedEntry,
-    kern::xa::{LockedRange, Release, XaState},
+    kern::xa::{NewValues, Release, XaState},
 };
 
 pub(crate) fn case(
-    range: &mut LockedRange<'_>,
+    values: &mut NewValues<'_, '_>,
     xas: &mut XaState<'_, '_>,
     other: LockedEntry<'_>,
 ) {
-    range.release(xas, None, |_, _| Release::Unlock(other.entry().unlocked(), false));
+    values.release(xas, |_, _, _| Release::Unlock(other.entry().unlocked(), false));
 }

@@ -55,7 +55,24 @@ enum Attempt<'p> {
 /// `shared` is what the filesystem says of the extent. The caller has the entry locked, so nobody is
 /// waited for here who holds pages; the lock for folios larger than a region is, whose holders do not
 /// wait either. Sleeps.
+#[inline(always)]
 pub(crate) fn associate<'p>(
+    memory: EntryMemory<'p>,
+    shared: bool,
+) -> Result<Association<'p>, AssociateError<'p>> {
+    if memory.block().order() == Order::PTE {
+        // Mostly nobody uses the page, and there is nothing else to do.
+        let mut region = Region::lock(memory.block().first());
+        if let Some(association) = associate_page(&mut region, memory) {
+            return Ok(association);
+        }
+    }
+    associate_any(memory, shared)
+}
+
+/// The same, whatever the pages are.
+#[inline(never)]
+fn associate_any<'p>(
     memory: EntryMemory<'p>,
     shared: bool,
 ) -> Result<Association<'p>, AssociateError<'p>> {

@@ -129,7 +129,7 @@ impl<'p> Tails<'_, 'p> {
         self.regions = 0;
         // SAFETY: `make_head` has seen that the first page is of the region, which is locked, and that nobody owns or
         // shares it.
-        Ok(unsafe { region_folio::set_owner(memory) })
+        Ok(unsafe { region_folio::set_owner(memory.block().first(), memory) })
     }
 }
 

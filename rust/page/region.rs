@@ -101,7 +101,7 @@ impl Region {
         }
         // SAFETY: `claim_tails` and `make_head` have seen that the pages are of the region, which is locked, and that
         // nobody owns or shares any.
-        Some(unsafe { region_folio::set_owner(memory) })
+        Some(unsafe { region_folio::set_owner(block.first(), memory) })
     }
 
     /// The pages of `block` that are in the region: the first of them, and how many. `None` if there are
@@ -138,37 +138,15 @@ impl Region {
             return false;
         }
         let info = tail_info(block);
-        // This is most of the work of a first fault on a large folio: in groups that begin at
-        // multiples of their size, but for the head.
-        //
+        let begin = usize::from(first == head);
         // SAFETY: The pages with numbers less than `pages` from `first` on are of the block, and their
-        // region is locked. Orders of up to four have one group, all others a multiple of its size.
+        // region is locked.
         unsafe {
-            let mut at = 0;
-            if first == head {
-                let next = head.next(1);
-                let claimed = match pages {
-                    1 => return false,
-                    2 => claim_group::<1>(next, pgmap, info, owners_only),
-                    4 => claim_group::<3>(next, pgmap, info, owners_only),
-                    8 => claim_group::<7>(next, pgmap, info, owners_only),
-                    _ => claim_group::<{ GROUP - 1 }>(next, pgmap, info, owners_only),
-                };
-                if !claimed {
-                    return false;
-                }
-                at = GROUP;
-            }
-            // Ends: each round is for the group behind the last one's.
-            while at < pages {
-                if !claim_group::<GROUP>(first.next(at), pgmap, info, owners_only) {
-                    unclaim(first, usize::from(first == head), at, pgmap);
-                    return false;
-                }
-                at += GROUP;
+            match owners_only {
+                true => claim_part::<true>(first, begin, pages, pgmap, info),
+                false => claim_part::<false>(first, begin, pages, pgmap, info),
             }
         }
-        true
     }
 
     /// Makes pages of the tails that [`Region::claim_tails`] made, and that have no head.
@@ -179,7 +157,7 @@ impl Region {
         let head = block.first();
         let pgmap = head.word(INFO).read_once();
         // SAFETY: These pages are of the block, and their region is locked.
-        unsafe { unclaim(first, usize::from(first == head), pages, pgmap) };
+        unsafe { give_back(first, usize::from(first == head), pages, pgmap) };
     }
 
     /// Makes the first page of the block the head of a folio whose tails all were claimed. The folio has
@@ -255,6 +233,65 @@ unsafe fn init_large(block: PageBlock<'_>) {
 /// Pages that are worked on in one go where all those of a large folio are.
 const GROUP: usize = 16;
 
+/// Claims the pages with the numbers from `begin`, 0 or 1, up to `pages`, counted from `first`, or none. With
+/// `OWNERS_ONLY` nobody has a share count or a reference of a page that has no owner.
+///
+/// # Safety
+///
+/// They are of a block of an order that is not larger than a region, or of a whole region, which is locked.
+#[inline(always)]
+unsafe fn claim_part<const OWNERS_ONLY: bool>(
+    first: DevPage<'_>,
+    begin: usize,
+    pages: usize,
+    pgmap: usize,
+    info: usize,
+) -> bool {
+    // This is most of the work of a first fault on a large folio: in groups that begin at
+    // multiples of their size, but for the head.
+    //
+    // SAFETY: By this function's safety requirements. Orders of up to four have one group, all others a
+    // multiple of its size.
+    unsafe {
+        let mut at = 0;
+        if begin != 0 {
+            let next = first.next(1);
+            let claimed = match pages {
+                1 => return false,
+                2 => claim_group::<1, OWNERS_ONLY>(next, pgmap, info),
+                4 => claim_group::<3, OWNERS_ONLY>(next, pgmap, info),
+                8 => claim_group::<7, OWNERS_ONLY>(next, pgmap, info),
+                _ => claim_group::<{ GROUP - 1 }, OWNERS_ONLY>(next, pgmap, info),
+            };
+            if !claimed {
+                return false;
+            }
+            at = GROUP;
+        }
+        // Ends: each round is for the group behind the last one's.
+        while at < pages {
+            if !claim_group::<GROUP, OWNERS_ONLY>(first.next(at), pgmap, info) {
+                give_back(first, begin, at, pgmap);
+                return false;
+            }
+            at += GROUP;
+        }
+    }
+    true
+}
+
+/// As [`unclaim`], for those who claim no more.
+///
+/// # Safety
+///
+/// As for that.
+#[cold]
+#[inline(never)]
+unsafe fn give_back(first: DevPage<'_>, begin: usize, end: usize, pgmap: usize) {
+    // SAFETY: By this function's safety requirements.
+    unsafe { unclaim(first, begin, end, pgmap) };
+}
+
 /// Claims `N` pages or none. A page of a large folio is told by the tails, one of which at least
 /// is among the pages: what they hold as a mapping is no more zero than an owner.
 ///
@@ -262,26 +299,7 @@ const GROUP: usize = 16;
 ///
 /// The `N` pages from `page` on are of a device, and their region is locked.
 #[inline(always)]
-unsafe fn claim_group<const N: usize>(
-    page: DevPage<'_>,
-    pgmap: usize,
-    info: usize,
-    owners_only: bool,
-) -> bool {
-    // SAFETY: By this function's safety requirements.
-    unsafe {
-        match owners_only {
-            true => claim_pages::<N, true>(page, pgmap, info),
-            false => claim_pages::<N, false>(page, pgmap, info),
-        }
-    }
-}
-
-/// # Safety
-///
-/// As for [`claim_group`].
-#[inline(always)]
-unsafe fn claim_pages<const N: usize, const OWNERS_ONLY: bool>(
+unsafe fn claim_group<const N: usize, const OWNERS_ONLY: bool>(
     page: DevPage<'_>,
     pgmap: usize,
     info: usize,

@@ -6,11 +6,10 @@
 //! entry with memory that is in a tree stands for one that is counted. An [`Association`] stands for it before the
 //! entry has the memory, and when it has it no more.
 
-#[cfg(RDAX_TEST)]
-use super::DevPage;
 use super::{
     folio::{self, DevFolio},
     region::unclaim,
+    DevPage,
     PageBlock,
     Region,
     FLAG_HEAD,
@@ -238,11 +237,12 @@ impl<'p> FreeFolio<'_, 'p> {
     /// Gives the folio to one entry of one file. The folio, if the memory is not just its pages.
     #[inline(always)]
     pub(crate) fn set_owner(self, memory: EntryMemory<'p>) -> Result<Association<'p>, Self> {
-        if self.order() != memory.block.order() || self.head() != memory.block.first() {
+        let head = self.head();
+        if self.order() != memory.block.order() || head != memory.block.first() {
             return Err(self);
         }
         // SAFETY: By the type invariant nobody owns or shares the folio, and its region is locked.
-        Ok(unsafe { set_owner(memory) })
+        Ok(unsafe { set_owner(head, memory) })
     }
 
     /// As [`RegionFolio::dissolve`].
@@ -406,10 +406,9 @@ impl<'r, 'p> RegionFolio<'r, 'p> {
 ///
 /// # Safety
 ///
-/// Its region is locked, no file owns it, and its share count is 0.
+/// `head` is the first page of the memory. The folio's region is locked, no file owns it, and its share count is 0.
 #[inline(always)]
-pub(super) unsafe fn set_owner(memory: EntryMemory<'_>) -> Association<'_> {
-    let head = memory.block.first();
+pub(super) unsafe fn set_owner<'p>(head: DevPage<'p>, memory: EntryMemory<'p>) -> Association<'p> {
     head.word(INDEX).write_once(memory.index.get());
     // Pairs with `owner`.
     head.word(MAPPING)
@@ -455,7 +454,7 @@ impl Region {
         });
         if free {
             // SAFETY: That was seen, and the region is locked.
-            unsafe { set_owner(memory) }.leave();
+            unsafe { set_owner(page, memory) }.leave();
         }
         free
     }

@@ -84,8 +84,14 @@ impl LockedSlot<'_> {
     #[inline(always)]
     pub(super) fn drop_memory(&self) {
         if self.value().has_memory() {
-            drop(self.detach());
+            self.detach_and_drop();
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn detach_and_drop(&self) {
+        drop(self.detach());
     }
 }
 

@@ -21,8 +21,8 @@ use super::{
 /// indices, stand for entries that are counted, with these pages of `memory`, which is the file's.
 pub(crate) struct NewValues<'l, 't: 'l> {
     values: LockedRange<'t>,
-    /// The indices for which values were wanted.
-    wanted: PageRange,
+    /// The last of the indices for which values were wanted.
+    last: PageIndex,
     largest: Order,
     memory: Option<FilePages<'l>>,
     filled: usize,
@@ -34,12 +34,18 @@ impl<'l, 't: 'l> NewValues<'l, 't> {
     pub(crate) fn new(tree: &'t Tree, wanted: PageRange, largest: Order) -> Self {
         // INVARIANT: There are none.
         Self {
-            values: LockedRange::new(tree),
-            wanted,
+            values: LockedRange::new(tree, wanted.first),
+            last: wanted.last,
             largest,
             memory: None,
             filled: 0,
         }
+    }
+
+    /// The first of the indices for which values were wanted.
+    #[inline(always)]
+    pub(crate) fn first(&self) -> PageIndex {
+        self.values.first()
     }
 
     /// The indices that there are values for.
@@ -48,48 +54,22 @@ impl<'l, 't: 'l> NewValues<'l, 't> {
         self.values.pages()
     }
 
-    /// The order of the value that begins at `index`.
+    /// The memory that the values were given, or some of them.
     #[inline(always)]
-    fn order_at(&self, index: PageIndex) -> Order {
-        order_at(self.wanted, self.largest, index)
+    pub(crate) fn memory(&self) -> Option<FilePages<'l>> {
+        self.memory
     }
 
     /// Stores values from the first of the wanted indices on, as long as there is nothing, and there is memory for the
     /// tree without waiting for it. With `mark` they are marked. Called once.
     #[inline(always)]
     pub(crate) fn insert(&mut self, xas: &mut XaState<'_, '_>, mark: Option<Mark>) {
-        if self.values.pages() != 0 || !self.values.takes(xas.guard, self.wanted.first) {
+        if self.values.pages() != 0 || !xas.guard.is_of(self.values.tree()) {
             return;
         }
-        self.values.begin(self.wanted.first);
-        let mut index = self.wanted.first;
-        // Ends: each round is for the indices behind the last one's.
-        while index <= self.wanted.last {
-            let value = Entry::empty(self.order_at(index)).unlocked();
-            let pages = value.pages();
-            if xas.at(index).is_some() {
-                return;
-            }
-            match xas.insert_in_node(value) {
-                Some(Ok(())) => (),
-                Some(Err(_)) => return,
-                None => {
-                    if pages != 1 && xas.reserve_order(value.order()).is_err() {
-                        return;
-                    }
-                    // SAFETY: Nothing is there.
-                    if !unsafe { xas.store_locked(value) } {
-                        return;
-                    }
-                }
-            }
-            if let Some(mark) = mark {
-                xas.set_mark(mark);
-            }
-            // SAFETY: The value was stored as a locked one, right behind the others.
-            unsafe { self.values.add(pages) };
-            index = PageIndex::new(index.get().wrapping_add(pages));
-        }
+        let pages = store(xas, self.values.first(), self.last, self.largest, mark);
+        // SAFETY: There are no others, and these were stored as locked ones from the first index on.
+        unsafe { self.values.add(pages) };
     }
 
     /// Gives the values memory for when they are unlocked, from the first on: as far as there is some for `pages`
@@ -104,23 +84,26 @@ impl<'l, 't: 'l> NewValues<'l, 't> {
         let mapping = Mapping::of(tree);
         let pages = pages.min(self.values.pages());
         self.memory = Some(memory);
+        let mut filled = self.filled;
         let mut region = Region::lock(memory.first());
         // Ends: each round is for the indices behind the last one's.
-        while self.filled < pages {
-            let index = PageIndex::new(self.wanted.first.get() + self.filled);
-            let order = self.order_at(index);
-            let block = memory.block(self.filled, order);
-            let Some(block) = block.filter(|_| self.filled + order.pages() <= pages) else {
+        while filled < pages {
+            let index = PageIndex::new(self.values.first().get() + filled);
+            let order = order_at(self.last, self.largest, index);
+            let end = filled + order.pages();
+            let block = memory.block(filled, order);
+            let Some(block) = block.filter(|_| end <= pages) else {
                 break;
             };
             // SAFETY: It is memory of the file that the tree is of. The value stands for it as of now.
             if !unsafe { region.give_free(EntryMemory::new(block.pages(), mapping, index)) } {
                 break;
             }
-            // INVARIANT: As said.
-            self.filled += order.pages();
+            filled = end;
         }
-        self.filled
+        // INVARIANT: They stand for it, as said.
+        self.filled = filled;
+        filled
     }
 
     /// Unlocks or removes all values, one after the other, as `each` says, which is told their indices, their orders,
@@ -135,10 +118,11 @@ impl<'l, 't: 'l> NewValues<'l, 't> {
             return;
         }
         let filled = core::mem::replace(&mut self.filled, 0);
-        let (wanted, largest, memory) = (self.wanted, self.largest, self.memory);
+        let (first, last) = (self.values.first(), self.last);
+        let (largest, memory) = (self.largest, self.memory);
         self.values.release_each(xas, |index, now| {
-            let offset = index.get() - wanted.first.get();
-            let order = order_at(wanted, largest, index);
+            let offset = index.get() - first.get();
+            let order = order_at(last, largest, index);
             let block = match offset < filled {
                 true => memory.and_then(|memory| memory.block(offset, order)),
                 false => None,
@@ -164,11 +148,50 @@ impl<'l, 't: 'l> NewValues<'l, 't> {
     }
 }
 
-/// The order of the value that begins at `index` of a range for which values were wanted.
+/// Stores locked values from `first` to `last`, as long as there is nothing, and there is memory for the tree. Returns
+/// how many indices have one, from the first on.
 #[inline(always)]
-fn order_at(wanted: PageRange, largest: Order, index: PageIndex) -> Order {
+fn store(
+    xas: &mut XaState<'_, '_>,
+    first: PageIndex,
+    last: PageIndex,
+    largest: Order,
+    mark: Option<Mark>,
+) -> usize {
+    let mut index = first;
+    // Ends: each round is for the indices behind the last one's.
+    while index <= last {
+        let value = Entry::empty(order_at(last, largest, index)).unlocked();
+        let pages = value.pages();
+        if xas.at(index).is_some() {
+            break;
+        }
+        match xas.insert_in_node(value) {
+            Some(Ok(())) => (),
+            Some(Err(_)) => break,
+            None => {
+                if pages != 1 && xas.reserve_order(value.order()).is_err() {
+                    break;
+                }
+                // SAFETY: Nothing is there.
+                if !unsafe { xas.store_locked(value) } {
+                    break;
+                }
+            }
+        }
+        if let Some(mark) = mark {
+            xas.set_mark(mark);
+        }
+        index = PageIndex::new(index.get().wrapping_add(pages));
+    }
+    index.get().wrapping_sub(first.get())
+}
+
+/// The order of the value that begins at `index` where values were wanted up to `last`.
+#[inline(always)]
+fn order_at(last: PageIndex, largest: Order, index: PageIndex) -> Order {
     if largest == Order::PTE {
         return largest;
     }
-    largest.fitting(index.get(), wanted.last.get() - index.get() + 1)
+    largest.fitting(index.get(), last.get() - index.get() + 1)
 }

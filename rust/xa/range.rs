@@ -31,12 +31,13 @@ pub(super) struct LockedRange<'t> {
 }
 
 impl<'t> LockedRange<'t> {
-    /// No values yet.
+    /// No values yet; those that are added begin at `first`.
     #[inline(always)]
-    pub(super) fn new(tree: &'t Tree) -> Self {
+    pub(super) fn new(tree: &'t Tree, first: PageIndex) -> Self {
+        // INVARIANT: There are none.
         Self {
             tree,
-            first: PageIndex::new(0),
+            first,
             pages: 0,
         }
     }
@@ -55,23 +56,15 @@ impl<'t> LockedRange<'t> {
 
     /// The first index.
     #[inline(always)]
-    fn first(&self) -> PageIndex {
+    pub(super) fn first(&self) -> PageIndex {
         self.first
     }
 
-    /// Sets the first index, unless there are values.
-    #[inline(always)]
-    pub(super) fn begin(&mut self, first: PageIndex) {
-        if self.pages == 0 {
-            self.first = first;
-        }
-    }
-
-    /// Adds a value for `pages` indices behind the others.
+    /// Adds values for `pages` indices behind the others.
     ///
     /// # Safety
     ///
-    /// It is there, right behind the others, and was locked for this token.
+    /// They are there, right behind the others and each other, and were locked for this token.
     #[inline(always)]
     pub(super) unsafe fn add(&mut self, pages: usize) {
         // INVARIANT: By this function's safety requirements.
@@ -80,7 +73,7 @@ impl<'t> LockedRange<'t> {
 
     /// Whether a value that begins at `index` can be added under the guard.
     #[inline(always)]
-    pub(super) fn takes(&self, guard: &TreeGuard<'_>, index: PageIndex) -> bool {
+    fn takes(&self, guard: &TreeGuard<'_>, index: PageIndex) -> bool {
         guard.is_of(self.tree)
             && (self.pages == 0 || index.get() == self.first.get().wrapping_add(self.pages))
     }
@@ -180,7 +173,7 @@ impl<'t> LockedValues<'t> {
     pub(crate) fn new(tree: &'t Tree) -> Self {
         // INVARIANT: There are none.
         Self {
-            range: LockedRange::new(tree),
+            range: LockedRange::new(tree, PageIndex::new(0)),
             len: 0,
             released: 0,
             detached: Cell::new(false),

@@ -161,6 +161,9 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             Order::PTE => PrefaultEntries::new(&created.locked, prefault),
             _ => None,
         };
+        if let Some(behind) = &mut behind {
+            behind.insert(&created.locked);
+        }
         let target = self.target(&created.locked)?;
         let installed = match self.known(&target)? {
             Some(installed) => installed,

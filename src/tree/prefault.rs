@@ -122,48 +122,47 @@ const LARGEST: Order = Order::from_bits(4);
 #[must_use = "the entries are removed at once"]
 pub(crate) struct PrefaultEntries<'l, 'm> {
     mapping: &'m Mapping,
-    /// The first of the pages for which entries were wanted.
-    first: PageIndex,
-    /// Those that have one, from the first on.
+    /// For the pages that have one, from the first of those on for which they were wanted.
     locked: NewValues<'l, 'm>,
     /// The pages whose entries are filled.
     filled: usize,
-    backing: Backing<'l>,
     writable: bool,
 }
 
 impl<'l, 'm: 'l> PrefaultEntries<'l, 'm> {
-    /// Puts entries behind a new one, for as many of the pages to prefault as have none, from the first
-    /// on. `None` when there are no such pages.
+    /// No entries yet. `None` when there are no pages to prefault behind a new entry.
     #[inline(always)]
     pub(crate) fn new(locked: &LockedEntry<'m>, prefault: Prefault) -> Option<Self> {
-        Self::insert(locked, prefault.pages, prefault.behind?)
-    }
-
-    fn insert(locked: &LockedEntry<'m>, pages: usize, largest: Order) -> Option<Self> {
+        let largest = prefault.behind?;
         let range = PageRange {
             first: PageIndex::new(locked.range().last.get() + 1),
-            last: PageIndex::new(locked.first().get() + pages - 1),
+            last: PageIndex::new(locked.first().get() + prefault.pages - 1),
         };
         if range.last < range.first {
             return None;
         }
         let mapping = locked.mapping();
         let largest = largest.min(LARGEST);
-        let mut entries = Self {
+        Some(Self {
             mapping,
-            first: range.first,
             locked: NewValues::new(mapping.tree(), range, largest),
             filled: 0,
-            backing: Backing::Hole,
             writable: false,
-        };
+        })
+    }
+
+    /// Puts entries behind the new one, for as many of the pages to prefault as have none, from the first
+    /// on. By itself, so that what is large is not moved.
+    #[inline(always)]
+    pub(crate) fn insert(&mut self, locked: &LockedEntry<'m>) {
+        let mapping = self.mapping;
         let mark = locked.is_dirty().then_some(Mark::Dirty);
         let mut guard = mapping.tree().lock();
-        let mut xas = locked.slot().xas(&mut guard)?;
-        entries.locked.insert(&mut xas, mark);
-        mapping.add_pages(xas.guard(), entries.pages());
-        Some(entries)
+        let Some(mut xas) = locked.slot().xas(&mut guard) else {
+            return;
+        };
+        self.locked.insert(&mut xas, mark);
+        mapping.add_pages(xas.guard(), self.pages());
     }
 
     /// The pages that the entries cover.
@@ -175,14 +174,14 @@ impl<'l, 'm: 'l> PrefaultEntries<'l, 'm> {
     /// The first page, the pages that were filled, and with what.
     #[inline]
     pub(crate) fn filled(&self) -> (PageIndex, usize, Backing<'l>) {
-        (self.first, self.filled, self.backing)
+        let backing = self.locked.memory().map_or(Backing::Hole, Backing::Memory);
+        (self.locked.first(), self.filled, backing)
     }
 
     /// Fills the entries of the first `pages` pages with what the filesystem says that is there, up to
     /// the first that another entry has; with `writable`, entries that may be written to without asking
     /// it. Called once. Does not sleep.
     pub(crate) fn fill(&mut self, pages: usize, backing: Backing<'l>, writable: bool) {
-        self.backing = backing;
         self.writable = writable;
         let pages = pages.min(self.pages());
         let Backing::Memory(run) = backing else {
@@ -203,9 +202,10 @@ impl<'l, 'm: 'l> Drop for PrefaultEntries<'l, 'm> {
         }
         let mapping = self.mapping;
         let mut guard = mapping.tree().lock();
-        let mut xas = guard.xas(self.first);
+        let first = self.locked.first();
+        let mut xas = guard.xas(first);
         let waiters = wait::anybody_waits();
-        let (first, filled, writable) = (self.first, self.filled, self.writable);
+        let (filled, writable) = (self.filled, self.writable);
         self.locked.release(&mut xas, |index, order, raw| {
             let entry = match raw.map(|raw| Entry::from_raw(raw).0) {
                 Some(entry) if writable => Some(entry.writable().ahead()),

@@ -218,7 +218,10 @@ pub(crate) fn lock_with_prefault<'f>(
     };
     let created = tree::lock_or_create(file.mapping(), &wanted)
         .map_err(|error| failed(file!(), line!(), fmt!("lock_or_create: {error:?}")))?;
-    let entries = PrefaultEntries::new(&created.locked, created.prefault);
+    let mut entries = PrefaultEntries::new(&created.locked, created.prefault);
+    if let Some(entries) = &mut entries {
+        entries.insert(&created.locked);
+    }
     Ok(Created {
         locked: created.locked,
         prefault: Prefault {

@@ -8,8 +8,8 @@
 use crate::kern::{
     order::Order,
     page::{
-        self, Added, Association, DevFolio, DevPage, EntryMemory, GiganticLock, PageBlock, PageRun,
-        Region, RegionFolio, Released, Tails,
+        self, Added, Association, DevFolio, DevPage, EntryMemory, GiganticLock, NewAssociation,
+        PageBlock, PageRun, Region, RegionFolio, Released, Tails,
     },
     vm,
     waiting::{self, Waiting}, //
@@ -37,7 +37,7 @@ pub(crate) enum AssociateError<'p> {
 /// The result of one try to associate pages.
 enum Attempt<'p> {
     /// Associated now.
-    Done(Association<'p>),
+    Done(NewAssociation<'p>),
     /// A folio that lost its last entry while somebody held it is in the way.
     Busy(DevFolio<'p>),
     /// A folio that is larger than a region is in the way; nobody uses it.
@@ -59,7 +59,7 @@ enum Attempt<'p> {
 pub(crate) fn associate<'p>(
     memory: EntryMemory<'p>,
     shared: bool,
-) -> Result<Association<'p>, AssociateError<'p>> {
+) -> Result<NewAssociation<'p>, AssociateError<'p>> {
     if memory.block().order() == Order::PTE {
         // Mostly nobody uses the page, and there is nothing else to do.
         let mut region = Region::lock(memory.block().first());
@@ -75,7 +75,7 @@ pub(crate) fn associate<'p>(
 fn associate_any<'p>(
     memory: EntryMemory<'p>,
     shared: bool,
-) -> Result<Association<'p>, AssociateError<'p>> {
+) -> Result<NewAssociation<'p>, AssociateError<'p>> {
     // Each turn takes apart what is in the way and idle, or finds that somebody else has changed it.
     loop {
         match try_associate(memory, shared)? {
@@ -144,7 +144,7 @@ fn try_associate<'p>(
 
 /// Associates a single page that nobody uses. `None`, and nothing is changed, when that is not so.
 #[inline(always)]
-fn associate_page<'p>(region: &mut Region, memory: EntryMemory<'p>) -> Option<Association<'p>> {
+fn associate_page<'p>(region: &mut Region, memory: EntryMemory<'p>) -> Option<NewAssociation<'p>> {
     let folio = region.folio(memory.block().first())?.free().ok()?;
     folio.set_owner(memory).ok()
 }
@@ -227,7 +227,7 @@ fn obstacle<'p>(
 /// more pages than a region has (spec, R8). `None` when the pages have to be looked at anew.
 fn form_gigantic<'p>(
     memory: EntryMemory<'p>,
-) -> Result<Option<Association<'p>>, AssociateError<'p>> {
+) -> Result<Option<NewAssociation<'p>>, AssociateError<'p>> {
     let mut gigantic = GiganticLock::lock();
     let Some(mut tails) = gigantic.begin(memory.block()) else {
         return Ok(None);
@@ -257,7 +257,7 @@ fn give_up<'p>(
     region: Region,
     tails: Tails<'_, 'p>,
     why: Result<Obstacle<'p>, AssociateError<'p>>,
-) -> Result<Option<Association<'p>>, AssociateError<'p>> {
+) -> Result<Option<NewAssociation<'p>>, AssociateError<'p>> {
     // The tails take the locks of their regions.
     drop(region);
     drop(tails);
@@ -266,7 +266,7 @@ fn give_up<'p>(
 
 /// Says that the pages have to be looked at anew, when what was in the way of a folio larger than a
 /// region is not any more.
-fn look_anew(obstacle: Obstacle<'_>) -> Result<Option<Association<'_>>, AssociateError<'_>> {
+fn look_anew(obstacle: Obstacle<'_>) -> Result<Option<NewAssociation<'_>>, AssociateError<'_>> {
     match obstacle {
         Obstacle::Busy(folio) => Err(AssociateError::Held(folio)),
         Obstacle::Gone => Ok(None),

@@ -4,8 +4,8 @@
 
 use super::{
     region_folio,
-    Association,
     EntryMemory,
+    NewAssociation,
     PageBlock,
     Region,
     RegionFolio, //
@@ -121,7 +121,7 @@ impl<'p> Tails<'_, 'p> {
         mut self,
         region: &mut Region,
         memory: EntryMemory<'p>,
-    ) -> Result<Association<'p>, Self> {
+    ) -> Result<NewAssociation<'p>, Self> {
         if self.next().is_some() || memory.block() != self.block || !region.make_head(self.block) {
             return Err(self);
         }

@@ -27,7 +27,7 @@ pub(crate) use region::Region;
 #[cfg(RDAX_TEST)]
 pub(crate) use region_folio::set_without_owner;
 pub(crate) use region_folio::{
-    owned_or_free, Added, Association, EntryMemory, RegionFolio, Released,
+    owned_or_free, Added, Association, EntryMemory, NewAssociation, RegionFolio, Released,
 };
 pub(crate) use run::{FileBlock, FilePages, Frames, PageBlock, PageRun};
 

@@ -9,7 +9,7 @@
 //! knows that it is in use.
 
 use super::{
-    region_folio::{self, owned_or_free, Association, EntryMemory, RegionFolio},
+    region_folio::{self, owned_or_free, EntryMemory, NewAssociation, RegionFolio},
     tails_hold_mask,
     DevPage,
     PageBlock,
@@ -90,7 +90,7 @@ impl Region {
     /// `None`, and nothing is changed, when they are a single page, or not of the region, or one of them is in use:
     /// it has an owner, a share count or a reference, or is part of a large folio.
     #[inline]
-    pub(crate) fn form<'p>(&mut self, memory: EntryMemory<'p>) -> Option<Association<'p>> {
+    pub(crate) fn form<'p>(&mut self, memory: EntryMemory<'p>) -> Option<NewAssociation<'p>> {
         let block = memory.block();
         if block.order() > Self::ORDER || !self.claim_tails(block) {
             return None;

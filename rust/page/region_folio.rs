@@ -111,9 +111,9 @@ impl<'l> EntryMemory<'l> {
     }
 }
 
-/// An entry that a folio counts, of these pages, for which there is none in a tree: not yet, or not any more. When
-/// this is dropped, the entry is not counted any more; [`Region::remove_entry`] does the same and says what came of
-/// it.
+/// An entry that a folio counts, of these pages, for which there is none in a tree: not yet ([`NewAssociation`]), or
+/// not any more. When this is dropped, the entry is not counted any more; [`Region::remove_entry`] does the same and
+/// says what came of it. Dropping takes the lock of the folio's region, so that is not held.
 ///
 /// # Invariants
 ///
@@ -144,12 +144,6 @@ impl<'p> Association<'p> {
     pub(crate) const fn block(&self) -> PageBlock<'p> {
         self.0
     }
-
-    /// Leaves it to an entry with these pages.
-    #[inline(always)]
-    pub(in crate::kern) fn leave(self) {
-        mem::forget(self);
-    }
 }
 
 impl Drop for Association<'_> {
@@ -167,10 +161,56 @@ impl Drop for Association<'_> {
     }
 }
 
+/// An association for an entry of this file that does not have the memory yet.
+///
+/// # Invariants
+///
+/// As long as the folio is owned, it is by the file.
+pub(crate) struct NewAssociation<'p> {
+    association: Association<'p>,
+    mapping: &'p Mapping,
+}
+
+impl<'p> NewAssociation<'p> {
+    /// # Safety
+    ///
+    /// The pages of the memory are of one folio, which counts an entry on account of the result alone. Either no
+    /// file owns it, or that of the memory.
+    #[inline(always)]
+    const unsafe fn new(memory: EntryMemory<'p>) -> Self {
+        // INVARIANT: By this function's safety requirements. A folio that counts another entry has no owner, and gets
+        // none as long as it counts this one.
+        Self {
+            association: Association(memory.block),
+            mapping: memory.mapping,
+        }
+    }
+
+    /// Whether it is for an entry of this file, with these pages.
+    #[inline(always)]
+    pub(crate) fn is_for(&self, mapping: &Mapping, block: PageBlock<'_>) -> bool {
+        self.association.0 == block && ptr::eq(self.mapping, mapping)
+    }
+
+    /// Leaves it to an entry with these pages.
+    #[inline(always)]
+    pub(in crate::kern) fn leave(self) {
+        mem::forget(self);
+    }
+}
+
+impl<'p> From<NewAssociation<'p>> for Association<'p> {
+    /// The same, to be taken off its folio.
+    #[inline]
+    fn from(new: NewAssociation<'p>) -> Self {
+        new.association
+    }
+}
+
 /// The result of adding an entry to a folio: [`RegionFolio::add_entry`].
 pub(crate) enum Added<'p> {
     /// It is one more, the folio is shared, and no file owns it.
-    Done(Association<'p>),
+    Done(NewAssociation<'p>),
     /// Nothing was changed: the folio's owner has to stay for now.
     Kept,
     /// Nothing was changed: not all of the pages are of the folio.
@@ -236,7 +276,7 @@ impl<'p> FreeFolio<'_, 'p> {
 
     /// Gives the folio to one entry of one file. The folio, if the memory is not just its pages.
     #[inline(always)]
-    pub(crate) fn set_owner(self, memory: EntryMemory<'p>) -> Result<Association<'p>, Self> {
+    pub(crate) fn set_owner(self, memory: EntryMemory<'p>) -> Result<NewAssociation<'p>, Self> {
         let head = self.head();
         if self.order() != memory.block.order() || head != memory.block.first() {
             return Err(self);
@@ -292,8 +332,8 @@ impl<'r, 'p> RegionFolio<'r, 'p> {
         note_without_owner();
         let entries = if self.owner() != 0 { 1 } else { self.share() };
         self.set_share(entries + 1);
-        // INVARIANT: The pages are of the folio, which counts one more.
-        Added::Done(Association(block))
+        // SAFETY: The pages are of the folio, which counts one more, and has no owner.
+        Added::Done(unsafe { NewAssociation::new(memory) })
     }
 
     /// Takes an entry off a folio. If it was the last one, pages of their own are made of the folio, if nobody has
@@ -408,13 +448,16 @@ impl<'r, 'p> RegionFolio<'r, 'p> {
 ///
 /// `head` is the first page of the memory. The folio's region is locked, no file owns it, and its share count is 0.
 #[inline(always)]
-pub(super) unsafe fn set_owner<'p>(head: DevPage<'p>, memory: EntryMemory<'p>) -> Association<'p> {
+pub(super) unsafe fn set_owner<'p>(
+    head: DevPage<'p>,
+    memory: EntryMemory<'p>,
+) -> NewAssociation<'p> {
     head.word(INDEX).write_once(memory.index.get());
     // Pairs with `owner`.
     head.word(MAPPING)
         .store_release(ptr::from_ref(memory.mapping) as usize);
-    // INVARIANT: The folio has the owner on account of this value.
-    Association(memory.block)
+    // SAFETY: The folio has the owner on account of this value.
+    unsafe { NewAssociation::new(memory) }
 }
 
 impl Region {
@@ -424,16 +467,16 @@ impl Region {
     pub(crate) fn associate_free<'p>(
         &mut self,
         memory: EntryMemory<'p>,
-    ) -> Option<Association<'p>> {
+    ) -> Option<NewAssociation<'p>> {
         // SAFETY: The result stands for it.
-        unsafe { self.give_free(memory) }.then_some(Association(memory.block))
+        unsafe { self.give_free(memory).then(|| NewAssociation::new(memory)) }
     }
 
     /// The same for many entries. Returns whether the memory is associated.
     ///
     /// # Safety
     ///
-    /// If so, the entry stands for one that is counted, as if it had been given an [`Association`].
+    /// If so, the entry stands for one that is counted, as if it had been given a [`NewAssociation`].
     #[inline(always)]
     pub(in crate::kern) unsafe fn give_free(&mut self, memory: EntryMemory<'_>) -> bool {
         let (page, order) = (memory.block.first(), memory.block.order());
@@ -447,7 +490,7 @@ impl Region {
                 mapping: memory.mapping,
                 index: memory.index,
             };
-            return self.form(memory).map(Association::leave).is_some();
+            return self.form(memory).map(NewAssociation::leave).is_some();
         }
         let free = self.folio(page).is_some_and(|folio| {
             folio.head() == page && !folio.is_associated() && folio.order() == Order::PTE

@@ -3,13 +3,13 @@
 //! The memory of values: given to those that are locked, and taken from those that go.
 //!
 //! A value with memory that is in a tree stands for an entry that its folio counts. So one gets memory only with an
-//! [`Association`], and whoever changes or removes it has that back.
+//! [`NewAssociation`] of its file, and whoever changes or removes it has an [`Association`] back.
 
 use super::{
     super::{
         entry::Entry,
         fs::Mapping,
-        page::{Association, EntryMemory, FileBlock},
+        page::{Association, EntryMemory, FileBlock, NewAssociation},
     },
     LockedSlot, RawValue, FLAGS, LOCKED, MEMORY, ORDER_BITS, ORDER_SHIFT,
 };
@@ -114,16 +114,17 @@ impl<'l> OwnMemory<'l> {
         unsafe { EntryMemory::new(self.block.pages(), self.mapping, self.slot.first()) }
     }
 
-    /// Makes the value the one, of the same memory, that `make` makes of it. What is counted for other memory is
-    /// counted no longer, and nothing else is done.
+    /// Makes the value the one, of the same memory, that `make` makes of it. What is counted for other memory, or for an
+    /// entry of another file, is counted no longer, and nothing else is done.
     #[inline(always)]
     pub(crate) fn set(
         self,
-        association: Association<'_>,
+        association: NewAssociation<'_>,
         make: impl for<'a> FnOnce(RawValue<'a>) -> RawValue<'a>,
     ) {
-        debug_assert!(association.block() == self.block.pages());
-        if association.block() != self.block.pages() {
+        let is_for_it = association.is_for(self.mapping, self.block.pages());
+        debug_assert!(is_for_it);
+        if !is_for_it {
             return;
         }
         self.slot.drop_memory();

@@ -5,7 +5,7 @@
 use crate::kern::{
     entry::Entry,
     fs::{Mapping, PageIndex, PageRange},
-    page::{Association, FileBlock},
+    page::{Association, FileBlock, NewAssociation},
     wait::{self, EntryKey, Wake},
     xa::{LeftLocked, LockedSlot, Mark, OwnMemory, XaState}, //
 };
@@ -189,7 +189,7 @@ impl Drop for LockedEntry<'_> {
 #[inline]
 pub(crate) fn set_memory(
     memory: OwnMemory<'_>,
-    association: Association<'_>,
+    association: NewAssociation<'_>,
     change: impl for<'a> FnOnce(Entry<'a>) -> Entry<'a>,
 ) {
     memory.set(association, |raw| change(Entry::from_raw(raw).0).unlocked());

@@ -7,12 +7,12 @@ use kernel::prelude::*;
 #[kunit_tests(rdax_folio)]
 mod tests {
     use crate::{
-        dax::folio::AssociateError,
+        dax::folio::{self, AssociateError},
         kern::{
             fs::PageIndex,
             order::Order,
             page::{DevFolio, DevPage, EntryMemory, Region},
-            testing::{hold, page_bits, skip, with_threads, Checked, CoreFolio, Random},
+            testing::{failed, hold, page_bits, skip, with_threads, Checked, CoreFolio, Random},
         },
         tests::helpers::{folios::*, *},
     };
@@ -273,6 +273,25 @@ mod tests {
             world.check_clean()?;
         }
         Ok(())
+    }
+
+    #[test]
+    fn an_association_is_for_an_entry_of_its_file_with_its_pages() -> Checked {
+        for_each_order(|place| {
+            let (page, order, world) = (place.page(0), place.order, place.a.world());
+            let block = world.block_of(page, order);
+            let memory = EntryMemory::of_test(block, place.a.mapping(), at(0));
+            let association = folio::associate(memory, false)
+                .map_err(|error| failed(file!(), line!(), fmt!("associate: {error:?}")))?;
+            check!(association.is_for(place.a.mapping(), block));
+            check!(!association.is_for(place.b.mapping(), block));
+            check_eq!(
+                association.is_for(place.a.mapping(), page.block()),
+                order == Order::PTE
+            );
+            folio::disassociate(association.into());
+            check_free(page, order)
+        })
     }
 
     #[test]

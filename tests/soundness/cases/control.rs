@@ -23,7 +23,7 @@ pub(crate) fn case(entry: Entry, memory: EntryMemory<'_>) -> bool {
     let mut region = Region::lock(block.first());
     if let Some(folio) = region.folio(block.nth(1)) {
         if let Added::Done(association) = folio.add_entry(memory) {
-            let _ = region.remove_entry(association);
+            let _ = region.remove_entry(association.into());
         }
     }
     if let Some(Ok(folio)) = region.folio(block.nth(1)).map(RegionFolio::free) {

@@ -5,9 +5,9 @@
 
 use crate::{
     dax::tree,
-    kern::page::{Association, FileBlock},
+    kern::page::{FileBlock, NewAssociation},
 };
 
-pub(crate) fn case(block: FileBlock<'_>, association: Association<'_>) {
+pub(crate) fn case(block: FileBlock<'_>, association: NewAssociation<'_>) {
     tree::set_memory(block, association, |entry| entry);
 }

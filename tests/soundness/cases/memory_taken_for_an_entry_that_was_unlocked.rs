@@ -5,10 +5,10 @@
 
 use crate::{
     dax::tree::{self, LockedEntry},
-    kern::page::{Association, FileBlock},
+    kern::page::{FileBlock, NewAssociation},
 };
 
-pub(crate) fn case<'l>(own: LockedEntry<'l>, block: FileBlock<'l>, association: Association<'l>) {
+pub(crate) fn case<'l>(own: LockedEntry<'l>, block: FileBlock<'l>, association: NewAssociation<'l>) {
     let Some(memory) = own.takes(block) else {
         return;
     };

@@ -26,7 +26,8 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Release},
-        Arc, //
+        Arc,
+        SetOnce, //
     },
 };
 
@@ -51,6 +52,31 @@ static WATCHED: Atomic<bool> = Atomic::new(false);
 static CHANGES: Atomic<usize> = Atomic::new(0);
 
 impl Memories {
+    /// Adds one, and gives it its number. Nothing is allocated with the lock: whoever reclaims memory may wait for
+    /// a task that faults, and has another's memory shared with it ([`DeviceMemory::share`]).
+    fn add(mut room: KVec<(u64, Arc<Ranges>)>, ranges: &Arc<Ranges>) -> Result<u64, AddError> {
+        let mut memories = MEMORIES.lock();
+        if !is_watched() {
+            return Err(AddError::Unwatched);
+        }
+        if ranges.all.iter().any(|range| range.since != changes()) {
+            return Err(AddError::Changed);
+        }
+        if room.capacity() <= memories.all.len() {
+            return Err(AddError::Room(memories.all.len() + 1));
+        }
+        for known in memories.all.drain_all() {
+            let _ = room.push_within_capacity(known);
+        }
+        let number = memories.next;
+        let _ = room.push_within_capacity((number, ranges.clone()));
+        let old = core::mem::replace(&mut memories.all, room);
+        memories.next += 1;
+        drop(memories);
+        drop(old);
+        Ok(number)
+    }
+
     fn note_change(&self) {
         // Pairs with `changes`: what is found of a device by whoever sees the change was found after it.
         CHANGES.store(CHANGES.read_once().wrapping_add(1), Release);
@@ -66,6 +92,16 @@ impl Memories {
         all.find(|(number, ranges)| numbers.contains(number) && wanted(ranges))
             .cloned()
     }
+}
+
+/// Why memory is not in the list.
+enum AddError {
+    /// Nobody is told that a device goes.
+    Unwatched,
+    /// A device went since the ranges were found.
+    Changed,
+    /// The new list is to have room for so many.
+    Room(usize),
 }
 
 /// To be read before it is asked what memory a device has.
@@ -189,16 +225,30 @@ impl PageMapRange {
 /// What a device's memory is made of, and who stays on it.
 #[pin_data]
 struct Ranges {
-    all: KVec<PageMapRange>,
+    /// What the device has itself.
+    all: KVec<Arc<PageMapRange>>,
+    /// What the files of its filesystem have of other devices, in the order in which it was found out. Changes under
+    /// the lock of [`MEMORIES`].
+    shared: [SetOnce<Arc<PageMapRange>>; Self::SHARED],
     #[pin]
     stays: Srcu,
 }
 
 impl Ranges {
+    /// The most ranges of other devices.
+    const SHARED: usize = 8;
+
+    /// All ranges.
+    #[inline(always)]
+    fn iter(&self) -> impl Iterator<Item = &PageMapRange> {
+        let shared = self.shared.iter().map_while(SetOnce::as_ref);
+        Iterator::chain(self.all.iter(), shared).map(|range| &**range)
+    }
+
     /// The ranges of one owner, or all.
     fn of(&self, owner: Option<MemoryOwner>) -> impl Iterator<Item = &PageMapRange> {
-        let all = self.all.iter();
-        all.filter(move |range| owner.is_none_or(|owner| range.owner == owner))
+        self.iter()
+            .filter(move |range| owner.is_none_or(|owner| range.owner == owner))
     }
 
     /// As [`DeviceMemory::retire`].
@@ -233,28 +283,53 @@ impl DeviceMemory {
     pub(crate) fn new(mut find: impl FnMut() -> Result<KVec<PageMapRange>>) -> Result<Self> {
         // Ends: each turn more is for a device that has gone during the last one.
         loop {
-            let all = find()?;
+            let mut all = KVec::new();
+            for range in find()? {
+                all.push(Arc::new(range, GFP_KERNEL)?, GFP_KERNEL)?;
+            }
             let ranges = Arc::pin_init(
                 try_pin_init!(Ranges {
                     all,
+                    shared: [const { SetOnce::new() }; Ranges::SHARED],
                     stays <- new_srcu(),
                 }),
                 GFP_KERNEL,
             )?;
-            let mut memories = MEMORIES.lock();
-            if !is_watched() {
-                return Err(ENODEV);
+            let mut room = 1;
+            // Ends: each turn more is for memory that has come into the list during the last one.
+            loop {
+                match Memories::add(KVec::with_capacity(room, GFP_KERNEL)?, &ranges) {
+                    // INVARIANT: No device has gone since the ranges were found, and those that go from now on
+                    // find them in the list.
+                    Ok(number) => return Ok(Self { ranges, number }),
+                    Err(AddError::Unwatched) => return Err(ENODEV),
+                    Err(AddError::Changed) => break,
+                    Err(AddError::Room(wanted)) => room = wanted,
+                }
             }
-            if ranges.all.iter().any(|range| range.since != changes()) {
-                continue;
-            }
-            let number = memories.next;
-            memories.all.push((number, ranges.clone()), GFP_KERNEL)?;
-            memories.next += 1;
-            // INVARIANT: No device has gone since the ranges were found, and those that go from now on find them
-            // in the list.
-            return Ok(Self { ranges, number });
         }
+    }
+
+    /// Whether files of this device may have a frame from now on that `other` has, as one of several devices of a
+    /// filesystem: it is waited for as what this one has itself. Sleeps. Allocates nothing.
+    ///
+    /// False if the frame is not `other`'s, or is going away, or if there are too many such devices.
+    pub(crate) fn share(&self, other: &Self, pfn: Pfn) -> bool {
+        // A device that goes after this has marked the range itself, which is the same here and there; and before it
+        // is gone it finds this memory in the list, and waits for those who stay on that ([`retire_rest`]).
+        let memories = MEMORIES.lock();
+        let done = self.has(pfn)
+            || other
+                .ranges
+                .all
+                .iter()
+                .find(|range| range.has(pfn) && !range.is_gone())
+                .is_some_and(|range| {
+                    let mut places = self.ranges.shared.iter();
+                    places.any(|place| place.as_ref().is_none() && place.populate(range.clone()))
+                });
+        drop(memories);
+        done
     }
 
     /// Keeps the `struct page`s of all folios of the memory that are found from now on, as long as the
@@ -266,21 +341,22 @@ impl DeviceMemory {
         }
     }
 
-    /// Whether the frame is going away, or is gone.
+    /// Whether the frame is going away, or is gone and has not come back with another device.
     pub(crate) fn is_gone(&self, pfn: Pfn) -> bool {
-        let mut ranges = self.ranges.all.iter();
-        ranges.any(|range| range.has(pfn) && range.is_gone())
+        self.ranges.iter().any(|range| range.has(pfn)) && !self.has(pfn)
     }
 
     /// Whether some of the memory is going away, or is gone.
     pub(crate) fn is_gone_in_part(&self) -> bool {
-        self.ranges.all.iter().any(PageMapRange::is_gone)
+        self.ranges.iter().any(PageMapRange::is_gone)
     }
 
     /// Whether the frame is one of the memory, and not going away.
+    #[inline(always)]
     pub(crate) fn has(&self, pfn: Pfn) -> bool {
-        let mut ranges = self.ranges.all.iter();
-        ranges.any(|range| range.has(pfn) && !range.is_gone())
+        self.ranges
+            .iter()
+            .any(|range| range.has(pfn) && !range.is_gone())
     }
 
     /// Whether the owner has memory here that is not gone. Owners are told apart by numbers, and that of
@@ -379,7 +455,6 @@ impl Stay<'_> {
         let (range, offset) = self
             .memory
             .ranges
-            .all
             .iter()
             .filter(|range| !range.is_gone())
             .find_map(|range| Some((range, range.frames.offset_of(frames.first)?)))

@@ -11,8 +11,6 @@ use super::stats::{
 };
 #[cfg(RDAX_TEST)]
 use crate::kern::memory::MemoryOwner;
-#[cfg(RDAX_CHECK)]
-use crate::kern::redirect::InFlight;
 use crate::kern::{
     bdev::BlockDevice,
     dax::DaxIdentity,
@@ -34,7 +32,8 @@ use crate::kern::{
     },
     once::Once,
     order::Order,
-    page::{PageRun, Pfn}, //
+    page::{PageRun, Pfn},
+    redirect::InFlight, //
 };
 use kernel::{
     prelude::*,
@@ -52,8 +51,6 @@ pub(crate) struct AdoptedDevice {
     stats: Stats,
     switches: Switches,
     memory: Arc<DeviceMemory>,
-    /// The memory is that of other devices, which may go without this one, and be exchanged for others.
-    borrowed: bool,
     /// Which device of DAX it is, if stores to some of its memory last only when a host has flushed them.
     asynchronous_dax: Option<DaxIdentity>,
     blocks: BlockLocks,
@@ -66,8 +63,6 @@ struct Memory {
     /// It may go away. Of other devices it is all of theirs: a device that is made of them (device mapper) may
     /// get other parts of them while it is in use.
     memory: Arc<DeviceMemory>,
-    /// It is that of other devices.
-    borrowed: bool,
     /// Stores to some of it last only when a host has flushed them.
     asynchronous: bool,
 }
@@ -75,17 +70,14 @@ struct Memory {
 /// The memory of a device. One that is being removed does not tell any more.
 fn memory_of(bdev: &BlockDevice) -> Result<Memory> {
     let own = bdev.memory_owner();
-    let (mut borrowed, mut asynchronous) = (false, false);
+    let mut asynchronous = false;
     let memory = DeviceMemory::new(|| {
         let mut ranges: KVec<PageMapRange> = KVec::new();
-        (borrowed, asynchronous) = (false, false);
+        asynchronous = false;
         for range in bdev.page_maps() {
             asynchronous |= range.asynchronous;
-            if range.owner != own {
-                borrowed = true;
-                if ranges.iter().any(|known| known.has(range.first())) {
-                    continue;
-                }
+            if range.owner != own && ranges.iter().any(|known| known.has(range.first())) {
+                continue;
             }
             ranges.push(range, GFP_KERNEL)?;
         }
@@ -93,7 +85,6 @@ fn memory_of(bdev: &BlockDevice) -> Result<Memory> {
     })?;
     Ok(Memory {
         memory: Arc::new(memory, GFP_KERNEL)?,
-        borrowed,
         asynchronous,
     })
 }
@@ -134,14 +125,12 @@ impl AdoptedDevice {
     pub(super) fn new(bdev: &BlockDevice, switches: &Switches) -> Result<Self> {
         let Memory {
             memory,
-            borrowed,
             asynchronous,
         } = memory_of(bdev)?;
         Ok(Self {
             stats: Stats::new()?,
             switches: switches.copy(),
             memory,
-            borrowed,
             asynchronous_dax: bdev.dax().filter(|_| asynchronous),
             blocks: BlockLocks::new()?,
             asked: Atomic::new(0),
@@ -185,6 +174,17 @@ impl AdoptedDevice {
             work(run)?;
         }
         Ok(())
+    }
+
+    /// Whether the files of the device may have a frame that is not of its memory: the filesystem has further
+    /// devices, and that is one of them which is adopted, too. Sleeps.
+    #[cold]
+    fn has_from_others(&self, pfn: Pfn) -> bool {
+        let in_flight = InFlight::enter();
+        DEVICES
+            .places()
+            .filter_map(|place| DEVICES.at(place, &in_flight))
+            .any(|(_, other)| self.memory.share(&other.memory, pfn))
     }
 
     /// Which device of DAX it is, if no store to it is durable before its host has flushed it.
@@ -302,12 +302,12 @@ impl<'a> FileDevice<'a> {
         device.blocks.give_up(inode)
     }
 
-    /// Whether an entry may be made for a frame that the device has given: that of memory which was
-    /// not known when it was adopted would not be waited for when it goes away.
+    /// Whether an entry may be made for a frame that a file has: memory of no adopted device would not be waited
+    /// for when it goes away. Sleeps.
     #[inline(always)]
     pub(crate) fn may_map(self, pfn: Pfn) -> bool {
         self.0
-            .is_none_or(|device| !device.borrowed || device.memory.has(pfn))
+            .is_none_or(|device| device.memory.has(pfn) || device.has_from_others(pfn))
     }
 
     /// Whether a frame's memory is going away with its device.

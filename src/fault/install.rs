@@ -128,7 +128,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         let old = locked.entry();
         if !self.device.may_map(block.pfn()) {
             pr_err_once!(
-                "a device was given memory of others since it was adopted; release it and adopt it again\n"
+                "a file has memory of a device that is not adopted: adopt all devices of its filesystem\n"
             );
             return Err(self.fallback_or(Counter::FallbackExtent, EIO));
         }

@@ -533,6 +533,72 @@ mod tests {
     }
 
     #[test]
+    fn memory_of_another_device_goes_with_that() -> Checked {
+        let result = (|| {
+            let _world = world()?;
+            let device = adopted_device()?;
+            let theirs = DeviceMemory::new(|| find_memory(&device))?;
+            let ours = DeviceMemory::new(|| Ok(KVec::new()))?;
+            let found = find_memory(&device)?;
+            let mut firsts = found.iter().map(PageMapRange::first);
+            let (first, second) = (firsts.next().ok_or(ENOENT)?, firsts.next().ok_or(ENOENT)?);
+            check!(!ours.has(first));
+            check!(ours.share(&theirs, first));
+            check!(ours.has(first) && !ours.has(second));
+            check!(ours.stay().folio(first).is_ok());
+            check_eq!(ours.stay().folio(second).err(), Some(EIO));
+            // Not what they do not have either.
+            let none = DeviceMemory::new(|| Ok(KVec::new()))?;
+            check!(!ours.share(&none, second));
+
+            // It is known to be gone as soon as theirs is; but who stays is waited for before the device is.
+            let stay = ours.stay();
+            theirs.retire(device.memory_owner());
+            check!(ours.is_gone(first) && stay.is_over(first));
+            check!(!ours.is_gone(second));
+            check!(!ours.share(&theirs, second));
+            let ((), waited) = with_thread(
+                || memory::retire_rest_of(device.memory_owner()),
+                |thread| {
+                    let waited = thread.waits();
+                    drop(stay);
+                    waited
+                },
+            )?;
+            check!(waited);
+
+            // With the next device it is there again.
+            let back = DeviceMemory::new(|| find_memory(&device))?;
+            check!(ours.share(&back, first));
+            check!(ours.has(first) && !ours.is_gone(first));
+            Ok(())
+        })();
+        // For the others, as if another device had come.
+        release()?;
+        result
+    }
+
+    #[test]
+    fn memory_of_too_many_others_is_refused() -> Checked {
+        let result = (|| {
+            let _world = world()?;
+            let device = adopted_device()?;
+            let theirs = DeviceMemory::new(|| find_memory(&device))?;
+            let ours = DeviceMemory::new(|| Ok(KVec::new()))?;
+            let found = find_memory(&device)?;
+            check!(found.len() > 8);
+            let shared = |range: &PageMapRange| ours.share(&theirs, range.first());
+            check!(found.iter().take(8).all(shared));
+            check!(!found.iter().skip(8).any(shared));
+            // Those that it has are not asked for again.
+            check!(found.iter().take(8).all(shared));
+            Ok(())
+        })();
+        release()?;
+        result
+    }
+
+    #[test]
     fn a_file_without_dax_is_left_alone() -> Checked {
         let world = world()?;
         let file = world.file(1)?;

@@ -302,6 +302,11 @@ bool rdax_table_is_for_later(struct vm_fault *vmf);
 /* How many places of entries that were unmapped are remembered. Does not sleep. */
 unsigned int rdax_large_puds_removed(void);
 /*
+ * Whether so many are that none is to be mapped anew in this address space: first in those that have many mappings, as
+ * others are not to lose theirs by what one does. Does not sleep.
+ */
+bool rdax_large_puds_are_many(struct mm_struct *mm);
+/*
  * Has the mmap lock of an address space for writing, for a moment. False if somebody has it, be it the caller. Does not
  * sleep.
  */

@@ -78,6 +78,10 @@ STACK_FRAME_NON_STANDARD(rdax_original_pmd_alloc);
 #endif
 
 #define BUCKETS_BITS 10
+/* So many places are remembered, some 6 MiB, before those who have many mappings get no more; and 100 MiB. */
+#define MANY (1 << 16)
+#define MOST (1 << 20)
+#define FEW_MAPPINGS 1024
 /* How long a table is waited for by who keeps the mmap lock. */
 #define PATIENCE (10 * HZ)
 
@@ -243,6 +247,13 @@ bool rdax_large_pud_was_removed(struct mm_struct *mm, pud_t *entry)
 unsigned int rdax_large_puds_removed(void)
 {
 	return atomic_read(&removed_now);
+}
+
+bool rdax_large_puds_are_many(struct mm_struct *mm)
+{
+	unsigned int now = rdax_large_puds_removed();
+
+	return now > MANY && (now > MOST || READ_ONCE(mm->map_count) > FEW_MAPPINGS);
 }
 
 /* Whether the place is remembered by itself: where a table is being made, or where an entry was. */

@@ -420,6 +420,11 @@ unsigned long rdax_folio_map_whole(struct folio *folio, struct vm_area_struct *v
 #endif
 }
 
+unsigned long rdax_file_pages_mapped(struct mm_struct *mm)
+{
+	return get_mm_counter(mm, MM_FILEPAGES);
+}
+
 void rdax_count_mapped(struct mm_struct *mm, struct folio *folio, unsigned long added,
 		       unsigned long mapped, unsigned long mapped_by_pmd)
 {

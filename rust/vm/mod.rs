@@ -269,6 +269,20 @@ impl<'f> VmFault<'f> {
         shared && unsafe { !bindings::rdax_vma_needs_copy(self.vma()) }
     }
 
+    /// Whether so many entries of 1 GiB were unmapped a moment ago that none is to be mapped anew for the process
+    /// (`large_puds.c`).
+    pub(crate) fn has_too_many_puds(&self) -> bool {
+        // SAFETY: The fault is valid; only counters are looked at.
+        unsafe { bindings::rdax_large_puds_are_many((*self.vma()).vm_mm) }
+    }
+
+    /// Whether the process has mapped so many pages of files, or more. Roughly: what its processors have counted of
+    /// small pages may not be in it yet.
+    pub(crate) fn has_mapped(&self, pages: usize) -> bool {
+        // SAFETY: The fault is valid; only a counter is looked at.
+        unsafe { bindings::rdax_file_pages_mapped((*self.vma()).vm_mm) >= pages }
+    }
+
     /// Whether the access was a write.
     #[inline]
     pub(crate) fn is_write(&self) -> bool {
@@ -346,15 +360,6 @@ pub(crate) fn this_task() -> usize {
 pub(crate) fn in_transaction() -> bool {
     // SAFETY: Looks at the current task.
     unsafe { bindings::rdax_in_transaction() }
-}
-
-/// Whether so many entries of 1 GiB were unmapped a moment ago that no more can be remembered: none is to be mapped
-/// anew (`large_puds.c`).
-pub(crate) fn large_puds_are_many() -> bool {
-    /// Some 6 MiB.
-    const MOST: u32 = 65536;
-    // SAFETY: Looks at a counter.
-    unsafe { bindings::rdax_large_puds_removed() > MOST }
 }
 
 /// Whether a fatal signal waits for this task.

@@ -22,8 +22,9 @@ use crate::kern::{
     vm::{self, FaultCode}, //
 };
 
-/// The most entries of 1 GiB for the same memory, if not many come at the same time: all go at once when the file is
-/// truncated, and each of their places is remembered for a while.
+/// The most entries of 1 GiB for the same memory, if not many come at the same time, for a process that has mapped
+/// as many of whatever memory: all go at once when the file is truncated, and each of their places is remembered for a
+/// while. Others get theirs, whoever has so many.
 const MOST_PUDS: u32 = 4096;
 
 impl<'a, const ORDER: usize> Fault<'a, ORDER> {
@@ -91,7 +92,11 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             Order::PTE => self.vmf.insert_page(page, write),
             order if locked.entry().order() != order => Insertion::Unfit,
             Order::PMD => self.vmf.insert_pmd(folio, write),
-            Order::PUD if !present && folio.entire_mapcount() >= MOST_PUDS => {
+            Order::PUD
+                if !present
+                    && folio.entire_mapcount() >= MOST_PUDS
+                    && self.vmf.has_mapped(MOST_PUDS as usize * Order::PUD.pages()) =>
+            {
                 return Err(Failure::Fallback(Counter::FallbackNomem));
             }
             _ => self.vmf.insert_pud(folio, write),

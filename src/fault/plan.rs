@@ -15,7 +15,7 @@ use crate::kern::{
     fs::{PageIndex, PageRange},
     iomap::IomapOps,
     order::Order,
-    vm::{self, FaultCode, PteBatch}, //
+    vm::{FaultCode, PteBatch}, //
 };
 
 /// The entry that a fault wants, and the pages beyond.
@@ -55,7 +55,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             Counter::FallbackVma
         } else if order.last(self.index).get() >= pages {
             Counter::FallbackEof
-        } else if order > Order::PMD && vm::large_puds_are_many() {
+        } else if order > Order::PMD && self.vmf.has_too_many_puds() {
             // They come and go faster than can be remembered.
             Counter::FallbackNomem
         } else {

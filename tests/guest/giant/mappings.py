@@ -99,6 +99,11 @@ def tables_wait_for_no_calls_of_others(t):
                   f"{name}: the table waits until the call of somebody else ends")
 
 
+def _load_once(fd):
+    with GibMap(fd) as m:
+        m.read(5 * PAGE, 1)
+
+
 @case(**GIANT)
 def mapped_very_often(t):
     """The entries of 1 GiB of the same memory are limited: where one goes is remembered, and all go at once."""
@@ -119,6 +124,11 @@ def mapped_very_often(t):
                 moved = stats.since()
                 equal(moved["read_pud"], entries, "loads that map 1 GiB")
                 equal(moved["fallback_nomem"], refused, "loads that are above the limit")
+            # Whoever may read the file can do this: its owner is not to lose his entries by it.
+            stats = t.stats()
+            Task(_load_once, fd).result()
+            if stats.known:
+                equal(stats.since()["read_pud"], 1, "loads of another process that map 1 GiB")
             # The core cannot write-protect them: they are unmapped.
             room.write(17 * GIB + 5 * PAGE, b"x")
             os.fsync(fd)

@@ -143,12 +143,17 @@ class Map:
         """The numbers of the pages that are not write-protected by userfaultfd."""
         return self._pages(_PAGE_IS_WRITTEN)
 
+    def protect_written_request(self):
+        """The ioctl on /proc/self/pagemap, and its argument, of the following."""
+        return _PAGEMAP_SCAN, struct.pack(
+            "12Q", 96, _PM_SCAN_WP_MATCHING | _PM_SCAN_CHECK_WPASYNC, self.address,
+            self.address + self.length, 0, 0, 0, 0, 0, _PAGE_IS_WRITTEN, 0, _PAGE_IS_WRITTEN)
+
     def protect_written(self):
         """Write-protect by userfaultfd the pages that are not, in one call that says which those are."""
+        request, argument = self.protect_written_request()
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-            fcntl.ioctl(pagemap, _PAGEMAP_SCAN, bytearray(struct.pack(
-                "12Q", 96, _PM_SCAN_WP_MATCHING | _PM_SCAN_CHECK_WPASYNC, self.address,
-                self.address + self.length, 0, 0, 0, 0, 0, _PAGE_IS_WRITTEN, 0, _PAGE_IS_WRITTEN)))
+            fcntl.ioctl(pagemap, request, bytearray(argument))
 
     def soft_dirty(self):
         """The numbers of the pages that were stored to since that was forgotten last."""

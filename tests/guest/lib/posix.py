@@ -243,15 +243,19 @@ def clone(source, target):
     fcntl.ioctl(target, FICLONE, source)
 
 
-def swap_extents(target, other):
-    """XFS_IOC_SWAPEXT: two files of one size exchange all that they have."""
+def swap_extents_request(target, other):
+    """The argument of XFS_IOC_SWAPEXT on the target."""
     stat = os.fstat(target)
     times = b"".join(struct.pack("qi4x", ns // 10 ** 9, ns % 10 ** 9)
                      for ns in (stat.st_atime_ns, stat.st_mtime_ns, stat.st_ctime_ns))
     # What it has besides the times is not looked at.
     before = bytes(40) + times + bytes(48)
-    fcntl.ioctl(target, XFS_IOC_SWAPEXT,
-                struct.pack("5q16x", 0, target, other, 0, stat.st_size) + before)
+    return struct.pack("5q16x", 0, target, other, 0, stat.st_size) + before
+
+
+def swap_extents(target, other):
+    """XFS_IOC_SWAPEXT: two files of one size exchange all that they have."""
+    fcntl.ioctl(target, XFS_IOC_SWAPEXT, swap_extents_request(target, other))
 
 
 def set_dax(path):
@@ -267,21 +271,34 @@ def set_dax(path):
         os.close(fd)
 
 
+def exchange_range_request(other, offset, length):
+    """The argument of XFS_IOC_EXCHANGE_RANGE."""
+    return struct.pack("iIQQQQ", other, 0, offset, offset, length, 0)
+
+
 def exchange_range(target, other, offset, length):
     """XFS_IOC_EXCHANGE_RANGE: two files exchange what they have at an offset."""
-    fcntl.ioctl(target, XFS_IOC_EXCHANGE_RANGE,
-                struct.pack("iIQQQQ", other, 0, offset, offset, length, 0))
+    fcntl.ioctl(target, XFS_IOC_EXCHANGE_RANGE, exchange_range_request(other, offset, length))
+
+
+def clone_range_request(source, source_offset, length, target_offset):
+    """The argument of FICLONERANGE on the target."""
+    return struct.pack("qQQQ", source, source_offset, length, target_offset)
 
 
 def clone_range(source, source_offset, length, target, target_offset):
-    fcntl.ioctl(target, FICLONERANGE,
-                struct.pack("qQQQ", source, source_offset, length, target_offset))
+    fcntl.ioctl(target, FICLONERANGE, clone_range_request(source, source_offset, length, target_offset))
+
+
+def dedupe_request(source_offset, length, target, target_offset):
+    """The argument of FIDEDUPERANGE on the source."""
+    return (struct.pack("QQHHI", source_offset, length, 1, 0, 0)
+            + struct.pack("qQQiI", target, target_offset, 0, 0, 0))
 
 
 def dedupe(source, source_offset, length, target, target_offset):
     """Returns (status, bytes deduped)."""
-    head = struct.pack("QQHHI", source_offset, length, 1, 0, 0)
-    answer = bytearray(head + struct.pack("qQQiI", target, target_offset, 0, 0, 0))
+    answer = bytearray(dedupe_request(source_offset, length, target, target_offset))
     fcntl.ioctl(source, FIDEDUPERANGE, answer)
     _, _, done, status, _ = struct.unpack("qQQiI", answer[24:])
     return status, done

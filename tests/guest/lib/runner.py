@@ -27,8 +27,9 @@ from .posix import PAGE
 from .task import Task, describe, session_of
 
 GROUPS = ["data", "orders", "around", "insert", "counts", "refcounts", "private", "mapsync", "reflink",
-          "durability", "gup", "mm", "syscalls", "futex", "giant", "sweep", "erofs", "stress", "attacks",
-          "stressng", "poison", "adoption", "devdax", "virtual", "report", "tracing", "tool", "selftest"]
+          "durability", "gup", "mm", "syscalls", "futex", "giant", "space", "sweep", "erofs", "stress",
+          "attacks", "stressng", "poison", "adoption", "devdax", "virtual", "report", "tracing", "tool",
+          "selftest"]
 
 # Groups and cases that run only if --only names them.
 UNASKED = ["stressng", "calls_at_random", "copies_on_write"]

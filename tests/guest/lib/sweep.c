@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static sigjmp_buf out;
@@ -79,4 +81,33 @@ int sweep_touch(int fd, unsigned int n, unsigned int *left, volatile uint8_t *at
 	signal(SIGBUS, SIG_DFL);
 	signal(SIGSEGV, SIG_DFL);
 	return signalled;
+}
+
+/*
+ * Forks a child that loads from each page at @at, and waits for its end. Returns its number, a negative
+ * errno, or -1000 less what wait() says of a child that did not end well.
+ */
+long sweep_fork(int fd, unsigned int n, unsigned int *left, volatile uint8_t *at, size_t length)
+{
+	long child;
+	int status;
+
+	arm(fd, n);
+	child = syscall(SYS_fork);
+	if (!child) {
+		/* What fails for the parent does not for the child, which has inherited whether it can. */
+		int own = open("/proc/self/make-it-fail", O_RDWR);
+
+		if (own >= 0)
+			arm(own, 0);
+		for (size_t i = 0; i < length; i += 4096)
+			(void)at[i];
+		_exit(0);
+	}
+	if (child < 0)
+		child = -errno;
+	*left = disarm(fd);
+	if (child > 0 && (waitpid(child, &status, 0) != child || status))
+		return -1000 - status;
+	return child;
 }

@@ -43,9 +43,18 @@ class Protected:
             os.close(self.fd)
             raise Skip("the kernel's userfaultfd does not write-protect files") from error
 
+    def register_request(self):
+        """The ioctl that makes its mapping one of this userfaultfd's, and its argument."""
+        return _REGISTER, struct.pack("4Q", self.map.address, self.map.length, _MODE_REGISTER_WP, 0)
+
+    def protect_request(self, offset, length=None, protect=True):
+        """The ioctl that write-protects pages, or no longer, and its argument."""
+        return _WRITEPROTECT, struct.pack("3Q", self.map.address + offset,
+                                          length or self.map.length - offset,
+                                          _MODE_PROTECT if protect else 0)
+
     def __enter__(self):
-        fcntl.ioctl(self.fd, _REGISTER, struct.pack("4Q", self.map.address, self.map.length,
-                                                    _MODE_REGISTER_WP, 0))
+        fcntl.ioctl(self.fd, *self.register_request())
         if self.at_once:
             self.protect()
         return self
@@ -58,8 +67,7 @@ class Protected:
 
     def protect(self, offset=0, length=None):
         """Write-protect pages, again."""
-        fcntl.ioctl(self.fd, _WRITEPROTECT, struct.pack(
-            "3Q", self.map.address + offset, length or self.map.length - offset, _MODE_PROTECT))
+        fcntl.ioctl(self.fd, *self.protect_request(offset, length))
 
     def __exit__(self, *_):
         os.close(self.fd)

@@ -235,8 +235,8 @@ struct Ranges {
 }
 
 impl Ranges {
-    /// The most ranges of other devices.
-    const SHARED: usize = 8;
+    /// The most ranges of other devices. One that is adopted anew takes another place.
+    const SHARED: usize = 64;
 
     /// All ranges.
     #[inline(always)]
@@ -313,7 +313,8 @@ impl DeviceMemory {
     /// Whether files of this device may have a frame from now on that `other` has, as one of several devices of a
     /// filesystem: it is waited for as what this one has itself. Sleeps. Allocates nothing.
     ///
-    /// False if the frame is not `other`'s, or is going away, or if there are too many such devices.
+    /// It ends when `other` is dropped. False if the frame is not `other`'s, or is going away, or if there were too
+    /// many such devices.
     pub(crate) fn share(&self, other: &Self, pfn: Pfn) -> bool {
         // A device that goes after this has marked the range itself, which is the same here and there; and before it
         // is gone it finds this memory in the list, and waits for those who stay on that ([`retire_rest`]).
@@ -392,6 +393,11 @@ impl DeviceMemory {
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
+        // Whoever has some of it shared with it is not to map it any more: the device was released, and mounted by
+        // nobody then.
+        for range in self.ranges.all.iter() {
+            range.gone.store(true, Release);
+        }
         let mut memories = MEMORIES.lock();
         // Not the last reference to the ranges: that is here, and given up without the lock.
         memories.all.retain(|(number, _)| *number != self.number);

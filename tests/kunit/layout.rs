@@ -553,19 +553,18 @@ mod tests {
 
             // It is known to be gone as soon as theirs is; but who stays is waited for before the device is.
             let stay = ours.stay();
-            theirs.retire(device.memory_owner());
-            check!(ours.is_gone(first) && stay.is_over(first));
-            check!(!ours.is_gone(second));
-            check!(!ours.share(&theirs, second));
-            let ((), waited) = with_thread(
+            let ((), seen) = with_thread(
                 || memory::retire_rest_of(device.memory_owner()),
                 |thread| {
+                    let told = until(|| stay.is_over(first));
+                    let gone = (ours.is_gone(first), ours.is_gone(second));
                     let waited = thread.waits();
+                    let shared = ours.share(&theirs, second);
                     drop(stay);
-                    waited
+                    (told, gone, waited, shared)
                 },
             )?;
-            check!(waited);
+            check_eq!(seen, (true, (true, false), true, false));
 
             // With the next device it is there again.
             let back = DeviceMemory::new(|| find_memory(&device))?;

@@ -106,9 +106,9 @@ bool rdax_large_folio_is_held(struct folio *folio);
 /* How many entries map all of a large folio. */
 int rdax_folio_entire_mapcount(const struct folio *folio);
 
-/* Count @added pages for the process, and those that became mapped for the folio's node. */
 /* How many pages of files an address space has mapped, roughly. */
 unsigned long rdax_file_pages_mapped(struct mm_struct *mm);
+/* Count @added pages for the process, and those that became mapped for the folio's node. */
 void rdax_count_mapped(struct mm_struct *mm, struct folio *folio, unsigned long added,
 		       unsigned long mapped, unsigned long mapped_by_pmd);
 

@@ -63,6 +63,15 @@ def _put(content, through, value):
         content[at] = value
 
 
+def _all_go_through(m, content, full):
+    """Stores to each page, when there is space again."""
+    full.end()
+    signals, through = _stores(m, 0x32)
+    equal(signals, {0: COUNT}, "how stores with space end")
+    _put(content, through, 0x32)
+    same_bytes(m.read(0, SIZE), content, "the mapping")
+
+
 def _holes(t, skew, flags=posix.MAP_SHARED, loaded=False):
     """Stores to a file that has no blocks."""
     fd = t.open("holes", size=SIZE)
@@ -76,11 +85,7 @@ def _holes(t, skew, flags=posix.MAP_SHARED, loaded=False):
         _put(content, through, 0x31)
         same_bytes(m.read(0, SIZE), content, "the mapping, with no space")
         same_bytes(os.pread(fd, SIZE, 0), content, "the file, with no space")
-        full.end()
-        signals, through = _stores(m, 0x32)
-        equal(signals, {0: COUNT}, "how stores with space end")
-        _put(content, through, 0x32)
-        same_bytes(m.read(0, SIZE), content, "the mapping")
+        _all_go_through(m, content, full)
         os.fsync(fd)
         same_bytes(os.pread(fd, SIZE, 0), content, "the file")
     os.close(fd)
@@ -139,11 +144,7 @@ def _clones(t, skew, change):
         same_bytes(n.read(0, SIZE), old, "the clone's mapping, with no space")
         are_right("with no space")
         os.fsync(fd)
-        full.end()
-        signals, through = _stores(m, 0x32)
-        equal(signals, {0: COUNT}, "how stores with space end")
-        _put(content, through, 0x32)
-        same_bytes(m.read(0, SIZE), content, "the mapping")
+        _all_go_through(m, content, full)
         os.fsync(fd)
         are_right("at the end")
     for each, name in ((fd, "file"), (other, "clone")):

@@ -11,8 +11,7 @@ from lib.device import CONFIG, read, write
 from lib.mapping import Map
 from lib.pattern import pages
 from lib.runner import case
-from .common import (COUNT, FS, MKDIR, MOUNT, RMDIR, SIZE, UMOUNT, WRITE, Calls, ended, holds, path_argument,
-                     sweep)
+from .common import (COUNT, MKDIR, MOUNT, RMDIR, SIZE, UMOUNT, WRITE, Calls, holds, path_argument, sweep)
 
 OTHER = "pmem1"
 
@@ -45,35 +44,27 @@ def _adopt_and_release(t):
     if was:
         write(f"{item}/adopt", "0")
         os.rmdir(item)
-    path, one, zero = path_argument(item), path_argument("1"), path_argument("0")
+    path = path_argument(item)
+
+    def switch(calls, value):
+        fd, text = os.open(f"{item}/adopt", os.O_WRONLY), path_argument(value)
+        done = calls.call(WRITE, fd, ctypes.addressof(text), 1) >= 0
+        check((read(f"{item}/adopt") == value) == done, "adopt says something else than it did")
+        os.close(fd)
+        if not done:
+            write(f"{item}/adopt", value)
 
     def once(failing):
-        through = []
-
-        def call(*args):
-            result = failing.call(*args)
-            through.append(failing.through)
-            return ended(result)
-
-        if not call(MKDIR, ctypes.addressof(path), 0o755):
+        calls = Calls(failing)
+        if calls.call(MKDIR, ctypes.addressof(path), 0o755) < 0:
             check(not os.path.exists(item), "mkdir failed, but made a directory")
             os.mkdir(item)
-        fd = os.open(f"{item}/adopt", os.O_WRONLY)
-        done = call(WRITE, fd, ctypes.addressof(one), 1)
-        check((read(f"{item}/adopt") == "1") == done, "adopt says something else than it did")
-        os.close(fd)
-        if not done:
-            write(f"{item}/adopt", "1")
+        switch(calls, "1")
         holds("after adoption")
-        fd = os.open(f"{item}/adopt", os.O_WRONLY)
-        done = call(WRITE, fd, ctypes.addressof(zero), 1)
-        check((read(f"{item}/adopt") == "0") == done, "adopt says something else than it did")
-        os.close(fd)
-        if not done:
-            write(f"{item}/adopt", "0")
-        if not call(RMDIR, ctypes.addressof(path)):
+        switch(calls, "0")
+        if calls.call(RMDIR, ctypes.addressof(path)) < 0:
             os.rmdir(item)
-        failing.through = all(through)
+        return calls.end()
 
     try:
         sweep(t, once)
@@ -83,9 +74,12 @@ def _adopt_and_release(t):
             write(f"{item}/adopt", "1")
 
 
-@case(fs=FS, timeout=1800)
+@case(fs=("xfs",), timeout=1800)
 def mount_and_unmount(t):
-    """A file that was mapped and stored to is what it was after the filesystem is mounted again."""
+    """A file that was mapped and stored to is what it was after the filesystem is mounted again.
+
+    Not of ext4, whose own code warns when it had no memory for its files in /proc (remove_proc_entry()).
+    """
     if not device.exists(OTHER):
         raise Skip(f"there is no {OTHER}")
     variant, at, path = t.variant, f"/mnt/sweep-{OTHER}", f"/dev/{OTHER}"

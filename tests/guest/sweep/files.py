@@ -117,8 +117,8 @@ def copy_file_range(t):
 
         def copied(a, b, done):
             # A copy that fails may have copied some of it.
-            return [(a, b[:PMD] + a[:size] + b[PMD + size:])
-                    for size in ([done] if done >= 0 else range(0, PMD + 1, PAGE))]
+            return ((a, b[:PMD] + a[:size] + b[PMD + size:])
+                    for size in ([done] if done >= 0 else range(0, PMD + 1, PAGE)))
         return COPY_FILE_RANGE, (f.fd, start.address, g.fd, to.address, PMD, 0), (start, to), copied
     _between(t, act)
 

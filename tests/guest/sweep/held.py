@@ -59,9 +59,9 @@ def truncate_while_held(t):
             result = failing.call(FTRUNCATE, f.fd, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             check(not ended(result, errno.EINTR, errno.EAGAIN), "it did not wait")
-            holds()
             f.is_right("the file", m)
             holder.let_go()
+            holds()
             os.ftruncate(f.fd, 0)
             os.ftruncate(f.fd, SIZE)
             f.content = bytearray(SIZE)
@@ -120,8 +120,8 @@ def memory_failure(t):
         return answer(result)
 
     def fail():
-        # The kernel sends it, besides what the call answers.
-        signal.signal(signal.SIGBUS, signal.SIG_IGN)
+        # The kernel sends it, besides what the call answers, and kills who ignores it.
+        signal.signal(signal.SIGBUS, lambda *_: None)
         sweep(t, once)
     Task(fail).result(600)
     forget(t)

@@ -36,7 +36,7 @@ def failing(act):
                 m.touch(5 * PAGE, 1, write=True)
                 act(calls, fd, m)
                 holds()
-                for at in (0, PART // PAGE, GIB // PAGE - 4):
+                for at in (0, PART // PAGE, GIB // PAGE - 8):
                     gib.expect(m, 1, at, 8)
             check_folio_idle(first, "after munmap")
             holds("after munmap")

@@ -93,7 +93,7 @@ def mount_and_unmount(t):
     def once(failing):
         calls = Calls(failing)
         done = calls.call(MOUNT, *(ctypes.addressof(each) for each in (source, target, kind)), 0,
-                          ctypes.addressof(options), others=(errno.EIO, errno.EINVAL))
+                          ctypes.addressof(options), others=(errno.EIO, errno.EINVAL, errno.EUCLEAN))
         holds("after mounting")
         if done < 0:
             mount()

@@ -106,6 +106,12 @@ lint_unsafe() {
 	! find "$checkout/src" "$checkout/tests/kunit" -name '*.rs' -exec sed 's,//.*,,' {} + | grep -w unsafe
 }
 
+# Nothing that stands for a lock, a reference or an entry that is counted is forgotten: all of it is given back.
+lint_forgotten() {
+	! find "$checkout/src" -name '*.rs' -exec sed 's,//.*,,' {} + |
+		grep -Ew 'forget|ManuallyDrop|MaybeUninit|leak|into_raw|into_foreign'
+}
+
 # What the build tells of kernels: those of the list, and those whose functions are declared otherwise.
 lint_prototypes() {
 	local listed built
@@ -143,6 +149,7 @@ job_lint() {
 	fi
 	run_case "SPDX line in every file" lint_spdx
 	run_case "no unsafe code in src and tests" lint_unsafe
+	run_case "nothing in src is forgotten without being dropped" lint_forgotten
 	run_case "kernels with other functions are told apart" lint_prototypes
 	run_case "no safe code can corrupt memory" lint_soundness
 	run_case "what cannot be done is refused for its reason" "$checkout/tests/refusals/run"

@@ -156,6 +156,12 @@ impl<'t> LockedSlot<'t> {
         true
     }
 
+    /// Whether the token stands for no value any more: it was unlocked, removed, or left locked.
+    #[inline(always)]
+    pub(crate) fn is_left(&self) -> bool {
+        self.tree.is_none()
+    }
+
     /// Leaves the value locked. A number is enough to unlock it: what it was made, which is stored then.
     pub(crate) fn leave(&mut self) -> LeftLocked {
         // INVARIANT: By this type's invariant; this is a token for nothing any more.

@@ -153,7 +153,6 @@ impl<'m> LockedEntry<'m> {
                 .sub_pages(xas.guard(), self.entry().order().pages());
             wait::wake_entry_waiters(self.key(), Wake::All);
         }
-        core::mem::forget(self);
     }
 
     #[inline]
@@ -162,15 +161,17 @@ impl<'m> LockedEntry<'m> {
     }
 
     /// Leaves the entry locked. Its word is enough to unlock it ([`unlock_left`]).
-    pub(crate) fn leave_locked(self) -> LeftLocked {
-        let mut this = core::mem::ManuallyDrop::new(self);
-        this.slot.leave()
+    pub(crate) fn leave_locked(mut self) -> LeftLocked {
+        self.slot.leave()
     }
 }
 
 impl Drop for LockedEntry<'_> {
     #[inline]
     fn drop(&mut self) {
+        if self.slot.is_left() {
+            return;
+        }
         let mut guard = self.mapping.tree().lock();
         if self.is_dirty_without_memory() {
             if let Some(mut xas) = self.slot.xas(&mut guard) {

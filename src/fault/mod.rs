@@ -189,6 +189,9 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         behind: &mut Option<PrefaultEntries<'l, '_>>,
         ops: &IomapOps,
     ) -> Result<Installed<'l>, Failure<'a>> {
+        if self.order() > Order::PMD && self.write && target.locked.entry().block().is_none() {
+            self.look_for_blocks(target, ops)?;
+        }
         let mut space = IomapSpace::new();
         let prefaulted = behind.as_ref().map_or(0, PrefaultEntries::pages);
         let mut query = self.query(target, prefaulted, &mut space, ops)?;

@@ -213,6 +213,65 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
         }
     }
 
+    /// Sees that the file has blocks which can be mapped by the order, before a filesystem is asked for 1 GiB to store
+    /// to: it would allocate what is missing, and write zeroes to what was never written, for a byte that somebody
+    /// stores. Nothing is changed. Where a filesystem cannot be asked what is there, it is taken to be. Sleeps.
+    ///
+    /// Errors: [`Failure::Fallback`].
+    #[inline(never)]
+    pub(super) fn look_for_blocks(
+        &self,
+        target: &Target<'_, '_>,
+        ops: &IomapOps,
+    ) -> Result<(), Failure<'a>> {
+        let Some(ops) = ops.read_ops_for(self.mapping.host()) else {
+            return Ok(());
+        };
+        let mut space = IomapSpace::new();
+        let start = target.size.first(self.index).to_byte();
+        let mut iter = IomapIter::new(
+            &mut space,
+            self.mapping.host(),
+            start,
+            target.size.bytes() as u64,
+            IomapFlags::READ.fault(),
+            ops,
+        );
+        let mut before = None;
+        // Ends: each round is for the extent behind the last one's, and the range has an end.
+        let result = loop {
+            match iter.next() {
+                Ok(true) => (),
+                // Over; or an error, of which the fault is told when it asks in earnest.
+                _ => break Ok(()),
+            }
+            let (extent, position) = (iter.extent(), iter.position());
+            match extent.kind() {
+                ExtentKind::Mapped | ExtentKind::Unwritten => (),
+                ExtentKind::Hole => break Err(Failure::Fallback(Counter::FallbackHole)),
+                _ => break Err(Failure::Fallback(Counter::FallbackExtent)),
+            }
+            let at = (
+                extent.device_key(),
+                extent.address(position).wrapping_sub(position),
+            );
+            let fits = match before {
+                Some(before) => before == at,
+                None => iter
+                    .pages_for(target.locked.slot(), start, target.size.pages())
+                    .map_or(true, |run| run.block(0, target.size).is_some()),
+            };
+            if !fits || vm::fatal_signal() {
+                break Err(Failure::Fallback(Counter::FallbackExtent));
+            }
+            before = Some(at);
+            let available = iter.available();
+            iter.advance(available);
+        };
+        iter.abandon();
+        result
+    }
+
     /// Reads the filesystem's answer.
     pub(super) fn resolve<'q, 'l>(
         &self,

@@ -14,7 +14,7 @@ from lib.task import Task
 from lib.trace import Flushes, Pages
 
 from .common import (
-    GIANT, HALF, LAST, MIDDLE, SAMPLE, SPOTS, check_folio_free, check_folio_idle, clock,
+    GIANT, HALF, LAST, MIDDLE, SAMPLE, SPOTS, XFS, check_folio_free, check_folio_idle, clock,
     fill_pages, moved_only,
 )
 
@@ -74,6 +74,58 @@ def hole_at_the_beginning(t):
         moved_only(stats, read_pmd=1, zero_pmd=2, fallback_hole=1)
         gib.expect(m, 1, 1024, PAGES - 1024)
     fill_pages(t, fd, 0, 1024)
+
+
+def _allocated(fd):
+    return os.fstat(fd).st_blocks * 512
+
+
+@case(**GIANT)
+def stores_to_sparse_files_allocate_2_mib(t):
+    """What cannot be mapped by 1 GiB yet is not allocated because one byte is stored."""
+    fd = t.open("sparse")
+    os.ftruncate(fd, GIB)
+    # How to ask a filesystem that shares blocks is known once a file of it was read.
+    os.pread(fd, 1, 0)
+    stats = t.stats()
+    with GibMap(fd) as m:
+        before = _allocated(fd)
+        gib.store(m, 2, MIDDLE + 100, 1)
+        stats.expect(write_pud=0, fallback_hole=1)
+        check(_allocated(fd) - before <= PMD + 16 * PAGE, f"{_allocated(fd) - before} bytes for a page")
+        gib.expect_zero(m, MIDDLE, 100, every=1)
+        gib.expect(m, 2, MIDDLE + 100, 1)
+    os.close(fd)
+
+
+@case(**GIANT)
+def stores_beside_a_hole_do_not_fill_it(t):
+    fd = gib.borrow(t)
+    posix.fallocate(fd, posix.PUNCH_HOLE | posix.KEEP_SIZE, HALF, PMD)
+    before = _allocated(fd)
+    stats = t.stats()
+    with GibMap(fd) as m:
+        gib.store(m, 2, 5, 1)
+        stats.expect(write_pud=0, write_pmd=1)
+    gib.expect_read(fd, 2, 5, 1)
+    equal(_allocated(fd), before, "bytes of the file after a store beside its hole")
+    gib.write(fd, 1, 5, 1)
+    fill_pages(t, fd, MIDDLE, PMD // PAGE)
+
+
+@case(**XFS)
+def unwritten_blocks_out_of_place_are_left_unwritten(t):
+    """Blocks that can never be mapped by 1 GiB are not zeroed and written because one byte is stored."""
+    fd = t.open("unwritten")
+    posix.fallocate(fd, 0, 0, 8 * PMD)
+    os.ftruncate(fd, GIB)
+    os.pread(fd, 1, 0)
+    with GibMap(fd) as m:
+        gib.store(m, 2, 5, 1)
+        gib.expect_zero(m, 0, 5, every=1)
+    written = sum(e[2] for e in posix.extents(fd) if not e[3] & posix.EXTENT_UNWRITTEN)
+    check(written <= PMD, f"{written} bytes are written after a store of a page")
+    os.close(fd)
 
 
 @case(**GIANT)

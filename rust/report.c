@@ -144,8 +144,9 @@ int rdax_count_zeroes(struct address_space *mapping, unsigned long first, unsign
 	return 0;
 }
 
-/* After so long a wait is worth a line in the log. */
+/* After so long a wait is worth a line in the log, and again when it is so many times as long as it was then. */
 #define LONG_NS (10 * NSEC_PER_SEC)
+#define LONGER 4
 
 struct wait {
 	struct task_struct *task;	/* Not to be used when the wait has ended. */
@@ -153,7 +154,8 @@ struct wait {
 	struct address_space *mapping;
 	kuid_t uid;
 	u64 since;
-	bool logged;
+	/* For how long it is to have lasted when the log is told next. */
+	u64 say_at;
 	/* It does not end with what was begun. */
 	bool goes_on;
 	struct rdax_wait_record record;
@@ -249,6 +251,7 @@ bool rdax_wait_begin(unsigned int kind, struct inode *inode, dev_t dev, unsigned
 	wait->task_start = current->start_time;
 	wait->uid = current_euid();
 	wait->since = ktime_get_ns();
+	wait->say_at = LONG_NS;
 	wait->record.kind = kind;
 	wait->record.offset = RDAX_WAIT_NOWHERE;
 	if (inode) {
@@ -267,7 +270,7 @@ bool rdax_wait_begin(unsigned int kind, struct inode *inode, dev_t dev, unsigned
 		last = forget_own();
 		if (last && is_again(last, wait)) {
 			wait->since = last->since;
-			wait->logged = last->logged;
+			wait->say_at = last->say_at;
 		}
 	}
 	stale = forget_stale();
@@ -320,6 +323,7 @@ void rdax_wait_note_at(u64 offset, unsigned long pfn, unsigned int order, int re
 {
 	struct rdax_wait_record record;
 	struct wait *wait = own_wait();
+	bool is_long = false;
 	u64 waited = 0;
 
 	if (wait) {
@@ -329,17 +333,16 @@ void rdax_wait_note_at(u64 offset, unsigned long pfn, unsigned int order, int re
 		wait->record.order = order;
 		wait->record.references = max(references, 0);
 		wait->record.maps = max(maps, 0);
-		if (!wait->logged && ktime_get_ns() - wait->since >= LONG_NS) {
-			wait->logged = true;
-			waited = ktime_get_ns() - wait->since;
+		waited = ktime_get_ns() - wait->since;
+		is_long = waited >= wait->say_at;
+		if (is_long)
 			record = wait->record;
-		}
 		xa_unlock(&waits);
 	}
-	/* Then it is said when it looks again. */
-	if (waited && !say(&record, waited)) {
+	/* What cannot be said now is when it looks again. */
+	if (is_long && say(&record, waited)) {
 		xa_lock(&waits);
-		wait->logged = false;
+		wait->say_at = LONGER * waited;
 		xa_unlock(&waits);
 	}
 }

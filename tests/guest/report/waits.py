@@ -2,6 +2,7 @@
 """What /dev/rdax tells of waits, and to whom."""
 
 import os
+import re
 
 from lib import ioctl, posix
 from lib.ioctl import Asker
@@ -200,11 +201,17 @@ def a_long_wait_is_told_to_the_log(t):
     log = KernelLog()
     fd, pipe = _held(t)
     task = Task(os.ftruncate, fd, 0)
-    (line,) = _told(log, [task])
     status = os.fstat(fd)
     device = f"block device {os.major(status.st_dev)}:{os.minor(status.st_dev)}"
-    for part in (f"{device} inode {status.st_ino} ", "1 references"):
-        check(part in line, f"no '{part}' in {line}")
+    told = []
+    # The second time when it is four times as long.
+    for at_least in (10, 40):
+        (line,) = _told(log, [task])
+        for part in (f"{device} inode {status.st_ino} ", "1 references"):
+            check(part in line, f"no '{part}' in {line}")
+        told.append(int(re.search(r"has waited for (\d+) s", line)[1]))
+        check(told[-1] >= at_least, f"told after {told}")
+    check(told[1] >= 4 * told[0], f"told after {told}")
     os.read(pipe, PAGE)
     task.result()
     equal(_lines(log), [], "lines about it later")

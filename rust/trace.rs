@@ -16,6 +16,8 @@ use kernel::{
     macros::paste, //
 };
 
+// Half of what `kernel::tracepoint::declare_trace!` makes, which takes the events from the kernel's own bindings, where
+// those of this module are not. The other half are the calls of `rust_do_trace_…`.
 macro_rules! is_on {
     ($event:ident) => {
         paste! {

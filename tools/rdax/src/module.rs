@@ -312,7 +312,7 @@ impl Said {
 
 /// What to do about a line of the module's.
 pub fn advice(line: &str) -> Option<&'static str> {
-    const KNOWN: [(&str, &str); 11] = [
+    const KNOWN: [(&str, &str); 12] = [
         (
             "in use; unmount it first",
             "it is mounted (perhaps in another mount namespace), or part of a device-mapper device \
@@ -351,6 +351,10 @@ pub fn advice(line: &str) -> Option<&'static str> {
         (
             "ftrace did not give the functions back before",
             "reboot",
+        ),
+        (
+            "ftrace did not take ext4's",
+            "somebody else has them (a live patch, another module): have it let go, then adopt again",
         ),
         (
             "ftrace did not",
@@ -445,6 +449,10 @@ mod tests {
                 "reboot",
             ),
             ("ftrace did not take the functions: -16", "broken"),
+            (
+                "ftrace did not take ext4's ext4_ext_map_blocks and ext4_issue_zeroout (-16), and without them users",
+                "have it let go",
+            ),
             ("0x1-0x2 is in use by somebody else", "/proc/iomem"),
         ] {
             assert!(

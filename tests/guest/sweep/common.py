@@ -122,9 +122,10 @@ class FailingRow(Failing):
             self.through = left == [self.number] * len(KINDS)
 
 
-def sweep(t, once, rows=False):
+def sweep(t, once, rows=False, step=1):
     """once(failing) prepares, does the operation once, checks, and cleans up; until it passes, and with `rows`
-    once more for each row of failures. What it returns is counted for the log."""
+    once more for each row of failures. What it returns is counted for the log. With a step only so many of the
+    allocations fail, from one on that the seed says."""
     answers = {}
 
     def turn(failing, what):
@@ -135,10 +136,10 @@ def sweep(t, once, rows=False):
         answers[answer] = answers.get(answer, 0) + 1
 
     failing = Failing()
-    for failing.number in range(1, MOST):
+    for failing.number in range(1 + t.settings.seed % step, MOST, step):
         turn(failing, f"allocation {failing.number}")
         if failing.through:
-            t.note(f"{failing.number - 1} allocations")
+            t.note(f"{failing.number - 1} allocations" + (f", one of {step} fails" if step > 1 else ""))
             break
     else:
         raise Failure(f"did not end with {MOST} allocations")

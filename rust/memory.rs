@@ -183,6 +183,8 @@ pub(crate) struct PageMapRange {
     /// Stores last only when the device's host has flushed them.
     pub(crate) asynchronous: bool,
     gone: Atomic<bool>,
+    /// Its device was released, and not because it went.
+    released: Atomic<bool>,
 }
 
 impl PageMapRange {
@@ -204,6 +206,7 @@ impl PageMapRange {
             owner,
             asynchronous,
             gone: Atomic::new(false),
+            released: Atomic::new(false),
         })
     }
 
@@ -347,9 +350,11 @@ impl DeviceMemory {
         self.ranges.iter().any(|range| range.has(pfn)) && !self.has(pfn)
     }
 
-    /// Whether some of the memory is going away, or is gone.
+    /// Whether some of the memory is going away, or is gone; but not what was another device's, released since.
     pub(crate) fn is_gone_in_part(&self) -> bool {
-        self.ranges.iter().any(PageMapRange::is_gone)
+        self.ranges
+            .iter()
+            .any(|range| range.is_gone() && !range.released.read_once())
     }
 
     /// Whether the frame is one of the memory, and not going away.
@@ -358,6 +363,12 @@ impl DeviceMemory {
         self.ranges
             .iter()
             .any(|range| range.has(pfn) && !range.is_gone())
+    }
+
+    /// Whether the frame is one of the device itself, gone or not, and of no other that it shares memory of.
+    #[inline(always)]
+    pub(crate) fn is_own(&self, pfn: Pfn) -> bool {
+        self.ranges.all.iter().any(|range| range.has(pfn))
     }
 
     /// Whether the owner has memory here that is not gone. Owners are told apart by numbers, and that of
@@ -396,6 +407,8 @@ impl Drop for DeviceMemory {
         // Whoever has some of it shared with it is not to map it any more: the device was released, and mounted by
         // nobody then.
         for range in self.ranges.all.iter() {
+            // What went before it was released is waited for by those who must be told so.
+            range.released.write_once(!range.is_gone());
             range.gone.store(true, Release);
         }
         let mut memories = MEMORIES.lock();

@@ -32,7 +32,7 @@ use crate::kern::{
     },
     once::Once,
     order::Order,
-    page::{PageRun, Pfn},
+    page::{PageBlock, PageRun, Pfn},
     redirect::InFlight, //
 };
 use kernel::{
@@ -308,6 +308,14 @@ impl<'a> FileDevice<'a> {
     pub(crate) fn may_map(self, pfn: Pfn) -> bool {
         self.0
             .is_none_or(|device| device.memory.has(pfn) || device.has_from_others(pfn))
+    }
+
+    /// Whether memory errors may be known of the pages of an entry of `inode`, which is locked
+    /// ([`Inode::may_have_bad_blocks`]).
+    #[inline(always)]
+    pub(crate) fn may_have_bad_blocks(self, inode: &Inode, block: PageBlock<'_>) -> bool {
+        self.0
+            .is_some_and(|device| inode.may_have_bad_blocks(block, &device.memory))
     }
 
     /// Whether a frame's memory is going away with its device.

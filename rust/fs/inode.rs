@@ -8,12 +8,14 @@ use super::Mapping;
 use crate::kern::{
     bindings,
     members::OnSuperBlock,
+    memory::DeviceMemory,
     once::{
         full_barrier,
         read_once,
         Once, //
     },
-    order::Order, //
+    order::Order,
+    page::PageBlock, //
 };
 use core::ptr::NonNull;
 use kernel::{
@@ -100,14 +102,18 @@ impl Inode {
         self.flags() & bindings::S_DAX != 0
     }
 
-    /// Whether memory errors are known of the device that the filesystem is on, so that who maps
-    /// its memory has to ask for them. The answer may be outdated at once.
+    /// Whether memory errors may be known of the device that the pages of an entry are of, so that who maps them has to
+    /// ask for them: always if that is not the one that the filesystem is on, whose memory is `memory`. The answer may
+    /// be outdated at once.
     ///
-    /// Held: the lock of an entry of the file that has the device's memory. A device that goes away
-    /// waits for it ([`evict_device_memory`](crate::dax::layout::evict_device_memory)), and its list of errors stays until
-    /// then.
+    /// Held: the lock of the entry.
     #[inline]
-    pub(crate) fn device_has_bad_blocks(&self) -> bool {
+    pub(crate) fn may_have_bad_blocks(&self, block: PageBlock<'_>, memory: &DeviceMemory) -> bool {
+        if !memory.is_own(block.pfn()) {
+            return true;
+        }
+        // What follows is there: a device that goes away waits for the entry, which has memory of it
+        // ([`evict_device_memory`](crate::dax::layout::evict_device_memory)), and its list of errors stays until then.
         // SAFETY: The filesystem keeps its block device, and that its disk.
         let list = unsafe {
             let bdev = (*(*self.as_ptr()).i_sb).s_bdev;

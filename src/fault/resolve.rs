@@ -24,6 +24,9 @@ use crate::kern::{
 };
 use kernel::prelude::*;
 
+/// The most extents that a store makes an entry of 1 GiB of: 2 MiB each, on average.
+const MOST_EXTENTS: usize = 512;
+
 /// The filesystem, asked for pages from byte `start` of the file on.
 pub(super) struct Query<'q> {
     pub(super) iter: IomapIter<'q>,
@@ -91,7 +94,7 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             return Ok(None);
         };
         if self.write && (!entry.is_writable() || self.vmf.is_sync())
-            || self.mapping.host().device_has_bad_blocks()
+            || self.device.may_have_bad_blocks(self.mapping.host(), block)
             || self.is_in_doubt()
         {
             return Ok(None);
@@ -215,7 +218,8 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
 
     /// Sees that the file has blocks which can be mapped by the order, before a filesystem is asked for 1 GiB to store
     /// to: it would allocate what is missing, and write zeroes to what was never written, for a byte that somebody
-    /// stores. Nothing is changed. Where a filesystem cannot be asked what is there, it is taken to be. Sleeps.
+    /// stores. Nothing is changed. Blocks in more than [`MOST_EXTENTS`] will not do. Where a filesystem cannot be asked
+    /// what is there, it is taken to be. Sleeps.
     ///
     /// Errors: [`Failure::Fallback`].
     #[inline(never)]
@@ -238,7 +242,8 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
             ops,
         );
         let mut before = None;
-        // Ends: each round is for the extent behind the last one's, and the range has an end.
+        let mut extents = 0;
+        // Ends: each round is for the extent behind the last one's, and there are so many rounds.
         let result = loop {
             match iter.next() {
                 Ok(true) => (),
@@ -259,12 +264,14 @@ impl<'a, const ORDER: usize> Fault<'a, ORDER> {
                 Some(before) => before == at,
                 None => iter
                     .pages_for(target.locked.slot(), start, target.size.pages())
-                    .map_or(true, |run| run.block(0, target.size).is_some()),
+                    .is_ok_and(|run| run.block(0, target.size).is_some()),
             };
-            if !fits || vm::fatal_signal() {
+            extents += 1;
+            if !fits || extents > MOST_EXTENTS || vm::fatal_signal() {
                 break Err(Failure::Fallback(Counter::FallbackExtent));
             }
             before = Some(at);
+            vm::cond_resched();
             let available = iter.available();
             iter.advance(available);
         };

@@ -148,3 +148,57 @@ def memory_of_a_device_that_is_not_adopted_is_not_mapped(t):
     said = [line for line in log.read() if "not adopted: adopt all devices" in line]
     # Once since the module was loaded.
     check(len(said) <= 1, f"the log says: {said}")
+
+
+@case(fs=(), timeout=120)
+def the_main_device_goes(t):
+    """What is mapped of the other one stays, and is not looked up in what went with the main one."""
+    with _realtime() as file:
+        with file.map() as m:
+            equal(m.store(7 * PAGE, 1).signal, 0, "the signal for a store before")
+            driver, name = device.driver_of(MAIN)
+            Task(write, f"{driver}/unbind", name, name="unbind").result(60)
+        with file.map() as m:
+            equal(m.load(7 * PAGE)[1].signal, SIGBUS, "the signal for a load without the main device")
+        file.close()
+        Task(posix.umount, MOUNT).result(30)
+        device.bind(MAIN, driver, name)
+
+
+@case(fs=())
+def bad_blocks_of_the_other_device_are_not_mapped(t):
+    with _realtime() as file:
+        with file.map() as m:
+            equal(m.store(7 * PAGE, 1).signal, 0, "the signal for a store before")
+            pfn = m.pfn(7 * PAGE)
+            ((_, at, _, _),) = posix.extents(file.fd)
+        driver, name = device.driver_of(REALTIME)
+        write(f"/sys/block/{REALTIME}/badblocks", f"{at + 7 * PAGE >> 9} 8\n")
+        try:
+            # The entry is there, of all of the file or of this page.
+            with file.map() as m:
+                equal(m.load(7 * PAGE)[1].signal, SIGBUS, f"the signal for a load of page {pfn:#x}")
+        finally:
+            # The driver forgets the list when the device is bound anew.
+            file.close()
+            posix.umount(MOUNT)
+            write(f"{driver}/unbind", name)
+            device.bind(REALTIME, driver, name)
+
+
+@case(fs=())
+def the_other_device_was_adopted_anew(t):
+    """What it was before is no memory that has gone, for those who wait at once."""
+    need(MAIN, REALTIME)
+    with Item(MAIN, adopt=True):
+        for _ in range(2):
+            with _realtime() as file, file.map() as m:
+                equal(m.store(PAGE, 3).signal, 0, "the signal for a store")
+        with _realtime() as file:
+            reader = file.hold()
+            cuts = [Task(_alone, reader, os.ftruncate, file.fd, 0, name="truncate") for _ in range(2)]
+            for cut in cuts:
+                cut.blocked_in("ftruncate")
+            os.close(reader)
+            for cut in cuts:
+                cut.result(30)

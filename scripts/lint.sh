@@ -108,8 +108,10 @@ lint_unsafe() {
 
 # Nothing that stands for a lock, a reference or an entry that is counted is forgotten: all of it is given back.
 lint_forgotten() {
-	! find "$checkout/src" -name '*.rs' -exec sed 's,//.*,,' {} + |
-		grep -Ew 'forget|ManuallyDrop|MaybeUninit|leak|into_raw|into_foreign'
+	local text
+	text=$(find "$checkout/src" -name '*.rs' -exec sed 's,//.*,,' {} +)
+	! grep -Ew 'mem::forget|ManuallyDrop|MaybeUninit|leak|into_raw|into_foreign' <<<"$text" &&
+		! tr '\n' ' ' <<<"$text" | grep -Eo 'mem::\{[^}]*\<forget\>'
 }
 
 # What the build tells of kernels: those of the list, and those whose functions are declared otherwise.

@@ -19,7 +19,8 @@ use super::{
         SrcuGuard, //
     },
     once::Once,
-    page::{DevFolio, Frames, PageRun, Pfn}, //
+    page::{DevFolio, Frames, PageRun, Pfn},
+    vm, //
 };
 use core::ops::Range;
 use kernel::{
@@ -183,6 +184,8 @@ pub(crate) struct PageMapRange {
     /// Stores last only when the device's host has flushed them.
     pub(crate) asynchronous: bool,
     gone: Atomic<bool>,
+    /// When it was said that it goes, by [`vm::now_ms`].
+    gone_at: Atomic<u32>,
     /// Its device was released, and not because it went.
     released: Atomic<bool>,
 }
@@ -206,6 +209,7 @@ impl PageMapRange {
             owner,
             asynchronous,
             gone: Atomic::new(false),
+            gone_at: Atomic::new(0),
             released: Atomic::new(false),
         })
     }
@@ -257,6 +261,9 @@ impl Ranges {
     /// As [`DeviceMemory::retire`].
     fn retire(&self, owner: Option<MemoryOwner>) {
         for range in self.of(owner) {
+            if !range.is_gone() {
+                range.gone_at.write_once(vm::now_ms());
+            }
             // Pairs with `is_gone`.
             range.gone.store(true, Release);
         }
@@ -350,11 +357,14 @@ impl DeviceMemory {
         self.ranges.iter().any(|range| range.has(pfn)) && !self.has(pfn)
     }
 
-    /// Whether some of the memory is going away, or is gone; but not what was another device's, released since.
-    pub(crate) fn is_gone_in_part(&self) -> bool {
-        self.ranges
-            .iter()
-            .any(|range| range.is_gone() && !range.released.read_once())
+    /// Whether some of the memory is going away, or is gone: of what is another device's, what went in the last `ago`
+    /// milliseconds. That one may have come back since, as another.
+    pub(crate) fn went(&self, ago: u32) -> bool {
+        let own = self.ranges.all.iter().any(|range| range.is_gone());
+        own || self.ranges.iter().any(|range| {
+            let age = || vm::now_ms().wrapping_sub(range.gone_at.read_once());
+            range.is_gone() && !range.released.read_once() && age() <= ago
+        })
     }
 
     /// Whether the frame is one of the memory, and not going away.

@@ -324,9 +324,9 @@ impl<'a> FileDevice<'a> {
         self.0.is_some_and(|device| device.memory.is_gone(pfn))
     }
 
-    /// Whether some of the device's memory is going away, or is gone.
-    pub(crate) fn is_gone_in_part(self) -> bool {
-        self.0.is_some_and(|device| device.memory.is_gone_in_part())
+    /// Whether some of the device's memory is going away, or is gone ([`DeviceMemory::went`]).
+    pub(crate) fn went(self, ago: u32) -> bool {
+        self.0.is_some_and(|device| device.memory.went(ago))
     }
 
     /// The largest order that faults on a file of the device may be served by. May change at any time.

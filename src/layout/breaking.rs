@@ -50,7 +50,7 @@ pub(crate) fn break_layout(inode: &Inode, range: PageRange, patience: Patience) 
     if mapping.is_empty() {
         // The device may have gone while the caller waited for one of its pages.
         return match tries::end(mapping) {
-            Some(_) if FileDevice::of(inode).is_gone_in_part() => Err(EIO),
+            Some(tries) if FileDevice::of(inode).went(tries.first) => Err(EIO),
             _ => Ok(()),
         };
     }

@@ -186,19 +186,32 @@ def bad_blocks_of_the_other_device_are_not_mapped(t):
             device.bind(REALTIME, driver, name)
 
 
-@case(fs=())
+def _both_truncate():
+    """Two that wait for the same page: whoever is second finds nothing to be removed."""
+    with _realtime() as file:
+        reader = file.hold()
+        cuts = [Task(_alone, reader, os.ftruncate, file.fd, 0, name="truncate") for _ in range(2)]
+        for cut in cuts:
+            cut.blocked_in("ftruncate")
+        os.close(reader)
+        for cut in cuts:
+            cut.result(30)
+
+
+@case(fs=(), timeout=120)
 def the_other_device_was_adopted_anew(t):
-    """What it was before is no memory that has gone, for those who wait at once."""
+    """What it was before, released or removed, is no memory that goes, for those who wait at once."""
     need(MAIN, REALTIME)
     with Item(MAIN, adopt=True):
         for _ in range(2):
             with _realtime() as file, file.map() as m:
                 equal(m.store(PAGE, 3).signal, 0, "the signal for a store")
-        with _realtime() as file:
-            reader = file.hold()
-            cuts = [Task(_alone, reader, os.ftruncate, file.fd, 0, name="truncate") for _ in range(2)]
-            for cut in cuts:
-                cut.blocked_in("ftruncate")
-            os.close(reader)
-            for cut in cuts:
-                cut.result(30)
+        _both_truncate()
+        driver, name = device.driver_of(REALTIME)
+        write(f"{driver}/unbind", name)
+        device.bind(REALTIME, driver, name)
+        with _realtime() as file, file.map() as m:
+            equal(m.store(PAGE, 3).signal, 0, "the signal for a store")
+        # More than what went while they wait.
+        for _ in range(3):
+            _both_truncate()

@@ -8,7 +8,7 @@ import threading
 
 from lib import gib, posix, uffd
 from lib.check import check, equal
-from lib.device import some
+from lib.device import some, wait_for
 from lib.gib import GibMap
 from lib.posix import GIB, PAGE, PMD
 from lib.runner import case
@@ -126,6 +126,14 @@ def _vfork(_child):
     subprocess.run(["/bin/true"], check=True)
 
 
+def _await_read(thread):
+    """Return when a thread of this process sleeps in read()."""
+    def reads():
+        with open(f"/proc/self/task/{thread}/syscall", encoding="ascii") as call:
+            return call.read().startswith("0 ")
+    wait_for(reads, "the thread that reads the event")
+
+
 @case(**GIANT)
 def fork_that_copies_page_tables(t):
     """Whatever makes fork copy page tables, of 1 GiB it copies nothing, as it would not count."""
@@ -149,6 +157,8 @@ def fork_that_copies_page_tables(t):
                     if event and make is not _vfork:
                         reader = threading.Thread(target=protected.read_event)
                         reader.start()
+                        # A child that is made while the thread has the interpreter's lock never gets that.
+                        _await_read(reader.native_id)
                         make(child)
                         reader.join()
                     else:
